@@ -1,0 +1,170 @@
+"""Find the image files of a split in ImageNet layout: ROOT/train/CLASS/..., ROOT/val/CLASS/...
+
+Names only; `headers` opens the files.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from ixt.errors import DataError
+
+Split = Literal["train", "val"]
+
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation")}
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+_SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+_NUM_THREADS = 16  # listing a network folder waits for the server, not for the CPU
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a split, ordered by class and then by path, byte by byte."""
+
+    classes: tuple[str, ...]
+    """Names of the class folders."""
+    counts: tuple[int, ...]
+    """Files of each class."""
+    files: list[bytes]
+    """Paths relative to the split's folder."""
+    folders: dict[str, int]
+    """Modification time (ns), before it was listed, of each folder relative to the split's."""
+
+
+@dataclass
+class _ClassFiles:
+    """What one class folder holds; grows while it is walked."""
+
+    files: list[bytes] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
+
+
+def find_split(root: Path, split: Split) -> Path:
+    """Folder of a split below the data root.
+
+    Raises:
+        DataError: root is not a folder, or holds no folder of that split.
+    """
+    names = SPLIT_FOLDERS[split]
+    if not root.exists():
+        raise DataError(f"{root}: no such folder; give the folder that holds train/ and val/")
+    if not root.is_dir():
+        raise DataError(f"{root}: not a folder; give the folder that holds train/ and val/")
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    wanted = " or ".join(f"{name}/" for name in names)
+    if root.name in chain.from_iterable(SPLIT_FOLDERS.values()):
+        raise DataError(
+            f"{root}: holds no {wanted}; it looks like the {root.name} folder itself, "
+            f"so give its parent {root.parent}"
+        )
+    found = sorted(entry.name for entry in root.iterdir() if _is_visible_folder(entry))
+    raise DataError(
+        f"{root}: holds no {wanted}; found {_few(found, 'folder')}; "
+        f"class folders belong into {root / names[0]}"
+    )
+
+
+def list_images(folder: Path) -> Listing:
+    """List the image files of a split, in the same order on any machine.
+
+    Class folders are searched to any depth and symbolic links are followed, as torchvision's
+    ImageFolder does; files and folders whose name starts with a dot are left out.
+
+    Raises:
+        DataError: there is no class folder, one holds no image, or one may not be read.
+    """
+    top = os.fsencode(folder)
+    try:
+        folders = {"": os.stat(top).st_mtime_ns}
+        names, has_images = _class_names(top)
+        if not names:
+            raise DataError(_no_classes(folder, has_images))
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            found = list(pool.map(lambda name: _list_class(top, name), names))
+    except OSError as error:
+        raise DataError(
+            f"{os.fsdecode(error.filename or top)}: cannot be listed "
+            f"({(error.strerror or str(error)).lower()}); every class folder must be readable"
+        ) from error
+    classes = tuple(os.fsdecode(name) for name in names)
+    empty = [name for name, listed in zip(classes, found, strict=True) if not listed.files]
+    if empty:
+        raise DataError(
+            f"{folder}: {_few(empty, 'class folder')} without image files "
+            f"({' '.join(IMAGE_SUFFIXES)}); fill or remove such folders"
+        )
+    for listed in found:
+        folders |= listed.folders
+    return Listing(
+        classes=classes,
+        counts=tuple(len(listed.files) for listed in found),
+        files=list(chain.from_iterable(listed.files for listed in found)),
+        folders=folders,
+    )
+
+
+def _class_names(top: bytes) -> tuple[list[bytes], bool]:
+    """Sorted class folders, and whether image files lie beside them."""
+    with os.scandir(top) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(b".")]
+    names = sorted(entry.name for entry in visible if entry.is_dir())
+    return names, any(_is_image(entry.name) for entry in visible)
+
+
+def _list_class(top: bytes, name: bytes) -> _ClassFiles:
+    found = _ClassFiles()
+    _walk(top, name, frozenset(), found)
+    found.files.sort()
+    return found
+
+
+def _walk(
+    top: bytes, relative: bytes, above: frozenset[tuple[int, int]], found: _ClassFiles
+) -> None:
+    """Collect the files below a folder; `above` are the folders that lead to it."""
+    path = os.path.join(top, relative)
+    # Before listing: a file added meanwhile then leaves a newer time than the one kept.
+    status = os.stat(path)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:  # a link back up: everything behind it is listed already
+        return
+    found.folders[os.fsdecode(relative)] = status.st_mtime_ns
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            below = os.path.join(relative, entry.name)
+            if entry.is_dir():
+                _walk(top, below, above | {identity}, found)
+            elif _is_image(entry.name):
+                found.files.append(below)
+
+
+def _is_image(name: bytes) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
+def _is_visible_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_dir()
+
+
+def _no_classes(folder: Path, has_images: bool) -> str:
+    if has_images:
+        return f"{folder}: holds images but no class folders; sort them into one folder per class"
+    return f"{folder}: holds no class folders; expected {folder}/CLASS/IMAGE"
+
+
+def _few(names: list[str], noun: str) -> str:
+    """`no folders`, `1 folder (a)`, `5 folders (a, b, c, ...)`."""
+    if not names:
+        return f"no {noun}s"
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

@@ -1,0 +1,29 @@
+"""What a user can mend: one class per kind of input that can be wrong.
+
+The command line prints such an error as one line and exits with status 2. Wrong arguments to a
+Python function raise ValueError instead, and a broken invariant of our own fails an assert.
+"""
+
+
+class IxtError(Exception):
+    """A mistake in what the user gave: the message says where, what was found, what to do."""
+
+
+class RecipeError(IxtError):
+    """A recipe or one of its overrides is wrong."""
+
+
+class DataError(IxtError):
+    """A data folder, an index or an image is wrong."""
+
+
+class ModelError(IxtError):
+    """A model name, its arguments or its weights are wrong."""
+
+
+class CheckpointError(IxtError):
+    """A checkpoint or a run folder is missing, damaged or of another run."""
+
+
+class EngineError(IxtError):
+    """Devices, processes or precision do not fit the machine or each other."""

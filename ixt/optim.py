@@ -1,0 +1,117 @@
+"""Loss, optimizer and learning rate from a recipe.
+
+The learning rate is a pure function of the update count, so nothing about it needs saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+
+from ixt.errors import RecipeError
+from ixt.recipe import Optim, Schedule
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """Build timm's optimizer by name, without weight decay on biases and 1-D parameters.
+
+    Args:
+        model: its parameters are grouped; with layer decay each group carries an `lr_scale`.
+        optim: the recipe's section.
+
+    Raises:
+        RecipeError: unknown optimizer, or an argument that it does not take.
+    """
+    given: dict[str, Any] = {"betas": optim.betas, "eps": optim.eps}
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=optim.name,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+            layer_decay=optim.layer_decay,
+            **{key: value for key, value in given.items() if value is not None},
+            **optim.kwargs,
+        )
+        return optimizer
+    except (TypeError, ValueError, AssertionError) as error:
+        raise RecipeError(f"optim.name: {optim.name}: {error}") from error
+
+
+def learning_rate(
+    schedule: Schedule, peak_lr: float, updates_per_epoch: int
+) -> Callable[[int], float]:
+    """The learning rate as a function of the number of updates already done.
+
+    Args:
+        schedule: the recipe's section.
+        peak_lr: learning rate at the top of the curve.
+        updates_per_epoch: optimizer updates in one epoch.
+
+    Source: timm 1.0.31's schedulers, warm-up overlapping the curve (`warmup_prefix` off) as in the
+    paper's runs.
+    """
+    probe = torch.optim.SGD([torch.zeros(1)], lr=peak_lr)
+    scheduler, _ = create_scheduler_v2(
+        probe,
+        sched=schedule.name,
+        num_epochs=schedule.epochs,
+        warmup_epochs=schedule.warmup_epochs,
+        warmup_lr=schedule.warmup_lr,
+        min_lr=schedule.min_lr,
+        cooldown_epochs=schedule.cooldown_epochs,
+        decay_epochs=schedule.decay_epochs,
+        decay_milestones=list(schedule.decay_milestones),
+        decay_rate=schedule.decay_rate,
+        step_on_epochs=schedule.unit == "epoch",
+        updates_per_epoch=updates_per_epoch,
+    )
+
+    def at(update: int) -> float:
+        if schedule.unit == "epoch":
+            scheduler.step(update // updates_per_epoch)
+        else:
+            scheduler.step_update(update)
+        return float(probe.param_groups[0]["lr"])
+
+    return at
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate times its own layer-decay scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def build_loss(optim: Optim) -> Loss:
+    """The loss of logits (B, C) against target probabilities (B, C), averaged over the batch.
+
+    A row of zero targets (an image left out) adds nothing and still counts in the average, so the
+    gradient of the others does not depend on it.
+
+    Source: timm 1.0.31 SoftTargetCrossEntropy and BinaryCrossEntropy.
+    """
+    if optim.loss == "cross_entropy":
+        return _soft_cross_entropy
+
+    def bce(logits: Tensor, targets: Tensor) -> Tensor:
+        present = (targets.sum(dim=1) > 0).float()
+        if optim.bce_target_threshold is not None:
+            targets = (targets > optim.bce_target_threshold).to(targets.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+        return (losses.mean(dim=1) * present).mean()
+
+    return bce
+
+
+def _soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.sum(-targets * F.log_softmax(logits.float(), dim=1), dim=1).mean()

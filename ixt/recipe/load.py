@@ -1,0 +1,189 @@
+"""From a YAML file and `--set` overrides to a checked Recipe, and back to YAML.
+
+YAML 1.2 (ruamel.yaml): `5e-5` is a number, the same key twice is an error. Every problem is
+reported at once, each on a line of its own with the file and line, or the override, that it comes
+from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from ixt.errors import RecipeError
+from ixt.recipe.schema import Recipe
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # in a wheel, in a checkout
+
+Origins = dict[str, str]
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by path or by the bare name of a shipped one.
+
+    Raises:
+        RecipeError: neither a file nor a shipped recipe.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise RecipeError(f"{name}: is a folder; give a YAML file")
+    shipped = {file.stem: file for folder in _FOLDERS for file in sorted(folder.glob("*.yaml"))}
+    stem = path.name.removesuffix(".yaml")
+    if stem in shipped and path.parent in (Path(), Path("recipes")):
+        return shipped[stem]
+    near = difflib.get_close_matches(stem, shipped, n=3, cutoff=0.5) or sorted(shipped)
+    raise RecipeError(f"{name}: no such recipe; near ones: {', '.join(near)}")
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, apply overrides, check everything.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` texts; the value is read as YAML.
+
+    Raises:
+        RecipeError: the file cannot be read, is not YAML, or does not fit the schema; one line
+            for each problem.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    data, origins = _read_yaml(text, str(path))
+    for override in overrides:
+        _apply_override(data, origins, override)
+    return parse_recipe(data, str(path), origins)
+
+
+def parse_recipe(
+    data: Mapping[str, Any], source: str = "recipe", origins: Origins | None = None
+) -> Recipe:
+    """Check plain data against the schema.
+
+    Args:
+        data: nested mapping of sections.
+        source: name for messages where `origins` has no place.
+        origins: dotted key to the place it was written.
+
+    Raises:
+        RecipeError: one line for each problem.
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_problem(item, source, origins or {}) for item in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; loading it gives an equal recipe."""
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(recipe.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
+    """The plain data of a YAML text, and the line of each key."""
+    try:
+        marked = YAML(typ="rt").load(text)
+        data = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        problem = (error.problem or "not YAML").splitlines()[0]
+        raise RecipeError(f"{source}{line}: {problem}") from None
+    except YAMLError as error:
+        raise RecipeError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{source}: holds no sections; a recipe starts with `model:`")
+    origins: Origins = {}
+    _note_lines(marked, source, (), origins)
+    return data, origins
+
+
+def _note_lines(node: CommentedMap, source: str, path: tuple[str, ...], origins: Origins) -> None:
+    for key, value in node.items():
+        here = (*path, str(key))
+        origins[".".join(here)] = f"{source}:{node.lc.key(key)[0] + 1}"
+        if isinstance(value, CommentedMap):
+            _note_lines(value, source, here, origins)
+
+
+def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> None:
+    """Set one dotted key in place."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"--set {override}: write it as section.key=value, as in optim.lr=1e-3")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise RecipeError(f"--set {override}: the value is not YAML") from None
+    section = data
+    for part in parts[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {override}: {part} is a value, not a section")
+    section[parts[-1]] = value
+    origins[".".join(parts)] = f"--set {override}"
+
+
+def _problem(item: Any, source: str, origins: Origins) -> str:
+    """One line for one pydantic error: place, key, what was found, what is allowed."""
+    parts = [str(part) for part in item["loc"]]
+    key = ".".join(parts)
+    place = next(
+        (origins[k] for n in range(len(parts), 0, -1) if (k := ".".join(parts[:n])) in origins),
+        source,
+    )
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        text = "unknown key" + _suggestion(parts)
+    elif kind == "missing":
+        text = "missing; add it"
+    elif kind == "model_type":
+        text = "is not a section; write its keys below it, indented"
+    elif kind == "value_error":
+        text = str(item["ctx"]["error"])
+    else:
+        message = item["msg"][0].lower() + item["msg"][1:]
+        text = f"is {item['input']!r}; {message}"
+    return f"{place}: {key}: {text}" if key else f"{place}: {text}"
+
+
+def _suggestion(parts: list[str]) -> str:
+    """The key that was probably meant: first in the same section, then anywhere."""
+    known = _dotted_keys(Recipe)
+    section = ".".join(parts[:-1])
+    siblings = [k for k in known if k.rpartition(".")[0] == section]
+    dotted = difflib.get_close_matches(".".join(parts), siblings, n=1, cutoff=0.6)
+    if not dotted:
+        same = [k for k in known if k.rpartition(".")[2] == parts[-1]]
+        dotted = same[:1] or difflib.get_close_matches(".".join(parts), known, n=1, cutoff=0.6)
+    return f"; did you mean {dotted[0]}?" if dotted else ""
+
+
+def _dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _dotted_keys(field.annotation, f"{prefix}{name}.")
+    return keys

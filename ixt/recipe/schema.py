@@ -1,0 +1,301 @@
+"""The recipe schema. Defaults live only here; a docstring under each field gives its unit.
+
+Names follow timm and the paper's scripts where they have one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Model(Section):
+    """Which network, and its stochastic regularisers."""
+
+    name: str
+    """A timm model name, or a name of the paper (inceptionnext_tiny, convnext_tiny_k3, ...)."""
+    num_classes: Positive | None = None
+    """Outputs of the head; null takes the number of classes of the training data."""
+    drop_path_rate: Fraction = 0.0
+    """Stochastic depth of the last block; earlier blocks rise to it linearly."""
+    drop_rate: Fraction = 0.0
+    """Dropout in front of the classifier."""
+    pretrained: bool = False
+    """Start from timm's published weights (needs the hub or its cache)."""
+    kwargs: dict[str, Any] = {}
+    """Further keyword arguments of the timm model function."""
+
+
+class Data(Section):
+    """Where images come from and how they are decoded."""
+
+    root: str | None = None
+    """Folder with train/ and val/ (or validation/); `--data` sets it."""
+    decoder: Literal["auto", "dali", "torch"] = "auto"
+    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU."""
+    num_threads: Positive | None = None
+    """Decoding threads per process; null takes the process's share of the CPU cores."""
+    prefetch_batches: Positive = 4
+    """Micro-batches decoded ahead of the training step."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a damaged image does: stop the run, or be left out, counted and listed."""
+
+
+class Augment(Section):
+    """What happens to a training image; the words are timm's."""
+
+    image_size: Positive = 224
+    """Side of the square training image, in pixels."""
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Area range of RandomResizedCrop, as a fraction of the image."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect-ratio range (width / height) of RandomResizedCrop."""
+    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
+    """Resampling filter; random draws bilinear or bicubic for each image."""
+    hflip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    vflip: Fraction = 0.0
+    """Probability of a vertical flip."""
+    policy: str | None = None
+    """timm's RandAugment string, such as rand-m9-mstd0.5-inc1; null for none."""
+    mean: Triple = IMAGENET_MEAN
+    """Per-channel mean subtracted, in units of 1/255 x 255."""
+    std: Triple = IMAGENET_STD
+    """Per-channel standard deviation divided by."""
+    erase_prob: Fraction = 0.0
+    """Probability of random erasing."""
+    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
+    """Zeros, one normal colour per box, or normal noise per pixel."""
+    erase_count: Positive = 1
+    """Boxes erased per image."""
+    mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    """Beta(alpha, alpha) of mixup's weight; 0 for no mixup."""
+    cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    """Beta(alpha, alpha) of CutMix's area; 0 for no CutMix."""
+    mix_prob: Fraction = 1.0
+    """Probability that a mixing group is mixed at all."""
+    mix_switch_prob: Fraction = 0.5
+    """Probability of CutMix where both are on."""
+    mixing_group: Positive | None = None
+    """Images that share one mixing draw and mix among themselves; null takes the micro-batch.
+
+    Give it to keep the same images mixed when engine.micro_batch_size changes.
+    """
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is [{low}, {high}]; give 0 < low <= high")
+        if self.mixes and self.mixing_group is not None and self.mixing_group % 2:
+            raise ValueError(
+                f"mixing_group is {self.mixing_group}; mixing pairs need an even number"
+            )
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether mixup or CutMix is on."""
+        return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
+
+
+class Optim(Section):
+    """Loss and optimizer."""
+
+    name: str = "adamw"
+    """timm's optimizer name: adamw, sgd, lamb, ..."""
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate for the whole global batch."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    """Decoupled weight decay; never on biases and one-dimensional parameters."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD and its kin."""
+    betas: tuple[Fraction, Fraction] | None = None
+    """Adam's betas; null takes the optimizer's own."""
+    eps: Annotated[float, Field(gt=0.0)] | None = None
+    """Adam's epsilon; null takes the optimizer's own."""
+    kwargs: dict[str, Any] = {}
+    """Further keyword arguments of the optimizer."""
+    max_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Clip the global gradient norm to this; null for no clipping."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Multiply the learning rate by this per layer from the head down; null for none."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross entropy with (soft) targets, or binary cross entropy per class."""
+    bce_target_threshold: Fraction | None = None
+    """Binarise BCE targets above this; null leaves them soft."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability mass spread evenly over all classes."""
+
+
+class Schedule(Section):
+    """Learning rate over the run, with timm's curves."""
+
+    name: Literal["cosine", "constant", "step", "multistep", "poly", "tanh"] = "cosine"
+    """The curve."""
+    epochs: Positive = 300
+    """Length of the curve in epochs, warm-up included, cooldown not."""
+    cooldown_epochs: NonNegative = 0
+    """Epochs at min_lr after the curve."""
+    warmup_epochs: NonNegative = 0
+    """Epochs that rise linearly from warmup_lr; the curve below them runs on."""
+    warmup_lr: Annotated[float, Field(ge=0.0)] = 1e-6
+    """Learning rate of the first warm-up step."""
+    min_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    """Learning rate at the end of the curve."""
+    unit: Literal["epoch", "update"] = "epoch"
+    """Whether the learning rate changes once per epoch or with every update."""
+    decay_epochs: Annotated[float, Field(gt=0.0)] = 30
+    """Epochs between drops of the step curve."""
+    decay_milestones: tuple[Positive, ...] = (30, 60)
+    """Epochs of the multistep curve's drops."""
+    decay_rate: Annotated[float, Field(gt=0.0)] = 0.1
+    """Factor of a drop; the power of poly."""
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs trained in all, cooldown included."""
+        return self.epochs + self.cooldown_epochs
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs} and epochs is {self.epochs}; "
+                "warm-up must end before the curve does"
+            )
+        return self
+
+
+class Ema(Section):
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Weight of the old average in each update; null for no EMA."""
+
+
+class Engine(Section):
+    """Batch sizes, precision and how the processes work together."""
+
+    kind: Literal["ddp"] = "ddp"
+    """ddp: every process holds the whole model."""
+    global_batch_size: Positive = 4096
+    """Images per optimizer update, over all processes."""
+    micro_batch_size: Positive = 128
+    """Images per forward pass of one process; accumulation is derived."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward pass; weights stay fp32."""
+    tf32: bool = True
+    """Let a CUDA device multiply fp32 in TF32, in convolutions and linear layers alike."""
+    deterministic: bool = True
+    """On a CUDA device, take only cuDNN algorithms that give the same bits in every run."""
+    channels_last: bool = False
+    """Keep images and weights in NHWC memory order."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """torch.compile's mode."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.micro_batch_size}; change one of them"
+            )
+        return self
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in an update, over all processes."""
+        return self.global_batch_size // self.micro_batch_size
+
+
+class Eval(Section):
+    """How accuracy is measured: shorter side to image_size / crop_pct, then the centre."""
+
+    image_size: Positive | None = None
+    """Side of the square test image; null takes the training size."""
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    """Share of the resized shorter side that the centre crop keeps."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Resampling filter."""
+    batch_size: Positive = 128
+    """Images per forward pass of one process."""
+    every_epochs: Positive = 1
+    """Evaluate after every so many epochs, and always after the last one."""
+
+
+class RunSettings(Section):
+    """Seed, logging and checkpoints."""
+
+    seed: NonNegative = 42
+    """The one seed: data order, augmentation, initial weights and drop path follow from it."""
+    log_every_steps: Positive = 50
+    """Updates between log rows."""
+    checkpoint_every_steps: Positive | None = None
+    """Updates between checkpoints within an epoch; null for one per epoch only."""
+    keep_last: Positive = 2
+    """Newest checkpoints kept."""
+    keep_best: NonNegative = 1
+    """Best checkpoints kept, by top-1 (the EMA's where there is one)."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
+
+
+class Recipe(Section):
+    """One training run, completely."""
+
+    model: Model
+    data: Data = Data()
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    ema: Ema = Ema()
+    engine: Engine = Engine()
+    eval: Eval = Eval()
+    run: RunSettings = RunSettings()
+
+    @property
+    def mixing_group(self) -> int:
+        """Images per mixing group, resolved."""
+        return self.augment.mixing_group or self.engine.micro_batch_size
+
+    @property
+    def eval_size(self) -> int:
+        """Side of the square test image in pixels, resolved."""
+        return self.eval.image_size or self.augment.image_size
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        micro, group = self.engine.micro_batch_size, self.mixing_group
+        if self.augment.mixes and micro % group:
+            raise ValueError(
+                f"engine.micro_batch_size {micro} is not a multiple of "
+                f"augment.mixing_group {group}; change one of them"
+            )
+        if self.augment.mixes and group % 2:
+            raise ValueError(
+                f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
+            )
+        if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
+            raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")
+        return self
