@@ -1,7 +1,7 @@
 """Batch-norm statistics and other buffers that each process gathers from its own images.
 
-They are not broadcast while training; evaluation and exports use their average over the processes,
-and a checkpoint keeps every process's own, so that the same number of processes resumes bit for bit.
+They are not broadcast while training; evaluation and exports use their average over the processes
+and a checkpoint keeps each one's own, so that the same number of processes resumes bit for bit.
 """
 
 from __future__ import annotations

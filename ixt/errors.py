@@ -27,3 +27,15 @@ class CheckpointError(IxtError):
 
 class EngineError(IxtError):
     """Devices, processes or precision do not fit the machine or each other."""
+
+
+class Diverged(IxtError):
+    """The loss is no longer a number."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its work is saved."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -1,4 +1,4 @@
-"""Processes, devices and precision: the Accelerator of a recipe, seeds, the machine's description."""
+"""Processes, devices and precision: a recipe's Accelerator, seeds, the description of the machine."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _set_math(recipe: Recipe, cuda: bool) -> None:
     if not cuda:
         return
     precision = "tf32" if recipe.engine.tf32 else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.deterministic = recipe.engine.deterministic
     torch.backends.cudnn.benchmark = not recipe.engine.deterministic
@@ -137,17 +137,21 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
-    folder = Path(ixt.__file__).parent
+    folder = str(Path(ixt.__file__).parent)
     try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        # Asked about this folder only: an installed copy may lie, ignored, in somebody's checkout.
+        commit = _git(folder, "log", "-1", "--format=%H", "--", ".")
+        changed = _git(folder, "status", "--porcelain", "--", ".")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
+    return f"{commit}{'+' if changed else ''}" if commit else None
+
+
+def _git(folder: str, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def _cpu_name() -> str:

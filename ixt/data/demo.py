@@ -23,11 +23,11 @@ _README = """\
 Handwritten digits in ImageNet layout, {size} x {size} pixels, written by `ixt data demo`.
 
 Source: E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, licence CC BY 4.0. These are its 1,797 test
-images of 8 x 8 pixels, as scikit-learn ships them, enlarged and stored as JPEG.
+Repository, 1998, https://archive.ics.uci.edu/dataset/80, licence CC BY 4.0. These are its 1,797
+test images of 8 x 8 pixels, as scikit-learn ships them, enlarged and stored as JPEG.
 
-train/ holds the first 1,437 images and val/ the last 360. The scans are grouped by writer, so
-val/ shows hands that train/ does not, but for one writer at the border.
+train/ holds the first 1,437 images and val/ the last 360. The scans seem to come writer by writer
+(13 in all), so val/ shows hands that train/ does not, but for one writer at the border.
 """
 
 
@@ -54,9 +54,9 @@ class _Scan:
 def write_demo(root: str | Path, image_size: int = 64) -> DemoSummary:
     """Write the demo set, or complete one that was cut off; the same files on every call.
 
-    The validation images are the last 360 in scikit-learn's order, which goes writer by writer:
-    harder than a random split (an RBF SVM gets 95.8 % instead of 99.4 %), and honest about
-    hands never seen.
+    The validation images are the last 360 in scikit-learn's order, which seems to go writer by
+    writer: harder than a random split (an RBF SVM gets 95.8 % instead of 99.4 %), and honest
+    about hands never seen.
 
     Args:
         root: a new or empty folder, or an earlier demo set of the same size.

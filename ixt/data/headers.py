@@ -86,16 +86,11 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
     with warnings.catch_warnings(), ThreadPoolExecutor(_NUM_THREADS) as pool:
         # Pillow's remarks on odd metadata and huge images say nothing about size or format.
         warnings.simplefilter("ignore")
-        try:
-            for start, rows in zip(starts, pool.map(read_chunk, starts), strict=True):
-                done = start + len(rows)
-                table[start:done] = rows
-                if report is not None:
-                    report(done, len(files))
-        except BaseException:
-            # Without this, Ctrl-C would wait for every file that is still queued.
-            pool.shutdown(cancel_futures=True)
-            raise
+        for start, rows in zip(starts, pool.map(read_chunk, starts), strict=True):
+            done = start + len(rows)
+            table[start:done] = rows
+            if report is not None:
+                report(done, len(files))
     return Headers(
         formats=table[:, 0].astype(np.uint8),
         sizes=table[:, 1:3].astype(np.int32),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.data.headers import ImageFormat, Report, read_headers
-from ixt.data.index_cache import Table, read_table, write_table
+from ixt.data.index_cache import Table, current_tables, write_table
 from ixt.data.scan import Split, find_split, list_images
 from ixt.errors import DataError
 
@@ -106,16 +106,13 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
 
 
 def _read_cached(root: Path, folder: Path) -> Index | None:
-    table = read_table(root, folder)
-    if table is None:
-        return None
-    index = _to_index(root, folder, table)
-    # Mending a file in place leaves no trace in its folder's time: look at these ones again.
-    damaged = [os.fsencode(path) for path in index.paths(index.unreadable)]
-    if (read_headers(b"", damaged).formats != ImageFormat.UNREADABLE).any():
-        logger.warning("%s: files that were unreadable are images now; indexing again", folder)
-        return None
-    return index
+    for table in current_tables(root, folder):
+        index = _to_index(root, folder, table)
+        # Mending a file in place leaves no trace in its folder's time: look at these ones again.
+        damaged = [os.fsencode(path) for path in index.paths(index.unreadable)]
+        if (read_headers(b"", damaged).formats == ImageFormat.UNREADABLE).all():
+            return index
+    return None
 
 
 def _build_table(folder: Path, report: Report | None) -> Table:

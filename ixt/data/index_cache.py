@@ -1,8 +1,8 @@
 """Keep a split's table on disk: written atomically, memory-mapped, checked against its folders.
 
 A table is a folder `<split>-<digest>` of .npy columns and meta.json, in ROOT/.ixt/ or, where that
-cannot be written, in the user's cache. The digest names the state of the image folders that the
-table describes, so two processes that build at once publish the same thing under the same name.
+cannot be written, in the user's cache. The digest is of the content, so processes that build at
+once publish the same thing under the same name, and a published table never changes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ from numpy.typing import NDArray
 logger = logging.getLogger("ixt")
 
 FORMAT_VERSION = 1
+
+# A running job may still map a replaced table, and losing it would kill the job on a network
+# file system: replaced tables stay for longer than a training run takes.
+_KEEP_S = 30 * 24 * 3600
 
 _DTYPES: dict[str, type[np.generic]] = {
     "labels": np.int32,
@@ -49,8 +55,10 @@ class Table:
     """The arrays of `ixt.data.index.Index`, by name."""
 
 
-def read_table(root: Path, folder: Path) -> Table | None:
-    """Memory-map the cached table of a split if it still describes the split's folders.
+def current_tables(root: Path, folder: Path) -> Iterator[Table]:
+    """Memory-map the cached tables that still describe a split's folders; rarely more than one.
+
+    Says so, once the caller has asked for all of them, if there are only outdated ones.
 
     Args:
         root: the data root.
@@ -62,10 +70,9 @@ def read_table(root: Path, folder: Path) -> Table | None:
             seen = True
             table = _read(path)
             if table is not None and _is_current(table, folder):
-                return table
+                yield table
     if seen:
         logger.warning("%s: its cached index is out of date or unusable", folder)
-    return None
 
 
 def write_table(root: Path, folder: Path, table: Table) -> None:
@@ -137,13 +144,12 @@ def _is_current(table: Table, folder: Path) -> bool:
 
 
 def _publish(cache: Path, name: str, table: Table) -> None:
-    """Write a table beside its final place, rename it, and remove those it replaces.
+    """Write a table beside its final place, rename it, and remove what it replaced long ago.
 
     Raises:
         OSError: the cache cannot be written.
     """
-    state = json.dumps([FORMAT_VERSION, sorted(table.folders.items())])
-    target = cache / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+    target = cache / f"{name}-{_digest(table)}"
     cache.mkdir(parents=True, exist_ok=True)
     staging = cache / f".{uuid.uuid4().hex}"
     try:
@@ -158,14 +164,26 @@ def _publish(cache: Path, name: str, table: Table) -> None:
             # Another process has just published the same table.
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    for old in cache.glob(f"{name}-*"):
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    for other in cache.glob(f"{name}-*"):
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if other != target and time.time() - other.stat().st_mtime > _KEEP_S:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _digest(table: Table) -> str:
+    digest = hashlib.sha256(_meta(table).encode())
+    for name in _DTYPES:
+        digest.update(np.ascontiguousarray(table.columns[name]).data)
+    return digest.hexdigest()[:16]
 
 
 def _write(path: Path, table: Table) -> None:
     path.mkdir()
     for name, column in table.columns.items():
         np.save(path / f"{name}.npy", column, allow_pickle=False)
+    (path / "meta.json").write_text(_meta(table))
+
+
+def _meta(table: Table) -> str:
     meta = {"format": FORMAT_VERSION, "classes": table.classes, "folders": table.folders}
-    (path / "meta.json").write_text(json.dumps(meta))
+    return json.dumps(meta, sort_keys=True)

@@ -1,0 +1,199 @@
+"""Turn planned crops of image files into batches of pixels: what both decoders have in common.
+
+`decode_torch` and `decode_dali` do the work; this module says what they promise, chooses between
+them and explains why a file cannot be decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ixt.data.crop import Crops
+from ixt.errors import DataError
+
+DecoderKind = Literal["auto", "torch", "dali"]
+OnError = Literal["stop", "skip"]
+
+GREY = 128
+"""Value of every pixel of an image that was left out."""
+
+_NAMED_AT_MOST = 3  # damaged files of one batch that the error message names
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to decode."""
+
+    paths: Sequence[str]
+    """(n,) image files."""
+    crops: Crops
+    """n rows: what to cut out of each, and how to resize and flip it."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded batch."""
+
+    images: Tensor
+    """(n, 3, size, size) uint8 RGB on the decoder's device; channels_last in memory."""
+    damaged: dict[int, str]
+    """Why the image of a row was left out; such a row is grey. Empty unless on_error is skip."""
+
+
+class Decoder(Protocol):
+    """Decodes batches ahead of its consumer.
+
+    An image's pixels depend on its file, its row of the crops and the kind of decoder alone: not
+    on its batch, the batch size, the number of threads or the order of requests.
+    """
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+        """Decode each request, in order, a bounded number of them ahead of the consumer.
+
+        Requests are pulled lazily, in the consumer's thread. Closing the iterator early drops
+        what is in flight.
+
+        Raises:
+            DataError: an image is damaged and on_error is stop, or is not what was indexed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free threads and memory; streams must not be used afterwards."""
+        ...
+
+
+class DamagedImage(Exception):
+    """A file cannot be decoded: the message is one line that names it and says why."""
+
+
+def make_decoder(
+    kind: DecoderKind,
+    *,
+    device: torch.device,
+    num_threads: int,
+    prefetch: int,
+    on_error: OnError,
+) -> Decoder:
+    """Create a decoder.
+
+    Args:
+        kind: auto takes DALI where device is a CUDA device and DALI is installed, else torch.
+        device: where the images are wanted.
+        num_threads: CPU threads that decode.
+        prefetch: batches decoded ahead of the consumer.
+        on_error: what a damaged image does: stop with DataError, or be left out.
+
+    Raises:
+        DataError: DALI is asked for and not installed.
+        ValueError: num_threads or prefetch is below 1.
+    """
+    if num_threads < 1 or prefetch < 1:
+        raise ValueError(f"num_threads {num_threads} and prefetch {prefetch} must be at least 1")
+    if kind == "auto":
+        kind = "dali" if device.type == "cuda" and _has_dali() else "torch"
+    if kind == "dali":
+        if not _has_dali():
+            raise DataError(
+                "data.decoder: dali needs NVIDIA DALI, which is not installed; "
+                "pip install 'ixt[dali]', or set data.decoder: torch"
+            )
+        from ixt.data.decode_dali import DaliDecoder
+
+        return DaliDecoder(
+            device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error
+        )
+    from ixt.data.decode_torch import TorchDecoder
+
+    return TorchDecoder(
+        device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error
+    )
+
+
+def load_with_pillow(path: str) -> Image.Image:
+    """Decode a file of any format that Pillow knows, its first picture, EXIF rotation not applied.
+
+    Returns:
+        an RGB image.
+
+    Raises:
+        DamagedImage: the file is missing, not readable, not an image, or cut off.
+    """
+    try:
+        with Image.open(path) as image:
+            # Pillow warns of a palette with alpha that is turned into RGB at once.
+            if image.mode == "P" and "transparency" in image.info:
+                return image.convert("RGBA").convert("RGB")
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
+        raise DamagedImage(f"{path}: {_reason(path, error)}") from error
+
+
+def image_problem(path: str) -> str | None:
+    """Why a file cannot be decoded, in one line that names it; None if Pillow decodes it."""
+    try:
+        load_with_pillow(path)
+    except DamagedImage as error:
+        return str(error)
+    return None
+
+
+def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
+    """Refuse a batch with damaged images unless they are to be skipped.
+
+    Args:
+        damaged: row -> one line that names the file and says what is wrong with it.
+        on_error: stop or skip.
+
+    Raises:
+        DataError: there are damaged images and on_error is stop.
+    """
+    if not damaged or on_error == "skip":
+        return
+    reasons = [damaged[row] for row in sorted(damaged)]
+    more = f"; and {len(reasons) - _NAMED_AT_MOST} more" if len(reasons) > _NAMED_AT_MOST else ""
+    raise DataError(
+        f"{'; '.join(reasons[:_NAMED_AT_MOST])}{more}; "
+        "mend or remove such files, or leave them out with data.on_error: skip"
+    )
+
+
+def outdated(path: str, crops: Crops, row: int, height: int, width: int) -> DataError:
+    """The error for a file whose planned window does not lie inside the image."""
+    top, left, window_height, window_width = crops.window[row].tolist()
+    return DataError(
+        f"{path}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
+        f"{window_height} x {window_width} from {top}, {left}); delete the index cache"
+    )
+
+
+def _reason(path: str, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "is empty" if _is_empty(path) else "is not an image"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror.lower()})"
+    text = str(error).strip() or type(error).__name__
+    return f"cannot be decoded ({text.splitlines()[0]})"
+
+
+def _is_empty(path: str) -> bool:
+    with open(path, "rb") as file:
+        return not file.read(1)
+
+
+def _has_dali() -> bool:
+    try:
+        return find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # not even the namespace package `nvidia`
+        return False

@@ -1,0 +1,210 @@
+"""Batches for the trainer: plan, decode, augment, mix. The only part of the data path it sees.
+
+Which process gets which positions is settled here: an update takes the next global_batch_size
+positions, cut into micro-batches; process r of W takes micro-batches r, r + W, r + 2 W, ...
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ixt.data.augment import apply_policy, normalise
+from ixt.data.crop import eval_crops
+from ixt.data.decode import Decoded, Decoder, Request
+from ixt.data.erasing import erase
+from ixt.data.index import Index
+from ixt.data.mixing import mix_images, mix_targets, smooth_targets
+from ixt.data.plan import Plan, Planner
+from ixt.errors import DataError
+from ixt.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of training, ready for the model."""
+
+    images: Tensor
+    """(B, 3, S, S) float32, normalised, on the training device."""
+    targets: Tensor
+    """(B, num_classes) float32 probabilities; an image left out has a row of zeros."""
+    micro_batch: int
+    """Its number within the update, over all processes."""
+    fingerprint: int
+    """The plan's, for the ledger."""
+    damaged: dict[str, str]
+    """Path to reason, for images left out."""
+
+
+class TrainLoader:
+    """One process's share of an epoch, from any update on."""
+
+    def __init__(
+        self,
+        index: Index,
+        planner: Planner,
+        decoder: Decoder,
+        recipe: Recipe,
+        *,
+        num_classes: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        if len(index) < recipe.engine.global_batch_size:
+            raise DataError(
+                f"{index.folder}: holds {len(index)} images, fewer than engine.global_batch_size "
+                f"{recipe.engine.global_batch_size}; make that smaller"
+            )
+        self._index, self._planner, self._decoder = index, planner, decoder
+        self._recipe, self._num_classes, self._device = recipe, num_classes, device
+        self._rank, self._world_size = rank, world_size
+        self.updates_per_epoch = len(index) // recipe.engine.global_batch_size
+        """Optimizer updates in an epoch; the tail that fills no update is dropped."""
+
+    def epoch(self, epoch: int, first_update: int = 0) -> Iterator[Batch]:
+        """The micro-batches of this process, from one update of an epoch to its end.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first_update: updates of this epoch already done.
+        """
+        planned: deque[tuple[int, Plan]] = deque()
+        requests = self._requests(epoch, first_update, planned)
+        for decoded in self._decoder.stream(requests):
+            yield self._finish(*planned.popleft(), decoded)
+
+    def _requests(
+        self, epoch: int, first_update: int, planned: deque[tuple[int, Plan]]
+    ) -> Iterator[Request]:
+        """Plan ahead of the decoder; each plan waits in `planned` for its images."""
+        order = self._planner.order(epoch)
+        engine = self._recipe.engine
+        within = np.arange(engine.micro_batch_size)
+        for update in range(first_update, self.updates_per_epoch):
+            for micro in range(self._rank, engine.micro_batches, self._world_size):
+                start = update * engine.global_batch_size + micro * engine.micro_batch_size
+                plan = self._planner.plan(epoch, order, start + within)
+                planned.append((micro, plan))
+                yield Request(self._index.paths(plan.samples), plan.crops)
+
+    @torch.no_grad()
+    def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
+        """Augment, mix, normalise and erase on the training device, in timm's order."""
+        augment = self._recipe.augment
+        images = decoded.images.to(self._device, non_blocking=True)
+        if plan.ops is not None:
+            fill = tuple(round(255 * channel) for channel in augment.mean)
+            images = apply_policy(images, plan.ops, fill)
+        if plan.mix is not None:
+            images = mix_images(images, plan.mix, self._planner.mixing_group)
+        images = normalise(images, augment.mean, augment.std)
+        if plan.boxes is not None:
+            noise_keys = (self._planner.seed, plan.epoch, plan.positions)
+            images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
+        if self._recipe.engine.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(
+            images=images,
+            targets=self._targets(plan, decoded.damaged),
+            micro_batch=micro,
+            fingerprint=plan.fingerprint,
+            damaged={
+                self._index.paths(plan.samples[[row]])[0]: reason
+                for row, reason in decoded.damaged.items()
+            },
+        )
+
+    def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
+        numbers = plan.labels.copy()
+        numbers[list(damaged)] = -1
+        labels = torch.from_numpy(numbers).to(self._device, non_blocking=True)
+        smoothing = self._recipe.optim.label_smoothing
+        if plan.mix is None:
+            return smooth_targets(labels, self._num_classes, smoothing)
+        return mix_targets(
+            labels, self._num_classes, smoothing, plan.mix, self._planner.mixing_group
+        )
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """Consecutive images of an evaluation."""
+
+    number: int
+    """Its number, from 0, over all processes."""
+    images: Tensor
+    """(B, 3, S, S) float32, normalised, on the device."""
+    labels: Tensor
+    """(B,) int64 output numbers; -1 for an image left out."""
+    damaged: dict[str, str]
+    """Path to reason, for images left out."""
+
+
+class EvalLoader:
+    """Every image of a split exactly once, cut into the same batches for any number of processes.
+
+    Process r of W takes batches r, r + W, ...; a batch never changes with W, so neither do the
+    predictions.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        labels: NDArray[np.int64],
+        decoder: Decoder,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._index, self._labels, self._decoder = index, labels, decoder
+        self._recipe, self._device = recipe, device
+        self._rank, self._world_size = rank, world_size
+        self.num_batches = -(-len(index) // recipe.eval.batch_size)
+        """Batches over all processes; the last one may be short."""
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        numbers = range(self._rank, self.num_batches, self._world_size)
+        for number, decoded in zip(numbers, self._decoder.stream(self._requests()), strict=True):
+            yield self._finish(number, decoded)
+
+    def _samples(self, number: int) -> NDArray[np.int64]:
+        size = self._recipe.eval.batch_size
+        return np.arange(number * size, min((number + 1) * size, len(self._index)))
+
+    def _requests(self) -> Iterator[Request]:
+        settings = self._recipe.eval
+        for number in range(self._rank, self.num_batches, self._world_size):
+            samples = self._samples(number)
+            crops = eval_crops(
+                np.maximum(self._index.sizes[samples], 1),
+                size=self._recipe.eval_size,
+                crop_pct=settings.crop_pct,
+                interpolation=settings.interpolation,
+            )
+            yield Request(self._index.paths(samples), crops)
+
+    @torch.no_grad()
+    def _finish(self, number: int, decoded: Decoded) -> EvalBatch:
+        samples = self._samples(number)
+        numbers = self._labels[samples].copy()
+        numbers[list(decoded.damaged)] = -1
+        augment = self._recipe.augment
+        images = normalise(
+            decoded.images.to(self._device, non_blocking=True), augment.mean, augment.std
+        )
+        if self._recipe.engine.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        paths = {
+            self._index.paths(samples[[row]])[0]: reason for row, reason in decoded.damaged.items()
+        }
+        labels = torch.from_numpy(numbers).to(self._device, non_blocking=True)
+        return EvalBatch(number, images, labels, paths)

@@ -1,0 +1,28 @@
+"""The model zoo: timm's models, the paper's names, their costs, and weights from files.
+
+    from ixt.models import create_model, load_weights
+
+    model = create_model("inceptionnext_tiny", drop_path_rate=0.1)
+    loaded = load_weights(model, "inceptionnext_tiny.pth")
+
+Importing this package registers what timm lacks (`ixt.models.variants`) with timm.
+"""
+
+from ixt.models.cost import count_macs, count_params
+from ixt.models.create import EvalSettings, create_model, eval_settings
+from ixt.models.loading import LoadedWeights, load_weights
+from ixt.models.paper import ModelInfo, paper_models
+from ixt.models.variants import PartialDepthwiseConv2d
+
+__all__ = [
+    "EvalSettings",
+    "LoadedWeights",
+    "ModelInfo",
+    "PartialDepthwiseConv2d",
+    "count_macs",
+    "count_params",
+    "create_model",
+    "eval_settings",
+    "load_weights",
+    "paper_models",
+]

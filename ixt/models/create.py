@@ -1,0 +1,165 @@
+"""A model and its evaluation settings, by timm's name or the paper's.
+
+Weights from files are `loading.py`'s business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import constants
+from timm.data import resolve_data_config
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_models
+from torch import nn
+
+import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
+from ixt.errors import ModelError
+from ixt.models.paper import find_paper_model, paper_models
+
+_UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How a test image is prepared: shorter side to image_size / crop_pct, then the centre."""
+
+    image_size: int
+    """Side of the square test image, in pixels."""
+    crop_pct: float
+    """Share of the resized shorter side that the centre crop keeps."""
+    interpolation: str
+    """Resampling filter: bilinear, bicubic, ..."""
+    mean: tuple[float, ...]
+    """Per-channel mean of images in [0, 1]."""
+    std: tuple[float, ...]
+    """Per-channel standard deviation of images in [0, 1]."""
+
+
+def create_model(
+    name: str, *, num_classes: int | None = None, pretrained: bool = False, **kwargs: Any
+) -> nn.Module:
+    """Build a model of timm or of the paper.
+
+    Args:
+        name: a timm name, with or without tag, or a name of the paper (`paper_models`), which
+            pins weights and evaluation settings.
+        num_classes: outputs of the head; 0 for none, None for ImageNet's 1000.
+        pretrained: load the published weights from the hub or its cache. Another number of
+            classes starts with a new head. Without a network, set HF_HUB_OFFLINE=1 to skip the
+            hub client's retries of nearly a minute.
+        **kwargs: go to timm: drop_path_rate, drop_rate, cache_dir, ...
+
+    Returns:
+        The model on the CPU, in training mode; takes (B, 3, H, W) float images.
+
+    Raises:
+        ModelError: the name or an argument is unknown, or the published weights are out of reach.
+    """
+    timm_name = _timm_name(name)
+    try:
+        model: nn.Module = timm.create_model(
+            timm_name,
+            pretrained=pretrained,
+            num_classes=1000 if num_classes is None else num_classes,
+            **{**_pinned(name), **kwargs},
+        )
+    except TypeError as error:
+        unknown = _UNKNOWN_ARGUMENT.search(str(error))
+        if unknown is None or unknown[1] not in kwargs:
+            raise
+        raise ModelError(
+            f"{name}: unknown argument {unknown[1]}; remove it, or see timm's {timm_name}"
+        ) from error
+    except OSError as error:
+        if not pretrained:
+            raise
+        raise ModelError(_how_to_fetch(name, timm_name, kwargs.get("cache_dir"))) from error
+    except RuntimeError as error:
+        if not pretrained:
+            raise
+        raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
+    return model
+
+
+def eval_settings(name: str) -> EvalSettings:
+    """How images are prepared to evaluate a model.
+
+    Names of the paper give the paper's protocol: 224 px and crop 0.875, and 384 px and crop 1.0
+    for inceptionnext_base_384. Other names give timm's default configuration, its test size and
+    test crop where it has them, as timm's validate.py does.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    cfg = get_pretrained_cfg(_timm_name(name)).to_dict()
+    resolved = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=True)
+    row = find_paper_model(name)
+    return EvalSettings(
+        image_size=row.image_size if row else resolved["input_size"][-1],
+        crop_pct=row.crop_pct if row else resolved["crop_pct"],
+        interpolation=resolved["interpolation"],
+        mean=tuple(resolved["mean"]),
+        std=tuple(resolved["std"]),
+    )
+
+
+def _timm_name(name: str) -> str:
+    """The name of a model in timm, checked."""
+    row = find_paper_model(name)
+    if row is not None:
+        return row.timm_name
+    architecture, _, tag = name.partition(".")
+    tagged = list(get_arch_pretrained_cfgs(architecture))
+    if is_model(name) and (not tag or name in tagged):
+        return name
+    known = [*(row.name for row in paper_models()), *list_models(), *tagged]
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5)
+    hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists what there is"
+    raise ModelError(f"{name}: no such model in timm or the paper; {hint}")
+
+
+def _pinned(name: str) -> dict[str, Any]:
+    """Arguments that put the paper's evaluation settings into the model's own configuration."""
+    row = find_paper_model(name)
+    if row is None:
+        return {}
+    overlay = {
+        "input_size": (3, row.image_size, row.image_size),
+        "crop_pct": row.crop_pct,
+        "test_input_size": None,
+        "test_crop_pct": None,
+    }
+    return {"pretrained_cfg_overlay": overlay}
+
+
+def _how_to_fetch(name: str, timm_name: str, cache_dir: str | Path | None) -> str:
+    """Which file to bring to this machine, and where to put it."""
+    cfg = get_pretrained_cfg(timm_name)
+    if cfg.hf_hub_id:
+        folder = f"models--{cfg.hf_hub_id.replace('/', '--')}"
+        how = (
+            f"run `hf download {cfg.hf_hub_id} model.safetensors` where there is one and copy "
+            f"the folder {folder} of its hub cache into {cache_dir or constants.HF_HUB_CACHE} "
+            "(HF_HUB_CACHE sets it)"
+        )
+    else:
+        cache = cache_dir or Path(torch.hub.get_dir()) / "checkpoints"
+        how = f"put {cfg.url} into {cache} (TORCH_HOME sets it)"
+    return (
+        f"{name}: the published weights are not cached and the network does not give them; {how}, "
+        "or load a checkpoint file instead"
+    )
+
+
+def _why_not_pretrained(name: str, timm_name: str, error: RuntimeError) -> str:
+    cfg = get_pretrained_cfg(timm_name)
+    if not cfg.has_weights:
+        return f"{name}: has no published weights; load a checkpoint file, or train from scratch"
+    reason = " ".join(str(error).split())
+    return f"{name}: the published weights do not fit these arguments: {reason[:200]}"

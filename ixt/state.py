@@ -1,0 +1,134 @@
+"""The training state as named tensors, independent of the engine: what a checkpoint holds.
+
+Everything else of a run (learning rate, data order, random draws) is a function of `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ixt import batch_stats
+from ixt.checkpoint import Checkpoint
+from ixt.ema import Ema
+from ixt.errors import CheckpointError
+
+Named = dict[str, Tensor]
+
+
+def capture(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
+) -> tuple[dict[str, Named], dict[str, Any]]:
+    """Copy the training state to the CPU. Every process must call it.
+
+    Args:
+        accelerator: for its gradient scaler.
+        model: the plain module, not its wrapper.
+        optimizer: as it steps.
+        ema: the average, if there is one.
+
+    Returns:
+        Named tensors per file (model, ema, optimizer, ranks), and JSON-able scalars. Batch-norm
+        statistics in model and ema are averages over the processes; `ranks` has each one's own.
+    """
+    buffers = _rank_buffers(model, ema)
+    ranks = {
+        f"{owner}/{name}": tensor
+        for owner, named in buffers.items()
+        for name, tensor in batch_stats.gather(named).items()
+    }
+    with ExitStack() as stack:
+        for named in buffers.values():
+            stack.enter_context(batch_stats.averaged(named))
+        weights = _to_cpu(model.state_dict())
+        averages = _to_cpu(ema.tensors) if ema else {}
+    tensors, scalars = _optimizer_state(model, optimizer)
+    scaler = accelerator.scaler
+    files = {"model": weights, "ema": averages, "optimizer": tensors, "ranks": _to_cpu(ranks)}
+    return files, {"optimizer": scalars, "scaler": scaler.state_dict() if scaler else None}
+
+
+def restore(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    checkpoint: Checkpoint,
+) -> None:
+    """Put a checkpoint's training state back, in place, on any number of processes.
+
+    Raises:
+        CheckpointError: it is of another model or optimizer.
+    """
+    try:
+        model.load_state_dict(checkpoint.tensors("model"))
+        _load_optimizer(model, optimizer, checkpoint)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{checkpoint.path}: does not fit this recipe: {reason}") from error
+    averages = checkpoint.tensors("ema")
+    if ema is not None:
+        for name, tensor in ema.tensors.items():
+            tensor.copy_(averages[name])
+    ranks = checkpoint.tensors("ranks")
+    for owner, named in _rank_buffers(model, ema).items():
+        own = {name: ranks[f"{owner}/{name}"] for name in named}
+        batch_stats.restore(named, own, accelerator.process_index)
+    if accelerator.scaler is not None and checkpoint.state["scaler"]:
+        accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def _rank_buffers(model: nn.Module, ema: Ema | None) -> dict[str, Named]:
+    buffers = batch_stats.float_buffers(model)
+    averages = {name: ema.tensors[name] for name in buffers} if ema else {}
+    return {"model": buffers, "ema": averages}
+
+
+def _to_cpu(named: Mapping[str, Tensor]) -> Named:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+
+
+def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the optimizer's parameters in the order of its state dict's numbers."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Named, dict[str, Any]]:
+    state = optimizer.state_dict()
+    tensors: Named = {}
+    scalars: dict[str, Any] = {}
+    for number, name in enumerate(_parameter_names(model, optimizer)):
+        for key, value in state["state"].get(number, {}).items():
+            kind = tensors if isinstance(value, Tensor) else scalars
+            kind[f"{name}/{key}"] = value
+    groups = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in state["param_groups"]
+    ]
+    return _to_cpu(tensors), {"parameters": scalars, "groups": groups}
+
+
+def _load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint
+) -> None:
+    """Build the state dict that torch expects, so that it places and casts each value itself."""
+    saved = checkpoint.state["optimizer"]
+    named = {**checkpoint.tensors("optimizer"), **saved["parameters"]}
+    numbers = {name: n for n, name in enumerate(_parameter_names(model, optimizer))}
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in named.items():
+        name, _, field = key.rpartition("/")
+        state.setdefault(numbers[name], {})[field] = value
+    groups = optimizer.state_dict()["param_groups"]
+    for group, values in zip(groups, saved["groups"], strict=True):
+        # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
+        group |= {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
