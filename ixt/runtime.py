@@ -1,4 +1,4 @@
-"""Processes, devices and precision: a recipe's Accelerator, seeds, the description of the machine."""
+"""Processes, devices and precision of a recipe; seeds; the description of the machine."""
 
 from __future__ import annotations
 

@@ -212,9 +212,10 @@ def _read_pickle(file: Path) -> Any:
             f"{file}: refused, nothing was run: to rebuild {blocked[1]} means running code from "
             "the file; give a file that holds the state dict alone"
         ) from error
-    except OSError as error:
+    except PermissionError as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    except (EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Fed damaged bytes, the unpickler fails in any way: struct.error, IndexError, OSError, ...
         raise CheckpointError(_damaged(file)) from error
 
 

@@ -206,10 +206,14 @@ def test_pretrained_offline_takes_weights_from_the_hub_cache(offline: Path) -> N
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123456789")
-    save_file(source.state_dict(), snapshot / "model.safetensors")
+    file = snapshot / "model.safetensors"
+    save_file(source.state_dict(), file)
     model = create_model("inceptionnext_atto", pretrained=True)
     assert torch.equal(model.head.fc2.weight, source.head.fc2.weight)
     assert create_model("inceptionnext_atto", pretrained=True, num_classes=3).num_classes == 3
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="published weights are damaged or do not fit"):
+        create_model("inceptionnext_atto", pretrained=True)
 
 
 def test_a_variant_s_published_weights_are_fetched_by_url(monkeypatch, tmp_path: Path) -> None:

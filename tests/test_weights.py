@@ -229,9 +229,11 @@ def test_a_misfit_believes_the_checkpoint_s_own_name(tmp_path) -> None:
 
 def test_a_deeper_facebook_checkpoint_is_a_difference_by_key(tmp_path) -> None:
     source = small(depths=(1, 1, 2, 1))
-    torch.save({"model": with_facebook_keys(source.state_dict())}, tmp_path / "x.pth")
-    with pytest.raises(ModelError, match=r"9 unexpected \(stages\.2\.blocks\.1\.gamma, "):
+    args = argparse.Namespace(model="convnext_small")
+    torch.save({"model": with_facebook_keys(source.state_dict()), "args": args}, tmp_path / "x.pth")
+    with pytest.raises(ModelError, match=r"9 unexpected \(stages\.2\.blocks\.1\.gamma, ") as caught:
         load_weights(small(), tmp_path / "x.pth")
+    assert "this is a checkpoint of convnext_small" in str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy"])
@@ -264,6 +266,20 @@ def test_a_truncated_file_is_one_line(kind, kept, tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"damaged or not a") as caught:
         read_weights(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_legacy_file_with_one_byte_changed_never_escapes_as_another_error(tmp_path) -> None:
+    file = tmp_path / "x.pth"
+    torch.save({"x": torch.ones(3)}, file, _use_new_zipfile_serialization=False)
+    good = file.read_bytes()
+    refused = 0
+    for position in range(0, len(good), 3):
+        file.write_bytes(good[:position] + bytes([good[position] ^ 0x15]) + good[position + 1 :])
+        try:
+            read_weights(file)
+        except CheckpointError:
+            refused += 1
+    assert refused > len(good) // 6
 
 
 def test_a_safetensors_header_with_wrong_shapes_is_refused(tmp_path) -> None:

@@ -7,6 +7,7 @@ or addcmul), because fused ones give other last bits at other places of a batch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from ixt.data.policy import Op, OpTable
 from ixt.data.warp import GEOMETRIC, warp
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
 # Eight float32 images of 224 px fill a CPU core's cache; a GPU takes all at once.
@@ -77,27 +79,37 @@ def apply_policy(images: Tensor, table: OpTable, fill: tuple[int, ...]) -> Tenso
     images = images.clone(memory_format=torch.contiguous_format)
     colour = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).to(images.device)
     for layer in range(table.op.shape[1]):
-        op, arg, kernel = table.op[:, layer], table.arg[:, layer], table.filter[:, layer]
-        _apply(images, np.isin(op, _LOOKUPS), lambda x, r, o=op, a=arg: _lookup(x, o[r], a[r]))
-        for code, function in _WHOLE.items():
-            _apply(images, op == code, lambda x, r, f=function, a=arg: f(x, a[r]))
-        for code in GEOMETRIC:
-            for k in (BILINEAR, BICUBIC):
-                rows = (op == code) & (kernel == k)
-                _apply(images, rows, lambda x, r, c=code, a=arg, k=k: warp(x, c, a[r], k, colour))
+        _apply_layer(
+            images, table.op[:, layer], table.arg[:, layer], table.filter[:, layer], colour
+        )
     return images
 
 
-def _apply(
-    images: Tensor, chosen: NDArray[np.bool_], function: Callable[[Tensor, Rows], Tensor]
-) -> None:
-    """Replace the chosen rows of the images by what the function makes of them."""
-    rows = np.flatnonzero(chosen)
+def _apply_layer(images: Tensor, op: Codes, arg: Floats, kernel: Codes, colour: Tensor) -> None:
+    """One operation on each image, in place."""
+    rows = np.flatnonzero(np.isin(op, _LOOKUPS))
+    if len(rows):
+        luts = _luts(images, rows, op[rows], arg[rows])
+        _apply(images, rows, lambda part, span: _look_up(part, luts[span]))
+    for code, function in _WHOLE.items():
+        rows = np.flatnonzero(op == code)
+        _apply(images, rows, lambda part, span, f=function, a=arg[rows]: f(part, a[span]))
+    for code, k in itertools.product(GEOMETRIC, (BILINEAR, BICUBIC)):
+        rows = np.flatnonzero((op == code) & (kernel == k))
+        _apply(
+            images,
+            rows,
+            lambda part, span, c=code, k=k, a=arg[rows]: warp(part, c, a[span], k, colour),
+        )
+
+
+def _apply(images: Tensor, rows: Rows, function: Callable[[Tensor, slice], Tensor]) -> None:
+    """Replace these rows of the images by what the function makes of them, a span at a time."""
     size = _CPU_CHUNK if images.device.type == "cpu" else max(len(rows), 1)
     for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        index = torch.from_numpy(part).to(images.device, non_blocking=True)
-        _put(images, part, index, function(images.index_select(0, index), part))
+        span = slice(start, start + size)
+        index = torch.from_numpy(rows[span]).to(images.device, non_blocking=True)
+        _put(images, rows[span], index, function(images.index_select(0, index), span))
 
 
 def _put(images: Tensor, rows: Rows, index: Tensor, values: Tensor) -> None:
@@ -110,19 +122,24 @@ def _put(images: Tensor, rows: Rows, index: Tensor, values: Tensor) -> None:
         images.index_copy_(0, index, values)
 
 
-def _lookup(images: Tensor, op: NDArray[np.uint8], arg: Floats) -> Tensor:
-    """The operations that map each channel's grey levels one by one."""
+def _luts(images: Tensor, rows: Rows, op: Codes, arg: Floats) -> Tensor:
+    """(n, 3, 256) uint8 tables from grey level to grey level for these rows of the images."""
     luts = torch.from_numpy(_fixed_luts(op, arg)).to(images.device)
     luts = luts[:, None].repeat(1, 3, 1)
     for code, function in _MEASURED_LUTS.items():
-        rows = np.flatnonzero(op == code)
-        if len(rows):
-            index = torch.from_numpy(rows).to(images.device)
-            luts.index_copy_(0, index, function(images.index_select(0, index), arg[rows]))
+        places = np.flatnonzero(op == code)
+        if len(places):
+            taken = images.index_select(0, torch.from_numpy(rows[places]).to(images.device))
+            index = torch.from_numpy(places).to(images.device)
+            luts.index_copy_(0, index, function(taken, arg[places]))
+    return luts
+
+
+def _look_up(images: Tensor, luts: Tensor) -> Tensor:
     return luts.gather(2, images.flatten(2).long()).view(images.shape)
 
 
-def _fixed_luts(op: NDArray[np.uint8], arg: Floats) -> NDArray[np.uint8]:
+def _fixed_luts(op: Codes, arg: Floats) -> NDArray[np.uint8]:
     """(n, 256) tables of the operations that need not look at the image; others get zeros."""
     level = np.arange(256)
     argument = arg[:, None]

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from ixt.data.crop import BICUBIC, BILINEAR, Crops
+from ixt.data.crop import BICUBIC, BILINEAR
 from ixt.data.decode import (
     GREY,
-    DamagedImage,
     Decoded,
     OnError,
     Request,
@@ -29,6 +31,7 @@ from ixt.data.decode import (
 from ixt.data.decode_torch import decode_image
 
 _Columns = tuple[NDArray[Any], ...]
+_OnFailure = Callable[[Request, RuntimeError], Decoded]
 
 _FILTERS = np.zeros(max(BILINEAR, BICUBIC) + 1, np.int32)
 _FILTERS[BILINEAR] = int(types.INTERP_LINEAR)
@@ -51,14 +54,8 @@ _GPU_DECODER = {
 _CPU_DECODER = {"device": "cpu"}
 
 
-class _Pipeline(Protocol):
-    """What is used of nvidia.dali.Pipeline, which comes without type hints."""
-
-    def run(self, cuda_stream: torch.cuda.Stream | None, /) -> tuple[Any]: ...
-
-
 class DaliDecoder:
-    """The decoder of `ixt.data.decode.Decoder` over DALI pipelines, one per stream."""
+    """The decoder of `ixt.data.decode.Decoder` over DALI pipelines, one for each stream."""
 
     def __init__(
         self, *, device: torch.device, num_threads: int, prefetch: int, on_error: OnError
@@ -71,59 +68,208 @@ class DaliDecoder:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
-        feed = _Feed(requests)
-        while feed.peek() is not None:
-            yield from self._run_pipeline(feed)
+        yield from self._decode(_Feed(requests), self._decode_singly)
 
     def close(self) -> None:
         """Do nothing: a pipeline goes with the stream that it serves."""
 
-    def _run_pipeline(self, feed: _Feed) -> Iterator[Decoded]:
-        """Decode until the requests end, one does not fit the pipeline, or one fails."""
-        first = feed.peek()
-        assert first is not None
-        largest = len(first.paths)
-        pipeline = self._build(lambda: feed.take(largest), largest, self._prefetch + 1)
+    def _decode(self, feed: _Feed, on_failure: _OnFailure) -> Iterator[Decoded]:
+        while (first := feed.peek()) is not None:
+            error = yield from self._run_pipeline(feed, len(first.paths))
+            if error is not None:
+                yield on_failure(feed.pop(), error)
+
+    def _run_pipeline(
+        self, feed: _Feed, max_batch: int
+    ) -> Generator[Decoded, None, RuntimeError | None]:
+        """Decode until the feed ends, holds a larger batch next, or a batch fails.
+
+        Returns:
+            the error of the batch that failed, if one did.
+        """
+        pipeline = self._build(lambda: feed.next_columns(max_batch), max_batch)
         while True:
             try:
                 images = self._run(pipeline)
             except StopIteration:
-                return
+                return None
             except RuntimeError as error:
-                # A pipeline that failed is invalid by DALI's word. The requests behind the failed
-                # one go to the next pipeline.
-                feed.raise_own_error()
-                request = feed.taken.popleft()
-                feed.rewind()
-                del pipeline
-                yield self._decode_singly(request, error)
-                return
-            feed.taken.popleft()
+                # The traceback would keep this pipeline alive beside the next one.
+                return error.with_traceback(None)
+            feed.pop()
             yield Decoded(images, {})
+
+    def _build(self, source: Callable[[], _Columns], max_batch: int) -> Any:
+        on_gpu = self._device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=max_batch,
+            num_threads=self._num_threads,
+            device_id=_cuda_index(self._device) if on_gpu else None,
+            prefetch_queue_depth=self._prefetch + 1,
+        )
+        with pipeline:
+            pipeline.set_outputs(_graph(source, _GPU_DECODER if on_gpu else _CPU_DECODER))
+        pipeline.build()
+        # Only this executor gives each batch memory of its own, to keep as long as needed.
+        assert pipeline.exec_dynamic
+        return pipeline
+
+    def _run(self, pipeline: Any) -> Tensor:
+        """The next batch, (n, 3, size, size) uint8, in DALI's memory.
+
+        Raises:
+            RuntimeError: an image of the batch cannot be decoded.
+            StopIteration: the source is at its end.
+        """
+        on_gpu = self._device.type == "cuda"
+        (batch,) = pipeline.run(torch.cuda.current_stream(self._device) if on_gpu else None)
+        return from_dlpack(batch.as_tensor()).permute(0, 3, 1, 2)
 
     def _decode_singly(self, request: Request, error: RuntimeError) -> Decoded:
         """Decode a batch that failed image by image, which changes no pixel of the sound ones.
 
         Raises:
-            DataError: there are damaged images and on_error is stop.
+            DataError: there are damaged images and on_error is stop, or one has changed.
             RuntimeError: the given error, where no image accounts for it.
         """
         problems = [image_problem(path) for path in request.paths]
         damaged = {row: text for row, text in enumerate(problems) if text is not None}
         stop_if_damaged(damaged, self._on_error)
+        foreign: list[str] = []
+
+        def decode_foreign(single: Request, _: RuntimeError) -> Decoded:
+            """Decode what Pillow reads and DALI does not, such as a GIF."""
+            foreign.extend(single.paths)
+            pixels = decode_image(single.paths[0], single.crops, 0).to(self._device)
+            return Decoded(pixels.permute(2, 0, 1)[None], {})
+
         size = request.crops.size
         shape = (len(request.paths), size, size, 3)
         pixels = torch.full(shape, GREY, dtype=torch.uint8, device=self._device)
-        row = 0
-        pipeline = self._build(lambda: _columns(request, slice(row, row + 1)), 1, 1)
-        explained = bool(damaged)
-        for row in set(range(len(pixels))) - damaged.keys():
-            try:
-                pixels[row] = self._run(pipeline)[0].permute(1, 2, 0)
-            except RuntimeError:
-                # Sound for Pillow, but nothing DALI reads, such as a GIF.
-                pixels[row] = decode_image(request.paths[row], request.crops, row)
-                explained = True
-        if not explained:
+        images = pixels.permute(0, 3, 1, 2)
+        sound = [row for row in range(len(images)) if row not in damaged]
+        singles = _Feed(_single(request, row) for row in sound)
+        for row, one in zip(sound, self._decode(singles, decode_foreign), strict=True):
+            images[row] = one.images[0]
+        if not damaged and not foreign:
             raise error
-        return Decoded(pixels.permute(0, 3, 1, 2), damaged)
+        return Decoded(images, damaged)
+
+
+class _Feed:
+    """Hands requests to pipelines and remembers those whose batch has not come out yet."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._requests = iter(requests)
+        self._waiting: deque[Request] = deque()
+        self._taken: deque[Request] = deque()
+        self._error: Exception | None = None
+
+    def peek(self) -> Request | None:
+        """The next request for a new pipeline; None at the end.
+
+        Raises:
+            Exception: what the requests raised, once all before it are decoded.
+        """
+        self._waiting.extendleft(reversed(self._taken))
+        self._taken.clear()
+        if not self._waiting:
+            self._pull()
+        if not self._waiting and self._error is not None:
+            raise self._error
+        return self._waiting[0] if self._waiting else None
+
+    def next_columns(self, max_batch: int) -> _Columns:
+        """Hand out the next request to the running pipeline.
+
+        Raises:
+            StopIteration: the requests are at an end, or the next one is too large.
+        """
+        if not self._waiting:
+            self._pull()
+        if not self._waiting or len(self._waiting[0].paths) > max_batch:
+            raise StopIteration
+        self._taken.append(self._waiting.popleft())
+        return _columns(self._taken[-1])
+
+    def pop(self) -> Request:
+        """Take out the oldest request handed out: its batch has been decoded, or has failed."""
+        return self._taken.popleft()
+
+    def _pull(self) -> None:
+        if self._error is None:
+            try:
+                self._waiting.extend(islice(self._requests, 1))
+            except Exception as error:  # raised later, not to be taken for an error of DALI's
+                self._error = error
+
+
+def _graph(source: Callable[[], _Columns], decoder: dict[str, Any]) -> Any:
+    """The pipeline: read, decode the window, resize the part of it that is kept, flip."""
+    path, start, shape, roi_start, roi_end, size, interpolation, hflip, vflip = fn.external_source(
+        source, num_outputs=len(_COLUMN_DTYPES), batch=True, dtype=_COLUMN_DTYPES, ndim=_COLUMN_DIMS
+    )
+    images = fn.decoders.image_slice(
+        # Mapped files fault page by page where they lie on a network file system.
+        fn.io.file.read(path, dont_use_mmap=True),
+        start=start,
+        shape=shape,
+        axis_names="HW",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        **decoder,
+    )
+    images = fn.resize(
+        images,
+        size=size,
+        roi_start=roi_start,
+        roi_end=roi_end,
+        antialias=True,
+        interp_type=fn.reinterpret(interpolation, dtype=types.INTERP_TYPE),
+    )
+    return fn.flip(images, horizontal=hflip, vertical=vflip)
+
+
+def _columns(request: Request) -> _Columns:
+    """What `_graph` reads for each image, one array per column.
+
+    The square cut out of the resized window becomes the region of the window that it shows, so
+    DALI computes no pixel that is thrown away, and rounds neither size nor offset its own way.
+    """
+    crops = request.crops
+    # numpy pads with NUL, where opening a file ends its name.
+    names = np.array([os.fsencode(path) for path in request.paths])
+    scale = crops.window[:, 2:] / crops.resize
+    columns = (
+        names.view(np.uint8).reshape(len(names), -1),
+        crops.window[:, :2],
+        crops.window[:, 2:],
+        (crops.offset * scale).astype(np.float32),
+        ((crops.offset + crops.size) * scale).astype(np.float32),
+        np.full((len(names), 2), crops.size, np.float32),
+        _FILTERS[crops.filter],
+        crops.hflip.astype(np.int32),
+        crops.vflip.astype(np.int32),
+    )
+    return tuple(np.ascontiguousarray(column) for column in columns)
+
+
+def _single(request: Request, row: int) -> Request:
+    """A request for one image of another."""
+    crops, one = request.crops, slice(row, row + 1)
+    return Request(
+        paths=request.paths[one],
+        crops=replace(
+            crops,
+            window=crops.window[one],
+            resize=crops.resize[one],
+            offset=crops.offset[one],
+            filter=crops.filter[one],
+            hflip=crops.hflip[one],
+            vflip=crops.vflip[one],
+        ),
+    )
+
+
+def _cuda_index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

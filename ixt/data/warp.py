@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ixt.data.crop import BICUBIC
 from ixt.data.policy import Op
@@ -52,15 +53,15 @@ def _slide(images: Tensor, distance: Floats, cubic: bool, fill: Tensor) -> Tenso
     part = torch.from_numpy((distance - whole).astype(np.float32)).to(device)[:, None, :, None]
     reach = torch.arange(-1, size + 2, device=device)
     source = (reach + whole_t).clamp_(0, size - 1)[:, None].expand(-1, 3, -1, -1)
-    taken = images.gather(3, source).float()
-    taps = [taken[..., k : k + size] for k in range(4)]
-    values = _cubic(taps, _cubic_weights(part)) if cubic else _linear(taps[1], taps[2], part)
+    taken = images.gather(3, source)
+    taps = [taken[..., k : k + size].float() for k in (range(4) if cubic else (1, 2))]
+    values = _cubic(taps, _cubic_weights(part)) if cubic else _linear(*taps, part)
     # Pillow fills by the source's centre: x + 0.5 + distance outside [0, size).
     first, stop = np.ceil(-0.5 - distance), np.ceil(size - 0.5 - distance)
     bounds = torch.from_numpy(np.stack([first, stop]).clip(0, size).astype(np.int64)).to(device)
     column = torch.arange(size, device=device)
-    inside = (column >= bounds[0, :, None, :, None]) & (column < bounds[1, :, None, :, None])
-    return torch.where(inside, _truncate(values), fill)
+    inside = (column >= bounds[0, :, :, None]) & (column < bounds[1, :, :, None])
+    return _finish(values, inside, fill)
 
 
 def _rotate(images: Tensor, degrees: Floats, cubic: bool, fill: Tensor) -> Tensor:
@@ -71,22 +72,25 @@ def _rotate(images: Tensor, degrees: Floats, cubic: bool, fill: Tensor) -> Tenso
     x, y = x.sub_(0.5), y.sub_(0.5)
     column, row = x.floor(), y.floor()
     dx, dy = x.sub_(column).float()[:, None], y.sub_(row).float()[:, None]
-    offsets = range(-1, 3) if cubic else range(2)
-    columns = [(column + k).clamp_(0, size - 1).long() for k in offsets]
-    rows = [(row + k).clamp_(0, size - 1).long().mul_(size) for k in offsets]
-    flat = images.flatten(2).float()
+    # With two edge pixels repeated around the frame, each tap lies at one distance from the first.
+    pitch = size + 4
+    padded = pad(images.float(), (2, 2, 2, 2), mode="replicate").flatten(2)
+    reach = padded.shape[2] - 3 * pitch - 3
+    column, row = column.clamp_(-1, size - 1), row.clamp_(-1, size - 1)
+    first = (row.add_(1).mul_(pitch).add_(column).add_(1)).long().flatten(1)
+    source = first[:, None].expand(-1, 3, -1)
 
-    def at(j: int, i: int) -> Tensor:
-        source = (rows[j] + columns[i]).flatten(1)[:, None].expand(-1, 3, -1)
-        return flat.gather(2, source).view(images.shape)
+    def tap(j: int, i: int) -> Tensor:
+        return padded.narrow(2, j * pitch + i, reach).gather(2, source).view(images.shape)
 
     if cubic:
         across, down = _cubic_weights(dx), _cubic_weights(dy)
-        lines = [_cubic([at(j, i) for i in range(4)], across) for j in range(4)]
+        lines = [_cubic([tap(j, i) for i in range(4)], across) for j in range(4)]
         values = _cubic(lines, down)
     else:
-        values = _linear(*(_linear(at(j, 0), at(j, 1), dx) for j in range(2)), dy)
-    return torch.where(inside[:, None], _truncate(values), fill)
+        upper, lower = (_linear(tap(j, 1), tap(j, 2), dx) for j in (1, 2))
+        values = _linear(upper, lower, dy)
+    return _finish(values, inside, fill)
 
 
 def _rotated_grid(degrees: Floats, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -106,7 +110,8 @@ def _rotated_grid(degrees: Floats, size: int, device: torch.device) -> tuple[Ten
 
 
 def _linear(near: Tensor, far: Tensor, part: Tensor) -> Tensor:
-    return (far - near).mul_(part).add_(near)
+    """Interpolate two taps; spends them."""
+    return far.sub_(near).mul_(part).add_(near)
 
 
 def _cubic_weights(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,14 +125,22 @@ def _cubic_weights(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _cubic(taps: list[Tensor], weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Interpolate as near + sum of weighted differences: exact where the taps are equal."""
+    """Interpolate four taps as near + weighted differences, exact where equal; spends them.
+
+    In place: fresh memory for every step would cost a CPU more than the arithmetic.
+    """
     first, near, third, fourth = taps
-    value = (first - near).mul_(weights[0])
-    value.add_((third - near).mul_(weights[1]))
-    value.add_((fourth - near).mul_(weights[2]))
-    return value.add_(near)
+    for tap, weight in zip((first, third, fourth), weights, strict=True):
+        tap.sub_(near).mul_(weight)
+    return first.add_(third).add_(fourth).add_(near)
 
 
-def _truncate(values: Tensor) -> Tensor:
-    """To uint8, towards zero, clamped; by way of int16, which a CPU converts three times faster."""
-    return values.clamp_(0, 255).short().to(torch.uint8)
+def _finish(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
+    """(n, 3, S, S) uint8: values truncated and clamped inside, the fill colour elsewhere.
+
+    By way of int16 and products with the mask: several times faster on a CPU than a direct
+    conversion and torch.where.
+    """
+    kept = inside[:, None].to(torch.uint8)
+    truncated = values.clamp_(0, 255).short().to(torch.uint8)
+    return truncated.mul_(kept).add_((1 - kept) * fill)

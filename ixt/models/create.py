@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_models
 from torch import nn
@@ -80,7 +81,7 @@ def create_model(
         if not pretrained:
             raise
         raise ModelError(_how_to_fetch(name, timm_name, kwargs.get("cache_dir"))) from error
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         if not pretrained:
             raise
         raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
@@ -157,9 +158,12 @@ def _how_to_fetch(name: str, timm_name: str, cache_dir: str | Path | None) -> st
     )
 
 
-def _why_not_pretrained(name: str, timm_name: str, error: RuntimeError) -> str:
+def _why_not_pretrained(name: str, timm_name: str, error: Exception) -> str:
+    """Why published weights that are within reach did not load."""
     cfg = get_pretrained_cfg(timm_name)
     if not cfg.has_weights:
         return f"{name}: has no published weights; load a checkpoint file, or train from scratch"
     reason = " ".join(str(error).split())
-    return f"{name}: the published weights do not fit these arguments: {reason[:200]}"
+    return (
+        f"{name}: the published weights are damaged or do not fit these arguments: {reason[:200]}"
+    )

@@ -1,0 +1,253 @@
+"""`ixt train`: the loop. A step is an optimizer update; everything random is a function of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ixt import batch_stats, state
+from ixt.checkpoint import newest_checkpoint, save_checkpoint, sweep
+from ixt.data.loader import Batch
+from ixt.errors import CheckpointError, Diverged, Interrupted
+from ixt.evaluate import evaluate
+from ixt.optim import set_learning_rate
+from ixt.recipe import Recipe
+from ixt.report import memory_gib
+from ixt.runtime import describe_machine, seed_model
+from ixt.session import Prepare, Run, mean_over_processes, open_run
+from ixt.signals import StopRequest
+
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Interval:
+    """What happened since the last log row. Tensors stay on the device until it is read."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    fingerprints: list[int] = field(default_factory=list)
+    waited_s: float = 0.0
+    skipped: int = 0
+    start_s: float = field(default_factory=time.perf_counter)
+
+
+def train(
+    recipe: Recipe, run_dir: Path, resume: bool = False, prepare: Prepare | None = None
+) -> Metrics:
+    """Train a recipe to its end, or go on where a run stopped.
+
+    Args:
+        recipe: with data.root set.
+        run_dir: folder of the run: recipe, logs, checkpoints.
+        resume: continue the run in `run_dir` at its newest good checkpoint.
+        prepare: called with the fresh model, to load weights for instance.
+
+    Returns:
+        The metrics of the last evaluation.
+
+    Raises:
+        IxtError: something the user can mend; see its message.
+        Interrupted: a signal asked to stop; the work is saved.
+    """
+    run = open_run(recipe, run_dir, resume, prepare)
+    metrics: Metrics = {}
+    try:
+        with StopRequest() as stop:
+            step, metrics = resume_or_start(run, resume)
+            while step < run.total_steps:
+                step = train_epoch(run, step, stop)
+                metrics = evaluate_epoch(run, step)
+                save(run, step, metrics)
+    finally:
+        run.reporter.close()
+        run.accelerator.end_training()
+    return metrics
+
+
+def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
+    """Train from this step to the end of its epoch; return the step reached."""
+    epoch, done = divmod(step, run.updates_per_epoch)
+    batches = run.train_loader.epoch(epoch, first_update=done)
+    settings, interval = run.recipe.run, Interval()
+    run.wrapped.train()
+    for _ in range(done, run.updates_per_epoch):
+        set_learning_rate(run.optimizer, run.learning_rate(step))
+        train_step(run, step, batches, interval)
+        step += 1
+        run.reporter.advance()
+        at_end = step % run.updates_per_epoch == 0
+        due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
+        logs = step % settings.log_every_steps == 0 or at_end or due
+        stopping = _agree_to_stop(run, stop, asked_together=logs)
+        if logs or stopping:
+            log_interval(run, step, epoch, interval)
+            interval = Interval()
+        if due or stopping:
+            save(run, step)
+        if stopping:
+            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stop.signum)
+    return step
+
+
+def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval) -> None:
+    """One optimizer update over this process's micro-batches."""
+    accelerator, optim = run.accelerator, run.recipe.optim
+    losses = []
+    for _ in range(accelerator.gradient_accumulation_steps):
+        batch = _next(batches, interval)
+        _note_damaged(run, step, batch, interval)
+        seed_model(run.recipe.run.seed, step, batch.micro_batch)
+        with accelerator.accumulate(run.wrapped):
+            loss = run.loss(run.wrapped(batch.images), batch.targets)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and optim.max_norm is not None:
+                accelerator.clip_grad_norm_(run.wrapped.parameters(), optim.max_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        losses.append(loss.detach())
+        interval.fingerprints[-1] += batch.fingerprint
+    if run.ema is not None:
+        assert run.recipe.ema.decay is not None
+        run.ema.update(run.recipe.ema.decay)
+    interval.losses.append(torch.stack(losses).mean())
+
+
+def log_interval(run: Run, step: int, epoch: int, interval: Interval) -> None:
+    """Read the losses of an interval, check them, write a row and the ledger.
+
+    Raises:
+        Diverged: a loss is infinite or not a number.
+    """
+    losses = mean_over_processes(run, torch.stack(interval.losses)).tolist()
+    first = step - len(losses)
+    for offset, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            at = first + offset
+            newest = newest_checkpoint(run.run_dir)
+            raise Diverged(
+                f"{run.run_dir}: the loss is {loss} in step {at} at learning rate "
+                f"{run.learning_rate(at):.3e}; last good checkpoint: "
+                f"{newest.path.name if newest else 'none'}; lower optim.lr or set optim.max_norm"
+            )
+    elapsed_s = time.perf_counter() - interval.start_s
+    run.reporter.log_steps(
+        {
+            "step": step,
+            "epoch": epoch,
+            "loss": sum(losses) / len(losses),
+            "lr": run.learning_rate(step - 1),
+            "images_per_s": len(losses) * run.recipe.engine.global_batch_size / elapsed_s,
+            "data_wait": interval.waited_s / elapsed_s,
+            "memory_gib": memory_gib(run.accelerator),
+            "skipped": interval.skipped,
+        }
+    )
+    _log_ledger(run, first, epoch, interval.fingerprints)
+
+
+def evaluate_epoch(run: Run, step: int) -> Metrics:
+    """Evaluate after an epoch, if the recipe wants it then; raw and averaged weights."""
+    epoch = step // run.updates_per_epoch
+    if epoch % run.recipe.eval.every_epochs and step < run.total_steps:
+        return {}
+    device = run.accelerator.device
+    with batch_stats.averaged(batch_stats.float_buffers(run.model)):
+        metrics = evaluate(run.model, run.eval_loader, device).row()
+    if run.ema is not None:
+        buffers = batch_stats.float_buffers(run.model)
+        with run.ema.swapped(), batch_stats.averaged(buffers):
+            metrics |= evaluate(run.model, run.eval_loader, device).row("ema_")
+    run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
+    return metrics
+
+
+def save(run: Run, step: int, metrics: Metrics | None = None) -> None:
+    """Write a checkpoint of this step. Every process must call it."""
+    tensors, scalars = state.capture(run.accelerator, run.model, run.optimizer, run.ema)
+    metrics = metrics or {}
+    if run.accelerator.is_main_process:
+        content = {
+            "step": step,
+            "epoch": step // run.updates_per_epoch,
+            "recipe": run.recipe.model_dump(mode="json"),
+            "class_names": list(run.class_names),
+            "metrics": metrics,
+            "score": metrics.get("ema_top1", metrics.get("top1")),
+            "machine": describe_machine(),
+            **scalars,
+        }
+        save_checkpoint(run.run_dir, tensors, content)
+        sweep(run.run_dir, run.recipe.run.keep_last, run.recipe.run.keep_best)
+    run.accelerator.wait_for_everyone()
+
+
+def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
+    """Restore the newest good checkpoint, if asked to; return its step and metrics.
+
+    Raises:
+        CheckpointError: there is none to resume, or it is of another model.
+    """
+    checkpoint = newest_checkpoint(run.run_dir) if resume else None
+    if resume and checkpoint is None:
+        raise CheckpointError(f"{run.run_dir}: no checkpoint to resume; leave out --resume")
+    step, metrics = 0, {}
+    if checkpoint is not None:
+        state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
+        step, metrics = checkpoint.step, dict(checkpoint.state["metrics"])
+    run.reporter.start(step)
+    if checkpoint is not None:
+        run.reporter.say(f"resumed {checkpoint.path} at step {step}")
+    return step, metrics
+
+
+def _next(batches: Iterator[Batch], interval: Interval) -> Batch:
+    start_s = time.perf_counter()
+    batch = next(islice(batches, 1))
+    interval.waited_s += time.perf_counter() - start_s
+    if len(interval.fingerprints) == len(interval.losses):
+        interval.fingerprints.append(0)  # the first micro-batch of a new update
+    return batch
+
+
+def _note_damaged(run: Run, step: int, batch: Batch, interval: Interval) -> None:
+    """Count and list the images that were left out."""
+    if not batch.damaged:
+        return
+    interval.skipped += len(batch.damaged)
+    with (run.run_dir / "skipped.jsonl").open("a") as stream:
+        for path, reason in batch.damaged.items():
+            stream.write(json.dumps({"step": step + 1, "path": path, "reason": reason}) + "\n")
+
+
+def _log_ledger(run: Run, first: int, epoch: int, fingerprints: list[int]) -> None:
+    """Add the processes' fingerprints of each update, modulo 2**64, and write them down."""
+    wrapped = [(value + 2**63) % 2**64 - 2**63 for value in fingerprints]
+    sums = torch.tensor(wrapped, dtype=torch.int64, device=run.accelerator.device)
+    total: Tensor = run.accelerator.reduce(sums, reduction="sum")
+    run.reporter.log_ledger(
+        [
+            {"step": first + n + 1, "epoch": epoch, "samples": f"{value % 2**64:016x}"}
+            for n, value in enumerate(total.tolist())
+        ]
+    )
+
+
+def _agree_to_stop(run: Run, stop: StopRequest, asked_together: bool) -> bool:
+    """Whether to stop now. Several processes ask each other only where they log together."""
+    if run.accelerator.num_processes == 1:
+        return stop.signum != 0
+    if not asked_together:
+        return False
+    asked = torch.tensor([stop.signum], device=run.accelerator.device)
+    asked = run.accelerator.gather(asked)
+    stop.signum = int(asked.max())
+    return stop.signum != 0
