@@ -66,7 +66,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fill_table(model: nn.Module, batches: Iterable[EvalBatch], table: Tensor) -> None:
     """Write correct1, correct5, summed loss, count, skipped of each batch into its row."""
     for batch in batches:

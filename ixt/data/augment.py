@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,8 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
-# Eight float32 images of 224 px fill a CPU core's cache; a GPU takes all at once.
-_CPU_CHUNK = 8
+# Two images of 224 px: their float32 values still fit a CPU core's cache.
+_CPU_PIXELS = 2 * 224 * 224
 
 _LOOKUPS = (
     Op.AUTOCONTRAST,
@@ -53,9 +55,25 @@ def normalise(
 
     Source: PrefetchLoader of timm 1.0.31, to the last bit.
     """
-    scale = [torch.tensor([255 * v for v in triple]).view(3, 1, 1) for triple in (mean, std)]
-    shift, spread = (t.to(images.device, non_blocking=True) for t in scale)
-    return images.sub(shift).div_(spread)
+    # As whole images in the batch's memory order: broadcasting three numbers over channels_last
+    # would leave a CPU with loops of length three.
+    like = torch.empty_like(images[:1], dtype=torch.float32)
+    shift, spread = (
+        like.clone().copy_(torch.tensor([255 * value for value in triple]).view(3, 1, 1))
+        for triple in (mean, std)
+    )
+    result = torch.empty_like(images, dtype=torch.float32)
+    size = rows_at_once(images)
+    for part, source in zip(torch.split(result, size), torch.split(images, size), strict=True):
+        part.copy_(source).sub_(shift).div_(spread)
+    return result
+
+
+def rows_at_once(images: Tensor) -> int:
+    """How many images to work on at once: a cacheful on a CPU, all of them on a GPU."""
+    if images.device.type != "cpu":
+        return max(len(images), 1)
+    return max(1, _CPU_PIXELS // (images.shape[-2] * images.shape[-1]))
 
 
 def apply_policy(images: Tensor, table: OpTable, fill: tuple[int, ...]) -> Tensor:
@@ -89,27 +107,24 @@ def _apply_layer(images: Tensor, op: Codes, arg: Floats, kernel: Codes, colour: 
     """One operation on each image, in place."""
     rows = np.flatnonzero(np.isin(op, _LOOKUPS))
     if len(rows):
-        luts = _luts(images, rows, op[rows], arg[rows])
-        _apply(images, rows, lambda part, span: _look_up(part, luts[span]))
+        _apply(images, rows, _look_up, _luts(images, rows, op[rows], arg[rows]))
     for code, function in _WHOLE.items():
         rows = np.flatnonzero(op == code)
-        _apply(images, rows, lambda part, span, f=function, a=arg[rows]: f(part, a[span]))
+        _apply(images, rows, function, arg[rows])
     for code, k in itertools.product(GEOMETRIC, (BILINEAR, BICUBIC)):
         rows = np.flatnonzero((op == code) & (kernel == k))
-        _apply(
-            images,
-            rows,
-            lambda part, span, c=code, k=k, a=arg[rows]: warp(part, c, a[span], k, colour),
-        )
+        _apply(images, rows, partial(warp, op=code, kernel=k, fill=colour), arg[rows])
 
 
-def _apply(images: Tensor, rows: Rows, function: Callable[[Tensor, slice], Tensor]) -> None:
-    """Replace these rows of the images by what the function makes of them, a span at a time."""
-    size = _CPU_CHUNK if images.device.type == "cpu" else max(len(rows), 1)
+def _apply(
+    images: Tensor, rows: Rows, function: Callable[[Tensor, Any], Tensor], args: Floats | Tensor
+) -> None:
+    """Replace images[rows] by function(images[rows], args), a few rows at a time."""
+    size = rows_at_once(images)
     for start in range(0, len(rows), size):
-        span = slice(start, start + size)
-        index = torch.from_numpy(rows[span]).to(images.device, non_blocking=True)
-        _put(images, rows[span], index, function(images.index_select(0, index), span))
+        part = slice(start, start + size)
+        index = torch.from_numpy(rows[part]).to(images.device, non_blocking=True)
+        _put(images, rows[part], index, function(images.index_select(0, index), args[part]))
 
 
 def _put(images: Tensor, rows: Rows, index: Tensor, values: Tensor) -> None:

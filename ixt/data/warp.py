@@ -22,13 +22,13 @@ GEOMETRIC = (Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y)
 _VERTICAL = (Op.SHEAR_Y, Op.TRANSLATE_Y)
 
 
-def warp(images: Tensor, op: int, arg: Floats, kernel: int, fill: Tensor) -> Tensor:
+def warp(images: Tensor, arg: Floats, *, op: int, kernel: int, fill: Tensor) -> Tensor:
     """One geometric operation with one filter on a batch.
 
     Args:
         images: (n, 3, S, S) uint8, contiguous.
-        op: one of GEOMETRIC.
         arg: (n,) arguments, in the unit that Op gives.
+        op: one of GEOMETRIC.
         kernel: BILINEAR or BICUBIC.
         fill: (3, 1, 1) uint8, the colour outside the frame.
 
@@ -55,7 +55,7 @@ def _slide(images: Tensor, distance: Floats, cubic: bool, fill: Tensor) -> Tenso
     source = (reach + whole_t).clamp_(0, size - 1)[:, None].expand(-1, 3, -1, -1)
     taken = images.gather(3, source)
     taps = [taken[..., k : k + size].float() for k in (range(4) if cubic else (1, 2))]
-    values = _cubic(taps, _cubic_weights(part)) if cubic else _linear(*taps, part)
+    values = _cubic(taps, _cubic_weights(part)) if cubic else _linear(taps[0], taps[1], part)
     # Pillow fills by the source's centre: x + 0.5 + distance outside [0, size).
     first, stop = np.ceil(-0.5 - distance), np.ceil(size - 0.5 - distance)
     bounds = torch.from_numpy(np.stack([first, stop]).clip(0, size).astype(np.int64)).to(device)
