@@ -5,6 +5,7 @@ The only module that imports DALI.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -29,6 +30,8 @@ from ixt.data.decode import (
     stop_if_damaged,
 )
 from ixt.data.decode_torch import decode_image
+
+logger = logging.getLogger("ixt")
 
 _Columns = tuple[NDArray[Any], ...]
 _OnFailure = Callable[[Request, RuntimeError], Decoded]
@@ -65,6 +68,7 @@ class DaliDecoder:
         self._num_threads = num_threads
         self._prefetch = prefetch
         self._on_error = on_error
+        self._warned = False
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
@@ -153,7 +157,17 @@ class DaliDecoder:
             images[row] = one.images[0]
         if not damaged and not foreign:
             raise error
+        self._warn_once(foreign)
         return Decoded(images, damaged)
+
+    def _warn_once(self, foreign: list[str]) -> None:
+        if foreign and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: DALI cannot decode it, so the CPU does; each such file slows its batch down, "
+                "better convert them to JPEG",
+                foreign[0],
+            )
 
 
 class _Feed:

@@ -155,8 +155,8 @@ def _pixel_noise(
     within = torch.arange(total, device=device) - first
     number = corner + within + torch.div(within, pitch, rounding_mode="trunc") * (size - pitch)
     patches = torch.split(_normals(word, number), area.tolist(), dim=1)
-    shapes = zip(height.tolist(), width.tolist(), strict=True)
-    return [patch.unflatten(1, shape) for patch, shape in zip(patches, shapes, strict=True)]
+    sides = zip(height.tolist(), width.tolist(), strict=True)
+    return [patch.view(3, h, w) for patch, (h, w) in zip(patches, sides, strict=True)]
 
 
 def _normals(words: Tensor, numbers: Tensor) -> Tensor:

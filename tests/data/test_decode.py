@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +181,8 @@ def test_threads_use_one_torch_thread_each_and_leave_the_others_alone() -> None:
         seen = decoder._pool.map(lambda _: torch.get_num_threads(), range(12))
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
         decoder.close()
     finally:
         torch.set_num_threads(before)

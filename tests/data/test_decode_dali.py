@@ -44,6 +44,18 @@ def native(photos: dict[str, str]) -> dict[str, str]:
     return {kind: path for kind, path in photos.items() if kind != "gif"}
 
 
+@pytest.fixture
+def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no image that DALI refuses pass for one that it decoded."""
+    from ixt.data import decode_dali
+
+    def refuse(path: str, *_: object) -> None:
+        raise AssertionError(f"{path} was not decoded by DALI")
+
+    monkeypatch.setattr(decode_dali, "decode_image", refuse)
+
+
+@pytest.mark.usefixtures("no_fallback")
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_pixels_are_close_to_pillows(native: dict[str, str], mode: str) -> None:
     request = odd_images.plan(list(native.values()), mode, size=224)
@@ -57,6 +69,7 @@ def test_pixels_are_close_to_pillows(native: dict[str, str], mode: str) -> None:
     assert difference.max() <= 14
 
 
+@pytest.mark.usefixtures("no_fallback")
 def test_pixels_depend_on_neither_batch_nor_threads_nor_order(native: dict[str, str]) -> None:
     request = odd_images.plan(list(native.values()), "train")
     whole = decode_all(request, [13], num_threads=1)
@@ -78,9 +91,13 @@ def test_batches_stay_as_they_are_while_later_ones_are_decoded(native: dict[str,
     assert held[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_gif_gets_the_pixels_of_the_torch_decoder(photos: dict[str, str]) -> None:
+def test_a_gif_gets_the_pixels_of_the_torch_decoder_and_one_warning(
+    photos: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     request = odd_images.plan([photos["small"], photos["gif"], photos["grey"]], "train")
-    (batch,) = dali_decoder().stream([request])
+    batch, again = dali_decoder().stream([request, request])
+    assert torch.equal(batch.images, again.images)
+    assert [record.args for record in caplog.records] == [(photos["gif"],)]
     other = make_decoder("torch", device=CPU, num_threads=1, prefetch=1, on_error="stop")
     (reference,) = other.stream([request])
     other.close()

@@ -1,0 +1,57 @@
+"""Shared by all tests: a small real image set and a recipe that trains on it in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from ixt.data.demo import write_demo
+from ixt.recipe import Recipe, parse_recipe
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits as JPEG files in the ImageNet layout."""
+    return write_demo(tmp_path_factory.mktemp("digits"), image_size=32).root
+
+
+@pytest.fixture(scope="session")
+def tiny_sections(digits: Path) -> dict[str, dict[str, object]]:
+    """A recipe as plain data: a two-epoch run of a very small InceptionNeXt, all parts on."""
+    return {
+        "model": {
+            "name": "inceptionnext_atto",
+            "drop_path_rate": 0.1,
+            "kwargs": {"depths": [1, 1, 1, 1], "dims": [16, 16, 32, 32]},
+        },
+        "data": {"root": str(digits), "num_threads": 1},
+        "augment": {
+            "image_size": 32,
+            "policy": "rand-m5-mstd0.5-inc1",
+            "erase_prob": 0.25,
+            "mixup_alpha": 0.8,
+            "cutmix_alpha": 1.0,
+        },
+        "optim": {"lr": 2e-3, "label_smoothing": 0.1, "max_norm": 1.0},
+        "schedule": {"epochs": 2, "warmup_epochs": 1, "unit": "update"},
+        "ema": {"decay": 0.9},
+        "engine": {"global_batch_size": 256, "micro_batch_size": 64},
+        "eval": {"batch_size": 120, "crop_pct": 1.0},
+        "run": {"log_every_steps": 2, "trackers": []},
+    }
+
+
+@pytest.fixture
+def tiny(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
+    """The recipe of `tiny_sections`."""
+    return parse_recipe(tiny_sections)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps its state in the process; each test starts without any."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

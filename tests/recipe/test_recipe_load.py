@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ixt.errors import RecipeError
+from ixt.recipe import dump_recipe, find_recipe, load_recipe
+
+MINIMAL = "model: {name: resnet18}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "x.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value).replace(str(path), "x.yaml").splitlines()
+
+
+def test_every_problem_is_reported_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "optim:\n  lrr: 1\n  lr: fast\nepochs: 3\n")
+    assert problems(path) == [
+        "x.yaml:4: optim.lr: is 'fast'; input should be a valid number, "
+        "unable to parse string as a number",
+        "x.yaml:3: optim.lrr: unknown key; did you mean optim.lr?",
+        "x.yaml:5: epochs: unknown key; did you mean schedule.epochs?",
+    ]
+
+
+def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert problems(path, "engine.precision=int4") == [
+        "--set engine.precision=int4: engine.precision: is 'int4'; "
+        "input should be 'fp32', 'bf16' or 'fp16'"
+    ]
+    assert "section.key=value" in problems(path, "optim.lr")[0]
+
+
+def test_the_same_key_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "optim:\n  lr: 1.0\n  lr: 2.0\n")
+    assert problems(path)[0].startswith("x.yaml:4: found duplicate key")
+
+
+def test_numbers_and_booleans_mean_what_a_person_means(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "optim: {lr: 5e-5}\nengine: {channels_last: no}\n")
+    recipe = load_recipe(path, ["engine.compile=yes", "optim.weight_decay=1e-2"])
+    assert recipe.optim.lr == 5e-5
+    assert recipe.optim.weight_decay == 0.01
+    assert recipe.engine.channels_last is False
+    assert recipe.engine.compile is True
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "engine: {global_batch_size: 100, micro_batch_size: 64}\n")
+    assert problems(path) == [
+        "x.yaml:2: engine: global_batch_size 100 is not a multiple of micro_batch_size 64; "
+        "change one of them"
+    ]
+
+
+def test_a_micro_batch_must_hold_whole_mixing_groups(tmp_path: Path) -> None:
+    text = MINIMAL + "augment: {mixup_alpha: 1, mixing_group: 48}\n"
+    assert "not a multiple of augment.mixing_group 48" in problems(write(tmp_path, text))[0]
+
+
+def test_the_resolved_recipe_loads_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["data.root=/some where"])
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
+def test_a_shipped_recipe_is_found_by_its_bare_name() -> None:
+    assert find_recipe("inceptionnext_tiny").name == "inceptionnext_tiny.yaml"
+    with pytest.raises(RecipeError, match="near ones: inceptionnext_tiny"):
+        find_recipe("inceptionnext_tyny")

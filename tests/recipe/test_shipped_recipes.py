@@ -1,0 +1,95 @@
+"""The shipped recipes resolve to the numbers that the paper's code really applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ixt.data.policy import parse_policy
+from ixt.models import create_model
+from ixt.optim import learning_rate
+from ixt.recipe import Recipe, find_recipe, load_recipe
+
+IMAGES = 1_281_167
+FILES = sorted(find_recipe("demo").parent.glob("*.yaml"))
+LONG = [  # trained with 4096 images per update over 310 epochs
+    "inceptionnext_tiny",
+    "inceptionnext_small",
+    "inceptionnext_base",
+    "convnext_tiny",
+    *(f"convnext_tiny_{v}" for v in ("k5", "k3", "k3_par1_2", "k3_par3_8", "k3_par1_4")),
+    *(f"convnext_tiny_k3_par1_{n}" for n in (8, 16)),
+    "resnet50",
+]
+
+
+def load(name: str) -> Recipe:
+    return load_recipe(find_recipe(name))
+
+
+def curve(recipe: Recipe) -> list[float]:
+    at = learning_rate(recipe.schedule, recipe.optim.lr, 10)
+    return [at(10 * epoch + 9) for epoch in range(recipe.schedule.total_epochs)]
+
+
+def test_all_recipes_are_here() -> None:
+    expected = {*LONG, "inceptionnext_atto", "inceptionnext_base_384", "demo"}
+    assert {path.stem for path in FILES} == expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_recipe_names_a_model_and_a_policy_that_exist(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert path.read_text().startswith("# ")
+    assert parse_policy(recipe.augment.policy or "") is not None
+    create_model(recipe.model.name, num_classes=10, drop_path_rate=recipe.model.drop_path_rate)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_long_recipes_peak_at_3_956e_3_and_cool_down_to_epoch_310(name: str) -> None:
+    rates = curve(load(name))
+    assert len(rates) == 310
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[1] == pytest.approx(2.0095e-4)
+    assert max(rates) == rates[20] == pytest.approx(3.956e-3, rel=2e-4)
+    assert rates[299] == pytest.approx(1.0109e-5, rel=1e-4)
+    assert rates[300:] == [pytest.approx(1e-5)] * 10
+
+
+def test_atto_peaks_at_9_998e_4_and_ends_after_610_epochs() -> None:
+    rates = curve(load("inceptionnext_atto"))
+    assert len(rates) == 610
+    assert max(rates) == pytest.approx(9.998e-4, rel=1e-4)
+
+
+def test_the_384_px_recipe_holds_5e_5_for_30_epochs() -> None:
+    assert curve(load("inceptionnext_base_384")) == [pytest.approx(5e-5)] * 30
+
+
+@pytest.mark.parametrize(
+    ("name", "updates"),
+    [
+        ("inceptionnext_tiny", 312),
+        ("inceptionnext_atto", 1000),
+        ("inceptionnext_base_384", 1251),
+    ],
+)
+def test_updates_per_epoch_are_the_papers(name: str, updates: int) -> None:
+    assert IMAGES // load(name).engine.global_batch_size == updates
+
+
+@pytest.mark.parametrize(
+    ("name", "drop_path", "ema"),
+    [
+        ("inceptionnext_tiny", 0.1, None),
+        ("inceptionnext_small", 0.3, None),
+        ("inceptionnext_base", 0.4, None),
+        ("inceptionnext_atto", 0.1, None),
+        ("inceptionnext_base_384", 0.7, 0.9999),
+        ("convnext_tiny_k3_par1_8", 0.1, 0.9999),
+    ],
+)
+def test_drop_path_and_ema_are_the_papers(name: str, drop_path: float, ema: float | None) -> None:
+    recipe = load(name)
+    assert (recipe.model.drop_path_rate, recipe.ema.decay) == (drop_path, ema)

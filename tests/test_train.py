@@ -1,0 +1,162 @@
+"""The promise of the trainer: a run is a function of its recipe, however it is cut up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ixt import train as training
+from ixt.checkpoint import checkpoint_folders
+from ixt.errors import CheckpointError, DataError, Diverged, Interrupted
+from ixt.recipe import Recipe, dump_recipe, parse_recipe
+from ixt.train import train
+
+STEPS = 10  # 5 updates per epoch, 2 epochs
+
+
+def rows(run_dir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
+
+
+def final(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint."""
+    folder = checkpoint_folders(run_dir)[-1]
+    assert folder.name == f"step-{STEPS:09d}"
+    return {
+        f"{file.stem}/{name}": tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    one, other = final(left), final(right)
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert different == []
+    assert rows(left, "ledger.jsonl") == rows(right, "ledger.jsonl")
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, tiny_sections: dict[str, dict[str, object]]
+) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(parse_recipe(tiny_sections), run_dir)
+    return run_dir
+
+
+def test_a_run_leaves_its_recipe_logs_ledger_and_checkpoints(unbroken: Path) -> None:
+    names = {path.name for path in unbroken.iterdir()}
+    assert {"recipe.yaml", "machine.json", "metrics.jsonl", "ledger.jsonl"} <= names
+    epochs = [row for row in rows(unbroken) if row["kind"] == "epoch"]
+    assert [row["step"] for row in epochs] == [5, 10]
+    assert all(row["count"] == row["ema_count"] == 360 for row in epochs)
+    steps = [row for row in rows(unbroken) if row["kind"] == "steps"]
+    assert [row["step"] for row in steps] == [2, 4, 5, 6, 8, 10]
+    assert all(row["loss"] > 0 and row["images_per_s"] > 0 for row in steps)
+    assert len(rows(unbroken, "ledger.jsonl")) == STEPS
+
+
+def test_the_same_seed_twice_gives_the_same_bits(
+    unbroken: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    train(tiny, tmp_path / "again")
+    assert_same_run(unbroken, tmp_path / "again")
+
+
+def test_another_seed_gives_other_weights_and_another_ledger(
+    unbroken: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    other = tiny.model_copy(update={"run": tiny.run.model_copy(update={"seed": 7})})
+    train(other, tmp_path / "other")
+    assert rows(tmp_path / "other", "ledger.jsonl") != rows(unbroken, "ledger.jsonl")
+    name = "model/stem.0.weight"
+    assert not torch.equal(final(tmp_path / "other")[name], final(unbroken)[name])
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 8])
+def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
+    unbroken: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    step = training.train_step
+
+    def stopping(run: Any, number: int, *rest: Any) -> None:
+        step(run, number, *rest)
+        if number + 1 == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(Interrupted, match=f"step {stop_at}"):
+        train(tiny, tmp_path / "run")
+    monkeypatch.undo()
+    train(tiny, tmp_path / "run", resume=True)
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+def test_two_processes_see_the_samples_of_one(
+    unbroken: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text(dump_recipe(tiny))
+    command = [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"]
+    done = subprocess.run(
+        [*command, "--num-processes", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "run", "ledger.jsonl") == rows(unbroken, "ledger.jsonl")
+    losses = [
+        [row["loss"] for row in rows(run) if row["kind"] == "steps"]
+        for run in (tmp_path / "run", unbroken)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_a_run_folder_that_holds_a_run_is_not_overwritten(unbroken: Path, tiny: Recipe) -> None:
+    with pytest.raises(CheckpointError, match="holds a run already; add --resume"):
+        train(tiny, unbroken)
+
+
+def test_another_recipe_does_not_resume(unbroken: Path, tiny: Recipe) -> None:
+    other = tiny.model_copy(update={"optim": tiny.optim.model_copy(update={"lr": 1.0})})
+    with pytest.raises(CheckpointError, match=r"optim\.lr was 0\.002 and is 1\.0"):
+        train(other, unbroken, resume=True)
+
+
+def test_nothing_to_resume_is_an_error(tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint to resume"):
+        train(tiny, tmp_path / "empty", resume=True)
+
+
+def test_an_infinite_loss_stops_with_step_and_learning_rate(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = training.open_run
+
+    def poisoned(*arguments: Any) -> Any:
+        run = opened(*arguments)
+        loss = run.loss
+        run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
+        return run
+
+    monkeypatch.setattr(training, "open_run", poisoned)
+    with pytest.raises(Diverged, match=r"loss is inf in step 0 at learning rate 1\.000e-06"):
+        train(tiny, tmp_path / "run")
+
+
+def test_a_global_batch_larger_than_the_data_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    engine = tiny.engine.model_copy(update={"global_batch_size": 4096})
+    with pytest.raises(DataError, match="1437 images, fewer than engine.global_batch_size 4096"):
+        train(tiny.model_copy(update={"engine": engine}), tmp_path / "run")
