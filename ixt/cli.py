@@ -250,7 +250,7 @@ def data_index(
     from ixt.data.index import load_index
 
     for split in ("train", "val"):
-        index = load_index(folder, split)  # type: ignore[arg-type]
+        index = load_index(folder, split)
         print(
             f"{index.folder}: {len(index)} images, {len(index.classes)} classes, "
             f"{len(index.unreadable)} unreadable"

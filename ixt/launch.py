@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -44,6 +45,8 @@ def launch(arguments: list[str], num_processes: int) -> int:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
     )
+    # A failed process has said what is wrong; the agent's report of it says nothing more.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         os.environ[ERROR_FOLDER] = folder

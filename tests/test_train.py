@@ -103,9 +103,7 @@ def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
     assert_same_run(unbroken, tmp_path / "run")
 
 
-def test_two_processes_see_the_samples_of_one(
-    unbroken: Path, tiny: Recipe, tmp_path: Path
-) -> None:
+def test_two_processes_see_the_samples_of_one(unbroken: Path, tiny: Recipe, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(dump_recipe(tiny))
     command = [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"]
     done = subprocess.run(
@@ -158,5 +156,5 @@ def test_an_infinite_loss_stops_with_step_and_learning_rate(
 
 def test_a_global_batch_larger_than_the_data_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     engine = tiny.engine.model_copy(update={"global_batch_size": 4096})
-    with pytest.raises(DataError, match="1437 images, fewer than engine.global_batch_size 4096"):
+    with pytest.raises(DataError, match=r"1437 images, fewer than engine\.global_batch_size 4096"):
         train(tiny.model_copy(update={"engine": engine}), tmp_path / "run")

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from timm.data import mixup as timm_mixup
+from torch import Tensor
+
+from ixt.data.mixing import MixTable, draw_mix, mix_images, mix_targets, smooth_targets
+
+UNLIKELY = 0.005
+GROUP, CLASSES, SIZE = 6, 10, 24
+
+
+def drawn(count: int, **changes: float) -> MixTable:
+    """A table of `count` groups with the paper's settings."""
+    settings = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, **changes}
+    return draw_mix((42, 5, np.arange(count)), image_size=SIZE, **settings)
+
+
+def images_and_labels(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=generator)
+    return images.to(torch.uint8), torch.randint(0, CLASSES, (count,), generator=generator)
+
+
+def timms(
+    images: Tensor, labels: Tensor, table: MixTable, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, Tensor]:
+    """One group through timm's FastCollateMixup, given the table's only draw."""
+    lam, top, left, height, width = (float(table.lam[0]), *table.box[0].tolist())
+    collate = timm_mixup.FastCollateMixup(label_smoothing=0.1, num_classes=CLASSES)
+    monkeypatch.setattr(collate, "_params_per_batch", lambda: (lam, bool(table.cutmix[0])))
+    box = (top, top + height, left, left + width)
+    monkeypatch.setattr(timm_mixup, "cutmix_bbox_and_lam", lambda *_, **__: (box, lam))
+    return collate([(x.numpy(), int(y)) for x, y in zip(images, labels, strict=True)])
+
+
+def test_images_and_targets_are_timms_given_its_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = drawn(20)
+    assert 0 < table.cutmix.sum() < 20
+    images, labels = images_and_labels(20 * GROUP)
+    mixed = mix_images(images, table, GROUP)
+    targets = mix_targets(labels, CLASSES, 0.1, table, GROUP)
+    for group in range(20):
+        span = slice(group * GROUP, (group + 1) * GROUP)
+        theirs = timms(images[span], labels[span], table.take([group]), monkeypatch)
+        assert torch.equal(mixed[span], theirs[0])
+        assert torch.equal(targets[span], theirs[1])
+
+
+def test_a_group_is_mixed_the_same_in_any_batch_and_memory_order() -> None:
+    table = drawn(8, prob=0.7)
+    images, labels = images_and_labels(8 * GROUP)
+    before = images.clone()
+    mixed = mix_images(images, table, GROUP)
+    targets = mix_targets(labels, CLASSES, 0.1, table, GROUP)
+    assert torch.equal(images, before)
+    for group in range(8):
+        span = slice(group * GROUP, (group + 1) * GROUP)
+        own = images[span].contiguous(memory_format=torch.channels_last)
+        assert torch.equal(mix_images(own, table.take([group]), GROUP), mixed[span])
+        alone = mix_targets(labels[span], CLASSES, 0.1, table.take([group]), GROUP)
+        assert torch.equal(alone, targets[span])
+
+
+def test_many_pairs_are_mixed_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ixt.data import augment
+
+    table = MixTable(np.array([0.3]), np.array([False]), np.zeros((1, 4), np.int32))
+    images, _ = images_and_labels(14)
+    whole = mix_images(images, table, 14)
+    monkeypatch.setattr(augment, "_CPU_PIXELS", 3 * SIZE * SIZE)
+    assert torch.equal(mix_images(images, table, 14), whole)
+    x = images.double()
+    assert (whole - (0.3 * x + 0.7 * x.flip(0))).abs().max() <= 0.5001
+
+
+def test_without_mixing_images_pass_and_targets_are_smoothed() -> None:
+    table = drawn(2, prob=0.0)
+    assert (table.lam == 1.0).all() and not table.cutmix.any() and not table.box.any()
+    images, labels = images_and_labels(2 * GROUP)
+    assert mix_images(images, table, GROUP) is images
+    expected = smooth_targets(labels, CLASSES, 0.1)
+    assert torch.equal(mix_targets(labels, CLASSES, 0.1, table, GROUP), expected)
+    assert torch.equal(smooth_targets(labels, CLASSES, 0.0), torch.eye(CLASSES)[labels])
+    assert expected[0, labels[0]] == pytest.approx(0.91)
+    assert expected.sum(dim=1).tolist() == pytest.approx([1.0] * len(labels))
+
+
+def test_an_image_left_out_has_no_target_of_its_own() -> None:
+    labels = torch.tensor([3, -1, 4, 5])
+    smooth = smooth_targets(labels, CLASSES, 0.1)
+    assert not smooth[1].any() and smooth[[0, 2, 3]].all()
+    table = MixTable(np.array([0.75]), np.array([False]), np.zeros((1, 4), np.int32))
+    mixed = mix_targets(labels, CLASSES, 0.1, table, 4)
+    assert torch.equal(mixed[1], 0.25 * smooth[2])
+    assert torch.equal(mixed[2], 0.75 * smooth[2])
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    images, labels = images_and_labels(9)
+    table = drawn(3)
+    with pytest.raises(ValueError, match="9 images for 3 groups of 3"):
+        mix_images(images, table, 3)
+    with pytest.raises(ValueError, match="9 images for 3 groups of 4"):
+        mix_targets(labels, CLASSES, 0.1, table, 4)
+    with pytest.raises(ValueError, match="both 0"):
+        drawn(1, mixup_alpha=0.0, cutmix_alpha=0.0)
+
+
+def test_draws_depend_on_their_own_group_only() -> None:
+    whole = drawn(50)
+    some = draw_mix((42, 5, np.array([49, 2])), image_size=SIZE, mixup_alpha=0.8, cutmix_alpha=1.0)
+    for name in ("lam", "cutmix", "box"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole.take([49, 2]), name))
+    assert len(some) == 2
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
+def test_mixup_lambda_is_beta_distributed(alpha: float) -> None:
+    lam = drawn(100_000, mixup_alpha=alpha, cutmix_alpha=0.0).lam
+    assert stats.kstest(lam, stats.beta(alpha, alpha).cdf).pvalue > UNLIKELY
+
+
+def test_cutmix_boxes_and_lambda_are_distributed_as_timms() -> None:
+    table = drawn(20_000, mixup_alpha=0.0)
+    assert table.cutmix.all()
+    box = table.box.astype(int)
+    np.testing.assert_array_equal(table.lam, 1.0 - box[:, 2] * box[:, 3] / float(SIZE**2))
+    np.random.seed(0)
+    theirs = []
+    for _ in range(20_000):
+        lam = np.random.beta(1.0, 1.0)
+        (y0, y1, x0, x1), lam = timm_mixup.cutmix_bbox_and_lam((3, SIZE, SIZE), lam)
+        theirs.append((lam, y0, x0, y1 - y0, x1 - x0))
+    ours = np.column_stack([table.lam, box])
+    for mine, other in zip(ours.T, np.array(theirs).T, strict=True):
+        assert stats.ks_2samp(mine, other).pvalue > UNLIKELY
+
+
+def test_mixing_and_switching_have_the_given_probabilities() -> None:
+    table = drawn(50_000, prob=0.6, switch_prob=0.3)
+    kept = (table.lam == 1.0) & ~table.cutmix
+    counts = [kept.sum(), (~kept & ~table.cutmix).sum(), table.cutmix.sum()]
+    expected = np.array([0.4, 0.6 * 0.7, 0.6 * 0.3]) * 50_000
+    assert stats.chisquare(counts, expected).pvalue > UNLIKELY
+
+
+@pytest.mark.gpu
+def test_a_gpu_mixes_to_the_same_pixels_and_targets() -> None:
+    table = drawn(8)
+    images, labels = images_and_labels(8 * GROUP)
+    there = mix_images(images.cuda(), table, GROUP).cpu()
+    assert torch.equal(there, mix_images(images, table, GROUP))
+    targets = mix_targets(labels.cuda(), CLASSES, 0.1, table, GROUP).cpu()
+    torch.testing.assert_close(targets, mix_targets(labels, CLASSES, 0.1, table, GROUP))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ixt.recipe import Recipe, dump_recipe
+
+HEAVY = ("torch", "timm", "accelerate", "deepspeed", "nvidia", "numpy", "pydantic")
+
+
+def ixt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ixt", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(*arguments: str, cwd: Path | None = None) -> str:
+    """The single line on stderr of a command that must exit with status 2."""
+    done = ixt(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny: Recipe) -> Path:
+    """A folder with the tiny recipe in x.yaml."""
+    schedule = tiny.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
+    (tmp_path / "x.yaml").write_text(dump_recipe(tiny.model_copy(update={"schedule": schedule})))
+    return tmp_path
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['ixt', '--help']\nfrom ixt.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "finetune" in done.stdout
+
+
+def test_every_command_has_help() -> None:
+    for command in ("train", "finetune", "eval", "predict", "bench", "data"):
+        done = ixt(command, "--help")
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+
+
+def test_train_eval_predict_and_finetune_work_together(here: Path, digits: Path) -> None:
+    assert ixt("train", "x.yaml", "--run-dir", "run", cwd=here).returncode == 0
+    results = ("--results", "out.json")
+    done = ixt("eval", "run", "--data", str(digits), *results, cwd=here)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((here / "out.json").read_text())
+    row = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert numbers["weights"] == "ema"
+    assert (numbers["top1"], numbers["count"]) == (row["ema_top1"], 360)
+    image = next((digits / "val").rglob("*.j*"))
+    done = ixt("predict", "run", str(image), "--top", "1", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert str(image) in done.stdout
+    command = ("finetune", "x.yaml", "--from", "run", "--run-dir", "tuned")
+    done = ixt(*command, "--set", "optim.lr=1e-6", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "started from its ema weights" in done.stderr
+    tuned = json.loads((here / "tuned" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert tuned["ema_top1"] == pytest.approx(row["ema_top1"], abs=5)
+
+
+def test_bench_measures_both_layouts_of_both_modes(tmp_path: Path) -> None:
+    sizes = ("--batch-size", "2", "--image-size", "32", "--seconds", "0.2")
+    command = ("bench", "resnet18", *sizes, "--precision", "fp32", "--results", "b.json")
+    done = ixt(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert {(row["mode"], row["channels_last"]) for row in rows} == {
+        ("train", False),
+        ("train", True),
+        ("infer", False),
+        ("infer", True),
+    }
+    assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in rows)
+
+
+def test_mistakes_are_one_line_and_status_2(here: Path, tmp_path: Path) -> None:
+    assert "no such recipe" in refused("train", "nowhere.yaml", cwd=here)
+    assert "unknown key" in refused("train", "x.yaml", "--set", "optim.lrr=1", cwd=here)
+    missing = refused("train", "x.yaml", "--data", "nowhere", cwd=here)
+    assert "nowhere" in missing
+    unknown = refused("train", "x.yaml", "--set", "model.name=inceptionnext_tyny", cwd=here)
+    assert "inceptionnext_tiny" in unknown
+    locked = refused("train", "x.yaml", "--run-dir", "/proc/run", cwd=here)
+    assert "cannot write there" in locked
+    assert "no checkpoint" in refused("train", "x.yaml", "--resume", "--run-dir", "none", cwd=here)
+
+
+def test_a_wrong_number_of_classes_is_refused(here: Path) -> None:
+    line = refused("train", "x.yaml", "--set", "model.num_classes=12", cwd=here)
+    assert "holds 10 classes, the model has 12 outputs" in line
+
+
+def test_a_mistake_met_by_two_processes_is_said_once(here: Path) -> None:
+    command = ("train", "x.yaml", "--num-processes", "2", "--set", "optim.name=adamax2")
+    assert "adamax2" in refused(*command, cwd=here)
