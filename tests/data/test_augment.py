@@ -72,7 +72,7 @@ def with_pillow(image: Tensor, op: int, arg: float, kernel: int) -> Tensor:
     """One (3, S, S) image through timm's own function."""
     if op == Op.IDENTITY:
         return image
-    values = [] if op in WITHOUT_ARGUMENT else [int(arg) if op in WHOLE_ARGUMENT else arg]
+    values = [] if op in WITHOUT_ARGUMENT else [(int if op in WHOLE_ARGUMENT else float)(arg)]
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     done = NAME_TO_OP[TIMM_NAMES[Op(op)]](
         picture, *values, resample=PILLOW_FILTERS[kernel], fillcolor=FILL
