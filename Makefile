@@ -21,7 +21,7 @@ demo: $(STAMP)  ## Write a small real image set, train on it, print its top-1.
 	rm -rf runs/demo
 	$(BIN)/ixt train recipes/demo.yaml --data demo-data --run-dir runs/demo
 	$(BIN)/ixt eval runs/demo --data demo-data
-	@echo "Next:  $(BIN)/ixt predict runs/demo demo-data/val/*/*.jpg --top 1"
+	@echo "Next:  $(BIN)/ixt predict runs/demo demo-data/val/*/*.jpeg --top 1"
 	@echo "       $(BIN)/ixt train recipes/inceptionnext_tiny.yaml --data /path/to/imagenet"
 
 lint: $(STAMP)  ## Check style.

@@ -200,7 +200,7 @@ def predict(
 ) -> None:
     """Name what the images show.
 
-    Example: `ixt predict runs/demo demo-data/val/*/*.jpg --top 1`
+    Example: `ixt predict runs/demo demo-data/val/*/*.jpeg --top 1`
     """
     from ixt.predict import predict as predict_images
 

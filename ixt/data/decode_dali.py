@@ -78,7 +78,7 @@ class DaliDecoder:
         """Do nothing: a pipeline goes with the stream that it serves."""
 
     def _decode(self, feed: _Feed, on_failure: _OnFailure) -> Iterator[Decoded]:
-        while (first := feed.peek()) is not None:
+        while (first := feed.restart()) is not None:
             error = yield from self._run_pipeline(feed, len(first.paths))
             if error is not None:
                 yield on_failure(feed.pop(), error)
@@ -179,8 +179,8 @@ class _Feed:
         self._taken: deque[Request] = deque()
         self._error: Exception | None = None
 
-    def peek(self) -> Request | None:
-        """The next request for a new pipeline; None at the end.
+    def restart(self) -> Request | None:
+        """Take back what the last pipeline did not deliver; the first request, None at the end.
 
         Raises:
             Exception: what the requests raised, once all before it are decoded.
