@@ -36,7 +36,7 @@ typecheck: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
 test: lint typecheck  ## Lint, types and the CPU test suite.
-	OMP_NUM_THREADS=2 $(BIN)/pytest -q
+	$(BIN)/pytest -q
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device.
 	$(BIN)/pytest -q -m gpu
