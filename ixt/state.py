@@ -20,6 +20,8 @@ from ixt.errors import CheckpointError
 
 Named = dict[str, Tensor]
 
+_GROUP = "group:"  # no parameter's name has a colon
+
 
 def capture(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
@@ -109,10 +111,13 @@ def _optimizer_state(
         for key, value in state["state"].get(number, {}).items():
             kind = tensors if isinstance(value, Tensor) else scalars
             kind[f"{name}/{key}"] = value
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in state["param_groups"]
-    ]
+    groups = []
+    for number, group in enumerate(state["param_groups"]):
+        group.pop("params")
+        # Some optimizers count their steps in the group, as a tensor.
+        own = {key: value for key, value in group.items() if isinstance(value, Tensor)}
+        tensors |= {f"{_GROUP}{number}/{key}": value for key, value in own.items()}
+        groups.append({key: value for key, value in group.items() if key not in own})
     return _to_cpu(tensors), {"parameters": scalars, "groups": groups}
 
 
@@ -121,14 +126,16 @@ def _load_optimizer(
 ) -> None:
     """Build the state dict that torch expects, so that it places and casts each value itself."""
     saved = checkpoint.state["optimizer"]
-    named = {**checkpoint.tensors("optimizer"), **saved["parameters"]}
-    numbers = {name: n for n, name in enumerate(_parameter_names(model, optimizer))}
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in named.items():
-        name, _, field = key.rpartition("/")
-        state.setdefault(numbers[name], {})[field] = value
     groups = optimizer.state_dict()["param_groups"]
     for group, values in zip(groups, saved["groups"], strict=True):
         # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
         group |= {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    numbers = {name: n for n, name in enumerate(_parameter_names(model, optimizer))}
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**checkpoint.tensors("optimizer"), **saved["parameters"]}.items():
+        owner, _, key = name.rpartition("/")
+        if owner.startswith(_GROUP):
+            groups[int(owner.removeprefix(_GROUP))][key] = value
+        else:
+            state.setdefault(numbers[owner], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})

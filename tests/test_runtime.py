@@ -28,7 +28,7 @@ def test_processes_that_cannot_share_the_update_are_refused(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(EngineError, match="4 micro-batches per update .* by 3 processes"):
+    with pytest.raises(EngineError, match=r"4 micro-batches per update .* by 3 processes"):
         build_accelerator(tiny, tmp_path)
 
 
