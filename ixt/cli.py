@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -44,6 +45,10 @@ ProcessesOption = Annotated[
 ]
 
 
+# A full disk, a used-up quota, a missing permission, a read-only file system.
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
 def main() -> None:
     """Run the program; a known error is one line and exit status 2."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -53,6 +58,11 @@ def main() -> None:
         if os.environ.get("IXT_DEBUG"):
             raise
         _tell(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _MENDABLE or os.environ.get("IXT_DEBUG"):
+            raise
+        _tell(f"{error.filename or 'a file'}: {error.strerror}; make room or allow it, then go on")
         sys.exit(2)
     except Interrupted as error:
         _tell(f"{error}; go on with --resume")

@@ -47,7 +47,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
     _set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     _set_math(recipe, cuda)
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="no" if engine.precision == "fp32" else engine.precision,
             gradient_accumulation_steps=engine.micro_batches // processes,
@@ -65,6 +65,18 @@ def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
         ) from error
     except ValueError as error:  # an unknown or missing tracker
         raise EngineError(f"run.trackers: {error}") from error
+    _check_trackers(accelerator, recipe.run.trackers)
+    return accelerator
+
+
+def _check_trackers(accelerator: Accelerator, wanted: tuple[str, ...]) -> None:
+    """Refuse a tracker that is not installed: Accelerate leaves it out without a word."""
+    there = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise EngineError(
+            f"run.trackers: {missing[0]} is not installed; install it with pip, or leave it out"
+        )
 
 
 def _set_threads(local_processes: int) -> None:

@@ -32,6 +32,17 @@ def test_processes_that_cannot_share_the_update_are_refused(
         build_accelerator(tiny, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tracker", "message"), [("aim", "aim is not installed"), ("foo", "Unsupported .*foo")]
+)
+def test_a_tracker_that_would_not_record_is_refused(
+    tiny: Recipe, tmp_path: Path, tracker: str, message: str
+) -> None:
+    run = tiny.run.model_copy(update={"trackers": ("tensorboard", tracker)})
+    with pytest.raises(EngineError, match=message):
+        build_accelerator(tiny.model_copy(update={"run": run}), tmp_path)
+
+
 def test_accumulation_is_derived(tiny: Recipe, tmp_path: Path) -> None:
     assert build_accelerator(tiny, tmp_path).gradient_accumulation_steps == 4
 
