@@ -25,7 +25,7 @@ from ixt.ema import Ema
 from ixt.errors import CheckpointError, DataError
 from ixt.models import create_model
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
-from ixt.recipe import Recipe, dump_recipe, load_recipe
+from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
 from ixt.runtime import build_accelerator, cores_per_process, describe_machine, seed_model
 
@@ -159,7 +159,9 @@ def _settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
         group = group or old.augment.mixing_group
         recipe = _with_group(recipe, group)
         _check_same(old, recipe, file)
-    return _with_group(recipe, group or recipe.mixing_group)
+    settled = _with_group(recipe, group or recipe.mixing_group)
+    # Checked again: the group of the run may not fit another micro-batch.
+    return parse_recipe(settled.model_dump(mode="json"), str(file))
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:

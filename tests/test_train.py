@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
-from ixt.errors import CheckpointError, DataError, Diverged, Interrupted
+from ixt.errors import CheckpointError, DataError, Diverged, Interrupted, RecipeError
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.train import train
 
@@ -178,6 +179,21 @@ def test_another_recipe_does_not_resume(unbroken: Path, tiny: Recipe) -> None:
     other = tiny.model_copy(update={"optim": tiny.optim.model_copy(update={"lr": 1.0})})
     with pytest.raises(CheckpointError, match=r"optim\.lr was 0\.002 and is 1\.0"):
         train(other, unbroken, resume=True)
+
+
+def test_a_finished_epoch_goes_on_with_other_micro_batches_but_the_same_samples(
+    unbroken: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    def with_micro_batch(size: int) -> Recipe:
+        engine = tiny.engine.model_copy(update={"micro_batch_size": size})
+        return tiny.model_copy(update={"engine": engine})
+
+    shutil.copytree(unbroken, tmp_path / "run")
+    shutil.rmtree(checkpoint_folders(tmp_path / "run")[-1])
+    with pytest.raises(RecipeError, match=r"32 is not a multiple of augment\.mixing_group 64"):
+        train(with_micro_batch(32), tmp_path / "run", resume=True)
+    train(with_micro_batch(128), tmp_path / "run", resume=True)
+    assert rows(tmp_path / "run", "ledger.jsonl") == rows(unbroken, "ledger.jsonl")
 
 
 def test_nothing_to_resume_is_an_error(tiny: Recipe, tmp_path: Path) -> None:
