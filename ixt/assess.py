@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 
+from ixt.checkpoint import sha256
 from ixt.data.classes import output_classes
 from ixt.data.index import load_index
 from ixt.errors import ModelError
@@ -52,7 +51,7 @@ def assess(
     model, loaded, class_names = load_model(
         checkpoint, recipe, info, index.classes, prefer_ema=prefer_ema
     )
-    model = prepare_model(accelerator, model)
+    model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = build_eval_loader(recipe, index, class_names, accelerator)
     accuracy = evaluate(model, loader, accelerator.device)
     accelerator.end_training()
@@ -60,7 +59,7 @@ def assess(
         **accuracy.row(),
         "model": recipe.model.name,
         "checkpoint": str(loaded.file),
-        "sha256": _sha256(loaded.file),
+        "sha256": sha256(loaded.file),
         "weights": loaded.kind,
         "data": str(index.folder),
         "image_size": recipe.eval_size,
@@ -132,20 +131,9 @@ def load_model(
     return model, loaded, names
 
 
-def prepare_model(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """Put a model on the device, under the precision, for evaluation only."""
-    prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
-    return prepared
-
-
 def _num_classes(checkpoint: Path, recipe: Recipe) -> int:
     """Outputs of a foreign file: what its classifier, the last two-dimensional weight, has."""
     if recipe.model.num_classes is not None:
         return recipe.model.num_classes
     matrices = [t for t in read_weights(checkpoint).state.values() if t.ndim == 2]
     return len(matrices[-1]) if matrices else 1000
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

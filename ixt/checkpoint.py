@@ -125,7 +125,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing")
-        if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
+        if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{path}: damaged checkpoint: {name} does not match its checksum")
     if state.get("format") != FORMAT:
         raise CheckpointError(
@@ -176,12 +176,13 @@ def _remove(path: Path) -> None:
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return {
-        file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.iterdir())
     }
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

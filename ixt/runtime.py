@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache  # every checkpoint holds it; asking git each time would stall training
 def _git_commit() -> str | None:
     """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
     folder = str(Path(ixt.__file__).parent)

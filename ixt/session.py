@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from ixt.checkpoint import checkpoint_folders
 from ixt.data.classes import output_classes, target_labels
@@ -264,9 +264,3 @@ def _describe(run: Run) -> None:
         (run.run_dir / RECIPE).write_text(dump_recipe(run.recipe))
         machine = describe_machine()
         (run.run_dir / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
-
-
-def mean_over_processes(run: Run, values: Tensor) -> Tensor:
-    """Average a tensor over the processes."""
-    reduced: Tensor = run.accelerator.reduce(values, reduction="mean")
-    return reduced

@@ -23,7 +23,7 @@ from ixt.optim import set_learning_rate
 from ixt.recipe import Recipe
 from ixt.report import memory_gib
 from ixt.runtime import describe_machine, seed_model
-from ixt.session import Prepare, Run, mean_over_processes, open_run
+from ixt.session import Prepare, Run, open_run
 from ixt.signals import StopRequest
 
 Metrics = dict[str, Any]
@@ -127,7 +127,7 @@ def log_interval(run: Run, step: int, epoch: int, interval: Interval) -> None:
     Raises:
         Diverged: a loss is infinite or not a number.
     """
-    losses = mean_over_processes(run, torch.stack(interval.losses)).tolist()
+    losses = run.accelerator.reduce(torch.stack(interval.losses), reduction="mean").tolist()
     first = step - len(losses)
     for offset, loss in enumerate(losses):
         if not math.isfinite(loss):

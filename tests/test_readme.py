@@ -25,6 +25,12 @@ def test_the_readme_shows_every_command() -> None:
     assert shown == {"train", "eval", "finetune", "predict", "bench", "data"}
 
 
+def flat(params: dict[str, object]) -> list[object]:
+    """The values of a parsed command line; repeated arguments one by one."""
+    lists = [value if isinstance(value, list) else [value] for value in params.values()]
+    return [value for values in lists for value in values]
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_parses(line: str) -> None:
     words = shlex.split(line)[1:]
@@ -33,7 +39,9 @@ def test_a_command_of_the_readme_parses(line: str) -> None:
         name, child, rest = command.resolve_command(context, words)  # type: ignore[attr-defined]
         while hasattr(child, "commands"):
             name, child, rest = child.resolve_command(context, rest)
-        child.make_context(name, list(rest), parent=context)
+        parsed = child.make_context(name, list(rest), parent=context)
+    assert parsed.info_name in words
+    assert set(rest[:1]) <= {str(value) for value in flat(parsed.params)}
 
 
 def test_make_targets_of_the_readme_exist() -> None:
