@@ -1,0 +1,40 @@
+"""`ixt data`: prepare and look at image folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import app
+
+data_app = typer.Typer(no_args_is_help=True, help="Prepare and look at image folders.")
+app.add_typer(data_app, name="data", rich_help_panel="Data")
+
+
+@data_app.command("demo")
+def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
+    """Write scikit-learn's handwritten digits as JPEG files in the ImageNet layout."""
+    from ixt.data.demo import write_demo
+
+    summary = write_demo(folder)
+    print(
+        f"{summary.root}: {summary.num_train} training and {summary.num_val} validation images, "
+        f"{summary.num_written} written now"
+    )
+
+
+@data_app.command("index")
+def data_index(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+) -> None:
+    """Build and cache the table of images that training and evaluation read."""
+    from ixt.data.index import load_index
+
+    for split in ("train", "val"):
+        index = load_index(folder, split)
+        print(
+            f"{index.folder}: {len(index)} images, {len(index.classes)} classes, "
+            f"{len(index.unreadable)} unreadable"
+        )
