@@ -4,8 +4,11 @@ One module per group of commands; importing it registers them, in the order that
 """
 
 from ixt.cli import train  # isort: split
+
 from ixt.cli import evaluate, predict  # isort: split
+
 from ixt.cli import data  # isort: split
+
 from ixt.cli import bench
 from ixt.cli.app import app, main
 
