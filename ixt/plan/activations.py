@@ -47,19 +47,24 @@ def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activat
         with FakeTensorMode():
             module._apply(_without_values)  # type: ignore[no-untyped-call]
             for batch in _BATCHES:
-                images = torch.empty(batch, 3, image_size, image_size)
-                found.append(saved_bytes(module, images, half))
+                images = torch.empty(batch, 3, image_size, image_size, device="cpu")
+                found.append(saved_sizes(module, images, half))
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         name = type(module).__name__
         raise ModelError(f"{name}: its activations cannot be counted: {reason}") from error
-    (small, _), (large, largest) = found
-    per_image = (large - small) / (_BATCHES[1] - _BATCHES[0])
-    return Activations(per_image, small - _BATCHES[0] * per_image, largest / _BATCHES[1])
+    small, large = found
+    more = _BATCHES[1] - _BATCHES[0]
+    per_image = (sum(large) - sum(small)) / more
+    return Activations(
+        per_image_bytes=per_image,
+        fixed_bytes=sum(small) - _BATCHES[0] * per_image,
+        largest_bytes=max((b - a) / more for a, b in zip(small, large, strict=True)),
+    )
 
 
-def saved_bytes(module: nn.Module, images: Tensor, half: bool) -> tuple[int, int]:
-    """Bytes of all tensors that one forward pass saves, parameters not, and of the largest.
+def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
+    """Bytes of each tensor that one forward pass saves, in order; parameters are left out.
 
     A tensor that several operations save is counted once, by its memory.
 
@@ -83,13 +88,12 @@ def saved_bytes(module: nn.Module, images: Tensor, half: bool) -> tuple[int, int
     ):
         # Held until the sum is made: freed memory would be given to another tensor.
         output = module(images)
-    total, largest = sum(kept.values()), max(kept.values(), default=0)
     del output
-    return total, largest
+    return list(kept.values())
 
 
 def _without_values(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 def _memory(tensor: Tensor) -> int:
