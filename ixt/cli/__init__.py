@@ -11,7 +11,7 @@ from ixt.cli import evaluate, predict  # isort: split
 
 from ixt.cli import data  # isort: split
 
-from ixt.cli import bench
+from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "evaluate", "main", "plan", "predict", "train"]
+__all__ = ["app", "bench", "data", "doctor", "evaluate", "main", "plan", "predict", "train"]
