@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 import torch
@@ -43,17 +44,24 @@ def check_local_network(limit_s: float = 20.0) -> Result:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [_start(rank, num_ranks, backend, port) for rank in range(num_ranks)]
-    try:
-        outputs = [process.communicate(timeout=limit_s) for process in processes]
-    except subprocess.TimeoutExpired:
-        return Result("fail", f"{num_ranks} processes did not meet in {limit_s:g} s", _how(backend))
-    finally:
-        for process in processes:
-            process.kill()
-    failed = [
-        err for process, (_, err) in zip(processes, outputs, strict=True) if process.returncode
-    ]
+    end_s = time.monotonic() + limit_s
+    with ExitStack() as stack:  # closes pipes and waits for each process
+        processes = [
+            stack.enter_context(_start(rank, num_ranks, backend, port)) for rank in range(num_ranks)
+        ]
+        try:
+            outputs = [
+                process.communicate(timeout=max(0.0, end_s - time.monotonic()))
+                for process in processes
+            ]
+        except subprocess.TimeoutExpired:
+            value = f"{num_ranks} processes did not meet in {limit_s:g} s"
+            return Result("fail", value, _how(backend))
+        finally:
+            for process in processes:
+                process.kill()
+    ends = zip(processes, outputs, strict=True)
+    failed = [errors for process, (_, errors) in ends if process.returncode]
     if failed:
         lines = failed[0].strip().splitlines() or ["no message"]
         return Result("fail", f"{backend}: {lines[-1]}", _how(backend))
