@@ -146,7 +146,7 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     num_train, num_val, num_classes = _data_size(recipe)
     steps = _steps(recipe, target.num_gpus, num_train, num_val)
     device = find_device(_device_name(target))
-    link = find_link(target.interconnect, device)
+    link = find_link(target.interconnect, device, target.num_gpus)
     stage = zero_stage(recipe.engine)
     model = _model_without_values(recipe, num_classes)
     costs = _costs(model, recipe)
@@ -154,7 +154,14 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
-    traffic = update_traffic(size.params, steps.num_gpus, steps.accumulation, stage, link)
+    traffic = update_traffic(
+        size.params,
+        steps.num_gpus,
+        steps.accumulation,
+        stage,
+        link,
+        getattr(recipe.engine, "gradient_dtype", "fp32"),
+    )
     rates = (
         bench_rates(target.bench, recipe, device)
         if target.bench

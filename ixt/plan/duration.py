@@ -21,7 +21,18 @@ _BEST_SHARE = 0.38
 # CUDA cores are easier to fill: NVIDIA's ResNet-50 does 367 images/s in fp32 on a V100.
 # Source: NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5/README.md.
 _FP32_SHARE = 0.58
-_BENCH_NAMES = {"amp-bf16": "bf16", "amp-fp16": "fp16"}
+_BENCH_NAMES = {"fp32": "fp32", "tf32": "tf32", "bf16": "amp-bf16", "fp16": "amp-fp16"}
+_BENCH_FORMAT = 2
+_BENCH_KEYS = {
+    "model",
+    "mode",
+    "layout",
+    "precision",
+    "compile",
+    "batch_size",
+    "image_size",
+    "device",
+}
 
 
 @dataclass(frozen=True)
@@ -86,68 +97,76 @@ def _paper_limit(costs: Costs, mode: Mode) -> float:
     return limits(costs, find_device("a100"), "tf32", 128, mode).images_per_s
 
 
-def read_bench(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file of `ixt bench`.
-
-    Raises:
-        EngineError: it cannot be read, or is not such a file.
-    """
-    try:
-        rows = json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{path}: is not a results file of `ixt bench --results`: {error}"
-        ) from error
-    return [row for row in rows if row.get("images_per_s")]
-
-
 def bench_device(path: Path) -> str:
     """The name of the device that a benchmark ran on.
 
     Raises:
         EngineError: the file cannot be read or holds no measurement.
     """
-    rows = read_bench(path)
+    rows = _read_bench(path)
     if not rows:
         raise EngineError(f"{path}: holds no measurement; run `ixt bench` again")
     return str(rows[0]["device"])
 
 
 def bench_rates(path: Path, recipe: Recipe, device: Device) -> Rates:
-    """Rates measured by `ixt bench`, the faster memory format of each mode.
+    """Rates measured by `ixt bench` in the recipe's setting, at the batch nearest to its own.
 
     Raises:
-        EngineError: the file holds no training rate of this model, image size, precision and
-            device.
+        EngineError: the file holds no such training rate.
     """
-    name, size, precision = recipe.model.name, recipe.augment.image_size, precision_of(recipe)
-    rows = read_bench(path)
+    engine = recipe.engine
+    wanted = {
+        "model": recipe.model.name,
+        "image_size": recipe.augment.image_size,
+        "precision": _BENCH_NAMES[precision_of(recipe)],
+        "layout": "channels_last" if engine.channels_last else "contiguous",
+        "compile": engine.compile,
+    }
+    rows = _read_bench(path)
     fitting = [
-        row
-        for row in rows
-        if (row["model"], row["image_size"]) == (name, size)
-        and _BENCH_NAMES.get(row["precision"], row["precision"]) == precision
-        and _is_device(row["device"], device)
+        row for row in rows if _is_device(row["device"], device) and wanted.items() <= row.items()
     ]
-    train = [row["images_per_s"] for row in fitting if row["mode"] == "train"]
-    infer = [row["images_per_s"] for row in fitting if row["mode"] == "infer"]
-    if not train:
-        held = {
-            f"{row['model']} {row['image_size']} px {row['precision']} {row['mode']} on "
-            f"{row['device']}"
-            for row in rows
-        }
+    train = _nearest(fitting, "train", engine.micro_batch_size)
+    if train is None:
+        held = sorted({f"{_setting(row)} {row['mode']} on {row['device']}" for row in rows})
         raise EngineError(
-            f"{path}: holds no training rate of {name} at {size} px in {precision} on "
-            f"{device.name}; it holds {'; '.join(sorted(held)) or 'no measurement'}"
+            f"{path}: holds no training rate of {_setting(wanted)} on {device.name}; "
+            f"it holds {'; '.join(held) or 'no measurement'}"
         )
-    batch = next(row["batch_size"] for row in fitting if row["mode"] == "train")
+    infer = _nearest(fitting, "infer", recipe.eval.batch_size)
+    rate = train["images_per_s"]
     return Rates(
-        train=max(train),
-        infer=max(infer, default=3 * max(train)),
+        train=rate,
+        # A training step is three forward passes and more.
+        infer=infer["images_per_s"] if infer else 3 * rate,
         best_train=None,
-        basis=f"measured: {path}, batch {batch}, {precision}",
+        basis=f"measured in {path}: {_setting(wanted)}, batch {train['batch_size']}",
     )
+
+
+def _read_bench(path: Path) -> list[dict[str, Any]]:
+    """The measured rows of a results file of `ixt bench`, format 2."""
+    try:
+        data = json.loads(path.read_text())
+        measured = [row for row in data["rows"] if row.get("images_per_s")]
+        if data["format"] != _BENCH_FORMAT or any(_BENCH_KEYS - row.keys() for row in measured):
+            raise ValueError(f"it has format {data['format']}, this version reads {_BENCH_FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(
+            f"{path}: is not a results file of `ixt bench`: {error}; measure again"
+        ) from error
+    return measured
+
+
+def _nearest(rows: list[dict[str, Any]], mode: Mode, batch: int) -> dict[str, Any] | None:
+    chosen = [row for row in rows if row["mode"] == mode]
+    return min(chosen, key=lambda row: abs(row["batch_size"] - batch), default=None)
+
+
+def _setting(row: dict[str, Any]) -> str:
+    compiled = "compiled" if row["compile"] else "eager"
+    return f"{row['model']} {row['image_size']} px {row['precision']} {row['layout']} {compiled}"
 
 
 def _is_device(said: str, device: Device) -> bool:

@@ -47,7 +47,7 @@ class Memory:
     gradients: float
     """fp32 gradients."""
     optimizer: float
-    """Its state, and under ZeRO 1-3 its own fp32 copy of the weights."""
+    """Its state, and under ZeRO 1 and 2 its own fp32 copy of the weights; 0 if offloaded."""
     ema: float
     """Averaged weights and buffers."""
     communication: float
@@ -71,7 +71,7 @@ def zero_stage(engine: Engine) -> int | None:
     """DeepSpeed's ZeRO stage; None under plain data parallelism."""
     if getattr(engine, "kind", "ddp") != "deepspeed":
         return None
-    return int(getattr(engine, "zero_stage", 0))
+    return int(getattr(engine, "zero_stage", None) or 0)
 
 
 def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int) -> Memory:
@@ -91,6 +91,7 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     sharded = stage is not None and stage >= 1
     state = size.optimizer_bytes_per_param * size.params
     copy = shard if stage in (1, 2) else 0.0
+    offloaded = getattr(recipe.engine, "offload", "none") == "cpu"
     averaged = shard if stage == 3 else weights
     saved = size.activations
     activations = saved.fixed_bytes + micro_batch * saved.per_image_bytes
@@ -98,9 +99,9 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     parts = {
         "parameters": (shard if stage == 3 else weights) + buffers,
         "gradients": shard if stage in (2, 3) else weights,
-        "optimizer": (state / num_gpus if sharded else state) + copy,
+        "optimizer": 0.0 if offloaded else (state / num_gpus if sharded else state) + copy,
         "ema": averaged + buffers if recipe.ema.decay is not None else 0.0,
-        "communication": _communication(stage, weights),
+        "communication": _communication(recipe.engine, stage, weights),
         "activations": activations,
         "working": 2 * micro_batch * saved.largest_bytes,
         # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
@@ -110,12 +111,13 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     return Memory(**parts, allowance=allowance)
 
 
-def _communication(stage: int | None, weights: float) -> float:
+def _communication(engine: Engine, stage: int | None, weights: float) -> float:
     if stage is None:  # DDP's gradients are views of its buckets
         return 0.0
     if stage == 0:  # one flat copy of the gradients
         return weights
-    bucket = _FP32 * _ZERO_BUCKET_ELEMENTS
+    bucket_mib = getattr(engine, "bucket_mib", None)
+    bucket = bucket_mib * 2**20 if bucket_mib else _FP32 * _ZERO_BUCKET_ELEMENTS
     # ZeRO 3 reduces from two buckets in turn, and may gather the whole of a network this small.
     return 2 * bucket + weights if stage == 3 else bucket
 

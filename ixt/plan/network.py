@@ -9,6 +9,7 @@ from ixt.errors import EngineError
 from ixt.roofline import Device
 
 _FP32 = 4
+_GRADIENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # One direction, 1e9 bytes/s per GPU.
 # Sources: NVIDIA's GPU datasheets (NVLink, bidirectional figures halved), PCI-SIG (x16), and the
@@ -27,6 +28,7 @@ _LINKS = {
     "hdr200": 25.0,
     "ndr400": 50.0,
 }
+_GPUS_PER_MACHINE = 8
 _SPEED = re.compile(r"(\d+(?:\.\d+)?)\s*(gbit|gb)(?:/s)?", re.IGNORECASE)
 
 
@@ -54,14 +56,16 @@ class Traffic:
     """How the bytes were counted."""
 
 
-def find_link(name: str | None, device: Device) -> Link:
-    """A link by name or speed; None for the device's own.
+def find_link(name: str | None, device: Device, num_gpus: int) -> Link:
+    """A link by name or speed; None for the device's own, which joins GPUs of one machine.
 
     Raises:
         EngineError: neither a known link nor a speed.
     """
     if name is None:
-        return Link(device.link, device.link_gb_per_s)
+        spans = num_gpus > _GPUS_PER_MACHINE
+        note = " as within one machine: give --interconnect for several" if spans else ""
+        return Link(device.link + note, device.link_gb_per_s)
     if name.lower() in _LINKS:
         return Link(name, _LINKS[name.lower()])
     speed = _SPEED.fullmatch(name.strip())
@@ -74,7 +78,12 @@ def find_link(name: str | None, device: Device) -> Link:
 
 
 def update_traffic(
-    params: int, num_gpus: int, accumulation: int, stage: int | None, link: Link
+    params: int,
+    num_gpus: int,
+    accumulation: int,
+    stage: int | None,
+    link: Link,
+    gradient_dtype: str = "fp32",
 ) -> Traffic:
     """What the ranks exchange for one optimizer update.
 
@@ -83,18 +92,23 @@ def update_traffic(
     from Rajbhandari et al. 2020, "ZeRO", section 7.
 
     Args:
-        params: parameters that are trained; gradients are fp32.
+        params: parameters that are trained; weights are fp32.
         num_gpus: ranks on the ring.
         accumulation: micro-batches of one rank per update.
         stage: ZeRO stage; None for data parallelism.
         link: what connects them.
+        gradient_dtype: fp32, bf16 or fp16, in which gradients travel.
     """
-    share = (num_gpus - 1) / num_gpus * _FP32 * params
+    gradient, k = _GRADIENT_BYTES[gradient_dtype], accumulation
     if stage == 3:
-        count, formula = 3 * accumulation, "3 k (n-1)/n x 4 P: two gathers, one scatter per batch"
+        each = k * gradient + 2 * k * _FP32
+        formula = f"(n-1)/n x {k} micro-batches x ({gradient} P scatter + 2 gathers of 4 P)"
     elif stage == 2:
-        count, formula = accumulation + 1, "(k+1) (n-1)/n x 4 P: a scatter per batch, one gather"
+        each = k * gradient + _FP32
+        formula = f"(n-1)/n x ({k} micro-batches x {gradient} P scatter + 4 P gather)"
+    elif stage == 1:
+        each, formula = gradient + _FP32, f"(n-1)/n x ({gradient} P scatter + 4 P gather)"
     else:
-        count, formula = 2, "2 (n-1)/n x 4 P: one ring all-reduce"
-    sent = count * share
+        each, formula = 2 * gradient, f"2 (n-1)/n x {gradient} P, one ring all-reduce"
+    sent = (num_gpus - 1) / num_gpus * each * params
     return Traffic(sent, sent / (link.gb_per_s * 1e9), link, formula)

@@ -151,7 +151,7 @@ def _memory(plan: Plan) -> tuple[str, RenderableType]:
     table.add_column(no_wrap=True)
     for name, value in asdict(memory).items():
         if value:
-            bar = "█" * round(16 * value / memory.total) or "▏"
+            bar = "█" * round(12 * value / memory.total) or "▏"
             table.add_row(name, f"{value / GIB:.2f} GiB", Text(bar, style="cyan"))
     share = memory.total / GIB / card
     table.add_row("total", f"{memory.total / GIB:.2f} GiB", f"{share:.0%} of {card:g} GiB")
@@ -198,6 +198,8 @@ def _cost(plan: Plan) -> tuple[str, RenderableType]:
 
 
 def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.1f} s"
     if hours < 1:
         return f"{hours * 60:.1f} min"
     return f"{hours:.1f} h" if hours < 72 else f"{hours:,.0f} h ({hours / 24:.1f} days)"

@@ -32,9 +32,10 @@ def recipe(**engine: Any) -> Recipe:
 class Zero:
     """A recipe of the DeepSpeed engine, whatever the schema knows of it."""
 
-    def __init__(self, stage: int) -> None:
+    def __init__(self, stage: int, **more: Any) -> None:
         self._recipe = recipe()
-        self.engine = type("Engine", (), {"kind": "deepspeed", "zero_stage": stage})()
+        engine = {"kind": "deepspeed", "zero_stage": stage, **more}
+        self.engine = type("Engine", (), engine)()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._recipe, name)
@@ -54,6 +55,15 @@ def test_each_engine_holds_its_share() -> None:
     assert parts(2, 8) == (40 + buffers, 5, 10 + 5, 40 + buffers)
     assert parts(3, 8) == (5 + buffers, 5, 10, 5 + buffers)
     assert parts(3, 1) == parts(None, 1)
+
+
+def test_offloading_and_small_buckets_free_the_card() -> None:
+    given: Any = Zero(2, offload="cpu", bucket_mib=64)
+    memory = rank_memory(SIZE, given, 16, 8)
+    assert memory.optimizer == 0
+    assert memory.communication == 64 * MIB
+    plain: Any = Zero(2)
+    assert rank_memory(SIZE, plain, 16, 8).communication == 2e9
 
 
 def test_activations_and_working_set_grow_with_the_batch() -> None:
@@ -92,7 +102,7 @@ def test_the_largest_micro_batch_fits_divides_and_is_a_multiple_of_the_mixing_gr
 
 @pytest.mark.parametrize(("stage", "multiple"), [(None, 2), (0, 2), (1, 2), (2, 5), (3, 12)])
 def test_traffic_is_the_rings(stage: int | None, multiple: int) -> None:
-    link = find_link("100Gbit/s", find_device("h100"))
+    link = find_link("100Gbit/s", find_device("h100"), 8)
     traffic = update_traffic(10_000_000, 8, 4, stage, link)
     assert traffic.sent_bytes == multiple * 7 / 8 * 40e6
     assert traffic.seconds == traffic.sent_bytes / 12.5e9
@@ -101,7 +111,17 @@ def test_traffic_is_the_rings(stage: int | None, multiple: int) -> None:
 
 def test_links_have_names_and_speeds() -> None:
     h100 = find_device("h100")
-    assert find_link(None, h100).gb_per_s == 450
-    assert find_link("NDR400", h100).gb_per_s == 50
-    assert find_link("25GB/s", h100).gb_per_s == 25
-    assert find_link("8 gbit", h100).gb_per_s == 1
+    assert find_link(None, h100, 8).gb_per_s == 450
+    assert find_link("NDR400", h100, 8).gb_per_s == 50
+    assert find_link("25GB/s", h100, 8).gb_per_s == 25
+    assert find_link("8 gbit", h100, 8).gb_per_s == 1
+
+
+def test_gradients_in_half_precision_travel_lighter() -> None:
+    link = find_link(None, find_device("h100"), 8)
+    half = [update_traffic(1000, 2, 4, stage, link, "bf16") for stage in (None, 0, 1, 2, 3)]
+    assert [traffic.sent_bytes for traffic in half] == [2000, 2000, 3000, 6000, 20_000]
+
+
+def test_a_link_that_cannot_span_machines_is_noted() -> None:
+    assert "give --interconnect" in find_link(None, find_device("h100"), 16).name

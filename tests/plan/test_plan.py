@@ -110,20 +110,24 @@ def test_fp32_on_a_v100_comes_near_nvidias_published_rate() -> None:
 
 
 def bench_file(path: Path, **changes: Any) -> Path:
+    """Results of batches 64 and 256, both layouts, eager, in format 2."""
     row = {
         "model": "inceptionnext_tiny",
         "mode": "train",
-        "channels_last": False,
-        "batch_size": 128,
-        "image_size": 224,
+        "layout": "contiguous",
         "precision": "amp-bf16",
+        "compile": False,
+        "batch_size": 64,
+        "image_size": 224,
         "device": "NVIDIA H100 80GB HBM3",
-        "images_per_s": 3000.0,
+        "images_per_s": 2500.0,
     }
-    faster = {**row, "channels_last": True, "images_per_s": 3500.0}
+    large = {**row, "batch_size": 256, "images_per_s": 3000.0}
+    nhwc = {**row, "layout": "channels_last", "images_per_s": 3500.0}
     infer = {**row, "mode": "infer", "images_per_s": 9000.0}
-    rows = [{**each, **changes} for each in (row, faster, infer)]
-    path.write_text(json.dumps({"format": 1, "rows": [*rows, {"error": "out of memory"}]}))
+    rows = [{**each, **changes} for each in (row, large, nhwc, infer)]
+    failed = {**row, "error": "out of memory", "images_per_s": None}
+    path.write_text(json.dumps({"format": 2, "rows": [*rows, failed]}))
     return path
 
 
@@ -131,21 +135,42 @@ def test_a_benchmark_gives_device_and_hours(tmp_path: Path) -> None:
     file = bench_file(tmp_path / "b.json")
     plan = make_plan(TINY, ["engine.precision=bf16"], Target(8, bench=file))
     assert plan.device.name == "h100-sxm"
-    assert (plan.rates.train, plan.rates.infer) == (3500, 9000)
+    assert (plan.rates.train, plan.rates.infer) == (2500, 9000)
     assert plan.duration.best_hours is None
-    assert plan.rates.basis == f"measured: {file}, batch 128, bf16"
+    assert plan.rates.basis == (
+        f"measured in {file}: inceptionnext_tiny 224 px amp-bf16 contiguous eager, batch 64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "rate"),
+    [("engine.micro_batch_size=256", 3000), ("engine.channels_last=true", 3500)],
+)
+def test_the_benchmarks_row_is_the_recipes(override: str, rate: float, tmp_path: Path) -> None:
+    recipe = load_recipe(TINY, ["engine.precision=bf16", override])
+    file = bench_file(tmp_path / "b.json")
+    assert bench_rates(file, recipe, find_device("h100")).train == rate
 
 
 def test_a_benchmark_of_something_else_is_refused(tmp_path: Path) -> None:
     recipe, h100 = load_recipe(TINY), find_device("h100")
-    with pytest.raises(IxtError, match="no training rate of inceptionnext_tiny at 224 px in tf32"):
+    text = "no training rate of inceptionnext_tiny 224 px tf32 contiguous eager on h100-sxm"
+    with pytest.raises(IxtError, match=text):
         bench_rates(bench_file(tmp_path / "b.json"), recipe, h100)
     file = bench_file(tmp_path / "c.json", precision="tf32", device="NVIDIA L4")
-    with pytest.raises(IxtError, match=r"it holds inceptionnext_tiny 224 px tf32 .* on NVIDIA L4"):
+    with pytest.raises(IxtError, match=r"it holds .* tf32 channels_last eager train on NVIDIA L4"):
         bench_rates(file, recipe, h100)
-    (tmp_path / "d.json").write_text("[]")
+    compiled = load_recipe(TINY, ["engine.precision=bf16", "engine.compile=true"])
+    with pytest.raises(IxtError, match="contiguous compiled on h100-sxm; it holds"):
+        bench_rates(bench_file(tmp_path / "d.json"), compiled, h100)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1, "rows": []}', '{"rows": 3}'])
+def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "d.json"
+    file.write_text(text)
     with pytest.raises(IxtError, match="is not a results file"):
-        bench_rates(tmp_path / "d.json", recipe, h100)
+        bench_rates(file, load_recipe(TINY), find_device("h100"))
 
 
 def test_images_of_a_folder_are_counted(tiny: Recipe, tmp_path: Path) -> None:
