@@ -6,7 +6,7 @@ from timm.layers import set_fused_attn
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.models import create_model
+from ixt.models import count_macs, create_model
 from ixt.roofline import Costs, model_costs
 
 
@@ -66,6 +66,7 @@ def test_attention_counts_as_two_products_however_it_runs(fused: bool) -> None:
     attention = 2 * tokens * tokens * width
     patches, head = 196 * 768 * width, width * 1000
     assert costs.macs == patches + depth * (linear + attention) + head
+    assert count_macs(create_model("vit_tiny_patch16_224"), 224) == costs.macs
 
 
 def test_fused_attention_keeps_its_scores_on_the_chip() -> None:
