@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ixt.data.index import load_index
-from ixt.errors import DataError, EngineError
+from ixt.errors import EngineError
 from ixt.models import count_params, create_model
 from ixt.optim import learning_rate
 from ixt.plan.activations import saved_activations
@@ -34,10 +34,12 @@ from ixt.plan.memory import (
     zero_stage,
 )
 from ixt.plan.network import Traffic, find_link, update_traffic
+from ixt.plan.steps import Steps, count_steps
 from ixt.recipe import Recipe, trace_recipe
 from ixt.roofline import Costs, Device, Precision, find_device, model_costs
 
-# ILSVRC 2012, after which ImageNet-1k is cut. Source: Russakovsky et al. 2015, table 2.
+# Training images, validation images and classes of ImageNet-1k.
+# Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", table 2.
 IMAGENET = (1_281_167, 50_000, 1000)
 
 _FP32 = 4
@@ -68,31 +70,6 @@ class Setting:
     value: Any
     origin: str
     """`file:line`, `--set ...` or `default`."""
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Batches and counts of a run."""
-
-    micro_batch: int
-    accumulation: int
-    """Micro-batches of one GPU per update."""
-    num_gpus: int
-    global_batch: int
-    """micro_batch x accumulation x num_gpus."""
-    num_train: int
-    """Training images."""
-    num_val: int
-    """Validation images."""
-    left_out_per_epoch: int
-    """Images of the tail that fills no update; others in every epoch."""
-    updates_per_epoch: int
-    epochs: int
-    """Cooldown included."""
-    updates: int
-    """Of the whole run."""
-    images_seen: int
-    """Of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +121,7 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     """
     recipe, origins = trace_recipe(path, overrides)
     num_train, num_val, num_classes = _data_size(recipe)
-    steps = _steps(recipe, target.num_gpus, num_train, num_val)
+    steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = find_device(_device_name(target))
     link = find_link(target.interconnect, device, target.num_gpus)
     stage = zero_stage(recipe.engine)
@@ -206,49 +183,6 @@ def _data_size(recipe: Recipe) -> tuple[int, int, int]:
         train, val = (load_index(recipe.data.root, split) for split in ("train", "val"))
         num_train, num_val, num_classes = len(train), len(val), len(train.classes)
     return num_train, num_val, recipe.model.num_classes or num_classes
-
-
-def _steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> Steps:
-    engine = recipe.engine
-    total, micro = engine.global_batch_size, engine.micro_batch_size
-    accumulation, rest = divmod(engine.micro_batches, num_gpus)
-    if rest:
-        raise EngineError(_how_to_share(total, micro, num_gpus))
-    updates_per_epoch = num_train // total
-    if not updates_per_epoch:
-        raise DataError(
-            f"{recipe.data.root}: holds {num_train} training images, fewer than "
-            f"engine.global_batch_size {total}; make that smaller"
-        )
-    updates = updates_per_epoch * recipe.schedule.total_epochs
-    return Steps(
-        micro_batch=micro,
-        accumulation=accumulation,
-        num_gpus=num_gpus,
-        global_batch=total,
-        num_train=num_train,
-        num_val=num_val,
-        left_out_per_epoch=num_train % total,
-        updates_per_epoch=updates_per_epoch,
-        epochs=recipe.schedule.total_epochs,
-        updates=updates,
-        images_seen=updates * total,
-    )
-
-
-def _how_to_share(total: int, micro: int, num_gpus: int) -> str:
-    count = total // micro
-    gpus = [n for n in range(1, count + 1) if count % n == 0]
-    near = sorted(sorted(gpus, key=lambda n: abs(n - num_gpus))[:3])
-    round_ = micro * num_gpus
-    below = max(total // round_ * round_, round_)
-    text = (
-        f"engine: {total} images per update are {count} micro-batches of {micro}, which "
-        f"{num_gpus} GPUs cannot share; give --gpus {' or '.join(map(str, near))}, or "
-        f"engine.global_batch_size {below} or {below + round_}"
-    )
-    smaller = [m for m in range(micro, 0, -1) if total % (m * num_gpus) == 0]
-    return f"{text}, or engine.micro_batch_size {smaller[0]}" if smaller else text
 
 
 def _device_name(target: Target) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ixt.optim import build_optimizer
 from ixt.plan.activations import Activations
+from ixt.plan.steps import fitting_micro_batches
 from ixt.recipe import Engine, Optim, Recipe
 
 GIB = 2**30
@@ -126,13 +127,8 @@ def largest_micro_batch(
     size: ModelSize, recipe: Recipe, num_gpus: int, memory_bytes: float
 ) -> int | None:
     """The largest micro-batch that fits, and that global batch and mixing allow; None if none."""
-    per_gpu, rest = divmod(recipe.engine.global_batch_size, num_gpus)
-    if rest:
-        return None
-    group = recipe.augment.mixing_group or (2 if recipe.augment.mixes else 1)
-    for micro in range(per_gpu, 0, -1):
-        allowed = per_gpu % micro == 0 and not (recipe.augment.mixes and micro % group)
-        if allowed and rank_memory(size, recipe, micro, num_gpus).total <= memory_bytes:
+    for micro in fitting_micro_batches(recipe, num_gpus):
+        if rank_memory(size, recipe, micro, num_gpus).total <= memory_bytes:
             return micro
     return None
 
