@@ -125,3 +125,44 @@ def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield start
+
+
+@data_app.command("stats")
+def data_stats(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    mean_std: Annotated[
+        bool, typer.Option("--mean-std", help="Decode the images for mean and std of the pixels.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take mean and std over this many images, always the same."),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="Which split.")] = SplitChoice.all,
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+) -> None:
+    """Show how many images and classes there are, how large, how even; the index tells it all.
+
+    Mean and std, on request, are over every pixel of whole images, not resized.
+
+    Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
+    """
+    from ixt.data.index import load_index
+    from ixt.data.stats import pixel_stats, split_stats
+    from ixt.data.stats_table import print_stats
+
+    rows = {}
+    for name in _splits(split):
+        index = load_index(folder, name)
+        pixels = None
+        if mean_std or sample is not None:
+            with _progress() as progress:
+                bar = progress(str(index.folder))
+                pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=bar)
+        stats = split_stats(index, pixels)
+        print_stats(stats, index.root)
+        rows[name] = stats.row()
+    if results is not None:
+        write_text(results, json.dumps(rows, indent=1) + "\n")

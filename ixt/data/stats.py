@@ -1,0 +1,205 @@
+"""`ixt data stats`: what a folder holds, from its index; mean and std of its pixels on request."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.data.decode import DamagedImage, load_with_pillow
+from ixt.data.hashing import Draw, hash64
+from ixt.data.headers import ImageFormat, Report
+from ixt.data.index import Index
+
+PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+FEW_IMAGES = 100
+"""A class with fewer training images than this is named."""
+
+_BINS = 16
+_CHUNK = 16
+
+Triple = tuple[float, float, float]
+Column = Literal["height", "width", "shorter_side", "aspect_ratio", "megapixels", "kib"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How one quantity is spread over the readable images of a split."""
+
+    percentiles: dict[int, float]
+    """Values at PERCENTILES: observed ones, not interpolated."""
+    mean: float
+    counts: tuple[int, ...]
+    """Images per bin; the bins are evenly wide in the logarithm between the extremes."""
+
+
+@dataclass(frozen=True)
+class PixelStats:
+    """Per-channel mean and standard deviation over pixels, in units of 1 (255 is 1.0)."""
+
+    mean: Triple
+    std: Triple
+    num_images: int
+    num_pixels: int
+    """Pixels per channel; each counts the same, so a large image counts more."""
+    exact: bool
+    """Over every readable image of the split, not a sample."""
+    num_left_out: int
+    """Images that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """What a split holds."""
+
+    folder: str
+    num_images: int
+    num_classes: int
+    num_unreadable: int
+    num_bytes: int
+    formats: dict[str, int]
+    """Images per format of the content."""
+    distributions: dict[Column, Distribution]
+    images_per_class: tuple[int, float, int]
+    """Smallest, median and largest class."""
+    small_classes: dict[str, int]
+    """Classes with fewer than FEW_IMAGES images, the smallest first."""
+    pixels: PixelStats | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        return {
+            **vars(self),
+            "distributions": {name: vars(d) for name, d in self.distributions.items()},
+            "pixels": vars(self.pixels) if self.pixels else None,
+        }
+
+
+def split_stats(index: Index, pixels: PixelStats | None = None) -> SplitStats:
+    """Summarise a split from its index, without opening a file.
+
+    Args:
+        index: the split.
+        pixels: what `pixel_stats` gave, to stand beside the rest.
+    """
+    readable = index.formats != ImageFormat.UNREADABLE
+    height, width = index.sizes[readable].astype(np.float64).T
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    formats = np.bincount(index.formats, minlength=256)
+    small = sorted((int(n), name) for n, name in zip(counts, index.classes, strict=True))
+    columns: dict[Column, NDArray[np.float64]] = {
+        "height": height,
+        "width": width,
+        "shorter_side": np.minimum(height, width),
+        "aspect_ratio": width / height,
+        "megapixels": height * width / 1e6,
+        "kib": index.num_bytes[readable] / 1024,
+    }
+    return SplitStats(
+        folder=index.folder.name,
+        num_images=len(index),
+        num_classes=len(index.classes),
+        num_unreadable=int((~readable).sum()),
+        num_bytes=int(index.num_bytes.sum()),
+        formats={f.name: int(formats[f]) for f in ImageFormat if formats[f]},
+        distributions={name: _distribution(column) for name, column in columns.items()}
+        if readable.any()
+        else {},
+        images_per_class=(int(counts.min()), float(np.median(counts)), int(counts.max())),
+        small_classes={name: n for n, name in small if n < FEW_IMAGES},
+        pixels=pixels,
+    )
+
+
+def pixel_stats(
+    index: Index,
+    *,
+    sample: int | None = None,
+    num_threads: int | None = None,
+    report: Report | None = None,
+) -> PixelStats:
+    """Mean and standard deviation of the pixels of whole images, as stored, without resizing.
+
+    The sums are whole numbers, so neither the number of threads nor the order changes a bit.
+
+    Args:
+        index: the split.
+        sample: images to take, picked by a hash of their row, the same ones on every call; None
+            takes all.
+        num_threads: CPU threads that decode; None for as many as this process may use.
+        report: called with (images done, images in all).
+    """
+    rows = _sample(len(index), sample)
+    paths = index.paths(rows)
+    starts = range(0, len(paths), _CHUNK)
+
+    def count_chunk(start: int) -> tuple[NDArray[np.int64], int]:
+        counts = np.zeros((3, 256), np.int64)
+        num_decoded = 0
+        for path in paths[start : start + _CHUNK]:
+            try:
+                counts += np.array(load_with_pillow(path).histogram(), np.int64).reshape(3, 256)
+                num_decoded += 1
+            except DamagedImage:
+                continue
+        return counts, num_decoded
+
+    total, num_decoded = np.zeros((3, 256), np.int64), 0
+    pool = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0)))
+    try:
+        for start, (counts, decoded) in zip(starts, pool.map(count_chunk, starts), strict=True):
+            total += counts
+            num_decoded += decoded
+            if report is not None:
+                report(min(start + _CHUNK, len(paths)), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    mean, std = _moments(total)
+    return PixelStats(
+        mean=mean,
+        std=std,
+        num_images=num_decoded,
+        num_pixels=int(total[0].sum()),
+        exact=len(paths) == len(index),
+        num_left_out=len(paths) - num_decoded,
+    )
+
+
+def _sample(num_images: int, sample: int | None) -> NDArray[np.int64]:
+    """Row numbers to take, in the order of the index."""
+    rows = np.arange(num_images)
+    if sample is None or sample >= num_images:
+        return rows
+    # The first ones in an order that training takes, too: that of seed 0 in epoch 0.
+    order = np.argsort(hash64(0, 0, rows, Draw.ORDER), kind="stable")
+    return np.sort(order[:sample])
+
+
+def _moments(counts: NDArray[np.int64]) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of each channel from its histogram."""
+    means, stds = [], []
+    for channel in counts.tolist():
+        # Python's whole numbers: a sum of squares over ImageNet does not fit 53 bits.
+        number = sum(channel)
+        first = sum(level * n for level, n in enumerate(channel))
+        second = sum(level * level * n for level, n in enumerate(channel))
+        mean = first / number if number else float("nan")
+        variance = (number * second - first * first) / number**2 if number else float("nan")
+        means.append(mean / 255)
+        stds.append(variance**0.5 / 255)
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+
+
+def _distribution(values: NDArray[np.float64]) -> Distribution:
+    at = np.percentile(values, PERCENTILES, method="inverted_cdf")
+    logs = np.log(values)
+    counts, _ = np.histogram(logs, _BINS, (logs.min(), max(logs.max(), logs.min() + 1e-9)))
+    return Distribution(
+        percentiles=dict(zip(PERCENTILES, at.tolist(), strict=True)),
+        mean=float(values.mean()),
+        counts=tuple(counts.tolist()),
+    )
