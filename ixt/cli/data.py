@@ -5,34 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import app, write_text
+from ixt.cli.app import SetOption, app, write_text
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ixt.data.scan import Split
 
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and look at image folders.")
 app.add_typer(data_app, name="data", rich_help_panel="Data")
-
-
-class SplitChoice(StrEnum):
-    """One split, or both."""
-
-    train = "train"
-    val = "val"
-    all = "all"
-
-
-class Fix(StrEnum):
-    """What to do about broken files."""
-
-    quarantine = "quarantine"
-    restore = "restore"
 
 
 @data_app.command("demo")
@@ -65,9 +51,9 @@ def data_index(
 @data_app.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
-    split: Annotated[SplitChoice, typer.Option(help="Which split.")] = SplitChoice.all,
+    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
     fix: Annotated[
-        Fix | None,
+        Literal["quarantine", "restore"] | None,
         typer.Option(help="quarantine: move broken files to DIR/.quarantine; restore: back."),
     ] = None,
     strict: Annotated[
@@ -87,7 +73,7 @@ def data_check(
     """
     from ixt.data.check import check_folder, print_report, restore
 
-    if fix is Fix.restore:
+    if fix == "restore":
         moved = restore(folder.expanduser().absolute())
         print(f"{folder}: {len(moved)} files moved back")
         return
@@ -95,7 +81,7 @@ def data_check(
         report = check_folder(
             folder,
             splits=_splits(split),
-            fix="quarantine" if fix is Fix.quarantine else None,
+            fix=fix,
             strict=strict,
             num_threads=num_threads,
             progress=progress,
@@ -106,10 +92,8 @@ def data_check(
     raise typer.Exit(1 if report.breaking else 0)
 
 
-def _splits(choice: SplitChoice) -> tuple[Split, ...]:
-    if choice is SplitChoice.all:
-        return ("train", "val")
-    return ("train",) if choice is SplitChoice.train else ("val",)
+def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
+    return ("train", "val") if choice == "all" else (choice,)
 
 
 @contextmanager
@@ -137,7 +121,7 @@ def data_stats(
         int | None,
         typer.Option(min=1, help="Take mean and std over this many images, always the same."),
     ] = None,
-    split: Annotated[SplitChoice, typer.Option(help="Which split.")] = SplitChoice.all,
+    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
     ] = None,
@@ -166,3 +150,69 @@ def data_stats(
         rows[name] = stats.row()
     if results is not None:
         write_text(results, json.dumps(rows, indent=1) + "\n")
+
+
+@data_app.command("show")
+def data_show(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    recipe: Annotated[
+        str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
+    ] = "inceptionnext_tiny",
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch of training.")] = 0,
+    position: Annotated[int, typer.Option(min=0, help="First place in its order.")] = 0,
+    count: Annotated[int, typer.Option("--count", "--grid", min=1, help="How many.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Draw the stored image beside each.")
+    ] = False,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="val: as the evaluation sees it.")
+    ] = "train",
+    decoder: Annotated[
+        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
+    ] = "auto",
+    overrides: SetOption = None,
+    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+) -> None:
+    """Show samples as the network gets them: what was planned for each, and a picture.
+
+    Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
+    --position 12345 --grid 12 --out samples.png`
+    """
+    from ixt.data.index import load_index
+    from ixt.data.show import draw_grid, eval_samples, print_samples, train_samples
+    from ixt.errors import IxtError
+    from ixt.recipe import find_recipe, load_recipe
+
+    if original and out is None:
+        raise IxtError("--original draws into a picture; add --out FILE.png")
+    if epoch and split == "val":
+        raise IxtError("--epoch means nothing for --split val; leave it out")
+    stored = Path(recipe) / "recipe.yaml"
+    settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
+    index = load_index(folder, split)
+    if split == "train":
+        samples = train_samples(
+            index, settings, epoch=epoch, position=position, count=count, decoder=decoder
+        )
+    else:
+        samples = eval_samples(index, settings, position=position, count=count, decoder=decoder)
+    print_samples(samples)
+    if out is not None:
+        when = f", epoch {epoch}" if split == "train" else ""
+        places = f"positions {position} to {position + count - 1}"
+        title = f"{Path(recipe).stem}: {index.folder.name}{when}, {places}"
+        _write_png(out, draw_grid(samples, title, originals=original))
+        print(out)
+    if results is not None:
+        write_text(results, json.dumps([sample.row() for sample in samples], indent=1) + "\n")
+
+
+def _write_png(path: Path, image: Image) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "PNG")
+    except OSError as error:
+        from ixt.errors import IxtError
+
+        raise IxtError(f"{path}: cannot be written: {error.strerror or error}") from error
