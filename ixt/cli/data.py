@@ -179,8 +179,7 @@ def data_show(
     Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
     --position 12345 --grid 12 --out samples.png`
     """
-    from ixt.data.index import load_index
-    from ixt.data.show import draw_grid, eval_samples, print_samples, train_samples
+    from ixt.data.show import draw_grid, print_samples, take_samples
     from ixt.errors import IxtError
     from ixt.recipe import find_recipe, load_recipe
 
@@ -188,20 +187,13 @@ def data_show(
         raise IxtError("--original draws into a picture; add --out FILE.png")
     if epoch and split == "val":
         raise IxtError("--epoch means nothing for --split val; leave it out")
-    stored = Path(recipe) / "recipe.yaml"
+    stored = Path(recipe) / "recipe.yaml"  # of a run
     settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
-    index = load_index(folder, split)
-    if split == "train":
-        samples = train_samples(
-            index, settings, epoch=epoch, position=position, count=count, decoder=decoder
-        )
-    else:
-        samples = eval_samples(index, settings, position=position, count=count, decoder=decoder)
+    samples = take_samples(folder, split, settings, epoch, position, count, decoder)
     print_samples(samples)
     if out is not None:
-        when = f", epoch {epoch}" if split == "train" else ""
-        places = f"positions {position} to {position + count - 1}"
-        title = f"{Path(recipe).stem}: {index.folder.name}{when}, {places}"
+        when = split if split == "val" else f"{split}, epoch {epoch}"
+        title = f"{Path(recipe).stem}: {when}, positions {position} to {position + count - 1}"
         _write_png(out, draw_grid(samples, title, originals=original))
         print(out)
     if results is not None:

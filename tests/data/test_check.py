@@ -145,6 +145,7 @@ def test_each_fault_and_oddity_has_its_name(broken: Path, photos: dict[str, str]
     for kind in ("grey", "cmyk", "rotated", "png", "webp", "gif"):
         shutil.copy(photos[kind], broken / "train" / "a" / f"{kind}.JPEG")
     Image.open(photos["landscape"]).resize((500, 20)).save(broken / "val" / "b" / "low.png")
+    shutil.copy(photos["landscape"], broken / "val" / "b" / "cat.heic")
     report = check_folder(broken)
     assert kinds_by_path(report) == {
         "train/b/empty.JPEG": {"empty"},
@@ -160,6 +161,7 @@ def test_each_fault_and_oddity_has_its_name(broken: Path, photos: dict[str, str]
         "train/a/png.JPEG": {"mistyped"},
         "train/a/webp.JPEG": {"mistyped"},
         "val/b/low.png": {"tiny"},
+        "val/b/cat.heic": {"ignored"},
     }
     assert {finding.path for finding in report.breaking} == {
         f"train/b/{name}.JPEG"
@@ -265,6 +267,12 @@ def test_nothing_is_moved_unless_asked_and_everything_comes_back(broken: Path) -
     assert len(restore(broken)) == 6
     assert tree(broken) == before
     assert not (broken / ".quarantine").exists()
+
+
+def test_a_class_that_quarantine_empties_is_named(broken: Path) -> None:
+    (broken / "train" / "b" / "portrait.JPEG").unlink()
+    (finding,) = check_folder(broken, fix="quarantine").breaking
+    assert (finding.kind.value, finding.path) == ("class emptied", "train/b")
 
 
 def test_quarantine_keeps_two_files_of_one_name(broken: Path) -> None:

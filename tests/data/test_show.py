@@ -20,8 +20,9 @@ from ixt.data.decode import Request, make_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import Planner, build_planner
-from ixt.data.show import Sample, draw_grid, eval_samples, print_samples, train_samples
+from ixt.data.show import Sample, draw_grid, print_samples
 from ixt.data.show.numbers import flatten, row_numbers
+from ixt.data.show.samples import eval_samples, train_samples
 from ixt.errors import DataError
 from ixt.recipe import Recipe, dump_recipe
 
@@ -137,8 +138,8 @@ def test_any_table_of_a_plan_becomes_numbers() -> None:
 
 def test_the_picture_holds_each_tile_unchanged(shown: list[Sample]) -> None:
     for originals in (False, True):
-        picture = np.asarray(draw_grid(shown, "a title", originals=originals))
-        for sample in shown:
+        picture = np.asarray(draw_grid(shown[:5], "a title", originals=originals))
+        for sample in shown[:2]:
             scaled = sample.pixels.repeat(14, axis=0).repeat(14, axis=1)  # 32 px become 448
             assert holds(picture, scaled)
 

@@ -6,9 +6,10 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ixt.data.check.stderr import CapturedStderr
 from ixt.data.decode import DamagedImage, load_with_pillow
-from ixt.data.headers import ImageFormat, read_headers
+from ixt.data.headers import PILLOW_FORMATS, ImageFormat
 
 Stamp = tuple[int, int, int]
 """Length in bytes, modification time in ns, inode: a file with the same three is unchanged."""
@@ -162,13 +163,12 @@ def _through_pillow(path: str, data: NDArray[np.uint8], facts: Facts) -> Facts:
         detail = "" if fault == Fault.NOT_IMAGE else _one_line(str(error.__cause__))
         return replace(facts, fault=fault, detail=detail)
     with Image.open(io.BytesIO(data.tobytes())) as image:
-        bands = image.getbands()
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
+        colour, orientation = _colour(image.getbands()), _orientation(image.getexif)
     return replace(
         facts,
-        # The index's own words for what a file holds.
-        image_format=ImageFormat(int(read_headers(b"", [os.fsencode(path)]).formats[0])),
-        colour=_colour(bands),
+        image_format=image_format,
+        colour=colour,
         orientation=orientation,
         height=height,
         width=width,
@@ -202,7 +202,7 @@ def _jpeg_colour_and_orientation(data: bytes) -> tuple[Colour, int]:
             channels = data[start + 5]
             return {1: Colour.GREY, 4: Colour.CMYK}.get(channels, Colour.OTHER), orientation
         if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = _orientation(data[start : start + length])
+            orientation = _orientation(partial(_exif, data[start : start + length]))
     return Colour.OTHER, orientation
 
 
@@ -218,11 +218,15 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at += 2 + length
 
 
-def _orientation(exif: bytes) -> int:
+def _exif(segment: bytes) -> Image.Exif:
     tags = Image.Exif()
+    tags.load(segment)
+    return tags
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
-        tags.load(exif)
-        value = tags.get(ExifTags.Base.Orientation, 1)
+        value = read().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow's readers raise nearly anything on broken metadata
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -12,6 +12,7 @@ from typing import Literal
 from ixt.data.check.facts import Colour, Facts, Fault
 from ixt.data.check.survey import Survey
 from ixt.data.headers import ImageFormat
+from ixt.data.scan import IMAGE_SUFFIXES
 
 Severity = Literal["breaks training", "note"]
 
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     UNREADABLE = "unreadable"
     OUTDATED = "index outdated"
     UNKNOWN_CLASS = "class only in val"
+    EMPTIED = "class emptied"
     CORRUPT = "corrupt"
     LEAK = "in train and val"
     CONFLICT = "duplicate, other class"
@@ -41,6 +43,7 @@ class Kind(StrEnum):
     ROTATED = "EXIF-rotated"
     TINY = "tiny"
     HUGE = "huge"
+    IGNORED = "ignored"
 
 
 MEANING: dict[Kind, tuple[Severity, str]] = {
@@ -51,6 +54,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
     Kind.OUTDATED: ("breaks training", "has another size than the cached index says"),
     Kind.UNKNOWN_CLASS: ("breaks training", "a val folder that train has not"),
+    Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
     Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),
     Kind.LEAK: ("note", "the same bytes in both splits; accuracy is flattered"),
     Kind.CONFLICT: ("note", "the same bytes under different labels"),
@@ -61,6 +65,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.ROTATED: ("note", "EXIF asks for a rotation that training does not apply"),
     Kind.TINY: ("note", f"shorter side below {TINY_PIXELS} px"),
     Kind.HUGE: ("note", f"more than {HUGE_PIXELS // 1_000_000} megapixels"),
+    Kind.IGNORED: ("note", "no image by its name, so training does not see it"),
 }
 """Severity and explanation of each kind, in the order of the report."""
 
@@ -107,8 +112,14 @@ def find(surveys: Sequence[Survey]) -> list[Finding]:
     found = [finding for one in surveys for finding in _of_files(one)]
     found += _duplicates(surveys)
     found += _unknown_classes(surveys)
+    found += [finding for one in surveys for finding in _ignored(one)]
+    return in_order(found)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Sorted by kind, as in MEANING, and then by path."""
     order = {kind: place for place, kind in enumerate(MEANING)}
-    return sorted(found, key=lambda finding: (order[finding.kind], finding.path))
+    return sorted(findings, key=lambda finding: (order[finding.kind], finding.path))
 
 
 def relative_paths(one: Survey) -> list[str]:
@@ -177,3 +188,15 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
     train, val = (one.index for one in surveys)
     for name in sorted(set(val.classes) - set(train.classes)):
         yield Finding(Kind.UNKNOWN_CLASS, f"{val.folder.name}/{name}")
+
+
+def _ignored(one: Survey) -> Iterator[Finding]:
+    """Files in class folders that the index leaves out because of their names."""
+    index = one.index
+    start = len(os.fspath(index.root)) + 1
+    for name in index.classes:
+        for folder, below, files in os.walk(index.folder / name, followlinks=True):
+            below[:] = [each for each in below if not each.startswith(".")]
+            for file in sorted(files):
+                if not file.startswith(".") and not file.lower().endswith(IMAGE_SUFFIXES):
+                    yield Finding(Kind.IGNORED, os.path.join(folder, file)[start:])

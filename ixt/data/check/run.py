@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ixt.data.check.findings import MEANING, REMOVABLE, Finding, Kind, Severity, find
+from ixt.data.check.findings import (
+    MEANING,
+    REMOVABLE,
+    Finding,
+    Kind,
+    Severity,
+    find,
+    in_order,
+    relative_paths,
+)
 from ixt.data.check.quarantine import quarantine
-from ixt.data.check.survey import survey
+from ixt.data.check.survey import Survey, survey
 from ixt.data.headers import Report
 from ixt.data.index import load_index
 from ixt.data.scan import Split
@@ -124,4 +133,15 @@ def check_folder(
         kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
         broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
         moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
+        found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
     return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved))
+
+
+def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
+    """Class folders that have no image left, which no index can be built of."""
+    for one in surveys:
+        index = one.index
+        labels = zip(relative_paths(one), index.labels.tolist(), strict=True)
+        left = {label for path, label in labels if path not in gone}
+        for label in sorted(set(range(len(index.classes))) - left):
+            yield Finding(Kind.EMPTIED, f"{index.folder.name}/{index.classes[label]}")

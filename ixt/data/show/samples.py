@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ixt.data.classes import class_label, output_classes, target_labels
 from ixt.data.decode import Decoded, Decoder, DecoderKind, Request, make_decoder
-from ixt.data.index import Index
+from ixt.data.index import Index, load_index
 from ixt.data.loader import Batch, EvalLoader, TrainLoader
 from ixt.data.plan import Plan, build_planner
+from ixt.data.scan import Split
 from ixt.data.show.numbers import Numbers, row_numbers
 from ixt.errors import DataError
 from ixt.recipe import Recipe
@@ -84,6 +86,37 @@ class Sample:
             "targets": self.targets,
             "problem": self.problem,
         }
+
+
+def take_samples(
+    root: str | Path,
+    split: Split,
+    recipe: Recipe,
+    epoch: int,
+    position: int,
+    count: int,
+    decoder: DecoderKind = "auto",
+) -> list[Sample]:
+    """Samples at consecutive positions of a split: train as training gets it, val as evaluation.
+
+    Args:
+        root: folder with train/ and val/ (or validation/).
+        split: train or val.
+        recipe: decides everything but the data; its data section is not looked at.
+        epoch: number of the epoch, from 0; of no account for val.
+        position: the first one: a place in the epoch's order, or a row of val's index.
+        count: how many.
+        decoder: auto, torch or dali, on the CPU.
+
+    Raises:
+        DataError: the folder does not fit, or a position lies outside the split.
+    """
+    index = load_index(root, split)
+    if split == "val":
+        return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
+    return train_samples(
+        index, recipe, epoch=epoch, position=position, count=count, decoder=decoder
+    )
 
 
 def train_samples(
