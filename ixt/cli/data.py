@@ -134,7 +134,7 @@ def data_stats(
     Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
     """
     from ixt.data.index import load_index
-    from ixt.data.stats import pixel_stats, split_stats
+    from ixt.data.stats import split_stats
     from ixt.data.stats_table import print_stats
 
     rows = {}
@@ -142,6 +142,8 @@ def data_stats(
         index = load_index(folder, name)
         pixels = None
         if mean_std or sample is not None:
+            from ixt.data.pixel_stats import pixel_stats
+
             with _progress() as progress:
                 bar = progress(str(index.folder))
                 pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=bar)

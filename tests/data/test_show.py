@@ -22,7 +22,7 @@ from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import Planner, build_planner
 from ixt.data.show import Sample, draw_grid, print_samples
 from ixt.data.show.numbers import flatten, row_numbers
-from ixt.data.show.samples import eval_samples, train_samples
+from ixt.data.show.take import eval_samples, train_samples
 from ixt.errors import DataError
 from ixt.recipe import Recipe, dump_recipe
 

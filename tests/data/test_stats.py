@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from ixt.data.index import load_index
-from ixt.data.stats import pixel_stats, split_stats
+from ixt.data.pixel_stats import pixel_stats
+from ixt.data.stats import split_stats
 from ixt.data.stats_table import print_stats
 
 
@@ -43,6 +46,11 @@ def test_the_index_gives_sizes_classes_and_formats(folder: Path) -> None:
     assert stats.distributions["aspect_ratio"].percentiles[0] == pytest.approx(300 / 451)
     assert sum(height.counts) == 5
     assert (height.counts[0], height.counts[-1]) == (3, 1)
+
+
+def test_reading_the_index_loads_no_torch() -> None:
+    code = "import sys, ixt.data.stats_table, ixt.data.index; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_mean_and_std_are_those_of_all_pixels_together(folder: Path) -> None:

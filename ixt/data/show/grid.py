@@ -11,7 +11,7 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 from ixt.data.decode import DamagedImage, load_with_pillow
-from ixt.data.show.samples import Sample
+from ixt.data.show.sample import Sample
 
 _PAPER = "#ffffff"
 _WELL = "#f3f2ef"

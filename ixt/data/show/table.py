@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ixt.data.classes import class_label
 from ixt.data.show.numbers import flatten
-from ixt.data.show.samples import Sample
+from ixt.data.show.sample import Sample
 
 _NAME_WIDTH = 16
 _COLUMN_WIDTH = 29

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.classes import class_label, output_classes, target_labels
+from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import Decoded, Decoder, DecoderKind, Request, make_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import Batch, EvalLoader, TrainLoader
 from ixt.data.plan import Plan, build_planner
 from ixt.data.scan import Split
-from ixt.data.show.numbers import Numbers, row_numbers
+from ixt.data.show.numbers import row_numbers
+from ixt.data.show.sample import Sample, Source
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -28,64 +27,6 @@ _TARGETS = 2
 _CPU = torch.device("cpu")
 # Shown elsewhere: as the position, the file and the class.
 _TOLD = ("epoch", "positions", "samples", "labels")
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image file and its class."""
-
-    sample: int
-    """Row of the index."""
-    path: str
-    class_name: str
-    """Name of its folder."""
-    height: int
-    """Of the stored image, in pixels."""
-    width: int
-
-    @property
-    def title(self) -> str:
-        """The class in human words, such as `tench`."""
-        return class_label(self.class_name).split(",")[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One position as the network gets it."""
-
-    epoch: int | None
-    """None in an evaluation."""
-    position: int
-    """Place in the epoch's order; in an evaluation, the row of the index."""
-    source: Source
-    label: int
-    """Output number of the model."""
-    image: Tensor
-    """(3, S, S) float32, normalised: the loader's, bit for bit."""
-    pixels: NDArray[np.uint8]
-    """(S, S, 3): the image with normalisation undone; noise outside 0..255 is clipped."""
-    numbers: Numbers
-    """What the plan says, by table and field."""
-    partner: tuple[int, Source] | None
-    """Position and file of what is mixed in; None where nothing is."""
-    targets: dict[str, float]
-    """Class name and probability of the largest targets."""
-    problem: str | None
-    """Why the image was left out, where it was."""
-
-    def row(self) -> dict[str, Any]:
-        """Everything but the pixels as plain data, for JSON."""
-        partner = self.partner and {"position": self.partner[0], **vars(self.partner[1])}
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            **vars(self.source),
-            "label": self.label,
-            **self.numbers,
-            "partner": partner,
-            "targets": self.targets,
-            "problem": self.problem,
-        }
 
 
 def take_samples(
