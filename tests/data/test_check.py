@@ -17,6 +17,8 @@ from PIL import Image
 from ixt.cli import main
 from ixt.data.check import CheckReport, check_folder, restore
 from ixt.data.check import facts as facts_module
+from ixt.data.crop import eval_crops
+from ixt.data.decode import Request, make_decoder
 from ixt.data.index import load_index
 from ixt.errors import DataError
 
@@ -88,16 +90,22 @@ def mutants(count: int) -> list[bytes]:
     return made
 
 
-def test_it_finds_exactly_what_a_full_decode_of_each_file_alone_meets(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    expected: dict[str, str] = {}
+@pytest.fixture(scope="module")
+def mutant_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 JPEG files that were tampered with, in one class."""
+    root = tmp_path_factory.mktemp("mutants")
+    (root / "train" / "x").mkdir(parents=True)
     for number, data in enumerate(mutants(400)):
-        path = tmp_path / "train" / "x" / f"{number:03}.JPEG"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        expected[f"train/x/{path.name}"] = alone(path, capfd)
-    report = check_folder(tmp_path, splits=("train",), num_threads=4)
+        (root / "train" / "x" / f"{number:03}.JPEG").write_bytes(data)
+    return root
+
+
+def test_it_finds_exactly_what_a_full_decode_of_each_file_alone_meets(
+    mutant_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted((mutant_folder / "train" / "x").iterdir())
+    expected = {f"train/x/{path.name}": alone(path, capfd) for path in paths}
+    report = check_folder(mutant_folder, splits=("train",), num_threads=4)
     kinds = kinds_by_path(report)
     severe = {"truncated", "undecodable", "not an image"}
     found = {
@@ -112,6 +120,20 @@ def test_it_finds_exactly_what_a_full_decode_of_each_file_alone_meets(
         "corrupt": True,
         "sound": True,
     }
+
+
+def test_what_breaks_training_is_what_the_decoder_cannot_take(mutant_folder: Path) -> None:
+    index = load_index(mutant_folder, "train")
+    paths = index.paths(range(len(index)))
+    decoder = make_decoder(
+        "torch", device=torch.device("cpu"), num_threads=2, prefetch=1, on_error="skip"
+    )
+    crops = eval_crops(np.maximum(index.sizes, 1), size=16)
+    (decoded,) = decoder.stream([Request(paths, crops)])
+    decoder.close()
+    breaking = {finding.path for finding in check_folder(mutant_folder, splits=("train",)).breaking}
+    assert breaking == {f"train/x/{Path(paths[row]).name}" for row in decoded.damaged}
+    assert len(breaking) > 100
 
 
 def alone(path: Path, capfd: pytest.CaptureFixture[str]) -> str:

@@ -19,7 +19,6 @@ _INK = "#1a1a1a"
 _GREY = "#6f6e69"
 _ACCENT = "#e4572e"
 _TILE_PX = 448
-_LINES = 4  # of a caption
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -29,11 +28,11 @@ class _Layout:
     """Measures of the picture in its own pixels; all follow from the tile's side."""
 
     tile: int
-    scale: int
-    """Side of one of the sample's pixels."""
     columns: int
     pictures: int
     """Pictures per cell: 1, or 2 with the original."""
+    lines: int
+    """Of the longest caption."""
 
     @property
     def margin(self) -> int:
@@ -58,7 +57,7 @@ class _Layout:
 
     @property
     def cell_height(self) -> int:
-        return self.tile + self.line // 2 + _LINES * self.line
+        return self.tile + self.line + self.lines * self.line
 
 
 def draw_grid(samples: Sequence[Sample], title: str, *, originals: bool = False) -> Image.Image:
@@ -76,7 +75,8 @@ def draw_grid(samples: Sequence[Sample], title: str, *, originals: bool = False)
     scale = max(1, round(_TILE_PX / size))
     pictures = 2 if originals else 1
     columns = _columns(len(samples), pictures)
-    layout = _Layout(size * scale, scale, columns, pictures)
+    lines = max(len(_caption(sample)) for sample in samples)
+    layout = _Layout(size * scale, columns, pictures, lines)
     rows = -(-len(samples) // columns)
     head = layout.margin + 2 * layout.line
     image = Image.new(
@@ -117,7 +117,7 @@ def _draw_cell(
         font = _font(layout.line * (19 if number == 0 else 16) // 24)
         colour = _INK if number == 0 else _GREY
         _write(draw, (corner[0], at), text, font, colour, layout.cell_width)
-        at += layout.line
+        at += layout.line + (layout.line // 5 if number == 0 else 0)
 
 
 def _original(sample: Sample, layout: _Layout) -> Image.Image:
