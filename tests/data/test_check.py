@@ -276,6 +276,16 @@ def test_a_file_without_permission_is_asked_again(
     assert check_folder(sound).findings == ()
 
 
+def test_what_is_no_regular_file_is_not_waited_for(sound: Path) -> None:
+    os.mkfifo(sound / "train" / "a" / "pipe.JPEG")
+    (sound / "train" / "b" / "gone.JPEG").symlink_to("nowhere.JPEG")
+    breaking = check_folder(sound).breaking
+    assert [(f.kind.value, f.path, f.detail) for f in breaking] == [
+        ("unreadable", "train/a/pipe.JPEG", "not a regular file"),
+        ("unreadable", "train/b/gone.JPEG", "no such file or directory"),
+    ]
+
+
 def test_nothing_is_moved_unless_asked_and_everything_comes_back(broken: Path) -> None:
     before = tree(broken)
     check_folder(broken)

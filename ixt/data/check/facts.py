@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -73,10 +74,12 @@ class Facts:
 
 
 def file_stamp(path: str) -> Stamp:
-    """The stamp of a file as it is now; no real file has the one of a missing file."""
+    """The stamp of a file as it is now; (-1, -1, -1) where there is no regular file."""
     try:
         status = os.stat(path)
     except OSError:
+        return _ABSENT
+    if not stat.S_ISREG(status.st_mode):
         return _ABSENT
     return (status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -94,6 +97,8 @@ def inspect_file(path: str, stderr: CapturedStderr) -> tuple[Facts, bool]:
     """
     # Before reading: a file changed meanwhile then keeps an older stamp and is read again.
     stamp = file_stamp(path)
+    if stamp == _ABSENT and os.path.exists(path):  # opening a named pipe would wait for its writer
+        return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, "not a regular file"), False
     try:
         data = _read(path)
     except OSError as error:
