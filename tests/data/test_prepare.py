@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -197,7 +198,8 @@ def kill_at_random_moments(tars: Tars, out: Path, num_kills: int, seed: int) -> 
             process.stdout.readline()
             time.sleep(rng.uniform(0, 0.25))
             process.kill()
-            hits += process.wait() != 0
+            assert process.wait() in (0, -signal.SIGKILL), process.stderr and process.stderr.read()
+            hits += process.returncode != 0
         for split, images in (("train", tars.train_images), ("val", tars.val_images)):
             if (out / split).exists():
                 assert images_below(out / split) == images, "a new folder is whole when it is seen"
