@@ -152,6 +152,22 @@ def test_a_transfer_that_broke_goes_on(
     assert images_below(out / "val") == tars.val_images
 
 
+def test_a_move_that_broke_while_it_was_published_goes_on(
+    tars: Tars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kaggle(tmp_path / "kaggle", tars)
+    out, given = tmp_path / "out", Sources(kaggle=tmp_path / "kaggle")
+    with monkeypatch.context() as patch:
+        patch.setattr("ixt.data.prepare.run.finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(out, given, Options(transfer="move"), tars.published)
+    (out / "train").mkdir()
+    (out / ".prepare" / "train" / CLASSES[0]).rename(out / "train" / CLASSES[0])
+    prepare(out, given, Options(transfer="move"), tars.published)
+    assert images_below(out / "train") == tars.train_images
+    assert images_below(out / "val") == tars.val_images
+
+
 def test_another_file_system_is_told_and_how_to_copy(tars: Tars, tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
@@ -176,7 +192,7 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     monkeypatch.setattr("ixt.data.prepare.progress._LINE_PERIOD_S", 0.001)
     prepare(tmp_path, Sources(train=tars.train), None, tars.published)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].startswith(f"train to {tmp_path / 'train'}: ")
+    assert lines[0].startswith("train: ")
     assert all(" MB/s, " in line and line.endswith(" left") for line in lines)
 
 

@@ -125,9 +125,10 @@ def transfer(
         if _is_class(entry):
             paths = by_class.setdefault(entry.name, [])
             paths += [Path(entry.path, name) for name in _images(Path(entry.path))]
-    # What was moved by an earlier call has left the source.
-    for entry in os.scandir(place.staged):
-        by_class.setdefault(entry.name, [])
+    # What an earlier call moved has left the source, and may be published in part.
+    for folder in (place.staged, place.final) if options.transfer == "move" else ():
+        for name in count_images(folder):
+            by_class.setdefault(name, [])
     stop = Event()
     jobs = (
         Job(0, partial(_transfer_class, name, paths, place, options.transfer, meter, stop))
@@ -169,6 +170,8 @@ def _transfer_class(
             break
         num_bytes, there = path.stat().st_size, held.get(path.name)
         missing = there is None or there.size != num_bytes
+        if there is not None and not there.published and how == "copy":
+            missing |= not place.survived
         if there is not None and there.published and missing:
             raise DataError(f"{there.path}: is another image than {path}; remove one of them")
         if missing:

@@ -117,7 +117,7 @@ def _prepare_split(task: Task, split: Split) -> SplitSummary | None:
     if origin is None:
         return _prepare_in_place(task, split, num_sorted, start_s)
     place = open_place(task.root, split, origin)
-    meter = Meter(f"{split} to {folder}", origin.num_bytes)
+    meter = Meter(split, origin.num_bytes)
     tar = task.sources.tar(split)
     if tar is not None:
         counts, md5 = _extract(task, split, tar, place, meter)
@@ -163,7 +163,7 @@ def _prepare_in_place(
     """Complete a split from what lies in its folder."""
     folder = split_folder(task.root, split)
     tars = packed_classes(folder) if split == "train" else []
-    meter = Meter(f"class tars of {folder}", sum(tar.stat().st_size for tar in tars))
+    meter = Meter("class tars", sum(tar.stat().st_size for tar in tars))
     if tars:
         place = Place(folder, task.root / ".prepare" / "packed", survived=True)
         with shown(meter):
