@@ -258,6 +258,16 @@ def test_a_disk_that_fills_up_keeps_what_is_written(
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_kill_between_the_last_two_steps_leaves_nothing_behind(
+    tars: Tars, tmp_path: Path
+) -> None:
+    prepare(tmp_path, sources(tars), None, tars.published)
+    (tmp_path / ".prepare").mkdir()
+    (tmp_path / ".prepare" / "train.json").write_text("{}")
+    prepare(tmp_path, sources(tars), None, tars.published)
+    assert_complete(tmp_path, tars)
+
+
 def test_two_at_once_are_refused(tars: Tars, tmp_path: Path) -> None:
     def again(_: object) -> None:
         with pytest.raises(DataError, match="another `ixt data prepare` is at work"):

@@ -84,6 +84,7 @@ def test_class_tars_in_train_are_extracted(tars: Tars, tmp_path: Path, delete: b
     tar_names = {f"{name}.tar" for name in CLASSES}
     assert {path: data for path, data in left.items() if path not in tar_names} == tars.train_images
     assert tar_names.isdisjoint(left) == delete
+    assert not (tmp_path / ".prepare").exists()
     assert prepare(tmp_path, Sources(), options, tars.published)[0].num_written == 0
 
 
@@ -161,6 +162,8 @@ def test_a_move_that_broke_while_it_was_published_goes_on(
         patch.setattr("ixt.data.prepare.run.finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(out, given, Options(transfer="move"), tars.published)
+    with pytest.raises(DataError, match=r"holds images that came from .*; give --kaggle"):
+        prepare(out, Sources(train=tars.train), None, tars.published)
     (out / "train").mkdir()
     (out / ".prepare" / "train" / CLASSES[0]).rename(out / "train" / CLASSES[0])
     prepare(out, given, Options(transfer="move"), tars.published)

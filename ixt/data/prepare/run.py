@@ -29,9 +29,11 @@ from ixt.data.prepare.staging import (
     Record,
     claimed,
     finish,
+    is_published,
     num_bytes_below,
     open_place,
     origin_of,
+    packed_place,
     read_record,
     split_folder,
     write_record,
@@ -105,6 +107,8 @@ def _finished(task: Task, split: Split) -> SplitSummary | None:
         return None
     if count_images(split_folder(task.root, split)) != record.counts:
         return None
+    if not is_published(task.root, split):  # killed between its first and its last rename
+        return None
     _check_counts(task, split, record.counts, str(split_folder(task.root, split)))
     return _summary(task, split, record, 0, start_s)
 
@@ -165,9 +169,9 @@ def _prepare_in_place(
     tars = packed_classes(folder) if split == "train" else []
     meter = Meter("class tars", sum(tar.stat().st_size for tar in tars))
     if tars:
-        place = Place(folder, task.root / ".prepare" / "packed", survived=True)
         with shown(meter):
-            extract_packed(tars, place, meter, task.options)
+            extract_packed(tars, packed_place(task.root, folder), meter, task.options)
+        is_published(task.root, split)
     counts = count_images(folder)
     if not counts:
         return None

@@ -36,6 +36,7 @@ class Origin:
     """File name of a tar, which may be moved meanwhile; path of a folder."""
     num_bytes: int
     mtime_ns: int
+    """0 for a folder."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def open_place(root: Path, split: Split, origin: Origin) -> Place:
     """Go on with what was staged from the same source; throw away what came from another.
 
     Raises:
-        DataError: OUT/SPLIT is on another file system than OUT.
+        DataError: OUT/SPLIT is on another file system than OUT, or images staged from another
+            folder wait there: they may have been moved, and be the only copy.
     """
     final, staged = split_folder(root, split), root / _FOLDER / split
     if final.exists() and final.stat().st_dev != root.stat().st_dev:
@@ -126,6 +128,11 @@ def open_place(root: Path, split: Split, origin: Origin) -> Place:
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
     begun = json.loads(stamp.read_text()) if stamp.exists() else None
     if begun is None or begun["origin"] != asdict(origin):
+        if staged.exists() and begun is not None and begun["origin"]["mtime_ns"] == 0:
+            raise DataError(
+                f"{staged}: holds images that came from {begun['origin']['name']}; give "
+                f"--kaggle {begun['origin']['name']} to bring the rest, or put them elsewhere"
+            )
         if staged.exists():
             _LOG.warning("%s: removing what was extracted from another source", staged)
             shutil.rmtree(staged)
@@ -155,9 +162,23 @@ def finish(root: Path, split: Split, place: Place, record: Record) -> None:
     os.sync()  # a power cut must not leave names without content
     write_record(root, split, record)
     publish(place.staged, place.final)
-    place.staged.with_suffix(".json").unlink()
-    if not any(place.staged.parent.iterdir()):
-        place.staged.parent.rmdir()
+    is_published(root, split)
+
+
+def is_published(root: Path, split: Split) -> bool:
+    """Whether nothing staged of a split waits to be published; tidies up what a kill left."""
+    folder = root / _FOLDER
+    if (folder / split).exists():
+        return False
+    (folder / f"{split}.json").unlink(missing_ok=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
+    return True
+
+
+def packed_place(root: Path, folder: Path) -> Place:
+    """Where class tars that lie in a train folder are extracted; each is published on its own."""
+    return Place(folder, root / _FOLDER / "packed", survived=True)
 
 
 def read_record(root: Path, split: Split) -> Record | None:
