@@ -9,9 +9,21 @@ from ixt.cli import plan  # isort: split
 
 from ixt.cli import evaluate, predict  # isort: split
 
-from ixt.cli import data  # isort: split
+from ixt.cli import data, data_look, data_prepare  # isort: split
 
 from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "doctor", "evaluate", "main", "plan", "predict", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "data",
+    "data_look",
+    "data_prepare",
+    "doctor",
+    "evaluate",
+    "main",
+    "plan",
+    "predict",
+    "train",
+]

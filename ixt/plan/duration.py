@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ixt.errors import EngineError
 from ixt.models.paper import find_paper_model
 from ixt.recipe import Recipe
 from ixt.roofline import Costs, Device, Mode, Precision, find_device, limits
+
+if TYPE_CHECKING:
+    from ixt.bench.results import Row
 
 # The share of its limit that the paper's models reach on an A100 in TF32 with eager PyTorch lies
 # between 13 % (atto) and 26 % (base at 384 pixels); NVIDIA's hand-fused ResNet-50 in MLPerf
@@ -22,17 +24,6 @@ _BEST_SHARE = 0.38
 # Source: NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5/README.md.
 _FP32_SHARE = 0.58
 _BENCH_NAMES = {"fp32": "fp32", "tf32": "tf32", "bf16": "amp-bf16", "fp16": "amp-fp16"}
-_BENCH_FORMAT = 2
-_BENCH_KEYS = {
-    "model",
-    "mode",
-    "layout",
-    "precision",
-    "compile",
-    "batch_size",
-    "image_size",
-    "device",
-}
 
 
 @dataclass(frozen=True)
@@ -103,70 +94,58 @@ def bench_device(path: Path) -> str:
     Raises:
         EngineError: the file cannot be read or holds no measurement.
     """
-    rows = _read_bench(path)
+    rows = _measured(path)
     if not rows:
         raise EngineError(f"{path}: holds no measurement; run `ixt bench` again")
-    return str(rows[0]["device"])
+    return str(rows[0].device)
 
 
 def bench_rates(path: Path, recipe: Recipe, device: Device) -> Rates:
     """Rates measured by `ixt bench` in the recipe's setting, at the batch nearest to its own.
 
     Raises:
-        EngineError: the file holds no such training rate.
+        EngineError: the file cannot be read or holds no such training rate.
     """
-    engine = recipe.engine
-    wanted = {
-        "model": recipe.model.name,
-        "image_size": recipe.augment.image_size,
-        "precision": _BENCH_NAMES[precision_of(recipe)],
-        "layout": "channels_last" if engine.channels_last else "contiguous",
-        "compile": engine.compile,
-    }
-    rows = _read_bench(path)
+    engine, rows = recipe.engine, _measured(path)
+    layout = "channels_last" if engine.channels_last else "contiguous"
+    wanted = (recipe.model.name, layout, _BENCH_NAMES[precision_of(recipe)], engine.compile)
+    size = recipe.augment.image_size
     fitting = [
-        row for row in rows if _is_device(row["device"], device) and wanted.items() <= row.items()
+        row
+        for row in rows
+        if (row.model, row.layout, row.precision, row.compile) == wanted
+        and row.image_size == size
+        and _is_device(str(row.device), device)
     ]
     train = _nearest(fitting, "train", engine.micro_batch_size)
     if train is None:
-        held = sorted({f"{_setting(row)} {row['mode']} on {row['device']}" for row in rows})
+        compiled = " compiled" if engine.compile else ""
+        held = sorted({f"{row.name} at {row.image_size} px on {row.device}" for row in rows})
         raise EngineError(
-            f"{path}: holds no training rate of {_setting(wanted)} on {device.name}; "
-            f"it holds {'; '.join(held) or 'no measurement'}"
+            f"{path}: holds no training rate of {' '.join(wanted[:3])}{compiled} at {size} px on "
+            f"{device.name}; it holds {'; '.join(held) or 'no measurement'}"
         )
     infer = _nearest(fitting, "infer", recipe.eval.batch_size)
-    rate = train["images_per_s"]
+    rate = float(train.images_per_s or 0.0)
     return Rates(
         train=rate,
         # A training step is three forward passes and more.
-        infer=infer["images_per_s"] if infer else 3 * rate,
+        infer=float(infer.images_per_s or 0.0) if infer else 3 * rate,
         best_train=None,
-        basis=f"measured in {path}: {_setting(wanted)}, batch {train['batch_size']}",
+        basis=f"measured in {path}: {train.name}",
     )
 
 
-def _read_bench(path: Path) -> list[dict[str, Any]]:
-    """The measured rows of a results file of `ixt bench`, format 2."""
-    try:
-        data = json.loads(path.read_text())
-        measured = [row for row in data["rows"] if row.get("images_per_s")]
-        if data["format"] != _BENCH_FORMAT or any(_BENCH_KEYS - row.keys() for row in measured):
-            raise ValueError(f"it has format {data['format']}, this version reads {_BENCH_FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(
-            f"{path}: is not a results file of `ixt bench`: {error}; measure again"
-        ) from error
-    return measured
+def _measured(path: Path) -> list[Row]:
+    # Imported here: it is not needed without a benchmark, and loads the benchmark's machinery.
+    from ixt.bench.results import read_report
+
+    return [row for row in read_report(path).rows if row.images_per_s]
 
 
-def _nearest(rows: list[dict[str, Any]], mode: Mode, batch: int) -> dict[str, Any] | None:
-    chosen = [row for row in rows if row["mode"] == mode]
-    return min(chosen, key=lambda row: abs(row["batch_size"] - batch), default=None)
-
-
-def _setting(row: dict[str, Any]) -> str:
-    compiled = "compiled" if row["compile"] else "eager"
-    return f"{row['model']} {row['image_size']} px {row['precision']} {row['layout']} {compiled}"
+def _nearest(rows: list[Row], mode: Mode, batch: int) -> Row | None:
+    chosen = [row for row in rows if row.mode == mode]
+    return min(chosen, key=lambda row: abs(row.batch_size - batch), default=None)
 
 
 def _is_device(said: str, device: Device) -> bool:

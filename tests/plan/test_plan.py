@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ixt.bench.results import Protocol, Report, Row, write_report
 from ixt.cli import app
 from ixt.errors import IxtError
 from ixt.plan import Plan, Target, make_plan, plan_data, print_plan
@@ -110,24 +111,24 @@ def test_fp32_on_a_v100_comes_near_nvidias_published_rate() -> None:
 
 
 def bench_file(path: Path, **changes: Any) -> Path:
-    """Results of batches 64 and 256, both layouts, eager, in format 2."""
-    row = {
-        "model": "inceptionnext_tiny",
-        "mode": "train",
-        "layout": "contiguous",
-        "precision": "amp-bf16",
-        "compile": False,
-        "batch_size": 64,
-        "image_size": 224,
-        "device": "NVIDIA H100 80GB HBM3",
-        "images_per_s": 2500.0,
-    }
-    large = {**row, "batch_size": 256, "images_per_s": 3000.0}
-    nhwc = {**row, "layout": "channels_last", "images_per_s": 3500.0}
-    infer = {**row, "mode": "infer", "images_per_s": 9000.0}
-    rows = [{**each, **changes} for each in (row, large, nhwc, infer)]
-    failed = {**row, "error": "out of memory", "images_per_s": None}
-    path.write_text(json.dumps({"format": 2, "rows": [*rows, failed]}))
+    """Results of batches 64 and 256, both layouts, eager."""
+    small = Row(
+        model="inceptionnext_tiny",
+        mode="train",
+        layout="contiguous",
+        precision="amp-bf16",
+        compile=False,
+        batch_size=64,
+        image_size=224,
+        device="NVIDIA H100 80GB HBM3",
+        images_per_s=2500.0,
+    )
+    large = small.model_copy(update={"batch_size": 256, "images_per_s": 3000.0})
+    nhwc = small.model_copy(update={"layout": "channels_last", "images_per_s": 3500.0})
+    infer = small.model_copy(update={"mode": "infer", "images_per_s": 9000.0})
+    failed = small.model_copy(update={"error": "out of memory", "images_per_s": None})
+    rows = tuple(row.model_copy(update=changes) for row in (small, large, nhwc, infer))
+    write_report(Report(protocol=Protocol(), machine={}, rows=(*rows, failed)), path)
     return path
 
 
@@ -138,7 +139,7 @@ def test_a_benchmark_gives_device_and_hours(tmp_path: Path) -> None:
     assert (plan.rates.train, plan.rates.infer) == (2500, 9000)
     assert plan.duration.best_hours is None
     assert plan.rates.basis == (
-        f"measured in {file}: inceptionnext_tiny 224 px amp-bf16 contiguous eager, batch 64"
+        f"measured in {file}: inceptionnext_tiny train contiguous amp-bf16 batch 64"
     )
 
 
@@ -154,14 +155,18 @@ def test_the_benchmarks_row_is_the_recipes(override: str, rate: float, tmp_path:
 
 def test_a_benchmark_of_something_else_is_refused(tmp_path: Path) -> None:
     recipe, h100 = load_recipe(TINY), find_device("h100")
-    text = "no training rate of inceptionnext_tiny 224 px tf32 contiguous eager on h100-sxm"
+    text = "no training rate of inceptionnext_tiny contiguous tf32 at 224 px on h100-sxm"
     with pytest.raises(IxtError, match=text):
         bench_rates(bench_file(tmp_path / "b.json"), recipe, h100)
     file = bench_file(tmp_path / "c.json", precision="tf32", device="NVIDIA L4")
-    with pytest.raises(IxtError, match=r"it holds .* tf32 channels_last eager train on NVIDIA L4"):
+    with pytest.raises(
+        IxtError, match=r"it holds .* channels_last tf32 batch 64 at 224 px on NVIDIA L4"
+    ):
         bench_rates(file, recipe, h100)
     compiled = load_recipe(TINY, ["engine.precision=bf16", "engine.compile=true"])
-    with pytest.raises(IxtError, match="contiguous compiled on h100-sxm; it holds"):
+    with pytest.raises(
+        IxtError, match="contiguous amp-bf16 compiled at 224 px on h100-sxm; it holds"
+    ):
         bench_rates(bench_file(tmp_path / "d.json"), compiled, h100)
 
 
@@ -169,7 +174,7 @@ def test_a_benchmark_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "d.json"
     file.write_text(text)
-    with pytest.raises(IxtError, match="is not a results file"):
+    with pytest.raises(IxtError, match="not a results file"):
         bench_rates(file, load_recipe(TINY), find_device("h100"))
 
 
