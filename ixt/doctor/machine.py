@@ -6,7 +6,7 @@ import ctypes
 import os
 import resource
 import shutil
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,17 +19,30 @@ from ixt.runtime import cores_per_process
 
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
-_THROTTLED = 0x8 | 0x40 | 0x80  # hardware slowdown, hardware thermal, hardware power brake
+# NVML's bits of hardware slowdown, hardware thermal slowdown and power brake.
+_THROTTLED = 0x8 | 0x40 | 0x80
 _TIME_ERROR = 5  # what adjtimex returns while no time server holds the clock
 
 
+@dataclass(frozen=True)
+class GpuState:
+    """A GPU as its driver sees it."""
+
+    driver: str
+    """Version of the driver."""
+    slowed: bool
+    """Heat or power lower its clocks now."""
+    used_mib: float
+    """Memory in use, by anybody."""
+
+
 def check_gpu() -> Result:
-    """GPUs, driver and CUDA, as torch and as the driver's tool see them."""
-    seen = _nvidia_smi()
+    """GPUs, driver and CUDA, as torch and as the driver see them."""
+    seen = _driver_gpus()
     if not torch.cuda.is_available():
         if not seen:
             return Result("warn", "no CUDA device", "training runs on the CPU: for tests only")
-        driver = seen[0][1]
+        driver = seen[0].driver
         return Result(
             "fail",
             f"driver {driver} has {len(seen)} GPUs and torch for CUDA {torch.version.cuda} none",
@@ -38,19 +51,19 @@ def check_gpu() -> Result:
         )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    driver = seen[0][1] if seen else "unknown"
+    driver = seen[0].driver if seen else "unknown"
     value = f"{kinds}, driver {driver}, CUDA {torch.version.cuda}"
-    return judge_gpus(value, names, [(int(row[2]), float(row[3])) for row in seen])
+    return judge_gpus(value, names, seen)
 
 
-def judge_gpus(value: str, names: list[str], states: list[tuple[int, float]]) -> Result:
-    """Judge GPUs by their kind, and by (throttle reasons, MiB in use) of each."""
+def judge_gpus(value: str, names: list[str], states: list[GpuState]) -> Result:
+    """Judge GPUs by their kinds and states."""
     if len(set(names)) > 1:
         return Result("warn", value, "unlike GPUs: all wait for the slowest; choose one kind")
-    if any(reasons & _THROTTLED for reasons, _ in states):
+    if any(state.slowed for state in states):
         fix = "a GPU is slowed by heat or power: see nvidia-smi -q -d PERFORMANCE"
         return Result("warn", value, fix)
-    if any(used_mib > 1024 for _, used_mib in states):
+    if any(state.used_mib > 1024 for state in states):
         fix = "another process holds GPU memory: see nvidia-smi, and end it"
         return Result("warn", value, fix)
     try:
@@ -202,16 +215,22 @@ def judge_clock(adrift: bool, error_s: float) -> Result:
     return Result("ok", f"held by a time server within {error_s:.3f} s")
 
 
-def _nvidia_smi() -> list[list[str]]:
-    """Name, driver, throttle reasons and MiB in use of each GPU; nothing without the tool."""
-    query = "name,driver_version,clocks_throttle_reasons.active,memory.used"
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+def _driver_gpus() -> list[GpuState]:
+    """The GPUs that the driver knows, whether torch can use them or not; none without a driver."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=8)
-    except (OSError, subprocess.SubprocessError):
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no library, no driver: there is nothing to read
         return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    for row in rows:
-        row[2] = str(int(row[2], 16)) if row[2].startswith("0x") else "0"
-        row[3] = row[3] if row[3].replace(".", "").isdigit() else "0"
-    return rows
+    driver = str(pynvml.nvmlSystemGetDriverVersion())
+    states = []
+    for number in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+        try:
+            slowed = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle) & _THROTTLED
+            used = pynvml.nvmlDeviceGetMemoryInfo(handle).used
+        except pynvml.NVMLError:  # a sensor that this card or container does not show
+            slowed, used = 0, 0
+        states.append(GpuState(driver, bool(slowed), used / 2**20))
+    return states

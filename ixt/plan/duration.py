@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +63,8 @@ def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
         shares, reached = [_FP32_SHARE] * 2, "the share of NVIDIA's ResNet-50 in fp32 on a V100"
     elif row is not None and row.image_size == costs.image_size:
         shares = [
-            rate / _paper_limit(costs, mode)
-            for rate, mode in _pairs(row.train_images_per_s, row.infer_images_per_s)
+            row.train_images_per_s / _paper_limit(costs, "train"),
+            row.infer_images_per_s / _paper_limit(costs, "infer"),
         ]
         reached = f"the share that the paper's {row.train_images_per_s} images/s reach on an A100"
     else:
@@ -77,10 +76,6 @@ def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
         basis=f"{shares[0]:.0%} of the roofline limit of {train.images_per_s:,.0f} images/s in "
         f"{precision}, bound by {train.bound}; {reached}",
     )
-
-
-def _pairs(train: float, infer: float) -> Iterable[tuple[float, Mode]]:
-    return ((train, "train"), (infer, "infer"))
 
 
 def _paper_limit(costs: Costs, mode: Mode) -> float:

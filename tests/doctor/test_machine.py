@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from ixt.doctor import machine
 from ixt.doctor.check import Result
 from ixt.doctor.machine import (
+    GpuState,
     cgroup_cores,
     cgroup_memory,
     check_clock,
@@ -25,6 +26,7 @@ from ixt.doctor.machine import (
 )
 
 GIB = 2**30
+D = "580.65"
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -49,11 +51,10 @@ H100 = "NVIDIA H100 80GB HBM3"
         (judge_threads("0", 4), "fail", "positive number"),
         (judge_clock(False, 0.01), "ok", ""),
         (judge_clock(True, 16.0), "warn", "chrony"),
-        (judge_gpus("v", [H100] * 2, [(0, 3.0)] * 2), "ok", ""),
+        (judge_gpus("v", [H100] * 2, [GpuState(D, False, 3)] * 2), "ok", ""),
         (judge_gpus("v", [H100, "NVIDIA L4"], []), "warn", "unlike"),
-        (judge_gpus("v", [H100], [(0x40, 3.0)]), "warn", "heat or power"),
-        (judge_gpus("v", [H100], [(0x4, 3.0)]), "ok", ""),
-        (judge_gpus("v", [H100], [(0, 9000.0)]), "warn", "another process"),
+        (judge_gpus("v", [H100], [GpuState(D, True, 3)]), "warn", "heat or power"),
+        (judge_gpus("v", [H100], [GpuState(D, False, 9000)]), "warn", "another process"),
         (judge_gpus("v", ["Unheard-of 1"], []), "warn", "YAML"),
     ],
 )
@@ -89,27 +90,31 @@ def test_a_containers_memory_limit_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.value.endswith("of 1.0 GiB free")
 
 
-def fake_gpu_machine(monkeypatch: pytest.MonkeyPatch, reported: str, visible: bool) -> None:
-    done = SimpleNamespace(stdout=reported)
-    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: done)
+def fake_gpus(monkeypatch: pytest.MonkeyPatch, states: list[GpuState], visible: bool) -> None:
+    monkeypatch.setattr(machine, "_driver_gpus", lambda: states)
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: visible)
-    monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: len(states))
     monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda i: H100)
 
 
 def test_gpus_that_torch_cannot_use_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_gpu_machine(monkeypatch, f"{H100}, 535.10, 0x0000000000000000, 4\n" * 8, visible=False)
+    fake_gpus(monkeypatch, [GpuState("535.10", False, 4)] * 8, visible=False)
     result = check_gpu()
     assert result.status == "fail"
     assert result.value.startswith("driver 535.10 has 8 GPUs and torch for CUDA")
 
 
-def test_a_throttled_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_gpu_machine(monkeypatch, f"{H100}, 580.65, 0x0000000000000008, [N/A]\n", visible=True)
+def test_sound_gpus_are_named_with_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, [GpuState("580.65", False, 4)] * 2, visible=True)
     result = check_gpu()
-    assert result.status == "warn"
-    assert "heat or power" in result.fix
-    assert f"1 x {H100}, driver 580.65" in result.value
+    assert result.status == "ok"
+    assert f"2 x {H100}, driver 580.65" in result.value
+
+
+def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert check_gpu().value == "no CUDA device"
 
 
 def test_the_kernel_tells_about_the_clock() -> None:
