@@ -40,12 +40,20 @@ class Check:
     """It is given up after this, and counts as failing."""
 
 
-def run_checks(checks: Sequence[Check]) -> list[Result]:
-    """Run checks one after another; one that raises or hangs fails, and the others go on."""
-    return [_run(check) for check in checks]
+def run_checks(checks: Sequence[Check], budget_s: float = 45.0) -> list[Result]:
+    """Run checks one after another; one that raises or hangs fails, and the others go on.
+
+    Args:
+        checks: in their order.
+        budget_s: for all of them; when it is used up, each has one second left.
+    """
+    end_s = time.perf_counter() + budget_s
+    return [
+        _run(check, min(check.limit_s, max(1.0, end_s - time.perf_counter()))) for check in checks
+    ]
 
 
-def _run(check: Check) -> Result:
+def _run(check: Check, limit_s: float) -> Result:
     found: SimpleQueue[Result] = SimpleQueue()
 
     def work() -> None:
@@ -60,11 +68,11 @@ def _run(check: Check) -> Result:
     # A daemon: a hanging driver or file system must not keep the program from ending.
     Thread(target=work, name=check.name, daemon=True).start()
     try:
-        result = found.get(timeout=check.limit_s)
+        result = found.get(timeout=limit_s)
     except Empty:
         result = Result(
             "fail",
-            f"no answer in {check.limit_s:g} s",
+            f"no answer in {limit_s:.3g} s",
             "the machine is overloaded, or a driver, disk or network hangs; look at dmesg and top",
         )
     return replace(result, name=check.name, seconds=time.perf_counter() - start_s)

@@ -35,7 +35,7 @@ def examine(data: str | None, run_dir: Path) -> list[Result]:
         return run_checks([*checks, alone])
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     meeting = Check("network", partial(_meet, backend), limit_s=90)
-    met = run_checks([meeting])
+    met = run_checks([meeting], budget_s=meeting.limit_s)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     own = run_checks(checks) if first else []
     return _gather([*own, *(met if first else [])])

@@ -46,6 +46,19 @@ def test_a_check_that_breaks_or_hangs_fails_and_the_others_go_on() -> None:
     assert all(result.fix for result in results[:2])
 
 
+def test_several_hanging_checks_share_one_budget() -> None:
+    released = threading.Event()
+
+    def hanging() -> Result:
+        released.wait(30)
+        return good()
+
+    results = run_checks([Check("a", hanging), Check("b", hanging), Check("c", good)], 0.2)
+    released.set()
+    assert [result.status for result in results] == ["fail", "fail", "ok"]
+    assert sum(result.seconds for result in results) < 5
+
+
 def test_the_report_says_what_to_do_and_counts() -> None:
     results = [Result("ok", "1", name="a"), Result("warn", "[2]", "do this", "b", seconds=1.5)]
     stream = io.StringIO()

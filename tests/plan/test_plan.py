@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ixt.bench.results import Protocol, Report, Row, write_report
 from ixt.cli import app
 from ixt.errors import IxtError
 from ixt.plan import Plan, Target, make_plan, plan_data, print_plan
-from ixt.plan.curve import draw_curve, sample_curve
+from ixt.plan.curve import draw_curve, sample_curve, write_curve
 from ixt.plan.duration import bench_rates, roofline_rates
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.roofline import find_device, model_costs
@@ -199,6 +200,14 @@ def test_the_curve_ends_with_the_last_update() -> None:
     curve = sample_curve(lambda update: float(update), 10, 3, 2)
     assert curve.epochs == (0, 0.5, 1, 1.5, 2, 2.5, 2.9)
     assert curve.values == (0, 5, 10, 15, 20, 25, 29)
+
+
+def test_a_picture_without_matplotlib_is_refused(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(IxtError, match=r"pip install 'ixt\[plot\]'"):
+        write_curve(plan.curve, "x", tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("width", [70, 120])
