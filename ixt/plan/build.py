@@ -35,7 +35,7 @@ from ixt.plan.memory import (
 )
 from ixt.plan.network import Traffic, find_link, update_traffic
 from ixt.plan.steps import Steps, count_steps
-from ixt.recipe import Recipe, trace_recipe
+from ixt.recipe import Origins, Recipe, trace_recipe
 from ixt.roofline import Costs, Device, Precision, find_device, model_costs
 
 # Training images, validation images and classes of ImageNet-1k.
@@ -139,18 +139,14 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
         link,
         getattr(recipe.engine, "gradient_dtype", "fp32"),
     )
-    rates = (
-        bench_rates(target.bench, recipe, device)
-        if target.bench
-        else roofline_rates(costs, device, recipe)
-    )
+    if target.bench is not None:
+        rates = bench_rates(target.bench, recipe, device)
+    else:
+        rates = roofline_rates(costs, device, recipe)
     return Plan(
         name=path.stem,
         recipe=recipe,
-        settings=tuple(
-            Setting(key, value, origins.get(key) or _section_origin(key, origins))
-            for key, value in _leaves(recipe.model_dump(mode="json"))
-        ),
+        settings=_settings(recipe, origins),
         device=device,
         precision=precision_of(recipe),
         engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
@@ -260,6 +256,13 @@ def _disk(recipe: Recipe, size: ModelSize, params: int, num_gpus: int) -> Disk:
     return Disk(one, kept, (kept + 1) * one)
 
 
+def _settings(recipe: Recipe, origins: Origins) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(key, value, origins.get(key) or _section_origin(key, origins))
+        for key, value in _leaves(recipe.model_dump(mode="json"))
+    )
+
+
 def _leaves(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted keys and values of the sections; `kwargs` count as one value."""
     rows = []
@@ -271,7 +274,7 @@ def _leaves(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def _section_origin(key: str, origins: dict[str, str]) -> str:
+def _section_origin(key: str, origins: Origins) -> str:
     """Where a value comes from whose key is not written: the whole section's override, or none."""
     below = [place for name, place in origins.items() if name.startswith(f"{key}.")]
     section = origins.get(key.partition(".")[0], "")

@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
 from rich.console import Console
 from typer.testing import CliRunner
 
 from ixt.bench.results import Protocol, Report, Row, write_report
 from ixt.cli import app
+from ixt.ema import Ema
 from ixt.errors import IxtError
+from ixt.models import create_model
+from ixt.optim import build_optimizer
 from ixt.plan import Plan, Target, make_plan, plan_data, print_plan
 from ixt.plan.curve import draw_curve, sample_curve, write_curve
 from ixt.plan.duration import bench_rates, roofline_rates
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.roofline import find_device, model_costs
+from ixt.state import capture
 
 TINY, ATTO = find_recipe("inceptionnext_tiny"), find_recipe("inceptionnext_atto")
 
@@ -177,6 +183,21 @@ def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> No
     file.write_text(text)
     with pytest.raises(IxtError, match="not a results file"):
         bench_rates(file, load_recipe(TINY), find_device("h100"))
+
+
+def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(dump_recipe(tiny))
+    planned = make_plan(file, [], Target(1, "l4")).disk.checkpoint_bytes
+
+    settings = tiny.model
+    model = create_model(settings.name, num_classes=10, **settings.kwargs)
+    optimizer = build_optimizer(model, tiny.optim)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    files, _ = capture(Accelerator(cpu=True), model, optimizer, Ema(model))
+    written = sum(t.numel() * t.element_size() for named in files.values() for t in named.values())
+    assert planned == pytest.approx(written, rel=0.01)
 
 
 def test_images_of_a_folder_are_counted(tiny: Recipe, tmp_path: Path) -> None:
