@@ -73,7 +73,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_like_a_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 2)
     assert [path.name for path in checkpoint_folders(tmp_path)] == ["step-000000001"]
-    sweep(tmp_path, keep_last=1, keep_best=0)
+    sweep(tmp_path, newest=1, keep_last=1, keep_best=0)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
 
 
@@ -93,5 +93,5 @@ def test_a_full_disk_is_one_line_and_keeps_the_older_ones(
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step, score in enumerate([10.0, 50.0, None, 20.0, 30.0, None]):
         save(tmp_path, step, score)
-    sweep(tmp_path, keep_last=2, keep_best=1)
+    sweep(tmp_path, newest=5, keep_last=2, keep_best=1)
     assert [read_checkpoint(path).step for path in checkpoint_folders(tmp_path)] == [1, 4, 5]
