@@ -14,13 +14,16 @@ def replace_text(path: Path, text: str) -> None:
     """Give a file new content in one step; readers and crashes see the old or the new.
 
     Raises:
-        OSError: the disk is full or not writable; the old content stays.
+        OSError: the disk is full or not writable; it names the file, whose old content stays.
     """
     beside = path.with_name(f".tmp-{path.name}")
     try:
         beside.write_text(text)
         fsync(beside)
         beside.rename(path)
+    except OSError as error:
+        # A failed write does not know its file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
     fsync(path.parent)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 from soak import differences, kill_run, newest_step, read_rows, soak, soak_recipe
 
+from ixt.checkpoint import checkpoint_folders
 from ixt.train import train
 
 
 def test_a_run_killed_while_it_trains_and_while_it_writes_ends_with_the_same_bits(
-    digits: Path, tmp_path: Path
+    digits: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     recipe, dice = soak_recipe(digits), Random(1)
-    train(recipe, tmp_path / "unbroken")
     killed = tmp_path / "killed"
     kills = [kill_run(recipe, killed, mode, dice) for mode in ("writing", "between")]
     assert [kill.damaged for kill in kills] == [0, 0]
     assert 0 < newest_step(killed) < 22
     train(recipe, killed, resume=True)
-    assert differences(tmp_path / "unbroken", killed) == []
+    assert differences(unbroken, killed) == []
     assert not list((killed / "checkpoints").glob(".tmp-*"))
 
 
@@ -46,11 +47,14 @@ def test_another_number_of_processes_after_each_kill_keeps_ledger_and_losses(
     assert losses[1] == pytest.approx(losses[0], abs=2e-2)
 
 
-def test_what_differs_between_two_runs_is_named(digits: Path, tmp_path: Path) -> None:
-    recipe = soak_recipe(digits, checkpoint_every_steps=None)
-    for seed in (1, 2):
-        run = recipe.run.model_copy(update={"seed": seed})
-        train(recipe.model_copy(update={"run": run}), tmp_path / str(seed))
-    found = differences(tmp_path / "1", tmp_path / "2")
-    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= set(found)
-    assert {"metrics.jsonl", "ledger.jsonl"} <= set(found)
+def test_what_differs_between_two_runs_is_named(unbroken: Path, tmp_path: Path) -> None:
+    names = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "ranks.safetensors"]
+    logs = ["ledger.jsonl", "metrics.jsonl"]
+    for name in names + logs:
+        copy = tmp_path / name
+        shutil.copytree(unbroken, copy)
+        assert differences(unbroken, copy) == []
+        file = copy / name if name in logs else checkpoint_folders(copy)[-1] / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        assert differences(unbroken, copy) == [name]
