@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -37,14 +37,15 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if os.environ.get("RANK", "0") != "0":
-            yield
-            return
-        stream = (run_dir / _LOCK).open("a+")
+        first = os.environ.get("RANK", "0") == "0"
+        stream = (run_dir / _LOCK).open("a+") if first else None
     except OSError as error:
         raise CheckpointError(
             f"{run_dir}: cannot write there: {error.strerror}; give another --run-dir"
         ) from error
+    if stream is None:
+        yield
+        return
     with stream:
         _take(stream, run_dir)
         yield
@@ -64,9 +65,10 @@ def _take(stream: IO[str], run_dir: Path) -> None:
         _log.warning(
             "%s: this file system has no locks; do not start a second run in this folder", run_dir
         )
-    stream.truncate(0)
-    stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n")
-    stream.flush()
+    owner = {"host": socket.gethostname(), "pid": os.getpid()}
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        stream.truncate(0)
+        os.write(stream.fileno(), json.dumps(owner).encode())
 
 
 def _owner(stream: IO[str]) -> str:

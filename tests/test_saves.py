@@ -14,8 +14,10 @@ import pytest
 from ixt import saves
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
+from ixt.data.plan import Planner
 from ixt.errors import CheckpointError, Interrupted
 from ixt.recipe import Recipe, parse_recipe
+from ixt.run_lock import locked
 from ixt.train import train
 
 Sections = dict[str, dict[str, object]]
@@ -188,3 +190,30 @@ def test_tensorboard_shows_no_step_twice(
     events = EventAccumulator(str(run / "ixt"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2, 3, 4, 5]
+
+
+def test_a_second_start_in_the_same_folder_is_refused(
+    short: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    with locked(tmp_path), pytest.raises(CheckpointError, match="trains in this folder"):
+        train(short(), tmp_path)
+    train(short(), tmp_path)
+
+
+def test_going_on_late_in_an_epoch_plans_nothing_of_what_is_done(
+    short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        train(short(), tmp_path / "run")
+    monkeypatch.undo()
+    planned: list[int] = []
+    plan = Planner.plan
+
+    def noting(planner: Planner, epoch: int, order: Any, positions: Any) -> Any:
+        planned.extend(positions.tolist())
+        return plan(planner, epoch, order, positions)
+
+    monkeypatch.setattr(Planner, "plan", noting)
+    train(short(), tmp_path / "run", resume=True)
+    assert planned == list(range(4 * 64, 5 * 64))

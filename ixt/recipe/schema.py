@@ -254,7 +254,7 @@ class RunSettings(Section):
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
     checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
-    """Minutes between checkpoints, besides, looked at with every log row; null for none."""
+    """Minutes between checkpoints, too, looked at with every log row; null for none."""
     async_checkpoints: bool = True
     """Write checkpoints in a thread while training goes on; costs host memory for one copy."""
     keep_last: Positive = 2
