@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ixt.durable import fsync
-from ixt.errors import CheckpointError
+from ixt.errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
 _FOLDER = "checkpoints"
@@ -104,13 +104,14 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """The newest checkpoint that verifies; damaged ones are named in the log and passed over.
 
     Raises:
-        CheckpointError: there are checkpoints and all are damaged.
+        CheckpointError: there are checkpoints and all are damaged, or a later version wrote one:
+            going on from an older one would lose work.
     """
     folders = checkpoint_folders(run_dir)
     for path in reversed(folders):
         try:
             return read_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedCheckpoint as error:
             _log.warning("%s; trying an older one", error)
     if folders:
         raise CheckpointError(f"{run_dir}: every checkpoint is damaged; start a new run")
@@ -125,14 +126,15 @@ def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
         verify: False where another process has done it.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the format is newer than this version.
+        DamagedCheckpoint: a file is missing or not what was written.
+        CheckpointError: the format is newer than this version.
     """
     try:
         if verify:
             _verify(path)
         state = json.loads((path / _STATE).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint: {error}") from error
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {state.get('format')}, this version reads {FORMAT}; update ixt"

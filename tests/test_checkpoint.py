@@ -104,10 +104,13 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, 0)
     path = save_checkpoint(tmp_path, {}, {"step": 1, "format": 99})
     with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
         read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="has format 99"):
+        newest_checkpoint(tmp_path)
 
 
 def test_a_killed_writer_leaves_nothing_that_looks_like_a_checkpoint(
