@@ -4,8 +4,9 @@
 
 Trains inceptionnext_tiny (28 million weights) with AdamW and an EMA on random images, in rounds of
 equally many updates: without a checkpoint, with one written at once, with one written meanwhile,
-and prints the fastest of the rounds, since other work on the machine only adds. "Held up" is the time in which the training thread does nothing
-else; "round" also has what the writing thread takes from the updates.
+and prints the fastest of the rounds, since other work on the machine only adds. "Held up" is the
+time in which the training thread does nothing else; "round" also has what the writing thread takes
+from the updates.
 """
 
 from __future__ import annotations
