@@ -161,11 +161,11 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         return {}
     device = run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.model, run.eval_loader, device).row()
+        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.model, run.eval_loader, device).row("ema_")
+            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
     return metrics
 

@@ -5,6 +5,7 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +17,11 @@ Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
+"""Optimizers that treat every weight alone, whatever the shape of its parameter: ZeRO 1 to 3 lays
+parameters end to end, and others (lamb, muon, ...) would step wrongly without a word."""
 
 
 class Section(BaseModel):
@@ -195,8 +201,22 @@ class Ema(Section):
 class Engine(Section):
     """Batch sizes, precision and how the processes work together."""
 
-    kind: Literal["ddp"] = "ddp"
-    """ddp: every process holds the whole model."""
+    kind: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every process holds all of the training state; deepspeed divides some of it (ZeRO)."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """What DeepSpeed divides over the processes: nothing (0), the optimizer's state (1), also
+    gradients (2), also weights (3). Needed with kind: deepspeed."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where DeepSpeed keeps and steps the optimizer: on the device, or in the host's memory."""
+    ds_config: str | dict[str, Any] | None = None
+    """More DeepSpeed settings: its JSON file, or its keys right here. What the recipe decides may
+    not be set to anything else."""
+    gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type in which processes exchange gradients; they are kept and applied in fp32."""
+    bucket_mib: Positive | None = None
+    """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
+    static_graph: bool = False
+    """Tell DDP that every update uses the same parameters in the same order."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
     micro_batch_size: Positive = 128
@@ -222,6 +242,44 @@ class Engine(Section):
                 f"micro_batch_size {self.micro_batch_size}; change one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        if self.kind == "ddp":
+            only = {
+                "zero_stage": self.zero_stage is not None,
+                "offload": self.offload != "none",
+                "ds_config": self.ds_config is not None,
+            }
+            for name in (name for name, given in only.items() if given):
+                raise ValueError(f"{name} acts only with kind: deepspeed; set that, or remove it")
+            return self
+        if self.zero_stage is None:
+            raise ValueError("kind is deepspeed; give zero_stage: 0, 1, 2 or 3")
+        for problem in self._deepspeed_problems():
+            raise ValueError(problem)
+        return self
+
+    def _deepspeed_problems(self) -> Iterator[str]:
+        """What DeepSpeed would do wrong, or not at all."""
+        if self.precision == "fp16":
+            yield (
+                "precision is fp16: DeepSpeed clips gradients that are still scaled; "
+                "take bf16, or kind: ddp"
+            )
+        if self.static_graph:
+            yield "static_graph acts only with kind: ddp; remove it"
+        if self.zero_stage == 0 and self.offload != "none":
+            yield "offload needs zero_stage 1 or more; ZeRO-0 leaves the optimizer to torch"
+        if self.zero_stage == 0 and self.bucket_mib is not None:
+            yield "bucket_mib needs zero_stage 1 or more, or kind: ddp"
+        if self.zero_stage == 3 and self.compile:
+            yield (
+                "compile: ZeRO-3's gathering breaks the graph at every layer; "
+                "take zero_stage 2, or compile: false"
+            )
+        if self.precision == "bf16" and self.gradient_dtype == "fp16":
+            yield "gradient_dtype is fp16 and precision bf16; DeepSpeed sends fp32 or bf16 then"
 
     @property
     def micro_batches(self) -> int:
@@ -295,6 +353,12 @@ class Recipe(Section):
         if self.augment.mixes and group % 2:
             raise ValueError(
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
+            )
+        if self.engine.zero_stage and self.optim.name not in ELEMENTWISE:
+            raise ValueError(
+                f"optim.name: {self.optim.name} needs whole parameters, which engine.zero_stage "
+                f"{self.engine.zero_stage} cuts up; take one of {', '.join(ELEMENTWISE)}, "
+                "zero_stage: 0 or kind: ddp"
             )
         if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
             raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")

@@ -1,0 +1,203 @@
+"""DeepSpeed for an Accelerator: its configuration from the recipe, without its noise.
+
+Weights, batch norm and optimizer stay fp32; bf16 is `torch_autocast`, as under DDP. DeepSpeed's own
+bf16 and fp16 sections cast the weights, which breaks batch norm, and are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ixt.errors import EngineError
+from ixt.recipe import Recipe
+from ixt.recipe.schema import Engine
+
+_BYTES_PER_GRADIENT = 4
+
+# Where the recipe, or what a checkpoint can hold, leaves DeepSpeed's file no say.
+_REFUSED = {
+    "optimizer": "the recipe's optim section decides",
+    "scheduler": "the recipe's schedule section decides",
+    "data_types": "weights and buffers stay fp32",
+    "zero_optimization.offload_param": "only the optimizer can be offloaded (engine.offload)",
+    "zero_optimization.zero_hpz_partition_size": "checkpoints know one way of cutting weights",
+    "zero_optimization.mics_shard_size": "checkpoints know one way of cutting weights",
+    "zero_optimization.zero_quantized_weights": "weights stay fp32",
+    "zero_optimization.zenflow": "checkpoints know nothing of its state",
+    "compression_training": "checkpoints know nothing of its state",
+    "tensor_parallel": "ixt divides data only",
+}
+
+# DeepSpeed 0.19 calls names that torch 2.14 deprecates, once per collective.
+_DEPRECATED = r"`?torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)"
+
+
+def options(recipe: Recipe) -> dict[str, Any]:
+    """Arguments for Accelerator. Call it within `process_environment`.
+
+    Raises:
+        EngineError: DeepSpeed is not installed, or its file contradicts the recipe.
+    """
+    _require()
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _quieten()
+    from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+
+    import deepspeed
+
+    if not cuda:
+        # Built with a compiler at first use, and no faster than gloo.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # The previous run of this process may have had another precision.
+    deepspeed.runtime.torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+    processes = int(os.environ["WORLD_SIZE"])
+    if processes == 1 and not dist.is_initialized():
+        store = dist.HashStore()  # needs no port
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
+    plugin = DeepSpeedPlugin(hf_ds_config=configuration(recipe, processes))
+    return {
+        "cpu": False,  # else Accelerate does not let DeepSpeed in; without CUDA it runs on the CPU
+        "mixed_precision": "no",
+        "deepspeed_plugin": plugin,
+        "kwargs_handlers": [] if cuda else [InitProcessGroupKwargs(backend="gloo")],
+    }
+
+
+def configuration(recipe: Recipe, processes: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: what the recipe fixes, and the rest of `engine.ds_config`.
+
+    Raises:
+        EngineError: the file contradicts the recipe.
+    """
+    extra = _read(recipe.engine.ds_config)
+    for key, reason in _REFUSED.items():
+        if _lookup(extra, key) is not None:
+            raise EngineError(f"engine.ds_config: {key} cannot be set: {reason}; remove it")
+    return _merge(extra, _fixed(recipe, processes))
+
+
+def inlined(recipe: Recipe) -> Recipe:
+    """The recipe with the content of its DeepSpeed file in it, as checkpoints keep it.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+    if not isinstance(recipe.engine.ds_config, str):
+        return recipe
+    content = _read(recipe.engine.ds_config)
+    engine = recipe.engine.model_copy(update={"ds_config": content})
+    return recipe.model_copy(update={"engine": engine})
+
+
+@contextmanager
+def process_environment() -> Iterator[None]:
+    """Have in the environment what DeepSpeed reads there, also where no launcher set it.
+
+    A single process gets a group of its own, without a port. Accelerate's mark that DeepSpeed is in
+    use does not stay: a later Accelerator of this process may be another's.
+    """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    added = {} if "RANK" in os.environ else alone
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in (*added, "ACCELERATE_USE_DEEPSPEED"):
+            os.environ.pop(name, None)
+
+
+def _fixed(recipe: Recipe, processes: int) -> dict[str, Any]:
+    """The part of DeepSpeed's configuration that follows from the recipe."""
+    engine = recipe.engine
+    zero: dict[str, Any] = {
+        "stage": engine.zero_stage,
+        "offload_optimizer": {"device": engine.offload},
+    }
+    if engine.bucket_mib is not None:
+        elements = engine.bucket_mib * 2**20 // _BYTES_PER_GRADIENT
+        zero |= {"reduce_bucket_size": elements, "allgather_bucket_size": elements}
+    off = {"enabled": False}
+    return {
+        "train_batch_size": engine.global_batch_size,
+        "train_micro_batch_size_per_gpu": engine.micro_batch_size,
+        "gradient_accumulation_steps": engine.micro_batches // processes,
+        # DeepSpeed clips to 1.0 unless told otherwise; 0 is off.
+        "gradient_clipping": recipe.optim.max_norm or 0.0,
+        "communication_data_type": engine.gradient_dtype,
+        "zero_optimization": zero,
+        # DeepSpeed's own CPU Adam is compiled at first use; torch's gives the same numbers.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": _autocast(engine) if engine.precision == "bf16" else off,
+        "bf16": off,
+        "fp16": off,
+        "amp": off,
+    }
+
+
+def _autocast(engine: Engine) -> dict[str, Any]:
+    """DeepSpeed sends the gradients of the modules listed here in the autocast type."""
+    autocast: dict[str, Any] = {"enabled": True, "dtype": "bfloat16"}
+    if engine.gradient_dtype == "fp32":
+        autocast["lower_precision_safe_modules"] = []
+    return autocast
+
+
+def _require() -> None:
+    for name in ("deepspeed", "transformers"):  # Accelerate's DeepSpeed path imports transformers
+        if find_spec(name) is None:
+            raise EngineError(
+                f"engine.kind: deepspeed needs the package {name}, which is not installed; "
+                "run `pip install 'ixt[deepspeed]'`, or take engine.kind: ddp"
+            )
+
+
+def _read(source: str | dict[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(source, str):
+        return source or {}
+    try:
+        content = json.loads(Path(source).read_text())
+    except (OSError, ValueError) as error:
+        raise EngineError(f"engine.ds_config: {source}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise EngineError(f"engine.ds_config: {source}: holds no JSON object")
+    return content
+
+
+def _lookup(config: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = config
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _merge(extra: Mapping[str, Any], fixed: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Both together. `auto`, Hugging Face's word, leaves a key to the recipe."""
+    merged = dict(extra)
+    for key, value in fixed.items():
+        given = extra.get(key, "auto")
+        if isinstance(value, dict) and isinstance(given, dict):
+            value = _merge(given, value, f"{path}{key}.")
+        elif given not in ("auto", value):
+            raise EngineError(
+                f"engine.ds_config: {path}{key} is {json.dumps(given)} and the recipe makes it "
+                f"{json.dumps(value)}; remove it from the file, or change the recipe"
+            )
+        merged[key] = value
+    return merged
+
+
+def _quieten() -> None:
+    warnings.filterwarnings("ignore", message=_DEPRECATED, category=FutureWarning)
