@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt import batch_stats, state
+from ixt import batch_stats, engine, state
 from ixt.checkpoint import newest_checkpoint, save_checkpoint, sweep
 from ixt.data.loader import Batch
 from ixt.errors import CheckpointError, Diverged, Interrupted
@@ -69,7 +69,7 @@ def train(
                 save(run, step, metrics)
     finally:
         run.reporter.close()
-        run.accelerator.end_training()
+        engine.finish(run.accelerator)
     return metrics
 
 

@@ -7,10 +7,11 @@ bf16 and fp16 sections cast the weights, which breaks batch norm, and are refuse
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _BYTES_PER_GRADIENT = 4
 _REFUSED = {
     "optimizer": "the recipe's optim section decides",
     "scheduler": "the recipe's schedule section decides",
+    "amp": "precision is engine.precision",
     "data_types": "weights and buffers stay fp32",
     "zero_optimization.offload_param": "only the optimizer can be offloaded (engine.offload)",
     "zero_optimization.zero_hpz_partition_size": "checkpoints know one way of cutting weights",
@@ -38,12 +40,21 @@ _REFUSED = {
     "tensor_parallel": "ixt divides data only",
 }
 
+_MARK = "IXT_ALONE"
+_ALONE = {
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    _MARK: "1",
+}
+
 # DeepSpeed 0.19 calls names that torch 2.14 deprecates, once per collective.
 _DEPRECATED = r"`?torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)"
 
+# Said of every optimizer but DeepSpeed's own; the recipe's list says which ones are right.
+_UNTESTED = "using ZeRO with an untested optimizer"
+
 
 def options(recipe: Recipe) -> dict[str, Any]:
-    """Arguments for Accelerator. Call it within `process_environment`.
+    """Arguments for Accelerator.
 
     Raises:
         EngineError: DeepSpeed is not installed, or its file contradicts the recipe.
@@ -52,25 +63,19 @@ def options(recipe: Recipe) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    _quieten()
+    import deepspeed
     from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
-    import deepspeed
+    _quieten(deepspeed.utils.logger)
 
     if not cuda:
         # Built with a compiler at first use, and no faster than gloo.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # The previous run of this process may have had another precision.
-    deepspeed.runtime.torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-    processes = int(os.environ["WORLD_SIZE"])
-    if processes == 1 and not dist.is_initialized():
-        store = dist.HashStore()  # needs no port
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
-    plugin = DeepSpeedPlugin(hf_ds_config=configuration(recipe, processes))
+    config = configuration(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     return {
         "cpu": False,  # else Accelerate does not let DeepSpeed in; without CUDA it runs on the CPU
         "mixed_precision": "no",
-        "deepspeed_plugin": plugin,
+        "deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=config),
         "kwargs_handlers": [] if cuda else [InitProcessGroupKwargs(backend="gloo")],
     }
 
@@ -101,21 +106,35 @@ def inlined(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"engine": engine})
 
 
-@contextmanager
-def process_environment() -> Iterator[None]:
-    """Have in the environment what DeepSpeed reads there, also where no launcher set it.
+def join_alone() -> None:
+    """Put into the environment what DeepSpeed reads there, where no launcher did.
 
-    A single process gets a group of its own, without a port. Accelerate's mark that DeepSpeed is in
-    use does not stay: a later Accelerator of this process may be another's.
+    A single process gets a group of its own, without a port.
     """
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    added = {} if "RANK" in os.environ else alone
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in (*added, "ACCELERATE_USE_DEEPSPEED"):
-            os.environ.pop(name, None)
+    if "RANK" in os.environ:
+        return
+    os.environ.update(_ALONE)
+    store = dist.HashStore()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def leave(inner: Any) -> None:
+    """Undo what DeepSpeed and `join_alone` did to this process.
+
+    Args:
+        inner: DeepSpeed's engine, or None if it was never built.
+    """
+    if inner is not None:
+        from deepspeed import comm
+        from deepspeed.runtime import torch_autocast
+
+        inner.destroy()
+        comm.destroy_process_group()  # with the groups that DeepSpeed remembers
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # the next run may be in fp32
+    names = _ALONE if _MARK in os.environ else ()
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def _fixed(recipe: Recipe, processes: int) -> dict[str, Any]:
@@ -143,7 +162,6 @@ def _fixed(recipe: Recipe, processes: int) -> dict[str, Any]:
         "torch_autocast": _autocast(engine) if engine.precision == "bf16" else off,
         "bf16": off,
         "fp16": off,
-        "amp": off,
     }
 
 
@@ -199,5 +217,14 @@ def _merge(extra: Mapping[str, Any], fixed: Mapping[str, Any], path: str = "") -
     return merged
 
 
-def _quieten() -> None:
+def _quieten(logger: logging.Logger) -> None:
+    """Pass over what is known and harmless; the rest goes to stderr, not among the results."""
     warnings.filterwarnings("ignore", message=_DEPRECATED, category=FutureWarning)
+    logger.addFilter(_is_news)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return _UNTESTED not in record.getMessage()

@@ -66,9 +66,7 @@ def read(
     groups = [{k: v for k, v in g.items() if k != "params"} for g in base.param_groups]
     if flats is None:
         return {
-            name: dict(base.state[p])
-            for name, p in model.named_parameters()
-            if p in base.state
+            name: dict(base.state[p]) for name, p in model.named_parameters() if p in base.state
         }, groups
     state: State = {}
     for flat in flats:
@@ -190,7 +188,7 @@ def _by_parameter(
 def _by_flat(
     flats: list[_Flat], state: Mapping[str, Mapping[str, Any]]
 ) -> dict[Tensor, dict[str, Any]]:
-    """This process's part of the state, laid end to end. Nothing for a run before its first step."""
+    """This process's part of the state, laid end to end; nothing before the first step."""
     if not state:
         return {}
     held: dict[Tensor, dict[str, Any]] = {}

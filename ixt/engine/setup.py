@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
-    DistributedType,
 )
 from torch import nn
 
@@ -40,8 +39,13 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     """
     if recipe.engine.kind == "ddp":
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
-    with deepspeed.process_environment():
-        return build_accelerator(recipe, run_dir, **deepspeed.options(recipe))
+    options = deepspeed.options(recipe)
+    deepspeed.join_alone()
+    try:
+        return build_accelerator(recipe, run_dir, **options)
+    finally:
+        # A later Accelerator of this process may be without DeepSpeed.
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
 
 
 def prepare(
@@ -58,17 +62,26 @@ def prepare(
         What the training step and the evaluation call, and what steps it.
     """
     wrapped: nn.Module
-    sharded = accelerator.distributed_type is DistributedType.DEEPSPEED
-    with deepspeed.process_environment() if sharded else nullcontext():
-        wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
     return wrapped, optimizer
 
 
 def drop_gathered(accelerator: Accelerator) -> None:
     """Have ZeRO-3 forget whole weights that it kept: it would go on with them after a change."""
+    inner = _deepspeed_engine(accelerator)
+    if inner is not None and accelerator.deepspeed_plugin.zero_stage == 3:
+        inner.empty_partition_cache()
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Close trackers and leave the process group; a later run of this process may join another."""
+    deepspeed.leave(_deepspeed_engine(accelerator))
+    accelerator.end_training()
+
+
+def _deepspeed_engine(accelerator: Accelerator) -> Any:
     wrapper = getattr(accelerator, "deepspeed_engine_wrapped", None)
-    if wrapper is not None and accelerator.deepspeed_plugin.zero_stage == 3:
-        wrapper.engine.empty_partition_cache()
+    return wrapper.engine if wrapper is not None else None
 
 
 def _ddp(engine: Engine) -> DistributedDataParallelKwargs:
