@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     zero but in one of them), and the rows are summed in order: no bit depends on who did what.
 
     Args:
-        model: the plain module; its training mode is restored afterwards.
+        model: the module in its engine, or a plain one; its training mode is restored afterwards.
         loader: this process's share of the batches.
         device: where the model is.
     """
@@ -51,6 +51,9 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     model.eval()
     try:
         fill_table(model, loader, table)
+        if (blank := loader.blank()) is not None:
+            with torch.no_grad():
+                model(blank)  # ZeRO-3 gathers weights from all processes in every forward pass
     finally:
         model.train(training)
     if world_size() > 1:

@@ -114,8 +114,8 @@ def join_alone() -> None:
     if "RANK" in os.environ:
         return
     os.environ.update(_ALONE)
-    store = dist.HashStore()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
@@ -132,9 +132,11 @@ def leave(inner: Any) -> None:
         inner.destroy()
         comm.destroy_process_group()  # with the groups that DeepSpeed remembers
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # the next run may be in fp32
-    names = _ALONE if _MARK in os.environ else ()
-    for name in names:
-        os.environ.pop(name, None)
+    if _MARK in os.environ:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for name in _ALONE:
+            os.environ.pop(name, None)
 
 
 def _fixed(recipe: Recipe, processes: int) -> dict[str, Any]:

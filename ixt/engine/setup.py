@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ixt.engine import deepspeed
+from ixt.errors import EngineError
 from ixt.recipe import Recipe
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator
@@ -38,11 +40,15 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
             contradicts the recipe.
     """
     if recipe.engine.kind == "ddp":
+        _quieten()
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
     options = deepspeed.options(recipe)
     deepspeed.join_alone()
     try:
         return build_accelerator(recipe, run_dir, **options)
+    except EngineError:
+        deepspeed.leave(None)
+        raise
     finally:
         # A later Accelerator of this process may be without DeepSpeed.
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
@@ -82,6 +88,14 @@ def finish(accelerator: Accelerator) -> None:
 def _deepspeed_engine(accelerator: Accelerator) -> Any:
     wrapper = getattr(accelerator, "deepspeed_engine_wrapped", None)
     return wrapper.engine if wrapper is not None else None
+
+
+def _quieten() -> None:
+    """Pass over what DDP says of a model and settings that are as they should be."""
+    # torch 2.14 renames it; Accelerate has no field for the new name yet.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # Depthwise weights have dimensions of one element, whose strides mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
 
 def _ddp(engine: Engine) -> DistributedDataParallelKwargs:

@@ -76,8 +76,9 @@ def assembled(model: nn.Module) -> Iterator[None]:
 
 
 def _join(parameter: Tensor | None, part: Tensor) -> Tensor:
-    if parameter is None or not hasattr(parameter, "ds_tensor"):
+    shape: torch.Size | None = getattr(parameter, "ds_shape", None)
+    if shape is None:
         return part.detach().to("cpu", copy=True)
     flat = gather_rows(part, part.device).flatten()
     # A copy: a view would be saved with the padding behind it.
-    return flat[: parameter.ds_numel].view(parameter.ds_shape).clone()
+    return flat[: shape.numel()].view(shape).clone()
