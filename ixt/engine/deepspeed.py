@@ -90,7 +90,10 @@ def configuration(recipe: Recipe, processes: int) -> dict[str, Any]:
     for key, reason in _REFUSED.items():
         if _lookup(extra, key) is not None:
             raise EngineError(f"engine.ds_config: {key} cannot be set: {reason}; remove it")
-    return _merge(extra, _fixed(recipe, processes))
+    config = _merge(extra, _fixed(recipe, processes))
+    # Small parameters kept whole would be gathered one by one after each update.
+    config["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
+    return config
 
 
 def inlined(recipe: Recipe) -> Recipe:
