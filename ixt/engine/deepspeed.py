@@ -227,7 +227,7 @@ def _quieten(logger: logging.Logger) -> None:
     warnings.filterwarnings("ignore", message=_DEPRECATED, category=FutureWarning)
     logger.addFilter(_is_news)
     for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:  # DeepSpeed's own
             handler.setStream(sys.stderr)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from ixt.train import train
 
 @pytest.fixture(scope="session")
 def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """320 training and 70 test images: 20 updates of 64 images in 4 epochs."""
+    """320 training and 70 test images: 20 updates of 32 images in 2 epochs."""
     root = tmp_path_factory.mktemp("few")
     for split, count in (("train", 32), ("val", 7)):
         for folder in sorted((digits / split).iterdir()):
@@ -30,7 +30,7 @@ def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sections(few_digits: Path) -> Sections:
-    """20 updates of 4 micro-batches: drop path, mixing, layer decay, clipping, EMA all on."""
+    """20 updates of 2 micro-batches: drop path, mixing, layer decay, clipping, EMA all on."""
     return {
         "model": {
             "name": "inceptionnext_atto",
@@ -45,11 +45,11 @@ def sections(few_digits: Path) -> Sections:
             "mixing_group": 8,
         },
         "optim": {"name": "sgd", "lr": 2e-2, "layer_decay": 0.8, "max_norm": 1.0},
-        "schedule": {"epochs": 4, "warmup_epochs": 1, "unit": "update"},
+        "schedule": {"epochs": 2, "warmup_epochs": 1, "unit": "update"},
         "ema": {"decay": 0.9},
-        "engine": {"global_batch_size": 64, "micro_batch_size": 16},
+        "engine": {"global_batch_size": 32, "micro_batch_size": 16},
         "eval": {"batch_size": 24, "crop_pct": 1.0},  # 3 batches: one process has fewer
-        "run": {"log_every_steps": 1, "trackers": [], "keep_last": 4},
+        "run": {"log_every_steps": 1, "trackers": []},
     }
 
 
@@ -73,13 +73,16 @@ def train_here(tmp_path_factory: pytest.TempPathFactory) -> Train:
 def train_together(tmp_path_factory: pytest.TempPathFactory) -> TrainTogether:
     """Train in two processes that meet over gloo; start them once for all runs."""
 
-    def run(jobs: Mapping[str, Sections], resumed: Mapping[str, Path] = {}) -> dict[str, Result]:
+    def run(
+        jobs: Mapping[str, Sections], resumed: Mapping[str, Path] = {}, count: Collection[str] = ()
+    ) -> dict[str, Result]:
         folder = tmp_path_factory.mktemp("together")
         listed = [
             {
                 "recipe": sections,
                 "run_dir": str(resumed.get(name, folder / name)),
                 "resume": name in resumed,
+                "count": name in count,
                 "port": free_port(),
             }
             for name, sections in jobs.items()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +22,20 @@ from ixt.checkpoint import checkpoint_folders
 Sections = dict[str, dict[str, Any]]
 Train = Callable[..., "Result"]
 TrainTogether = Callable[..., dict[str, "Result"]]
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "zero 0": {"kind": "deepspeed", "zero_stage": 0},
+    "zero 1": {"kind": "deepspeed", "zero_stage": 1},
+    "zero 2": {"kind": "deepspeed", "zero_stage": 2},
+    "zero 3": {"kind": "deepspeed", "zero_stage": 3},
+}
+
+# Gradients are summed in another order, so the last bits differ. Weights are compared under SGD
+# only: Adam turns the rounding noise of a gradient that is truly zero (a bias in front of batch
+# norm) into whole steps.
+LOSS = 5e-6
+WEIGHT = 1e-6
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -74,6 +89,20 @@ def farthest(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
     """The largest difference of an element."""
     assert left.keys() == right.keys()
     return max((left[name].double() - right[name].double()).abs().max().item() for name in left)
+
+
+def assert_same_answer(result: Result, reference: Result) -> None:
+    """The same losses, weights and averages, up to rounding."""
+    assert len(reference.losses) == 20
+    assert result.losses == pytest.approx(reference.losses, abs=LOSS)
+    for name in ("model", "ema"):
+        assert farthest(weights(result, name), weights(reference, name)) < WEIGHT
+
+
+def assert_same_bits(result: Result, reference: Result) -> None:
+    """Every tensor of the newest checkpoint is equal."""
+    for name in ("model", "ema", "optimizer", "ranks"):
+        assert farthest(result.tensors(name), reference.tensors(name)) == 0.0
 
 
 def changed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:

@@ -47,10 +47,10 @@ def main() -> None:
     for job in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(job["port"])
         run_dir = Path(job["run_dir"])
-        if job.get("count"):
+        if job["count"]:
             count_collectives(run_dir)
         try:
-            train(parse_recipe(job["recipe"]), run_dir, job.get("resume", False))
+            train(parse_recipe(job["recipe"]), run_dir, job["resume"])
         finally:
             training.train_step = original
             AcceleratorState._reset_state(reset_partial_state=True)
