@@ -97,6 +97,16 @@ def open_run(
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     _make_folder(run_dir)
     accelerator = engine.start(recipe, run_dir)
+    try:
+        run = _build(recipe, run_dir, accelerator, prepare)
+        _describe(run)
+    except BaseException:
+        engine.finish(accelerator)
+        raise
+    return run
+
+
+def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Prepare | None) -> Run:
     with accelerator.main_process_first():
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
@@ -105,7 +115,7 @@ def open_run(
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
     wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
-    run = Run(
+    return Run(
         recipe=recipe,
         run_dir=run_dir,
         accelerator=accelerator,
@@ -126,8 +136,6 @@ def open_run(
             recipe.schedule.total_epochs * train_loader.updates_per_epoch,
         ),
     )
-    _describe(run)
-    return run
 
 
 def build_eval_loader(

@@ -11,13 +11,16 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from ixt.errors import EngineError
 from ixt.recipe import Recipe
@@ -96,6 +99,29 @@ def configuration(recipe: Recipe, processes: int) -> dict[str, Any]:
     return config
 
 
+@contextmanager
+def readable_errors(accelerator: Accelerator) -> Iterator[None]:
+    """Turn DeepSpeed's complaint about `engine.ds_config` into ours within a `with` block.
+
+    Raises:
+        EngineError: DeepSpeed complained.
+    """
+    if accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        yield
+        return
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise EngineError(f"engine.ds_config: {key}: {first['msg']}") from error
+    except DeepSpeedConfigError as error:
+        raise EngineError(f"engine.ds_config: {error}") from error
+
+
 def inlined(recipe: Recipe) -> Recipe:
     """The recipe with the content of its DeepSpeed file in it, as checkpoints keep it.
 
@@ -122,21 +148,22 @@ def join_alone() -> None:
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
-def leave(inner: Any) -> None:
+def leave(inner: Any = None) -> None:
     """Undo what DeepSpeed and `join_alone` did to this process.
 
     Args:
-        inner: DeepSpeed's engine, or None if it was never built.
+        inner: DeepSpeed's engine, or None if it was not built.
     """
-    if inner is not None:
-        from deepspeed import comm
-        from deepspeed.runtime import torch_autocast
+    from deepspeed import comm
+    from deepspeed.runtime import torch_autocast
 
+    if inner is not None:
         inner.destroy()
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # the next run may be in fp32
+    if dist.is_initialized() and comm.is_initialized():
         comm.destroy_process_group()  # with the groups that DeepSpeed remembers
-        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # the next run may be in fp32
     if _MARK in os.environ:
-        if dist.is_initialized():
+        if dist.is_initialized():  # DeepSpeed had not come to know of it
             dist.destroy_process_group()
         for name in _ALONE:
             os.environ.pop(name, None)

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
+    DistributedType,
 )
 from torch import nn
 
 from ixt.engine import deepspeed
-from ixt.errors import EngineError
 from ixt.recipe import Recipe
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator
@@ -46,8 +46,8 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     deepspeed.join_alone()
     try:
         return build_accelerator(recipe, run_dir, **options)
-    except EngineError:
-        deepspeed.leave(None)
+    except BaseException:
+        deepspeed.leave()
         raise
     finally:
         # A later Accelerator of this process may be without DeepSpeed.
@@ -66,9 +66,13 @@ def prepare(
 
     Returns:
         What the training step and the evaluation call, and what steps it.
+
+    Raises:
+        EngineError: DeepSpeed does not understand its own settings.
     """
     wrapped: nn.Module
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    with deepspeed.readable_errors(accelerator):
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
     return wrapped, optimizer
 
 
@@ -81,7 +85,8 @@ def drop_gathered(accelerator: Accelerator) -> None:
 
 def finish(accelerator: Accelerator) -> None:
     """Close trackers and leave the process group; a later run of this process may join another."""
-    deepspeed.leave(_deepspeed_engine(accelerator))
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:
+        deepspeed.leave(_deepspeed_engine(accelerator))
     accelerator.end_training()
 
 
