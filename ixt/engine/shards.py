@@ -69,9 +69,9 @@ def assembled(model: nn.Module) -> Iterator[None]:
     if not cut:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(cut, modifier_rank=0):
+    with deepspeed.zero.GatheredParameters(cut, modifier_rank=0):
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import (
@@ -16,6 +17,9 @@ from runs import (
     assert_same_bits,
     changed,
 )
+
+from ixt import train as training
+from ixt.errors import Diverged
 
 SHARDED = ("zero 1", "zero 3")
 
@@ -70,14 +74,33 @@ def test_one_process_under_zero_2_does_what_one_without_does_and_resumes_bit_for
     assert_same_bits(resumed, unbroken)
 
 
-@pytest.mark.parametrize("engine", SHARDED)
-def test_a_checkpoint_of_two_processes_goes_on_under_ddp_in_one(
+@pytest.mark.parametrize(("source", "target"), [("zero 1", "ddp"), ("zero 3", "zero 3")])
+def test_a_checkpoint_of_two_processes_goes_on_in_one(
     two: dict[str, Result],
     alone: Result,
     sections: Sections,
     train_here: Train,
     tmp_path: Path,
-    engine: str,
+    source: str,
+    target: str,
 ) -> None:
-    run_dir = two[engine].cut(tmp_path / "run", 1)
-    assert_same_answer(train_here(sections, run_dir, resume=True), alone)
+    run_dir = two[source].cut(tmp_path / "run", 1)
+    recipe = changed(sections, engine=ENGINES[target])
+    assert_same_answer(train_here(recipe, run_dir, resume=True), alone)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero 0", "zero 2"])
+def test_an_infinite_loss_stops_the_run_under_every_engine(
+    sections: Sections, train_here: Train, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    opened = training.open_run
+
+    def poisoned(*arguments: Any) -> Any:
+        run = opened(*arguments)
+        loss = run.loss
+        run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
+        return run
+
+    monkeypatch.setattr(training, "open_run", poisoned)
+    with pytest.raises(Diverged, match="loss is inf in step 0"):
+        train_here(changed(sections, engine=ENGINES[engine]))
