@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ixt.data.loader import EvalBatch, EvalLoader
+from ixt.engine.shards import are_cut
 from ixt.runtime import world_size
 
 
@@ -51,9 +52,9 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     model.eval()
     try:
         fill_table(model, loader, table)
-        if (blank := loader.blank()) is not None:
+        if are_cut(model) and (blank := loader.blank()) is not None:
             with torch.no_grad():
-                model(blank)  # ZeRO-3 gathers weights from all processes in every forward pass
+                model(blank)  # every forward pass gathers weights from all processes
     finally:
         model.train(training)
     if world_size() > 1:

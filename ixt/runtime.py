@@ -21,7 +21,15 @@ from ixt.data.hashing import Draw, hash64
 from ixt.errors import EngineError
 from ixt.recipe import Recipe
 
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "nvidia-dali-cuda130")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "deepspeed",
+    "numpy",
+    "nvidia-dali-cuda130",
+)
 
 
 def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelerator:

@@ -94,8 +94,10 @@ def configuration(recipe: Recipe, processes: int) -> dict[str, Any]:
         if _lookup(extra, key) is not None:
             raise EngineError(f"engine.ds_config: {key} cannot be set: {reason}; remove it")
     config = _merge(extra, _fixed(recipe, processes))
+    zero = config["zero_optimization"]
     # Small parameters kept whole would be gathered one by one after each update.
-    config["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
+    zero.setdefault("stage3_param_persistence_threshold", 0)
+    zero["offload_optimizer"].setdefault("pin_memory", torch.cuda.is_available())
     return config
 
 
@@ -235,12 +237,12 @@ def _lookup(config: Mapping[str, Any], dotted: str) -> Any:
 
 def _merge(extra: Mapping[str, Any], fixed: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Both together. `auto`, Hugging Face's word, leaves a key to the recipe."""
-    merged = dict(extra)
+    merged = {key: value for key, value in extra.items() if value != "auto"}
     for key, value in fixed.items():
-        given = extra.get(key, "auto")
+        given = merged.get(key, value)
         if isinstance(value, dict) and isinstance(given, dict):
             value = _merge(given, value, f"{path}{key}.")
-        elif given not in ("auto", value):
+        elif given != value:
             raise EngineError(
                 f"engine.ds_config: {path}{key} is {json.dumps(given)} and the recipe makes it "
                 f"{json.dumps(value)}; remove it from the file, or change the recipe"

@@ -191,19 +191,21 @@ def _by_flat(
     """This process's part of the state, laid end to end; nothing before the first step."""
     if not state:
         return {}
-    held: dict[Tensor, dict[str, Any]] = {}
-    for flat in flats:
-        first = flat.slots[0]
-        held[flat.tensor] = {
-            key: _pack(flat, key, state)
-            if isinstance(value, Tensor) and value.shape == first.shape
-            # One tensor counts for one flat: sharing it would count every group's steps.
-            else value.clone()
-            if isinstance(value, Tensor)
-            else value
-            for key, value in state[first.name].items()
-        }
-    return held
+    return {flat.tensor: _state_of(flat, state) for flat in flats}
+
+
+def _state_of(flat: _Flat, state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    first = flat.slots[0]
+    values: dict[str, Any] = {}
+    for key, value in state[first.name].items():
+        if not isinstance(value, Tensor):
+            values[key] = value
+        elif value.shape == first.shape:
+            values[key] = _pack(flat, key, state)
+        else:
+            # A step count. Two flat tensors that shared it would count each other's steps.
+            values[key] = value.clone()
+    return values
 
 
 def _pack(flat: _Flat, key: str, state: Mapping[str, Mapping[str, Any]]) -> Tensor:

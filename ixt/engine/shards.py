@@ -19,6 +19,11 @@ from ixt.runtime import rank, world_size
 Named = dict[str, Tensor]
 
 
+def are_cut(model: nn.Module) -> bool:
+    """Whether the model's parameters are divided over the processes."""
+    return any(hasattr(p, "ds_tensor") for p in model.parameters())
+
+
 def parts(model: nn.Module) -> Named:
     """This process's part of each parameter by name: the live tensors, not copies."""
     return {name: getattr(p, "ds_tensor", p) for name, p in model.named_parameters()}
@@ -65,13 +70,12 @@ def assembled(model: nn.Module) -> Iterator[None]:
 
     Every process must enter it and write the same.
     """
-    cut = [p for p in model.parameters() if hasattr(p, "ds_tensor")]
-    if not cut:
+    if not are_cut(model):
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(cut, modifier_rank=0):
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0):
         yield
 
 

@@ -5,10 +5,11 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ixt.recipe.sharding import engine_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -17,11 +18,6 @@ Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-
-
-ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
-"""Optimizers that treat every weight alone, whatever the shape of its parameter: ZeRO 1 to 3 lays
-parameters end to end, and others (lamb, muon, ...) would step wrongly without a word."""
 
 
 class Section(BaseModel):
@@ -245,41 +241,9 @@ class Engine(Section):
 
     @model_validator(mode="after")
     def _kind_fits(self) -> Self:
-        if self.kind == "ddp":
-            only = {
-                "zero_stage": self.zero_stage is not None,
-                "offload": self.offload != "none",
-                "ds_config": self.ds_config is not None,
-            }
-            for name in (name for name, given in only.items() if given):
-                raise ValueError(f"{name} acts only with kind: deepspeed; set that, or remove it")
-            return self
-        if self.zero_stage is None:
-            raise ValueError("kind is deepspeed; give zero_stage: 0, 1, 2 or 3")
-        for problem in self._deepspeed_problems():
+        for problem in engine_problems(self):
             raise ValueError(problem)
         return self
-
-    def _deepspeed_problems(self) -> Iterator[str]:
-        """What DeepSpeed would do wrong, or not at all."""
-        if self.precision == "fp16":
-            yield (
-                "precision is fp16: DeepSpeed clips gradients that are still scaled; "
-                "take bf16, or kind: ddp"
-            )
-        if self.static_graph:
-            yield "static_graph acts only with kind: ddp; remove it"
-        if self.zero_stage == 0 and self.offload != "none":
-            yield "offload needs zero_stage 1 or more; ZeRO-0 leaves the optimizer to torch"
-        if self.zero_stage == 0 and self.bucket_mib is not None:
-            yield "bucket_mib needs zero_stage 1 or more, or kind: ddp"
-        if self.zero_stage == 3 and self.compile:
-            yield (
-                "compile: ZeRO-3's gathering breaks the graph at every layer; "
-                "take zero_stage 2, or compile: false"
-            )
-        if self.precision == "bf16" and self.gradient_dtype == "fp16":
-            yield "gradient_dtype is fp16 and precision bf16; DeepSpeed sends fp32 or bf16 then"
 
     @property
     def micro_batches(self) -> int:
@@ -354,12 +318,8 @@ class Recipe(Section):
             raise ValueError(
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
             )
-        if self.engine.zero_stage and self.optim.name not in ELEMENTWISE:
-            raise ValueError(
-                f"optim.name: {self.optim.name} needs whole parameters, which engine.zero_stage "
-                f"{self.engine.zero_stage} cuts up; take one of {', '.join(ELEMENTWISE)}, "
-                "zero_stage: 0 or kind: ddp"
-            )
+        for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
         if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
             raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")
         return self

@@ -59,7 +59,7 @@ def test_its_file_adds_what_the_recipe_leaves_open(sections: Sections, tmp_path:
     file.write_text(
         json.dumps(
             {
-                "zero_optimization": {"overlap_comm": True, "stage": 2},
+                "zero_optimization": {"overlap_comm": True, "stage": 2, "reduce_scatter": "auto"},
                 "gradient_clipping": "auto",
                 "wall_clock_breakdown": True,
             }
@@ -67,6 +67,7 @@ def test_its_file_adds_what_the_recipe_leaves_open(sections: Sections, tmp_path:
     )
     values = config(sections, ds_config=str(file))
     assert values["zero_optimization"]["overlap_comm"] is True
+    assert "reduce_scatter" not in values["zero_optimization"]
     assert values["gradient_clipping"] == 1.0
     assert values["wall_clock_breakdown"] is True
 
