@@ -237,7 +237,9 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
     )
     if prepare is not None:
         prepare(model)
-    if recipe.engine.channels_last:
+    # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
+    # NHWC make convolutions run in that order all the same.
+    if recipe.engine.channels_last and recipe.engine.kind == "ddp":
         model = model.to(memory_format=torch.channels_last)
     if recipe.engine.compile:
         model.compile(mode=recipe.engine.compile_mode)

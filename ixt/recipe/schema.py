@@ -224,7 +224,7 @@ class Engine(Section):
     deterministic: bool = True
     """On a CUDA device, take only cuDNN algorithms that give the same bits in every run."""
     channels_last: bool = False
-    """Keep images and weights in NHWC memory order."""
+    """Keep images and weights in NHWC memory order; under DeepSpeed images only."""
     compile: bool = False
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from runs import (
     farthest,
     weights,
 )
+
+from ixt.recipe import dump_recipe, parse_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -191,3 +195,23 @@ def test_gradients_may_travel_in_half_precision(
         assert result.losses == pytest.approx(alone.losses, abs=tolerance), name
         # Rounded on the way, and not by more than it must be.
         assert 1e-6 < farthest(weights(result), weights(alone)) < 1e-2, name
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_trains_under_deepspeed_without_its_noise(
+    sections: Sections, tmp_path: Path, processes: int
+) -> None:
+    recipe = changed(sections, engine=ENGINES["zero 2"], run={"log_every_steps": 10})
+    (tmp_path / "x.yaml").write_text(dump_recipe(parse_recipe(recipe)))
+    command = [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"]
+    done = subprocess.run(
+        [*command, "--num-processes", str(processes)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["epoch"] * 4
+    assert len(Result(tmp_path / "run").losses) == 2
