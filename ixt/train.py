@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt import batch_stats, state
+from ixt import batch_stats, engine, state
 from ixt.checkpoint import newest_checkpoint
 from ixt.data.loader import Batch
 from ixt.errors import CheckpointError, Diverged, Interrupted
@@ -73,7 +73,7 @@ def train(
                 finish_saves(run)
         finally:
             run.reporter.close()
-            run.accelerator.end_training()
+            engine.finish(run.accelerator)
     return metrics
 
 
@@ -169,11 +169,11 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         return {}
     device = run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.model, run.eval_loader, device).row()
+        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.model, run.eval_loader, device).row("ema_")
+            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
     return metrics
 

@@ -176,6 +176,14 @@ class EvalLoader:
         for number, decoded in zip(numbers, self._decoder.stream(self._requests()), strict=True):
             yield self._finish(number, decoded)
 
+    def blank(self) -> Tensor | None:
+        """An image without content, where this process has one batch less than others."""
+        more = self.num_batches % self._world_size  # processes that have one batch more
+        if self._rank < more or more == 0:
+            return None
+        size = self._recipe.eval_size
+        return torch.zeros((1, 3, size, size), device=self._device)
+
     def _samples(self, number: int) -> NDArray[np.int64]:
         size = self._recipe.eval.batch_size
         return np.arange(number * size, min((number + 1) * size, len(self._index)))

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ixt.recipe.sharding import engine_problems, optimizer_problems
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -195,8 +197,22 @@ class Ema(Section):
 class Engine(Section):
     """Batch sizes, precision and how the processes work together."""
 
-    kind: Literal["ddp"] = "ddp"
-    """ddp: every process holds the whole model."""
+    kind: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every process holds all of the training state; deepspeed divides some of it (ZeRO)."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """What DeepSpeed divides over the processes: nothing (0), the optimizer's state (1), also
+    gradients (2), also weights (3). Needed with kind: deepspeed."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where DeepSpeed keeps and steps the optimizer: on the device, or in the host's memory."""
+    ds_config: str | dict[str, Any] | None = None
+    """More DeepSpeed settings: its JSON file, or its keys right here. What the recipe decides may
+    not be set to anything else."""
+    gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type in which processes exchange gradients; they are kept and applied in fp32."""
+    bucket_mib: Positive | None = None
+    """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
+    static_graph: bool = False
+    """Tell DDP that every update uses the same parameters in the same order."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
     micro_batch_size: Positive = 128
@@ -208,7 +224,7 @@ class Engine(Section):
     deterministic: bool = True
     """On a CUDA device, take only cuDNN algorithms that give the same bits in every run."""
     channels_last: bool = False
-    """Keep images and weights in NHWC memory order."""
+    """Keep images and weights in NHWC memory order; under DeepSpeed images only."""
     compile: bool = False
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
@@ -221,6 +237,12 @@ class Engine(Section):
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}; change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        for problem in engine_problems(self):
+            raise ValueError(problem)
         return self
 
     @property
@@ -302,6 +324,8 @@ class Recipe(Section):
             raise ValueError(
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
             )
+        for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
         if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
             raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")
         return self
