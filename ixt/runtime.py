@@ -6,6 +6,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 import ixt
 from ixt.data.hashing import Draw, hash64
-from ixt.errors import EngineError
+from ixt.errors import EngineError, Interrupted
 from ixt.recipe import Recipe
 
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "nvidia-dali-cuda130")
@@ -68,6 +70,28 @@ def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
         raise EngineError(f"run.trackers: {error}") from error
     _check_trackers(accelerator, recipe.run.trackers)
     return accelerator
+
+
+@contextmanager
+def closing(accelerator: Accelerator) -> Iterator[None]:
+    """Close the trackers and leave the process group at the end of a block.
+
+    After a failure the group stays as it is: taking it down may wait for processes that are gone,
+    and hide from the launcher that this one failed. The exit of the process ends it.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    except Interrupted:
+        failed = False
+        raise
+    finally:
+        if failed:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+        else:
+            accelerator.end_training()
 
 
 def _check_trackers(accelerator: Accelerator, wanted: tuple[str, ...]) -> None:

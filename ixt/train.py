@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from ixt import batch_stats, state
+from ixt.agreement import StopAgreement
 from ixt.checkpoint import newest_checkpoint, save_checkpoint, sweep
 from ixt.data.loader import Batch
 from ixt.errors import CheckpointError, Diverged, Interrupted
 from ixt.evaluate import evaluate
+from ixt.launch.rank_file import beat
 from ixt.optim import set_learning_rate
 from ixt.recipe import Recipe
 from ixt.report import memory_gib
-from ixt.runtime import describe_machine, seed_model
+from ixt.runtime import closing, describe_machine, seed_model
 from ixt.session import Prepare, Run, open_run
 from ixt.signals import StopRequest
 
@@ -60,20 +62,20 @@ def train(
     """
     run = open_run(recipe, run_dir, resume, prepare)
     metrics: Metrics = {}
-    try:
-        with StopRequest() as stop:
-            step, metrics = resume_or_start(run, resume)
-            while step < run.total_steps:
-                step = train_epoch(run, step, stop)
-                metrics = evaluate_epoch(run, step)
-                save(run, step, metrics)
-    finally:
-        run.reporter.close()
-        run.accelerator.end_training()
+    with closing(run.accelerator):
+        try:
+            with StopRequest() as request, StopAgreement(request) as stop:
+                step, metrics = resume_or_start(run, resume)
+                while step < run.total_steps:
+                    step = train_epoch(run, step, stop)
+                    metrics = evaluate_epoch(run, step)
+                    save(run, step, metrics)
+        finally:
+            run.reporter.close()
     return metrics
 
 
-def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
+def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
     """Train from this step to the end of its epoch; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
@@ -84,17 +86,18 @@ def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
         train_step(run, step, batches, interval)
         step += 1
         run.reporter.advance()
+        beat(step)
         at_end = step % run.updates_per_epoch == 0
         due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
         logs = step % settings.log_every_steps == 0 or at_end or due
-        stopping = _agree_to_stop(run, stop, asked_together=logs)
+        stopping = stop.reached()
         if logs or stopping:
             log_interval(run, step, epoch, interval)
             interval = Interval()
         if due or stopping:
             save(run, step)
         if stopping:
-            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stop.signum)
+            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stopping)
     return step
 
 
@@ -239,15 +242,3 @@ def _log_ledger(run: Run, first: int, epoch: int, fingerprints: list[int]) -> No
             for n, value in enumerate(total.tolist())
         ]
     )
-
-
-def _agree_to_stop(run: Run, stop: StopRequest, asked_together: bool) -> bool:
-    """Whether to stop now. Several processes ask each other only where they log together."""
-    if run.accelerator.num_processes == 1:
-        return stop.signum != 0
-    if not asked_together:
-        return False
-    asked = torch.tensor([stop.signum], device=run.accelerator.device)
-    asked = run.accelerator.gather(asked)
-    stop.signum = int(asked.max())
-    return stop.signum != 0

@@ -1,0 +1,148 @@
+"""All processes of a run stop after the same update, whichever of them was asked to.
+
+A signal reaches some processes earlier than others, or only one. After each update every process
+starts an asynchronous reduction of its own signal over a side group of CPU sockets, and reads the
+one of the update before, which has arrived by then: all read the same number in the same place, and
+the device is never waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+
+from ixt.errors import PeerLost
+from ixt.launch import rank_file, worker
+from ixt.runtime import world_size
+from ixt.signals import STOP_SIGNALS, StopRequest
+
+# Agents, Slurm and Kubernetes kill 30 s after SIGTERM; the rest is for saving.
+_PATIENCE_S = 20.0
+_TICK_S = 0.5
+
+
+class StopAgreement:
+    """Asked once per update by every process, within a `with` block."""
+
+    def __init__(self, stop: StopRequest, patience_s: float = _PATIENCE_S) -> None:
+        """Take part.
+
+        Args:
+            stop: what this process was asked.
+            patience_s: how long after a SIGTERM the others may take to finish their update, before
+                this process leaves without having saved.
+        """
+        self._stop = stop
+        self._patience_s = patience_s
+        self._group: dist.ProcessGroup | None = None
+        self._work: dist.Work | None = None
+        self._flag = torch.zeros(1, dtype=torch.int32)
+        self._guard: _Guard | None = None
+
+    def __enter__(self) -> Self:
+        if world_size() > 1:
+            self._group = dist.new_group(backend="gloo")
+            self._guard = _Guard(self._patience_s)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._guard is not None:
+            self._guard.close()
+        if self._work is not None and error is None:
+            self._wait()
+
+    def reached(self) -> int:
+        """The signal to stop for after this update, the same on every process; 0 to go on.
+
+        Raises:
+            PeerLost: another process is gone.
+        """
+        if self._group is None:
+            return self._stop.signum
+        agreed = self._wait()
+        if agreed:
+            assert self._guard is not None
+            self._guard.close()
+            return agreed
+        self._flag.fill_(self._stop.signum)
+        self._work = dist.all_reduce(
+            self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return 0
+
+    def _wait(self) -> int:
+        """Finish the reduction under way; its result, 0 where there is none."""
+        if self._work is None:
+            return 0
+        try:
+            self._work.wait()
+        except RuntimeError as error:
+            raise PeerLost(f"another process is gone: {error}") from error
+        self._work = None
+        return int(self._flag.item())
+
+
+class _Guard:
+    """A thread that ends the process where its main thread waits for processes that are gone.
+
+    Python runs signal handlers in the main thread only, and not while that is inside a collective
+    operation; so this thread listens to the interpreter's wake-up descriptor instead.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        self._write = write
+        self._previous = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="stop-guard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening; may be called twice."""
+        if self._thread.is_alive():
+            signal.set_wakeup_fd(self._previous)
+            os.write(self._write, b"\0")
+            self._thread.join()
+            os.close(self._write)
+            os.close(self._read)
+
+    def _watch(self) -> None:
+        seen: list[int] = []
+        deadline_s = float("inf")
+        while True:
+            ready, _, _ = select.select([self._read], [], [], _TICK_S if seen else None)
+            numbers = os.read(self._read, 64) if ready else b""
+            if 0 in numbers:
+                return
+            seen += [number for number in numbers if number in STOP_SIGNALS]
+            if seen.count(signal.SIGINT) > 1:
+                os._exit(128 + signal.SIGINT)
+            if signal.SIGTERM in numbers:
+                deadline_s = min(deadline_s, time.monotonic() + self._patience_s)
+            if seen and rank_file.a_neighbour_died():
+                _give_up("another process is gone")
+            if time.monotonic() > deadline_s:
+                _give_up(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
+
+
+def _give_up(reason: str) -> None:
+    """Leave without having saved, with a status that no queue takes for a finished save."""
+    message = f"{reason}; nothing was saved after the last checkpoint"
+    ending = rank_file.Ending(1, message, because_of_another=True)
+    if not rank_file.leave(ending):
+        worker.say(message)
+    os._exit(1)

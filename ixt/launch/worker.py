@@ -1,0 +1,95 @@
+"""The life of one process of a group: tied to its agent's, and ended without a wait for others."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+from ixt.errors import PeerLost
+from ixt.launch import rank_file
+from ixt.launch.environment import launched
+from ixt.launch.network import use_interface_towards
+
+AGENT = "IXT_AGENT"
+"""Environment variable: process id of the agent that starts this process."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def begin() -> None:
+    """Prepare a process that a launcher started, before it joins the group."""
+    before = rank_file.begin()
+    if before is not None:
+        print(f"rank {os.environ['RANK']} starts again; {before}", file=sys.stderr)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_the_agent()
+    if "MASTER_PORT" in os.environ:
+        host = os.environ.get("MASTER_ADDR", "localhost")
+        use_interface_towards(host, int(os.environ["MASTER_PORT"]))
+
+
+def end(message: str, status: int) -> NoReturn:
+    """Say why this process ends, to its agent or else to people, and end it."""
+    if not rank_file.leave(rank_file.Ending(status, message)):
+        print(message, file=sys.stderr)
+    _leave(status)
+
+
+def fail(error: Exception) -> NoReturn:
+    """End a process of a group over an error that the user cannot mend: one line says where."""
+    lost = isinstance(error, PeerLost) or _is_of_the_network(error)
+    what = str(error) if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
+    reason = "another process is gone" if lost else " ".join(what.split())
+    trace = "" if lost else "".join(traceback.format_exception(error))
+    if not rank_file.leave(rank_file.Ending(1, reason, lost, trace)):
+        print(trace, file=sys.stderr, end="")
+        say(reason)
+    _leave(1)
+
+
+def say(reason: str) -> None:
+    """Print one line about this process."""
+    rank, step = int(os.environ.get("RANK", "0")), rank_file.own_step()
+    print(describe(socket.gethostname(), rank, step, reason), file=sys.stderr)
+
+
+def describe(host: str, rank: int, step: int | None, reason: str) -> str:
+    """The one line about a rank that died."""
+    when = "before the first step" if step is None else f"after step {step}"
+    return f"rank {rank} on {host}, {when}: {reason}"
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; within a group at once, since taking it down may wait for processes that are gone."""
+    distributed = sys.modules.get("torch.distributed")
+    if launched() and distributed is not None and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _die_with_the_agent() -> None:
+    """Let an agent that is killed outright act as a Ctrl-C: save, then end, instead of orphans.
+
+    After a Ctrl-C that the agent has passed on it is a second one, which ends at once.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    agent = os.environ.get(AGENT)
+    if agent is not None and os.getppid() != int(agent):
+        sys.exit(f"the agent {agent} is gone already")
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether a collective operation failed, which tells of another process's end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text
