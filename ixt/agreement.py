@@ -8,10 +8,9 @@ the device is never waited for.
 
 from __future__ import annotations
 
+import math
 import os
-import select
 import signal
-import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -22,7 +21,7 @@ import torch.distributed as dist
 from ixt.errors import PeerLost
 from ixt.launch import rank_file, worker
 from ixt.runtime import world_size
-from ixt.signals import STOP_SIGNALS, StopRequest
+from ixt.signals import STOP_SIGNALS, SignalListener, StopRequest
 
 # Agents, Slurm and Kubernetes kill 30 s after SIGTERM; the rest is for saving.
 _PATIENCE_S = 20.0
@@ -49,7 +48,9 @@ class StopAgreement:
 
     def __enter__(self) -> Self:
         if world_size() > 1:
-            self._group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # every rank is in it
+            self._group = group
             self._guard = _Guard(self._patience_s)
         return self
 
@@ -96,47 +97,31 @@ class StopAgreement:
 
 
 class _Guard:
-    """A thread that ends the process where its main thread waits for processes that are gone.
-
-    Python runs signal handlers in the main thread only, and not while that is inside a collective
-    operation; so this thread listens to the interpreter's wake-up descriptor instead.
-    """
+    """Ends the process where its main thread waits for processes that are gone."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
-        self._read, write = os.pipe()
-        os.set_blocking(write, False)
-        self._write = write
-        self._previous = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._watch, name="stop-guard", daemon=True)
-        self._thread.start()
+        self._deadline_s = math.inf
+        self._asked, self._interrupts = False, 0
+        self._listener = SignalListener(self._hear, self._look, _TICK_S)
 
     def close(self) -> None:
-        """Stop listening; may be called twice."""
-        if self._thread.is_alive():
-            signal.set_wakeup_fd(self._previous)
-            os.write(self._write, b"\0")
-            self._thread.join()
-            os.close(self._write)
-            os.close(self._read)
+        """All processes have agreed, or the run is over; may be called twice."""
+        self._listener.close()
 
-    def _watch(self) -> None:
-        seen: list[int] = []
-        deadline_s = float("inf")
-        while True:
-            ready, _, _ = select.select([self._read], [], [], _TICK_S if seen else None)
-            numbers = os.read(self._read, 64) if ready else b""
-            if 0 in numbers:
-                return
-            seen += [number for number in numbers if number in STOP_SIGNALS]
-            if seen.count(signal.SIGINT) > 1:
-                os._exit(128 + signal.SIGINT)
-            if signal.SIGTERM in numbers:
-                deadline_s = min(deadline_s, time.monotonic() + self._patience_s)
-            if seen and rank_file.a_neighbour_died():
-                _give_up("another process is gone")
-            if time.monotonic() > deadline_s:
-                _give_up(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
+    def _hear(self, number: int) -> None:
+        self._asked = self._asked or number in STOP_SIGNALS
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            os._exit(128 + signal.SIGINT)
+        if number == signal.SIGTERM:
+            self._deadline_s = min(self._deadline_s, time.monotonic() + self._patience_s)
+
+    def _look(self) -> None:
+        if self._asked and rank_file.a_neighbour_died():
+            _give_up("another process is gone")
+        if time.monotonic() > self._deadline_s:
+            _give_up(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
 
 
 def _give_up(reason: str) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ixt.errors import EngineError
-from ixt.launch import rank_file, worker
+from ixt.launch import rank_file
 from ixt.launch.failures import Failure, Verdict, judge
 from ixt.launch.network import address_towards, is_own
+from ixt.signals import SignalListener
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -182,11 +184,28 @@ def _environment() -> Iterator[Path]:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with tempfile.TemporaryDirectory(prefix="ixt-ranks-") as folder:
         os.environ[rank_file.FOLDER] = folder
-        os.environ[worker.AGENT] = str(os.getpid())
+        os.environ[rank_file.AGENT] = str(os.getpid())
+        listener = SignalListener(_kill_at_second_interrupt(Path(folder)))
         try:
             yield Path(folder)
         finally:
-            del os.environ[rank_file.FOLDER], os.environ[worker.AGENT]
+            listener.close()
+            del os.environ[rank_file.FOLDER], os.environ[rank_file.AGENT]
+
+
+def _kill_at_second_interrupt(folder: Path) -> Callable[[int], None]:
+    """A second Ctrl-C ends the processes at once; the agent alone would wait for them again."""
+    interrupts = 0
+
+    def hear(number: int) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            for pid in rank_file.process_ids(folder):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    return hear
 
 
 def _failures(failures: dict[int, Any]) -> dict[int, Failure]:

@@ -16,6 +16,9 @@ from pathlib import Path
 FOLDER = "IXT_RANK_FOLDER"
 """Environment variable: where ranks leave their files; unset where nobody reads them."""
 
+AGENT = "IXT_AGENT"
+"""Environment variable: process id of the agent that reads them."""
+
 _FORMAT = struct.Struct("=qq")  # process id, step
 _NO_STEP = -1
 
@@ -78,14 +81,16 @@ def own_step() -> int | None:
 
 def leave(ending: Ending) -> bool:
     """Leave the reason of this process's end; False if nobody waits for it."""
-    if FOLDER not in os.environ:
+    if FOLDER not in os.environ or agent_is_gone():
         return False
     file = _end_file(Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"]))
-    try:
-        file.write_text(json.dumps({**asdict(ending), "pid": os.getpid()}))
-    except FileNotFoundError:  # the agent was killed, or left after a second Ctrl-C
-        return False
+    file.write_text(json.dumps({**asdict(ending), "pid": os.getpid()}))
     return True
+
+
+def agent_is_gone() -> bool:
+    """Whether the agent that started this process has ended before it."""
+    return AGENT in os.environ and os.getppid() != int(os.environ[AGENT])
 
 
 def ending_of(folder: Path, local_rank: int, pid: int | None = None) -> Ending | None:
@@ -108,10 +113,12 @@ def a_neighbour_died() -> bool:
     """Whether another process of the same agent is gone; one not reaped yet counts as gone."""
     if FOLDER not in os.environ:
         return False
-    owners = [
-        _FORMAT.unpack(file.read_bytes())[0] for file in Path(os.environ[FOLDER]).glob("*.step")
-    ]
-    return not all(_runs(pid) for pid in owners)
+    return not all(_runs(pid) for pid in process_ids(Path(os.environ[FOLDER])))
+
+
+def process_ids(folder: Path) -> list[int]:
+    """The processes that have begun last in each place."""
+    return [_FORMAT.unpack(file.read_bytes())[0] for file in folder.glob("*.step")]
 
 
 def _runs(pid: int) -> bool:

@@ -15,9 +15,6 @@ from ixt.launch import rank_file
 from ixt.launch.environment import launched
 from ixt.launch.network import use_interface_towards
 
-AGENT = "IXT_AGENT"
-"""Environment variable: process id of the agent that starts this process."""
-
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -81,9 +78,8 @@ def _die_with_the_agent() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-    agent = os.environ.get(AGENT)
-    if agent is not None and os.getppid() != int(agent):
-        sys.exit(f"the agent {agent} is gone already")
+    if rank_file.agent_is_gone():  # it was killed before the line above
+        sys.exit("the agent is gone already")
 
 
 def _is_of_the_network(error: Exception) -> bool:
