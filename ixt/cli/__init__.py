@@ -5,6 +5,8 @@ One module per group of commands; importing it registers them, in the order that
 
 from ixt.cli import train  # isort: split
 
+from ixt.cli import launch  # isort: split
+
 from ixt.cli import evaluate, predict  # isort: split
 
 from ixt.cli import data  # isort: split
@@ -12,4 +14,4 @@ from ixt.cli import data  # isort: split
 from ixt.cli import bench
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "evaluate", "main", "predict", "train"]
+__all__ = ["app", "bench", "data", "evaluate", "launch", "main", "predict", "train"]

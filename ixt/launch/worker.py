@@ -72,12 +72,11 @@ def _leave(status: int) -> NoReturn:
 
 
 def _die_with_the_agent() -> None:
-    """Let an agent that is killed outright act as a Ctrl-C: save, then end, instead of orphans.
+    """Ask for a SIGTERM when the agent is killed outright: save and end, instead of orphans.
 
-    After a Ctrl-C that the agent has passed on it is a second one, which ends at once.
+    One may come per thread of the agent, so it must not be SIGINT, whose second one means more.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if rank_file.agent_is_gone():  # it was killed before the line above
         sys.exit("the agent is gone already")
 
