@@ -11,8 +11,8 @@
 #SBATCH --requeue
 $directives
 $setup
-# A process that dies takes the step down with it, instead of leaving the others to wait.
-srun --kill-on-bad-exit=1 $command
+# Once a process has ended, by itself or by a crash, the others get a minute to do so too.
+srun --kill-on-bad-exit=0 --wait=60 $command
 status=$$?
 
 # 138 = 128 + SIGUSR1: ixt has saved and wants to go on.
