@@ -42,9 +42,7 @@ def test_a_preempted_job_is_requeued_and_sees_the_samples_of_an_unbroken_run(
         subprocess.run(["scancel", "--signal=USR1", job], env=env, check=True)
         wait_until(lambda: state_of(job, env)["JobState"] == "PENDING", 60, "requeued job")
         # Slurm holds a requeued job back for two minutes; no need to wait here.
-        subprocess.run(
-            ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=env, check=True
-        )
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=env, check=True)
         wait_until(lambda: state_of(job, env)["JobState"] == "COMPLETED", 240, "finished job")
     text = log.read_text()
     stopped = re.search(r"stopped after step (\d+), saved in run", text)

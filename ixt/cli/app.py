@@ -108,15 +108,22 @@ def main() -> None:
         worker.end(f"{name or 'a file'}: {reason}; make room or allow it, then go on", 2)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ixt {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"ixt {__version__}")
-        raise typer.Exit
+    pass
 
 
 def write_text(path: Path, text: str) -> None:
