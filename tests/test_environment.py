@@ -9,6 +9,7 @@ import pytest
 from ixt.cli import main
 from ixt.errors import EngineError
 from ixt.launch.environment import (
+    alone_by_choice,
     first_host,
     join,
     slurm_variables,
@@ -129,6 +130,7 @@ def test_the_processes_of_this_machine_are_counted(
 def test_accelerate_that_started_one_process_of_two_is_refused(env: dict[str, str]) -> None:
     env.update(ACCELERATE_MIXED_PRECISION="no", ACCELERATE_USE_CPU="True")
     assert not join(starts_its_own=False)  # asked for one process
+    assert alone_by_choice()
     env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     with pytest.raises(EngineError, match=r"started only this one; .* ixt --num-processes N"):
         join(starts_its_own=False)
@@ -150,13 +152,14 @@ def test_the_way_to_a_host_tells_the_own_address(
     env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert address_towards("127.0.0.1", 80) == "127.0.0.1"
+    assert address_towards("127.0.0.1", 80, for_others=True) == address_towards("192.0.2.1", 80)
     assert is_own("127.0.0.1")
     assert is_own("localhost")
     assert not is_own("192.0.2.1")  # reserved for documentation
-    use_interface_towards("127.0.0.1", 80)
+    use_interface_towards("127.0.0.1", 80, for_others=False)
     assert env["GLOO_SOCKET_IFNAME"] in {name for _, name in socket.if_nameindex()}
     env["GLOO_SOCKET_IFNAME"] = "chosen"
-    use_interface_towards("127.0.0.1", 80)
+    use_interface_towards("127.0.0.1", 80, for_others=False)
     assert env["GLOO_SOCKET_IFNAME"] == "chosen"
 
 

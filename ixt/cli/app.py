@@ -97,7 +97,7 @@ def main() -> None:
             raise
         worker.end(str(error), 2)
     except Interrupted as error:
-        worker.end(f"{error}; go on with --resume", 128 + error.signum)
+        worker.end(f"{error}; go on with --resume", 128 + error.signum, alike=True)
     except Exception as error:
         mendable = isinstance(error, OSError) and error.errno in _MENDABLE
         if os.environ.get("IXT_DEBUG") or not (mendable or launched()):

@@ -156,7 +156,7 @@ def _config(num_processes: int, nodes: Nodes) -> LaunchConfig:
         )
         if not port.isdigit():
             raise EngineError(f"--rdzv-endpoint: {nodes.endpoint!r} is not HOST:PORT")
-        endpoint, address = f"{host}:{port}", address_towards(host, int(port))
+        endpoint, address = f"{host}:{port}", address_towards(host, int(port), nodes.most > 1)
         options["is_host"] = str(is_own(host)).lower()
     return LaunchConfig(
         min_nodes=nodes.least,

@@ -45,6 +45,11 @@ def join(starts_its_own: bool) -> bool:
     return True
 
 
+def alone_by_choice() -> bool:
+    """Whether `accelerate launch` started one process because one was asked for."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 def slurm_variables(env: Mapping[str, str]) -> dict[str, str]:
     """What torch needs to know, from the variables of an srun step; empty outside one.
 

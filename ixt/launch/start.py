@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ixt.launch import worker
 from ixt.launch.agent import Nodes, check_share, launch
-from ixt.launch.environment import join
+from ixt.launch.environment import alone_by_choice, join
 
 
 def in_processes(
@@ -34,7 +34,7 @@ def in_processes(
     if join(starts_its_own=num_processes is not None or nodes is not None):
         worker.begin()
         return None
-    count = num_processes or _visible_gpus()
+    count = num_processes or (1 if alone_by_choice() else _visible_gpus())
     if count == 1 and nodes is None:
         return None
     if micro_batches is not None:

@@ -27,12 +27,20 @@ def begin() -> None:
         _die_with_the_agent()
     if "MASTER_PORT" in os.environ:
         host = os.environ.get("MASTER_ADDR", "localhost")
-        use_interface_towards(host, int(os.environ["MASTER_PORT"]))
+        several = os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]
+        use_interface_towards(host, int(os.environ["MASTER_PORT"]), for_others=several)
 
 
-def end(message: str, status: int) -> NoReturn:
-    """Say why this process ends, to its agent or else to people, and end it."""
-    if not rank_file.leave(rank_file.Ending(status, message)):
+def end(message: str, status: int, alike: bool = False) -> NoReturn:
+    """Say why this process ends, to its agent or else to people, and end it.
+
+    Args:
+        message: one line.
+        status: of the exit.
+        alike: whether all processes of the group say the same, so that one is enough.
+    """
+    left = rank_file.leave(rank_file.Ending(status, message))
+    if not left and not (alike and os.environ.get("RANK", "0") != "0"):
         print(message, file=sys.stderr)
     _leave(status)
 
