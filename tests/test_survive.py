@@ -147,7 +147,12 @@ def test_ranks_whose_agent_is_killed_save_and_end(session: Session) -> None:
     assert (session.run / "checkpoints" / f"step-{int(stopped[1]):09d}").is_dir()
 
 
-def test_torchrun_starts_a_stopped_run_again(tmp_path: Path, recipe: Recipe) -> None:
+def test_torchrun_starts_a_stopped_run_again(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Left alone, torchrun keeps the addresses of the processes before the restart, which the new
+    # ones may read.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     words = ("train", "x.yaml", "--run-dir", "run", "--auto-resume")
     session = Session(
