@@ -91,7 +91,7 @@ class StopAgreement:
         try:
             self._work.wait()
         except RuntimeError as error:
-            raise PeerLost(f"another process is gone: {error}") from error
+            raise PeerLost(str(error)) from error
         self._work = None
         return int(self._flag.item())
 

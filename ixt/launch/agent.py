@@ -224,7 +224,7 @@ def _report(verdict: Verdict, run_dir: Path | None) -> int:
     if verdict.status == 2:
         raise EngineError(verdict.message)
     message = verdict.message
-    if verdict.trace and run_dir is not None:
+    if verdict.trace and run_dir is not None and run_dir.is_dir():
         file = run_dir / "failure.txt"
         file.write_text(verdict.trace)
         message += f"; traceback in {file}"

@@ -59,7 +59,8 @@ def begin() -> str | None:
     if file.exists():
         pid, step = _FORMAT.unpack(file.read_bytes())
         ending = ending_of(folder, local_rank, pid)
-        before = f"after step {step}: {ending.message if ending else 'ended without a word'}"
+        reason = ending.message if ending else "ended without a word"
+        before = f"{moment(None if step == _NO_STEP else step)}: {reason}"
         end.unlink(missing_ok=True)
     file.write_bytes(_FORMAT.pack(os.getpid(), _NO_STEP))
     with file.open("r+b") as stream:
@@ -72,6 +73,11 @@ def beat(step: int) -> None:
     _Own.step = step
     if _Own.file is not None:
         _FORMAT.pack_into(_Own.file, 0, os.getpid(), step)
+
+
+def moment(step: int | None) -> str:
+    """When something happened, in words."""
+    return "before the first step" if step is None else f"after step {step}"
 
 
 def own_step() -> int | None:

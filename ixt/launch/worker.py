@@ -48,8 +48,8 @@ def end(message: str, status: int, alike: bool = False) -> NoReturn:
 def fail(error: Exception) -> NoReturn:
     """End a process of a group over an error that the user cannot mend: one line says where."""
     lost = isinstance(error, PeerLost) or _is_of_the_network(error)
-    what = str(error) if isinstance(error, PeerLost) else f"{type(error).__name__}: {error}"
-    reason = "another process is gone" if lost else " ".join(what.split())
+    what = "another process is gone" if lost else type(error).__name__
+    reason = " ".join(f"{what}: {error}".split())
     trace = "" if lost else "".join(traceback.format_exception(error))
     if not rank_file.leave(rank_file.Ending(1, reason, lost, trace)):
         print(trace, file=sys.stderr, end="")
@@ -65,8 +65,7 @@ def say(reason: str) -> None:
 
 def describe(host: str, rank: int, step: int | None, reason: str) -> str:
     """The one line about a rank that died."""
-    when = "before the first step" if step is None else f"after step {step}"
-    return f"rank {rank} on {host}, {when}: {reason}"
+    return f"rank {rank} on {host}, {rank_file.moment(step)}: {reason}"
 
 
 def _leave(status: int) -> NoReturn:
