@@ -49,7 +49,8 @@ def fail(error: Exception) -> NoReturn:
     """End a process of a group over an error that the user cannot mend: one line says where."""
     lost = isinstance(error, PeerLost) or _is_of_the_network(error)
     what = "another process is gone" if lost else type(error).__name__
-    reason = " ".join(f"{what}: {error}".split())
+    text = str(error).partition(". This is typically")[0] if lost else str(error)  # gloo's advice
+    reason = " ".join(f"{what}: {text}".split())
     trace = "" if lost else "".join(traceback.format_exception(error))
     if not rank_file.leave(rank_file.Ending(1, reason, lost, trace)):
         print(trace, file=sys.stderr, end="")
