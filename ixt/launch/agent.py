@@ -135,7 +135,7 @@ def launch(
         except ChildFailedError as error:
             return _report(judge(folder, _failures(error.failures)), run_dir)
         except RendezvousError as error:
-            cause = error.__cause__ or error
+            cause = str(error.__cause__ or error).splitlines()[0]
             raise EngineError(
                 f"{nodes.endpoint}: the machines cannot meet there: {cause}; start all of them, "
                 "with the same --rdzv-endpoint (the first one's) and --rdzv-id"
