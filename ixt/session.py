@@ -112,7 +112,7 @@ def open_run(
         run = _build(recipe, run_dir, accelerator, prepare)
         _describe(run)
     except BaseException:
-        engine.finish(accelerator)
+        engine.abandon(accelerator)
         raise
     return run
 

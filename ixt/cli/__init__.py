@@ -7,6 +7,8 @@ from ixt.cli import train  # isort: split
 
 from ixt.cli import plan  # isort: split
 
+from ixt.cli import launch  # isort: split
+
 from ixt.cli import evaluate, predict  # isort: split
 
 from ixt.cli import data, data_look, data_prepare  # isort: split
@@ -22,6 +24,7 @@ __all__ = [
     "data_prepare",
     "doctor",
     "evaluate",
+    "launch",
     "main",
     "plan",
     "predict",

@@ -5,6 +5,6 @@ Accelerator (`start`), a wrapped model and an optimizer (`prepare`), each proces
 parameters (`shards`), and the optimizer's state by parameter name (`optimizer_state`).
 """
 
-from ixt.engine.setup import drop_gathered, finish, prepare, start
+from ixt.engine.setup import abandon, closing, drop_gathered, prepare, start
 
-__all__ = ["drop_gathered", "finish", "prepare", "start"]
+__all__ = ["abandon", "closing", "drop_gathered", "prepare", "start"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ixt.engine import deepspeed
+from ixt.errors import Interrupted
 from ixt.recipe import Recipe
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator
@@ -83,11 +86,38 @@ def drop_gathered(accelerator: Accelerator) -> None:
         inner.empty_partition_cache()
 
 
+@contextmanager
+def closing(accelerator: Accelerator) -> Iterator[None]:
+    """`finish` at the end of a block, also where it was stopped; after a failure `abandon`."""
+    try:
+        yield
+    except Interrupted:
+        finish(accelerator)
+        raise
+    except BaseException:
+        abandon(accelerator)
+        raise
+    finish(accelerator)
+
+
 def finish(accelerator: Accelerator) -> None:
     """Close trackers and leave the process group; a later run of this process may join another."""
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         deepspeed.leave(_deepspeed_engine(accelerator))
     accelerator.end_training()
+
+
+def abandon(accelerator: Accelerator) -> None:
+    """Close trackers after a failure, and leave a group of several processes as it is.
+
+    Taking it down may wait for processes that are gone, and hide from the launcher that this one
+    failed. The exit of the process ends it.
+    """
+    if accelerator.num_processes == 1:
+        finish(accelerator)
+        return
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def _deepspeed_engine(accelerator: Accelerator) -> Any:
