@@ -64,12 +64,12 @@ def test_a_group_is_mixed_the_same_in_any_batch_and_memory_order() -> None:
 
 
 def test_many_pairs_are_mixed_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ixt.data import augment
+    from ixt.data.augment import chunks
 
     table = MixTable(np.array([0.3]), np.array([False]), np.zeros((1, 4), np.int32))
     images, _ = images_and_labels(14)
     whole = mix_images(images, table, 14)
-    monkeypatch.setattr(augment, "_CPU_PIXELS", 3 * SIZE * SIZE)
+    monkeypatch.setattr(chunks, "_CPU_PIXELS", 3 * SIZE * SIZE)
     assert torch.equal(mix_images(images, table, 14), whole)
     x = images.double()
     assert (whole - (0.3 * x + 0.7 * x.flip(0))).abs().max() <= 0.5001
