@@ -37,7 +37,7 @@ def _crop_problems(augment: Augment) -> Iterator[str]:
 
 def _colour_problems(augment: Augment) -> Iterator[str]:
     jitter = augment.color_jitter
-    if isinstance(jitter, tuple) and len(jitter) not in (3, 4):
+    if jitter is not None and len(jitter) not in (3, 4):
         yield f"color_jitter has {len(jitter)} numbers; give 1, 3 or 4"
         return
     if jitter is not None and not any(augment.jitter_strength):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ixt.recipe.augment_checks import augment_problems
 
@@ -88,9 +88,10 @@ class Augment(Section):
     RandAugment: rand-m9-mstd0.5-inc1. AutoAugment: original, originalr, v0 or v0r, and -mstd0.5
     for noise. 3-Augment of DeiT III: 3a. AugMix: augmix-m5-w4-d2. TrivialAugment: trivial.
     """
-    color_jitter: Strength | tuple[Strength, ...] | None = None
-    """Range of brightness, contrast and saturation (0.4: factors from 0.6 to 1.4): one number for
-    all, three, or a fourth one for hue (at most 0.5 turns); null for none. After the policy."""
+    color_jitter: tuple[Strength, ...] | None = None
+    """Ranges of brightness, contrast and saturation (0.4: factors from 0.6 to 1.4), and a fourth
+    one for hue (at most 0.5 turns); one number stands for the first three; null for none. Comes
+    after the policy."""
     color_jitter_prob: Fraction = 1.0
     """Probability that an image is jittered."""
     force_color_jitter: bool = False
@@ -133,10 +134,17 @@ class Augment(Section):
     Give it to keep the same images mixed when engine.micro_batch_size changes.
     """
 
+    @field_validator("color_jitter", mode="before")
+    @classmethod
+    def _one_number_for_three(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (value,) * 3 if is_number else value
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for problem in augment_problems(self):
-            raise ValueError(problem)
+        problems = list(augment_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -148,9 +156,7 @@ class Augment(Section):
     @property
     def jitter_strength(self) -> tuple[float, float, float, float]:
         """color_jitter for brightness, contrast, saturation and hue, resolved."""
-        given = self.color_jitter or 0.0
-        parts = (given,) * 3 if isinstance(given, float | int) else given
-        brightness, contrast, saturation, hue = (*parts, 0.0)[:4]
+        brightness, contrast, saturation, hue = (*(self.color_jitter or ()), 0.0, 0.0, 0.0, 0.0)[:4]
         return brightness, contrast, saturation, hue
 
 

@@ -18,8 +18,9 @@ class TrivialAugment:
 
 
 def _even(full: float) -> Floats:
-    # float32, as torch.linspace has it: a shift of 16 px must not come out as 15.
-    return np.linspace(0.0, full, _BINS, dtype=np.float32).astype(np.float64)
+    # One product and one division: the bin of 16 px is 16. torch.linspace's float32 makes it
+    # 15.999999 on some processors, which torchvision truncates to 15.
+    return np.arange(_BINS) * full / (_BINS - 1)
 
 
 _BITS = 8.0 - np.rint(np.arange(_BINS) / 5.0)

@@ -147,16 +147,20 @@ def test_weighted_operations_are_drawn_without_replacement_as_numpy_does() -> No
 
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-inc1-mstd101", "rand-m9-mstd3"])
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["Rotate", "ShearX", "TranslateYRel", "Color", "Brightness"])
-def test_strengths_are_distributed_as_timms(text: str, kind: str) -> None:
-    ours, theirs = drawn_arguments(text, kind)
+def test_strengths_are_distributed_as_timms(text: str, kind: str, count: int) -> None:
+    ours, theirs = drawn_arguments(text, kind, count)
     assert stats.ks_2samp(ours, theirs).pvalue > UNLIKELY
 
 
 @pytest.mark.parametrize("text", ["rand-m9-mstd0.5-inc1", "rand-m5-inc1-mstd101", "rand-m9-mstd3"])
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["Posterize", "Solarize", "SolarizeAdd"])
-def test_whole_numbered_strengths_are_distributed_as_timms(text: str, kind: str) -> None:
-    ours, theirs = drawn_arguments(text, kind)
+def test_whole_numbered_strengths_are_distributed_as_timms(
+    text: str, kind: str, count: int
+) -> None:
+    ours, theirs = drawn_arguments(text, kind, count)
     counts = np.stack([np.bincount(a.astype(int), minlength=257) for a in (ours, theirs)])
     common = counts.sum(axis=0) >= 10
     assert common.any()
@@ -164,18 +168,18 @@ def test_whole_numbered_strengths_are_distributed_as_timms(text: str, kind: str)
         assert stats.chi2_contingency(counts[:, common]).pvalue > UNLIKELY
 
 
-def drawn_arguments(text: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Arguments of one operation: 20,000 of ours and 20,000 that timm hands to its function."""
+def drawn_arguments(text: str, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Arguments of one operation: ours and as many that timm hands to its function."""
     policy = parse_policy(text)
     name = next(n for n in policy.names if n.removesuffix("Increasing") == kind)
     single = RandAugment(**{**vars(policy), "names": (name,), "num_layers": 1, "prob": 1.0})
-    ours = draw_policy(single, (1, 2, np.arange(20_000)), Frame(224)).arg.ravel()
+    ours = draw_policy(single, (1, 2, np.arange(count)), Frame(224)).arg.ravel()
     op = next(o for o in timm_aa.rand_augment_transform(text).ops if o.name == name)
     theirs: list[float] = []
     op.prob = 1.0
     op.aug_fn = lambda image, value, **_: theirs.append(value)
     random.seed(3)
-    for _ in range(20_000):
+    for _ in range(count):
         op(None)
     return ours, np.array(theirs) * (224 if kind.startswith("Translate") else 1)
 
