@@ -20,6 +20,7 @@ from torch import Tensor
 from ixt.data.augment.blur import gaussian_blur, kernel_blur
 from ixt.data.augment.chunks import rows_at_once
 from ixt.data.augment.colour import color, hue, sharpness
+from ixt.data.augment.levels import brightness, invert, posterize, solarize, solarize_add
 from ixt.data.augment.lookup import LOOKUPS, look_up, lookup_tables
 from ixt.data.augment.warp import GEOMETRIC, warp
 from ixt.data.crop import BICUBIC, BILINEAR
@@ -30,6 +31,11 @@ Codes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
 _WHOLE = {
+    Op.INVERT: invert,
+    Op.POSTERIZE: posterize,
+    Op.SOLARIZE: solarize,
+    Op.SOLARIZE_ADD: solarize_add,
+    Op.BRIGHTNESS: brightness,
     Op.COLOR: color,
     Op.SHARPNESS: sharpness,
     Op.HUE: hue,

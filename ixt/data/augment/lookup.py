@@ -1,4 +1,4 @@
-"""Operations that replace each grey level by another one: a table of 256 per channel."""
+"""Operations that replace grey levels by what the whole image says: a table per channel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ Floats = NDArray[np.float64]
 LOOKUPS = (
     Op.AUTOCONTRAST,
     Op.EQUALIZE,
-    Op.INVERT,
-    Op.POSTERIZE,
-    Op.SOLARIZE,
-    Op.SOLARIZE_ADD,
-    Op.BRIGHTNESS,
     Op.CONTRAST,
 )
 
@@ -35,8 +30,7 @@ def lookup_tables(
         op: (n,) members of LOOKUPS.
         arg: (n,) their arguments.
     """
-    luts = torch.from_numpy(_fixed_luts(op, arg)).to(images.device)
-    luts = luts[:, None].repeat(1, 3, 1)
+    luts = torch.empty(len(rows), 3, 256, dtype=torch.uint8, device=images.device)
     for code, function in _MEASURED_LUTS.items():
         places = np.flatnonzero(op == code)
         if len(places):
@@ -49,24 +43,6 @@ def lookup_tables(
 def look_up(images: Tensor, luts: Tensor) -> Tensor:
     """Each grey level's entry in its image's and channel's table of lookup_tables."""
     return luts.gather(2, images.flatten(2).long()).view(images.shape)
-
-
-def _fixed_luts(op: NDArray[np.uint8], arg: Floats) -> NDArray[np.uint8]:
-    """(n, 256) tables of the operations that need not look at the image; others get zeros."""
-    level = np.arange(256)
-    argument = arg[:, None]
-    whole = argument.astype(np.int64)
-    code = op[:, None]
-    luts = np.zeros((len(op), 256), np.int64)
-    np.copyto(luts, 255 - level, where=code == Op.INVERT)
-    np.copyto(luts, level & -(1 << np.maximum(8 - whole, 0)), where=code == Op.POSTERIZE)
-    np.copyto(luts, np.where(level < whole, level, 255 - level), where=code == Op.SOLARIZE)
-    added = np.where(level < 128, np.minimum(level + whole, 255), level)
-    np.copyto(luts, added, where=code == Op.SOLARIZE_ADD)
-    # float32, as Pillow's blend computes.
-    bright = np.clip(level.astype(np.float32) * argument.astype(np.float32), 0, 255)
-    np.copyto(luts, bright.astype(np.int64), where=code == Op.BRIGHTNESS)
-    return luts.astype(np.uint8)
 
 
 def _autocontrast_luts(images: Tensor, arg: Floats) -> Tensor:
