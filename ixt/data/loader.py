@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.augment import apply_policy, normalise
+from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
 from ixt.data.crop import eval_crops
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
 from ixt.data.index import Index
 from ixt.data.mixing import mix_images, mix_targets, smooth_targets
 from ixt.data.plan import Plan, Planner
+from ixt.data.policy import fill_colour
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -99,8 +100,12 @@ class TrainLoader:
         """Augment, mix, normalise and erase on the training device, in timm's order."""
         augment = self._recipe.augment
         images = decoded.images.to(self._device, non_blocking=True)
+        fill = fill_colour(self._planner.policy, augment.mean)
+        if plan.crops.shift is not None:
+            images = reflect_shift(images, plan.crops.shift)
+        if plan.augmix is not None:
+            images = apply_augmix(images, plan.augmix, fill)
         if plan.ops is not None:
-            fill = tuple(round(255 * channel) for channel in augment.mean)
             images = apply_policy(images, plan.ops, fill)
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
