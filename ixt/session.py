@@ -201,10 +201,10 @@ def _usable_index(recipe: Recipe, split: Split) -> Index:
     index = load_index(recipe.data.root, split)
     bad = index.unreadable
     if len(bad) and recipe.data.on_error == "stop":
-        path = index.paths(bad[:1])[0]
+        (first,) = index.ranges(bad[:1])
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
-            f"{image_problem(path) or path}{more}; remove it, "
+            f"{image_problem(first) or first.name}{more}; remove it, "
             "or set data.on_error: skip to leave such images out"
         )
     return index

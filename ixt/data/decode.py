@@ -6,6 +6,7 @@ them and explains why a file cannot be decoded.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ixt.data.crop import Crops
+from ixt.data.source import ByteRange, Bytes, read_bytes
 from ixt.errors import DataError
 
 DecoderKind = Literal["auto", "torch", "dali"]
@@ -31,10 +33,13 @@ _NAMED_AT_MOST = 3  # damaged files of one batch that the error message names
 class Request:
     """One batch to decode."""
 
-    paths: Sequence[str]
-    """(n,) image files."""
+    ranges: Sequence[ByteRange]
+    """(n,) where the encoded images lie."""
     crops: Crops
     """n rows: what to cut out of each, and how to resize and flip it."""
+
+    def __len__(self) -> int:
+        return len(self.ranges)
 
 
 @dataclass(frozen=True)
@@ -117,31 +122,73 @@ def make_decoder(
     )
 
 
-def load_with_pillow(path: str) -> Image.Image:
-    """Decode a file of any format that Pillow knows, its first picture, EXIF rotation not applied.
+def load_image(source: ByteRange) -> Image.Image:
+    """Decode an image of any format that Pillow knows.
+
+    Returns:
+        what `decode_with_pillow` gives.
+
+    Raises:
+        DamagedImage: the file is missing, not readable, not an image, or cut off.
+        DataError: a bucket does not give the bytes.
+    """
+    return decode_with_pillow(source, read_image(source))
+
+
+def read_image(source: ByteRange) -> Bytes:
+    """Read the bytes of an image.
+
+    Raises:
+        DamagedImage: the file is missing or not readable.
+        DataError: a bucket does not give the bytes.
+    """
+    try:
+        return read_bytes(source)
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
+    """Decode the bytes of an image, its first picture, EXIF rotation not applied.
+
+    Args:
+        source: names the image in an error.
+        data: its bytes.
 
     Returns:
         an RGB image.
 
     Raises:
-        DamagedImage: the file is missing, not readable, not an image, or cut off.
+        DamagedImage: the bytes are not an image, or cut off.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data.data)) as image:
             # Pillow warns of a palette with alpha that is turned into RGB at once.
             if image.mode == "P" and "transparency" in image.info:
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        reason = "is not an image" if len(data) else "is empty"
+        raise DamagedImage(f"{source.name}: {reason}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        raise DamagedImage(f"{path}: {_reason(path, error)}") from error
+        text = str(error).strip() or type(error).__name__
+        reason = f"cannot be decoded ({text.splitlines()[0]})"
+        raise DamagedImage(f"{source.name}: {reason}") from error
 
 
-def image_problem(path: str) -> str | None:
-    """Why a file cannot be decoded, in one line that names it; None if Pillow decodes it."""
+def unreadable(source: ByteRange, error: OSError) -> DamagedImage:
+    """The damage of an image whose bytes cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DamagedImage(f"{source.name}: no such file")
+    return DamagedImage(f"{source.name}: cannot be read ({(error.strerror or str(error)).lower()})")
+
+
+def image_problem(source: ByteRange) -> str | None:
+    """Why an image cannot be decoded, in one line that names it; None if Pillow decodes it."""
     try:
-        load_with_pillow(path)
+        load_image(source)
     except DamagedImage as error:
         return str(error)
     return None
@@ -167,29 +214,13 @@ def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     )
 
 
-def outdated(path: str, crops: Crops, row: int, height: int, width: int) -> DataError:
+def outdated(name: str, crops: Crops, row: int, height: int, width: int) -> DataError:
     """The error for a file whose planned window does not lie inside the image."""
     top, left, window_height, window_width = crops.window[row].tolist()
     return DataError(
-        f"{path}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
+        f"{name}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
         f"{window_height} x {window_width} from {top}, {left}); delete the index cache"
     )
-
-
-def _reason(path: str, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is empty" if _is_empty(path) else "is not an image"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror.lower()})"
-    text = str(error).strip() or type(error).__name__
-    return f"cannot be decoded ({text.splitlines()[0]})"
-
-
-def _is_empty(path: str) -> bool:
-    with open(path, "rb") as file:
-        return not file.read(1)
 
 
 def _has_dali() -> bool:
