@@ -12,7 +12,8 @@ from ixt.assess import load_model, recipe_of
 from ixt.data.augment import normalise
 from ixt.data.classes import class_label
 from ixt.data.crop import eval_crops
-from ixt.data.decode import Request, image_problem, load_image, make_decoder
+from ixt.data.decode import Request, make_decoder
+from ixt.data.image import image_problem, load_image
 from ixt.data.source import ByteRange
 from ixt.errors import DataError
 from ixt.weights import read_checkpoint_info

@@ -16,7 +16,8 @@ from torch import nn
 
 from ixt.checkpoint import checkpoint_folders
 from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoder, image_problem, make_decoder
+from ixt.data.decode import Decoder, make_decoder
+from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner

@@ -7,9 +7,9 @@ from ixt.cli import train  # isort: split
 
 from ixt.cli import evaluate, predict  # isort: split
 
-from ixt.cli import data  # isort: split
+from ixt.cli import data, data_pack  # isort: split
 
 from ixt.cli import bench
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "evaluate", "main", "predict", "train"]
+__all__ = ["app", "bench", "data", "data_pack", "evaluate", "main", "predict", "train"]

@@ -25,11 +25,11 @@ from ixt.data.decode import (
     Decoded,
     OnError,
     Request,
-    image_problem,
     stop_if_damaged,
 )
 from ixt.data.decode_feed import Feed, are_files
 from ixt.data.decode_torch import decode_image
+from ixt.data.image import image_problem
 from ixt.data.source import Bytes, ReadAhead
 
 logger = logging.getLogger("ixt")

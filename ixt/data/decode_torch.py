@@ -19,16 +19,13 @@ from torch.nn.functional import interpolate
 from ixt.data.crop import BICUBIC, BILINEAR, Crops
 from ixt.data.decode import (
     GREY,
-    DamagedImage,
     Decoded,
     OnError,
     Request,
-    decode_with_pillow,
     outdated,
-    read_image,
     stop_if_damaged,
-    unreadable,
 )
+from ixt.data.image import DamagedImage, decode_with_pillow, read_image, unreadable
 from ixt.data.source import ByteRange, Bytes, ReadAhead, Reading
 
 _JPEG_START = b"\xff\xd8"

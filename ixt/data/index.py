@@ -86,11 +86,10 @@ class Index:
         names = [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
         if not self.shards:
             return [ByteRange(os.fsdecode(prefix + name)) for name in names]
-        shards = [f"{self.folder}/{shard}" for shard in self.shards]
         numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
         places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, strict=True)
         return [
-            ByteRange(shards[number], offset, size, os.fsdecode(name))
+            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name))
             for number, offset, size, name in places
         ]
 

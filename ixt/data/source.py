@@ -72,7 +72,10 @@ def read_bytes(source: ByteRange) -> Bytes:
     if source.is_remote:
         from ixt.data.remote import read_remote
 
-        return np.frombuffer(read_remote(source.path, source.offset, source.size), np.uint8)
+        # A copy, because torch warns of memory that may not be written.
+        return np.frombuffer(
+            bytearray(read_remote(source.path, source.offset, source.size)), np.uint8
+        )
     return _read_shard(source.path, source.offset, source.size)
 
 

@@ -20,8 +20,9 @@ from torchvision.transforms.v2 import functional
 
 from ixt.data import decode
 from ixt.data.crop import BICUBIC, Crops
-from ixt.data.decode import GREY, Decoder, OnError, Request, image_problem, make_decoder
+from ixt.data.decode import GREY, Decoder, OnError, Request, make_decoder
 from ixt.data.decode_torch import TorchDecoder
+from ixt.data.image import image_problem, load_image
 from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
@@ -76,7 +77,7 @@ def test_evaluation_equals_torchvision_resize_and_center_crop(
     request = odd_images.plan(list(photos.values()), "eval", size=size)
     short = int(size / 0.875)
     for source, image in zip(request.ranges, decode_all(request, 5), strict=True):
-        pixels = functional.pil_to_tensor(decode.load_image(source))
+        pixels = functional.pil_to_tensor(load_image(source))
         resized = functional.resize(pixels, [short], v2.InterpolationMode.BICUBIC, antialias=True)
         assert torch.equal(image, functional.center_crop(resized, [size, size])), source
 
