@@ -62,8 +62,8 @@ def read_remote(url: str, offset: int = 0, size: int | None = None) -> bytes:
     if size == 0:  # no range of HTTP is empty
         return b""
 
-    def read() -> bytes:
-        data: bytes = _filesystem().cat_file(url, start=offset, end=end)
+    def read(filesystem: Any) -> bytes:
+        data: bytes = filesystem.cat_file(url, start=offset, end=end)
         if size is not None and len(data) != size:
             raise ConnectionError(f"{len(data)} of {size} bytes came")
         return data
@@ -79,8 +79,7 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
     """
     path = url.split("://", 1)[1].rstrip("/")
 
-    def find() -> dict[str, Any]:
-        filesystem = _filesystem()
+    def find(filesystem: Any) -> dict[str, Any]:
         filesystem.invalidate_cache(path)
         found: dict[str, Any] = filesystem.find(path, detail=True)
         return found
@@ -91,15 +90,18 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
     }
 
 
-def _retry(url: str, ask: Callable[[], T]) -> T:
+def _retry(url: str, ask: Callable[[Any], T]) -> T:
     """Ask until the server answers, with waits that grow and differ from thread to thread."""
+    filesystem = _filesystem()
     from aiohttp import ClientError as ConnectionLost
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
+    errors = (OSError, HTTPException, BotoCoreError, ClientError, ConnectionLost)
     for attempt in range(1, POLICY.attempts + 1):
         try:
-            return ask()
-        except (OSError, HTTPException, BotoCoreError, ClientError, ConnectionLost) as error:
+            return ask(filesystem)
+        except (*errors, ResponseParserError) as error:
             status = _status(error)
             if not _is_transient(error, status):
                 raise DataError(f"{url}: {_explain(error, status)}") from error
@@ -133,13 +135,13 @@ def _is_transient(error: Exception, status: int | None) -> bool:
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
+        ConnectionError,
         HTTPClientError,
-        ResponseParserError,
     )
 
     if status is not None:
         return status >= 500 or status in _TRANSIENT
-    if isinstance(error, HTTPClientError | ResponseParserError):
+    if isinstance(error, HTTPClientError | ConnectionError):
         return True
     return not isinstance(error, BotoCoreError | ClientError | FileNotFoundError | PermissionError)
 
@@ -158,8 +160,8 @@ def _explain(error: Exception, status: int | None) -> str:
 
 
 def _describe(error: Exception, status: int | None) -> str:
-    text = str(error).strip().splitlines()
-    reason = text[0] if text else type(error).__name__
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
     return f"HTTP status {status}: {reason}" if status is not None else reason
 
 
