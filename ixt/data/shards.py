@@ -52,7 +52,7 @@ class Stamp(NamedTuple):
 
 
 def find_layout(root: Path, split: Split) -> Layout:
-    """Find the images of a split: class folders, tars in the split's folder, or the outer tar.
+    """Find the images of a split: class folders, tars in the split's folder, or ILSVRC2012's tar.
 
     Raises:
         DataError: there is nothing of that split, or it is in a form that cannot be read.
@@ -64,7 +64,6 @@ def find_layout(root: Path, split: Split) -> Layout:
     except DataError:
         if not outer.is_file():
             raise
-        _refuse_unsorted(outer.name, root, split)
         return Layout(split, root, (outer.name,))
     return Layout(split, folder, _tars(folder, split))
 
@@ -91,8 +90,6 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
             f"{folder}: {few(sorted(compressed), 'compressed tar')}, in which no image can be "
             "reached by its place; unpack each once (gunzip FILE) so that its name ends in .tar"
         )
-    for name in tars:
-        _refuse_unsorted(os.fsdecode(name), folder, split)
     return tuple(os.fsdecode(name) for name in sorted(tars))
 
 
@@ -104,14 +101,6 @@ def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]
         raise DataError(
             f"{folder}: holds class folders and also {few(left, 'tar')} without a folder; extract "
             "these too, or move the folders away to read the tars"
-        )
-
-
-def _refuse_unsorted(name: str, folder: Path, split: Split) -> None:
-    if name == "ILSVRC2012_img_val.tar":
-        raise DataError(
-            f"{folder / name}: its images are not sorted into classes; extract them into "
-            f"{folder if folder.name == split else folder / split}/CLASS/"
         )
 
 

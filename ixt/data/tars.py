@@ -1,7 +1,8 @@
 """Find the images inside plain tars: names and byte ranges, nothing is extracted.
 
 What a tar may hold: the images of one class (n01440764.tar), such class tars (the outer
-ILSVRC2012_img_train.tar), or CLASS/IMAGE members, as `ixt data pack` writes them.
+ILSVRC2012_img_train.tar), the numbered images of ILSVRC2012_img_val.tar, or CLASS/IMAGE members,
+as `ixt data pack` writes them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512
 _LABEL = b".cls"
+_NUMBERED = "ILSVRC2012_img_val.tar"
 NESTED = b"!"
 """Stands between the name of an inner tar and the name of its member."""
 
@@ -201,8 +203,7 @@ def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
             prefix = tar.prefix + member.name + NESTED
             inner.append(_Tar(tar.path, tar.shard, member.offset, member.size, prefix, stem))
         elif is_image(base):
-            folder, _, _ = member.name.rpartition(b"/")
-            class_name = folder.split(b"/")[0] if folder else tar.class_name
+            class_name = _class_name(tar, member)
             name = tar.prefix + member.name
             images.append(_Image(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
@@ -213,6 +214,22 @@ def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
         images.sort()
     _refuse_twice(tar.path, images)
     return images, inner
+
+
+def _class_name(tar: _Tar, member: Member) -> bytes:
+    if tar.path.name == _NUMBERED:
+        # Imported here: the names of classes are read by way of the index.
+        from ixt.data.ground_truth import validation_class, validation_labels
+
+        name = validation_class(os.path.basename(_text(member.name)), validation_labels())
+        if name is None:
+            raise DataError(
+                f"{tar.path}: member {_text(member.name)} is no validation image of ILSVRC2012; "
+                "get the tar again, or give class folders"
+            )
+        return name.encode()
+    folder, _, _ = member.name.rpartition(b"/")
+    return folder.split(b"/")[0] if folder else tar.class_name
 
 
 def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:

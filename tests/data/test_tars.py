@@ -211,12 +211,29 @@ def test_class_folders_win_over_the_tars_that_they_came_from(folder: Path, tars:
     assert load_index(folder, "train").shards == ()
 
 
-def test_the_unsorted_validation_tar_is_refused(tmp_path: Path) -> None:
-    path = tar_sets.write_tar(tmp_path / "ILSVRC2012_img_val.tar", [("a.JPEG", b"x")])
+@pytest.mark.parametrize("place", [".", "val"])
+def test_the_validation_tar_has_the_classes_of_the_challenge(tmp_path: Path, place: str) -> None:
+    # The classes of numbers 1 to 4 and 251.
+    classes = ("n01751748", "n09193705", "n02105855", "n04263257", "n12620546")
+    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in (1, 2, 3, 4, 251)]
+    members = [(name, name.encode()) for name in names]
+    tar_sets.write_tar(tmp_path / "tar" / place / "ILSVRC2012_img_val.tar", members)
+    for name, class_name in zip(names, classes, strict=True):
+        path = tmp_path / "folder" / "val" / class_name / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(name.encode())
+    index, reference = load_index(tmp_path / "tar", "val"), load_index(tmp_path / "folder", "val")
+    assert index.classes == reference.classes
+    assert tar_sets.contents(index) == tar_sets.contents(reference)
+
+
+def test_a_foreign_image_in_the_validation_tar_is_named(tmp_path: Path) -> None:
+    path = tar_sets.write_tar(tmp_path / "ILSVRC2012_img_val.tar", [("cat.JPEG", b"x")])
     with pytest.raises(DataError) as error:
         load_index(tmp_path, "val")
     assert str(error.value) == (
-        f"{path}: its images are not sorted into classes; extract them into {tmp_path}/val/CLASS/"
+        f"{path}: member cat.JPEG is no validation image of ILSVRC2012; get the tar again, or "
+        "give class folders"
     )
 
 
