@@ -87,6 +87,7 @@ def pack(
     ):
         _check_space(out, plans)
         for plan in plans:
+            _sweep(out / plan.split)
             members: list[Member] = []
             for number, path in enumerate(_shard_paths(out, plan)):
                 found = shard_members(path, plan, number)
@@ -181,6 +182,14 @@ def _check_space(out: Path, plans: list[PackPlan]) -> None:
             f"{out}: needs about {missing / _GIB:.1f} GiB and the disk has {free / _GIB:.1f} GiB "
             "left; make room, choose another disk, or make images smaller with --max-side"
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a packing that was killed had begun to write."""
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    for staging in folder.glob("." + 32 * "[0-9a-f]"):
+        shutil.rmtree(staging)
 
 
 def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:

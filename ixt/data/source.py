@@ -18,8 +18,6 @@ REMOTE_SCHEMES = ("s3://",)
 
 # Reads of a bucket wait for the server: 32 at once fetch some 1,000 images/s at 30 ms each.
 _NUM_READERS = 32
-# Reads of a local file take microseconds, so handing them over one by one would cost more.
-_LOCAL_READS_PER_JOB = 16
 # Well below the 1,024 descriptors that a process usually may have.
 _OPEN_SHARDS = 256
 
@@ -146,8 +144,9 @@ class ReadAhead:
 
     def start(self, sources: Sequence[ByteRange]) -> Reading:
         """Begin to read a batch; its bytes are held until the result is dropped."""
+        # Reads of a local file may take microseconds, less than handing over each would.
         remote = any(source.is_remote for source in sources)
-        count = 1 if remote else _LOCAL_READS_PER_JOB
+        count = 1 if remote else -(-len(sources) // _NUM_READERS)
         jobs = [
             self._pool.submit(_read_all, sources[at : at + count])
             for at in range(0, len(sources), count)

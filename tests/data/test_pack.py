@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import tar_sets
 from PIL import Image
+from typer.testing import CliRunner
 
+from ixt.cli import app
 from ixt.data import pack_shard
 from ixt.data.headers import ImageFormat
 from ixt.data.index import load_index
@@ -212,9 +214,12 @@ def test_a_killed_packing_goes_on_and_gives_the_same_bytes(
     assert all(left[name] == whole[name] for name in complete)
     assert (len(complete) > 0) == (images > 1)
     assert any(name.endswith(".part") for name in left)
+    half_written_index = tmp_path / "out" / "train" / f".{'0123456789abcdef' * 2}"
+    half_written_index.mkdir()
     summary = pack(folder, tmp_path / "out", SMALL)
     assert summary.num_written == summary.num_shards - len(complete)
     assert files(tmp_path / "out") == whole
+    assert not half_written_index.exists()
     assert pack(folder, tmp_path / "out", SMALL).num_written == 0
 
 
@@ -310,3 +315,18 @@ def test_a_damaged_shard_is_noticed_and_named(packed: Path, tmp_path: Path) -> N
         load_index(out, "train")
     shard.unlink()
     assert len(load_index(out, "train")) < len(load_index(packed, "train"))
+
+
+def test_the_command_line_packs_and_indexes(folder: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    done = run.invoke(app, ["data", "pack", str(folder), str(tmp_path / "out"), "--max-side", "70"])
+    assert done.exit_code == 0, done.output
+    assert re.fullmatch(
+        rf"{tmp_path}/out: 38 images \(\d+ made smaller\) in 2 tars, 0\.\d MiB; 2 tars written now\n",
+        done.stdout,
+    )
+    done = run.invoke(app, ["data", "index", str(tmp_path / "out")])
+    assert done.stdout == (
+        f"{tmp_path}/out/train: 20 images, 4 classes, 0 unreadable\n"
+        f"{tmp_path}/out/val: 18 images, 3 classes, 0 unreadable\n"
+    )
