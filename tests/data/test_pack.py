@@ -322,7 +322,8 @@ def test_the_command_line_packs_and_indexes(folder: Path, tmp_path: Path) -> Non
     done = run.invoke(app, ["data", "pack", str(folder), str(tmp_path / "out"), "--max-side", "70"])
     assert done.exit_code == 0, done.output
     assert re.fullmatch(
-        rf"{tmp_path}/out: 38 images \(\d+ made smaller\) in 2 tars, 0\.\d MiB; 2 tars written now\n",
+        rf"{tmp_path}/out: 38 images \(\d+ made smaller\) in 2 tars, 0\.\d MiB; "
+        r"2 tars written now\n",
         done.stdout,
     )
     done = run.invoke(app, ["data", "index", str(tmp_path / "out")])
