@@ -7,8 +7,10 @@ retries are switched off: two loops within each other would wait for minutes and
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,18 +25,19 @@ logger = logging.getLogger("ixt")
 T = TypeVar("T")
 
 _ATTEMPTS_IN_SILENCE = 3
+_SECONDS_BETWEEN_WARNINGS = 10.0
 _TRANSIENT = frozenset((408, 425, 429))
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a bucket is asked before a run stops."""
+    """How long a bucket is asked before a run stops: about a minute in all."""
 
-    attempts: int = 8
+    attempts: int = 10
     first_wait_s: float = 0.2
     """Longest wait behind the first attempt; it doubles with each further one."""
-    longest_wait_s: float = 20.0
+    longest_wait_s: float = 30.0
     timeout_s: float = 30.0
     """Longest silence of the server within an attempt."""
 
@@ -100,22 +103,64 @@ def _retry(url: str, ask: Callable[[Any], T]) -> T:
     errors = (OSError, HTTPException, BotoCoreError, ClientError, ConnectionLost)
     for attempt in range(1, POLICY.attempts + 1):
         try:
-            return ask(filesystem)
+            answer = ask(filesystem)
+            _OUTAGE.end()
+            return answer
         except (*errors, ResponseParserError) as error:
             status = _status(error)
             if not _is_transient(error, status):
                 raise DataError(f"{url}: {_explain(error, status)}") from error
+            longest_s = min(POLICY.first_wait_s * 2 ** (attempt - 1), POLICY.longest_wait_s)
+            wait_s = random.uniform(0.5, 1.0) * longest_s
             if attempt == POLICY.attempts:
+                _OUTAGE.give_up()
+            elif attempt >= _ATTEMPTS_IN_SILENCE:
+                _OUTAGE.tell(f"{url}: {_describe(error, status)}, again in {wait_s:.1f} s")
+            if _OUTAGE.is_given_up_within(wait_s):
                 raise DataError(
                     f"{url}: {_describe(error, status)} in the last of {attempt} attempts; check "
                     "the network and the server, then try again (a run goes on with --resume)"
                 ) from error
-            longest_s = min(POLICY.first_wait_s * 2 ** (attempt - 1), POLICY.longest_wait_s)
-            wait_s = random.uniform(0.5, 1.0) * longest_s
-            level = logging.WARNING if attempt >= _ATTEMPTS_IN_SILENCE else logging.INFO
-            logger.log(level, "%s: %s, again in %.1f s", url, _describe(error, status), wait_s)
-            time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
+
+
+class _Outage:
+    """What reading threads share about a server that fails: they complain and give up as one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._told_s = -math.inf
+        self._given_up = False
+
+    def tell(self, text: str) -> None:
+        """Warn, unless another thread has just done so."""
+        with self._changed:
+            now_s = time.monotonic()
+            if now_s - self._told_s < _SECONDS_BETWEEN_WARNINGS:
+                return
+            self._told_s = now_s
+        logger.warning("%s", text)
+
+    def is_given_up_within(self, wait_s: float) -> bool:
+        """Wait; True, and at once, where a read was given up and none has succeeded since.
+
+        The run stops then, and threads that went on asking would only delay its end.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: self._given_up, wait_s)
+
+    def give_up(self) -> None:
+        """End the waits of all threads."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """The server answers."""
+        self._given_up = False
+
+
+_OUTAGE = _Outage()
 
 
 def _status(error: BaseException) -> int | None:

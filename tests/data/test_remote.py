@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,46 @@ def test_a_server_that_only_dawdles_is_named(
     monkeypatch.setattr(remote, "POLICY", replace(remote.POLICY, attempts=2, timeout_s=0.2))
     with pytest.raises(DataError, match=r"train-00000\.tar: .*[Tt]imeout.* in the last of 2 att"):
         tar_sets.contents(index)
+
+
+def test_threads_that_wait_give_up_with_the_first_that_does(
+    uploaded: str, served: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = load_index(uploaded, "train").ranges([0])
+    served.reads.clear()
+    served.always = "500"
+    patient = replace(remote.POLICY, first_wait_s=60.0, longest_wait_s=60.0)
+    monkeypatch.setattr(remote, "POLICY", patient)
+    ahead = ReadAhead()
+    waiting = ahead.start([source])
+    while not served.reads:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    monkeypatch.setattr(remote, "POLICY", replace(patient, attempts=1))
+    start_s = time.monotonic()
+    for reading in (ahead.start([source]), waiting):
+        with pytest.raises(DataError, match="HTTP status 500: no luck in the last of 1 attempts"):
+            reading.row(0)
+    ahead.close()
+    assert time.monotonic() - start_s < 20
+
+
+def test_many_threads_warn_once(
+    uploaded: str,
+    served: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    index = load_index(uploaded, "train")
+    monkeypatch.setattr(remote, "_OUTAGE", remote._Outage())
+    served.always = "503"
+    ahead = ReadAhead()
+    reading = ahead.start(index.ranges(range(len(index))))
+    with pytest.raises(DataError):
+        reading.row(0)
+    ahead.close()
+    assert len(caplog.records) == 1
+    assert "HTTP status 503: no luck, again in 0." in caplog.text
 
 
 def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None:
