@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ixt.checkpoint import checkpoint_folders
+from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import Decoder, make_decoder
 from ixt.data.image import image_problem
@@ -22,6 +23,7 @@ from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
+from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.errors import CheckpointError, DataError
 from ixt.models import create_model
@@ -38,7 +40,16 @@ Prepare = Callable[[nn.Module], None]
 _FREE = {
     "data": ("root", "num_threads", "prefetch_batches"),
     "engine": ("micro_batch_size",),
-    "run": ("log_every_steps", "checkpoint_every_steps", "keep_last", "keep_best", "trackers"),
+    "run": (
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "async_checkpoints",
+        "keep_last",
+        "keep_best",
+        "keep_every_epochs",
+        "trackers",
+    ),
 }
 
 
@@ -61,6 +72,7 @@ class Run:
     train_loader: TrainLoader
     eval_loader: EvalLoader
     reporter: Reporter
+    writer: CheckpointWriter
 
     @property
     def updates_per_epoch(self) -> int:
@@ -80,7 +92,7 @@ def open_run(
 
     Args:
         recipe: with data.root set.
-        run_dir: created if missing.
+        run_dir: an existing folder, held by `run_lock.locked`.
         resume: go on with the run in it; otherwise it must not hold checkpoints.
         prepare: called with the fresh model, to load weights for instance.
 
@@ -90,7 +102,6 @@ def open_run(
     recipe = _settle(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
-    _make_folder(run_dir)
     accelerator = build_accelerator(recipe, run_dir)
     with accelerator.main_process_first():
         train_index = _usable_index(recipe, "train")
@@ -120,6 +131,7 @@ def open_run(
             run_dir,
             recipe.schedule.total_epochs * train_loader.updates_per_epoch,
         ),
+        writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
     )
     _describe(run)
     return run
@@ -185,18 +197,6 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
         )
 
 
-def _make_folder(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{run_dir}: cannot write there: {error.strerror}; give another --run-dir"
-        ) from error
-
-
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
     index = load_index(recipe.data.root, split)
@@ -260,8 +260,7 @@ def _decoder(recipe: Recipe, device: torch.device) -> Decoder:
 
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
-    run.accelerator.init_trackers("ixt")
     if run.accelerator.is_main_process:
-        (run.run_dir / RECIPE).write_text(dump_recipe(run.recipe))
+        replace_text(run.run_dir / RECIPE, dump_recipe(run.recipe))
         machine = describe_machine()
-        (run.run_dir / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")
