@@ -19,7 +19,8 @@ from ixt import engine
 from ixt.checkpoint import checkpoint_folders
 from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoder, image_problem, make_decoder
+from ixt.data.decode import Decoder, make_decoder
+from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
@@ -215,10 +216,10 @@ def _usable_index(recipe: Recipe, split: Split) -> Index:
     index = load_index(recipe.data.root, split)
     bad = index.unreadable
     if len(bad) and recipe.data.on_error == "stop":
-        path = index.paths(bad[:1])[0]
+        (first,) = index.ranges(bad[:1])
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
-            f"{image_problem(path) or path}{more}; remove it, "
+            f"{image_problem(first) or first.name}{more}; remove it, "
             "or set data.on_error: skip to leave such images out"
         )
     return index

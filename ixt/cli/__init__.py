@@ -11,7 +11,7 @@ from ixt.cli import launch  # isort: split
 
 from ixt.cli import evaluate, predict  # isort: split
 
-from ixt.cli import data, data_look, data_prepare  # isort: split
+from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
 from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
@@ -21,6 +21,7 @@ __all__ = [
     "bench",
     "data",
     "data_look",
+    "data_pack",
     "data_prepare",
     "doctor",
     "evaluate",

@@ -25,7 +25,8 @@ RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
 ]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="Folder with train/ and val/ (or validation/).")
+    str | None,
+    typer.Option("--data", help="Folder with train/ and val/ (or validation/), or s3://..."),
 ]
 SetOption = Annotated[
     list[str] | None,

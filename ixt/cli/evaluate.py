@@ -16,7 +16,7 @@ from ixt.cli.app import ProcessesOption, app, write_text
 @app.command("eval", rich_help_panel="Use")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a weights file.")],
-    data: Annotated[str, typer.Option("--data", help="Folder with val/ (or validation/).")],
+    data: Annotated[str, typer.Option("--data", help="Folder with val/, or s3://...")],
     model: Annotated[
         str | None, typer.Option(help="Model name, where the file does not tell it.")
     ] = None,

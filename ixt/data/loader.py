@@ -93,7 +93,7 @@ class TrainLoader:
                 start = update * engine.global_batch_size + micro * engine.micro_batch_size
                 plan = self._planner.plan(epoch, order, start + within)
                 planned.append((micro, plan))
-                yield Request(self._index.paths(plan.samples), plan.crops)
+                yield Request(self._index.ranges(plan.samples), plan.crops)
 
     @torch.no_grad()
     def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
@@ -203,7 +203,7 @@ class EvalLoader:
                 crop_pct=settings.crop_pct,
                 interpolation=settings.interpolation,
             )
-            yield Request(self._index.paths(samples), crops)
+            yield Request(self._index.ranges(samples), crops)
 
     @torch.no_grad()
     def _finish(self, number: int, decoded: Decoded) -> EvalBatch:
