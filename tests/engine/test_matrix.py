@@ -41,7 +41,7 @@ def variants() -> dict[str, dict[str, Any]]:
     named["zero 3 persistent"] = {**named["zero 3"], "ds_config": PERSISTENT}
     named["zero 1 in small buckets"] = {**named["zero 1"], "bucket_mib": 1}
     named["zero 2 in channels_last"] = {**named["zero 2"], "channels_last": True}
-    named["ddp with a static graph"] = {**SMALL, "static_graph": True, "bucket_mib": 1}
+    named["ddp in small buckets"] = {**SMALL, "bucket_mib": 1}
     return named
 
 
@@ -176,6 +176,13 @@ def test_bf16_keeps_fp32_weights_and_follows_ddp(
     for result in train_together(jobs).values():
         assert result.losses == pytest.approx(alone.losses, abs=5e-3)
         assert {str(t.dtype) for t in weights(result).values()} == {"torch.float32"}
+
+
+def test_a_static_graph_gives_the_same_answer(
+    sections: Sections, train_here: Train, train_together: TrainTogether
+) -> None:
+    jobs = {"static": changed(sections, engine={"static_graph": True})}
+    assert_same_answer(train_together(jobs)["static"], train_here(sections))
 
 
 def test_gradients_may_travel_in_half_precision(
