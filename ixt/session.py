@@ -17,12 +17,14 @@ from torch import nn
 
 from ixt import engine
 from ixt.checkpoint import checkpoint_folders
+from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import Decoder, image_problem, make_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
+from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError, DataError
@@ -43,7 +45,16 @@ _FREE = {
         "micro_batch_size",
         *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
     ),
-    "run": ("log_every_steps", "checkpoint_every_steps", "keep_last", "keep_best", "trackers"),
+    "run": (
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "async_checkpoints",
+        "keep_last",
+        "keep_best",
+        "keep_every_epochs",
+        "trackers",
+    ),
 }
 
 
@@ -66,6 +77,7 @@ class Run:
     train_loader: TrainLoader
     eval_loader: EvalLoader
     reporter: Reporter
+    writer: CheckpointWriter
 
     @property
     def updates_per_epoch(self) -> int:
@@ -85,7 +97,7 @@ def open_run(
 
     Args:
         recipe: with data.root set.
-        run_dir: created if missing.
+        run_dir: an existing folder, held by `run_lock.locked`.
         resume: go on with the run in it; otherwise it must not hold checkpoints.
         prepare: called with the fresh model, to load weights for instance.
 
@@ -95,7 +107,6 @@ def open_run(
     recipe = _settle(inlined(recipe), run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
-    _make_folder(run_dir)
     accelerator = engine.start(recipe, run_dir)
     try:
         run = _build(recipe, run_dir, accelerator, prepare)
@@ -135,6 +146,7 @@ def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Pre
             run_dir,
             recipe.schedule.total_epochs * train_loader.updates_per_epoch,
         ),
+        writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
     )
 
 
@@ -196,18 +208,6 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
             f"{file}: the run to resume has another recipe: {'; '.join(changes)}; "
             "give the same recipe, or start a new run with another --run-dir"
         )
-
-
-def _make_folder(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{run_dir}: cannot write there: {error.strerror}; give another --run-dir"
-        ) from error
 
 
 def _usable_index(recipe: Recipe, split: Split) -> Index:
@@ -281,8 +281,7 @@ def _decoder(recipe: Recipe, device: torch.device) -> Decoder:
 
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
-    run.accelerator.init_trackers("ixt")
     if run.accelerator.is_main_process:
-        (run.run_dir / RECIPE).write_text(dump_recipe(run.recipe))
+        replace_text(run.run_dir / RECIPE, dump_recipe(run.recipe))
         machine = describe_machine()
-        (run.run_dir / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")

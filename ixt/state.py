@@ -5,7 +5,6 @@ Everything else of a run (learning rate, data order, random draws) is a function
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ixt import batch_stats, engine
 from ixt.checkpoint import Checkpoint
+from ixt.checkpoint_writer import HostCopies
 from ixt.ema import Ema
 from ixt.engine import optimizer_state
 from ixt.engine.shards import assembled, part_of, parts, whole
@@ -26,7 +26,11 @@ _GROUP = "group:"  # no parameter's name has a colon
 
 
 def capture(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    copies: HostCopies,
 ) -> tuple[dict[str, Named], dict[str, Any]]:
     """Copy the training state to the CPU. Every process must call it.
 
@@ -35,6 +39,7 @@ def capture(
         model: the plain module, not its wrapper.
         optimizer: as it steps.
         ema: the average, if there is one.
+        copies: where the copies go; to be waited for before they are read.
 
     Returns:
         Named tensors per file (model, ema, optimizer, ranks), and JSON-able scalars. Batch-norm
@@ -50,10 +55,11 @@ def capture(
         for named in buffers.values():
             stack.enter_context(batch_stats.averaged(named))
         weights = whole(model, {**model.state_dict(), **parts(model)})
-        averages = whole(model, ema.tensors) if ema else {}
+        files = {"model": copies.take("model", weights)}
+        files["ema"] = copies.take("ema", whole(model, ema.tensors)) if ema else {}
     tensors, scalars = _optimizer_state(accelerator, model, optimizer)
+    files |= {name: copies.take(name, t) for name, t in (("optimizer", tensors), ("ranks", ranks))}
     scaler = accelerator.scaler
-    files = {"model": weights, "ema": averages, "optimizer": tensors, "ranks": _to_cpu(ranks)}
     return files, {"optimizer": scalars, "scaler": scaler.state_dict() if scaler else None}
 
 
@@ -97,10 +103,6 @@ def _rank_buffers(model: nn.Module, ema: Ema | None) -> dict[str, Named]:
     return {"model": buffers, "ema": averages}
 
 
-def _to_cpu(named: Mapping[str, Tensor]) -> Named:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
-
-
 def _optimizer_state(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Named, dict[str, Any]]:
@@ -117,7 +119,7 @@ def _optimizer_state(
         own = {key: value for key, value in group.items() if isinstance(value, Tensor)}
         tensors |= {f"{_GROUP}{number}/{key}": value for key, value in own.items()}
         groups.append({key: value for key, value in group.items() if key not in own})
-    return _to_cpu(tensors), {"parameters": scalars, "groups": groups}
+    return tensors, {"parameters": scalars, "groups": groups}
 
 
 def _load_optimizer(

@@ -51,7 +51,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for command in ("train", "finetune", "eval", "predict", "bench", "data"):
+    for command in ("train", "finetune", "plan", "eval", "predict", "bench", "doctor", "data"):
         done = ixt(command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout
@@ -79,16 +79,16 @@ def test_train_eval_predict_and_finetune_work_together(here: Path, digits: Path)
 
 
 def test_bench_measures_both_layouts_of_both_modes(tmp_path: Path) -> None:
-    sizes = ("--batch-size", "2", "--image-size", "32", "--seconds", "0.2")
+    sizes = ("--batch-size", "2", "--image-size", "32", "--seconds", "0.2", "--rounds", "1")
     command = ("bench", "resnet18", *sizes, "--precision", "fp32", "--results", "b.json")
     done = ixt(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert {(row["mode"], row["channels_last"]) for row in rows} == {
-        ("train", False),
-        ("train", True),
-        ("infer", False),
-        ("infer", True),
+    assert {(row["mode"], row["layout"]) for row in rows} == {
+        ("train", "contiguous"),
+        ("train", "channels_last"),
+        ("infer", "contiguous"),
+        ("infer", "channels_last"),
     }
     assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in rows)
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,24 +102,6 @@ def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
     monkeypatch.undo()
     train(tiny, tmp_path / "run", resume=True)
     assert_same_run(unbroken, tmp_path / "run")
-
-
-def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tiny: Recipe, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (tmp_path / "x.yaml").write_text(dump_recipe(tiny))
-    command = [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"]
-    with subprocess.Popen(
-        [*command, "--set", "run.checkpoint_every_steps=1"],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        deadline_s = time.monotonic() + 120
-        while len(checkpoint_folders(run)) < 2 and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    train(tiny, run, resume=True)
-    assert_same_run(unbroken, run)
 
 
 def test_two_processes_see_the_samples_of_one(unbroken: Path, tiny: Recipe, tmp_path: Path) -> None:

@@ -1,6 +1,19 @@
 """`ixt bench`: training and inference throughput in both memory formats."""
 
-from ixt.bench.matrix import bench_models
+from ixt.bench.matrix import expand, largest_batch, run_cell, run_matrix
+from ixt.bench.results import Cell, Protocol, Report, Row, read_report, write_report
 from ixt.bench.table import print_table
 
-__all__ = ["bench_models", "print_table"]
+__all__ = [
+    "Cell",
+    "Protocol",
+    "Report",
+    "Row",
+    "expand",
+    "largest_batch",
+    "print_table",
+    "read_report",
+    "run_cell",
+    "run_matrix",
+    "write_report",
+]

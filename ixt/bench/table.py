@@ -1,47 +1,121 @@
-"""A benchmark as a table, beside the paper's figures where it has some."""
+"""A benchmark as a table for the terminal, beside the paper's figures where it has some."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 
-from ixt.models import paper_models
+from ixt.bench.results import Report, Row
+from ixt.models.paper import find_paper_model
+
+_FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
+_COLUMNS = (
+    ("model", "left"),
+    ("mode", "left"),
+    ("precision", "left"),
+    ("batch", "right"),
+    ("NCHW img/s", "right"),
+    ("channels_last img/s", "right"),
+    ("ms/step", "right"),
+    ("GiB", "right"),
+    ("GMACs", "right"),
+    ("paper, A100", "right"),
+    ("ratio", "right"),
+)
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Print one line per model and mode; the faster layout is bold."""
-    paper = {info.name: info for info in paper_models()}
+def print_table(report: Report) -> None:
+    """Print a line per setting; the faster layout is bold, and remarks follow the table."""
     table = Table(title=_title(report))
-    for column in ("model", "mode", "NCHW img/s", "channels_last img/s", "paper, A100", "MACs"):
-        table.add_column(column, justify="left" if column in ("model", "mode") else "right")
-    cells: dict[tuple[str, str], dict[bool, dict[str, Any]]] = {}
-    for row in report["rows"]:
-        cells.setdefault((row["model"], row["mode"]), {})[row["channels_last"]] = row
-    for (name, mode), layouts in cells.items():
-        best = max(row.get("images_per_s", 0.0) for row in layouts.values())
-        macs = next((row["macs"] for row in layouts.values() if "macs" in row), None)
-        info = paper.get(name)
-        published = "" if info is None else getattr(info, f"{mode}_images_per_s")
-        table.add_row(
-            name,
-            mode,
-            *(_cell(layouts[channels_last], best) for channels_last in (False, True)),
-            str(published),
-            f"{macs / 1e9:.2f} G" if macs else "",
-        )
-    Console().print(table)
+    for name, justify in _COLUMNS:
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for layouts in pair_layouts(report.rows):
+        table.add_row(*_line(layouts))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    console.print(table)
+    for remark in remarks(report.rows):
+        console.print(remark, highlight=False, soft_wrap=True)
 
 
-def _cell(row: dict[str, Any], best: float) -> str:
-    if "error" in row:
-        return str(row["error"])
-    text = f"{row['images_per_s']:.1f}"
-    return f"[bold]{text}[/bold]" if row["images_per_s"] == best else text
+def pair_layouts(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ only in the layout, together, in the order of their first."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (row.model, row.mode, row.precision, row.compile, row.batch_size, row.image_size)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
 
 
-def _title(report: dict[str, Any]) -> str:
-    row, machine = report["rows"][0], report["machine"]
+def best_row(layouts: Iterable[Row]) -> Row | None:
+    """The row of the faster layout; None if none was measured."""
+    measured = [row for row in layouts if row.images_per_s is not None]
+    return max(measured, key=lambda row: row.images_per_s or 0.0, default=None)
+
+
+def published_rate(row: Row) -> int | None:
+    """The paper's images per second for a row's model and mode: one A100, TF32, batch 128."""
+    info = find_paper_model(row.model)
+    if info is None or row.image_size != info.image_size:
+        return None
+    return info.train_images_per_s if row.mode == "train" else info.infer_images_per_s
+
+
+def remarks(rows: Iterable[Row]) -> list[str]:
+    """What a reader must know before trusting the figures: errors, throttling, noise."""
+    found = []
+    for row in rows:
+        if row.error is not None:
+            found.append(f"{row.cell.name}: {row.error}")
+        elif row.throttled:
+            reasons = {reason for timing in row.rounds for reason in timing.throttled}
+            found.append(f"{row.cell.name}: the device throttled ({', '.join(sorted(reasons))})")
+        elif not row.settled:
+            found.append(
+                f"{row.cell.name}: the warm-up did not settle; spread "
+                f"{row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
+            )
+    return found
+
+
+def _line(layouts: list[Row]) -> list[str]:
+    best, first = best_row(layouts), layouts[0]
+    by_layout = {row.layout: row for row in layouts}
+    published = published_rate(first)
+    return [
+        first.model,
+        first.mode,
+        first.precision + (" compiled" if first.compile else ""),
+        str(first.batch_size),
+        *(_rate(by_layout.get(layout), best) for layout in ("contiguous", "channels_last")),
+        f"{best.ms_per_step:.1f}" if best else "",
+        f"{_peak_gib(best):.1f}" if best else "",
+        f"{best.macs / 1e9:.2f}" if best and best.macs else "",
+        str(published or ""),
+        f"{best.images_per_s / published:.2f}" if best and best.images_per_s and published else "",
+    ]
+
+
+def _peak_gib(row: Row) -> float:
+    """Most memory that a round took: the device's where it has one, else the process's."""
+    return max(timing.peak_allocated_gib or timing.peak_resident_gib for timing in row.rounds)
+
+
+def _rate(row: Row | None, best: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.images_per_s is None:
+        return "-"
+    spread = ((row.p95_images_per_s or 0) - (row.p5_images_per_s or 0)) / 2 / row.images_per_s
+    text = f"{row.images_per_s:.1f} ±{spread:.1%}"
+    return f"[bold]{text}[/bold]" if row is best else text
+
+
+def _title(report: Report) -> str:
+    machine = report.machine
     device = (machine["devices"] or [machine["cpu"]])[0]
-    return f"{device}, {row['precision']}, batch {row['batch_size']}, {row['image_size']} px"
+    sizes = sorted({row.image_size for row in report.rows})
+    return f"{device}, {', '.join(map(str, sizes))} px, torch {machine['packages']['torch']}"

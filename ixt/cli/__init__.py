@@ -5,11 +5,25 @@ One module per group of commands; importing it registers them, in the order that
 
 from ixt.cli import train  # isort: split
 
+from ixt.cli import plan  # isort: split
+
 from ixt.cli import evaluate, predict  # isort: split
 
-from ixt.cli import data  # isort: split
+from ixt.cli import data, data_look, data_prepare  # isort: split
 
-from ixt.cli import bench
+from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "evaluate", "main", "predict", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "data",
+    "data_look",
+    "data_prepare",
+    "doctor",
+    "evaluate",
+    "main",
+    "plan",
+    "predict",
+    "train",
+]

@@ -1,32 +1,97 @@
-"""`ixt bench`."""
+"""`ixt bench`: models by default, with further subcommands beside them."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from ixt.cli.app import app, write_text
+from ixt.cli.app import app
+
+_DEFAULT = "models"
 
 
-@app.command(rich_help_panel="Measure")
-def bench(
-    models: Annotated[list[str], typer.Argument(help="Model names.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+class _ModelsByDefault(TyperGroup):
+    """`ixt bench resnet50` is `ixt bench models resnet50`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+bench_app = typer.Typer(
+    cls=_ModelsByDefault,
+    no_args_is_help=True,
+    help="Measure throughput. `ixt bench MODEL...` is short for `ixt bench models MODEL...`.",
+)
+app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
+
+
+@bench_app.command(_DEFAULT)
+def models(
+    models: Annotated[list[str] | None, typer.Argument(help="Model names.")] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="All 14 models of the paper's table.")
+    ] = False,
+    mode: Annotated[str, typer.Option(help="train, infer.")] = "train,infer",
+    layout: Annotated[
+        str, typer.Option(help="contiguous (NCHW), channels_last (NHWC).")
+    ] = "contiguous,channels_last",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, tf32, amp-bf16, amp-fp16, bf16; if not given tf32 on a CUDA device, "
+            "the paper's, and fp32 elsewhere."
+        ),
+    ] = None,
+    compile: Annotated[str, typer.Option(help="off, on.")] = "off",
+    batch_size: Annotated[
+        str, typer.Option(help="Images per step: 128, or 64,128, or 32..512 (doubling).")
+    ] = "128",
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Find and take the largest batch that fits.")
+    ] = False,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, tf32 or amp-bf16.")] = "tf32",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per cell.")] = 10.0,
-    results: Annotated[Path | None, typer.Option(help="Write the rows to this JSON file.")] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time measured per cell and round.")
+    ] = 20.0,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Times through the whole matrix, A B A B.")
+    ] = 2,
+    results: Annotated[
+        Path | None, typer.Option(help="Results file (JSON), written after each cell.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the benchmark in --results.")
+    ] = False,
 ) -> None:
     """Measure training and inference images per second in both memory formats.
 
-    Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50`
-    """
-    from ixt.bench import bench_models, print_table
+    Options that name several things take a list with commas; all combinations are measured, each
+    in a fresh process.
 
-    report = bench_models(models, batch_size, image_size, precision, seconds)
+    Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
+    """
+    from ixt.bench import Protocol, print_table
+    from ixt.bench.command import Request, bench
+
+    report = bench(
+        Request(
+            models=models or (),
+            paper=paper,
+            modes=mode,
+            layouts=layout,
+            precisions=precision,
+            compiles=compile,
+            batch_sizes=batch_size,
+            fit=fit,
+            image_size=image_size,
+            protocol=Protocol(seconds=seconds, rounds=rounds),
+            results=results,
+            resume=resume,
+        )
+    )
     print_table(report)
-    if results is not None:
-        write_text(results, json.dumps(report, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`ixt data`: prepare and look at image folders."""
+"""`ixt data`: make and index image folders; the larger commands have modules of their own."""
 
 from __future__ import annotations
 

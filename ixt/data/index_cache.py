@@ -65,7 +65,7 @@ def current_tables(root: Path, folder: Path) -> Iterator[Table]:
         folder: the split's folder below it.
     """
     seen = False
-    for cache in _cache_folders(root):
+    for cache in cache_folders(root):
         for path in sorted(cache.glob(f"{folder.name}-*")):
             seen = True
             table = _read(path)
@@ -78,7 +78,7 @@ def current_tables(root: Path, folder: Path) -> Iterator[Table]:
 def write_table(root: Path, folder: Path, table: Table) -> None:
     """Cache a split's table in the first place that can be written; warn if there is none."""
     problem = ""
-    for cache in _cache_folders(root):
+    for cache in cache_folders(root):
         try:
             _publish(cache, folder.name, table)
         except OSError as error:
@@ -93,7 +93,8 @@ def write_table(root: Path, folder: Path, table: Table) -> None:
     )
 
 
-def _cache_folders(root: Path) -> Iterator[Path]:
+def cache_folders(root: Path) -> Iterator[Path]:
+    """Where what is known of a data root may be kept, in order of preference."""
     yield root / ".ixt"
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     try:

@@ -276,10 +276,16 @@ class RunSettings(Section):
     """Updates between log rows."""
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Minutes between checkpoints, too, looked at with every log row; null for none."""
+    async_checkpoints: bool = True
+    """Write checkpoints in a thread while training goes on; costs host memory for one copy."""
     keep_last: Positive = 2
     """Newest checkpoints kept."""
     keep_best: NonNegative = 1
     """Best checkpoints kept, by top-1 (the EMA's where there is one)."""
+    keep_every_epochs: Positive | None = None
+    """Epochs between checkpoints that are kept for good; null for none."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
 

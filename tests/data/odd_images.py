@@ -54,17 +54,14 @@ def write_photos(folder: Path) -> dict[str, str]:
 def write_damaged(folder: Path) -> dict[str, tuple[str, str]]:
     """Write a file of each kind of damage: its path and what should be said of it."""
     china = Image.fromarray(load_sample_images().images[0])
-    good, progressive = io.BytesIO(), io.BytesIO()
-    china.save(good, "JPEG")
-    china.save(progressive, "JPEG", progressive=True)
-    data = good.getvalue()
+    data, progressive = jpeg_bytes(china), jpeg_bytes(china, progressive=True)
     contents = {
         "empty": (b"", "is empty"),
         "text": (b"<html>404 Not Found</html>", "is not an image"),
         "half": (data[: len(data) // 2], "cannot be decoded (image file is truncated"),
         "no_end": (data[:-2], "cannot be decoded (image file is truncated"),
         "header_only": (data[:300], "cannot be decoded ("),
-        "progressive": (progressive.getvalue()[:-5000], "cannot be decoded (image file is trunc"),
+        "progressive": (progressive[:-5000], "cannot be decoded (image file is trunc"),
     }
     expected = {}
     for kind, (content, message) in contents.items():
@@ -75,6 +72,13 @@ def write_damaged(folder: Path) -> dict[str, tuple[str, str]]:
     (folder / "folder.JPEG").mkdir()
     expected["folder"] = (str(folder / "folder.JPEG"), "cannot be read (is a directory)")
     return expected
+
+
+def jpeg_bytes(image: Image.Image, **options: Any) -> bytes:
+    """An image as a JPEG file, with options of Pillow's writer."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **options)
+    return stream.getvalue()
 
 
 def plan(

@@ -1,0 +1,159 @@
+"""What `ixt bench MODEL...` does: read its lists, run the matrix, keep what is measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ixt.bench.matrix import OUT_OF_MEMORY, expand, largest_batch, run_cell, run_matrix
+from ixt.bench.results import (
+    Cell,
+    Layout,
+    Mode,
+    Precision,
+    Protocol,
+    Report,
+    read_report,
+    write_report,
+)
+from ixt.errors import EngineError, Interrupted
+from ixt.models import paper_models
+
+_SWITCH = {"off": False, "on": True}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, as given: lists are separated by commas."""
+
+    models: Sequence[str] = ()
+    paper: bool = False
+    """All models of the paper's table."""
+    modes: str = "train,infer"
+    layouts: str = "contiguous,channels_last"
+    precisions: str | None = None
+    """None takes the paper's: tf32 on a CUDA device, fp32 elsewhere."""
+    compiles: str = "off"
+    batch_sizes: str = "128"
+    """Numbers, or LOW..HIGH for LOW, 2 LOW, 4 LOW up to HIGH."""
+    image_size: int | None = None
+    fit: bool = False
+    """Take the largest batch that fits instead."""
+    protocol: Protocol = field(default_factory=Protocol)
+    results: Path | None = None
+    resume: bool = False
+
+
+def bench(request: Request) -> Report:
+    """Measure what is asked for; a results file is written after every measurement.
+
+    Raises:
+        EngineError: a list holds an unknown word, or there is nothing to measure.
+        ModelError: a model is unknown.
+        Interrupted: Ctrl-C; what was measured is in the results file.
+    """
+    cells = _cells(request)
+    done = _done(request)
+    if request.fit:
+        cells = _fit(cells, request.protocol)
+    report = Report(protocol=request.protocol, machine={}, rows=())
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("starting", total=None)
+        try:
+            for progress, report in run_matrix(cells, request.protocol, done):
+                bar.update(
+                    task,
+                    description=progress.cell.name,
+                    completed=progress.done,
+                    total=progress.total,
+                )
+                if request.results is not None:
+                    write_report(report, request.results)
+        except KeyboardInterrupt:
+            raise Interrupted(_left(request, report), 2) from None
+    return report
+
+
+def _left(request: Request, report: Report) -> str:
+    measured = f"stopped with {len(report.rows)} cells measured"
+    if request.results is None:
+        return f"{measured} and not kept (--results FILE keeps them)"
+    return f"{measured}, kept in {request.results}"
+
+
+def _cells(request: Request) -> list[Cell]:
+    models = [*request.models, *(row.name for row in paper_models() if request.paper)]
+    if not models:
+        raise EngineError("nothing to measure; name models, or give --paper")
+    default = "tf32" if torch.cuda.is_available() else "fp32"
+    return expand(
+        list(dict.fromkeys(models)),
+        modes=_words("--mode", request.modes, get_args(Mode)),
+        layouts=_words("--layout", request.layouts, get_args(Layout)),
+        precisions=_words("--precision", request.precisions or default, get_args(Precision)),
+        compiles=[_SWITCH[w] for w in _words("--compile", request.compiles, tuple(_SWITCH))],
+        batch_sizes=_numbers(request.batch_sizes),
+        image_size=request.image_size,
+    )
+
+
+def _done(request: Request) -> Report | None:
+    if not request.resume:
+        return None
+    if request.results is None or not request.results.exists():
+        raise EngineError("--resume: needs --results FILE of the benchmark to go on with")
+    return read_report(request.results)
+
+
+def _fit(cells: list[Cell], protocol: Protocol) -> list[Cell]:
+    """Each setting once, with the largest batch that fits in a short measurement."""
+    if not torch.cuda.is_available():
+        raise EngineError("--fit: needs a CUDA device; give --batch-size here")
+    short = protocol.model_copy(update={"seconds": 0.3, "windows": 3, "max_warmup": 1.0})
+
+    def fits(cell: Cell) -> bool:
+        return not str(run_cell(cell, short).get("error", "")).startswith(OUT_OF_MEMORY)
+
+    settings = dict.fromkeys(cell.model_copy(update={"batch_size": 8}) for cell in cells)
+    found = [largest_batch(cell, fits) for cell in settings]
+    return [cell for cell in found if cell is not None]
+
+
+def _words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if word not in allowed]
+    if wrong or not words:
+        found = wrong[0] if wrong else "nothing"
+        raise EngineError(f"{option}: {found}: give one or more of {', '.join(allowed)}")
+    return list(dict.fromkeys(words))
+
+
+def _numbers(text: str) -> list[int]:
+    sizes: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
+        low, high = (int(g) for g in (match[1], match[2] or match[1])) if match else (0, 0)
+        if not 1 <= low <= high:
+            raise EngineError(
+                f"--batch-size: {part!r}: give numbers from 1 on, or a range such as 32..512 "
+                "that doubles"
+            )
+        while low <= high:
+            sizes.append(low)
+            low *= 2
+    return list(dict.fromkeys(sizes))

@@ -1,0 +1,168 @@
+"""What a benchmark holds: cells, the protocol they were measured by, rows. Its JSON is versioned.
+
+`Report.model_json_schema()` documents every field of a results file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ixt.errors import EngineError
+
+FORMAT: Literal[2] = 2
+
+Mode = Literal["train", "infer"]
+Layout = Literal["contiguous", "channels_last"]
+Precision = Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Cell(_Part):
+    """One setting to measure, in a process of its own."""
+
+    model: str
+    """A name of timm or of the paper."""
+    mode: Mode
+    """train: the whole optimizer step; infer: the forward pass in inference mode."""
+    layout: Layout
+    """Memory order of images and weights: NCHW or NHWC."""
+    precision: Precision
+    """fp32: IEEE everywhere. tf32: TF32 in convolutions and linear layers, the paper's "full
+    precision". amp-bf16, amp-fp16: autocast over fp32 weights. bf16: weights and activations."""
+    compile: bool
+    """Whether torch.compile compiles the model."""
+    batch_size: int = Field(ge=1)
+    """Images per step."""
+    image_size: int = Field(ge=1)
+    """Side of the square image, in pixels."""
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        compiled = " compiled" if self.compile else ""
+        return (
+            f"{self.model} {self.mode} {self.layout} {self.precision}{compiled} "
+            f"batch {self.batch_size}"
+        )
+
+
+class Protocol(_Part):
+    """How a cell is timed."""
+
+    seconds: float = Field(default=20.0, gt=0.0)
+    """Time measured per cell and round, after the warm-up."""
+    windows: int = Field(default=10, ge=3)
+    """Windows that this time is cut into; each gives one rate."""
+    rounds: int = Field(default=2, ge=1)
+    """Times that the whole matrix is gone through, each cell in a fresh process each time."""
+    agreement: float = Field(default=0.01, gt=0.0)
+    """The warm-up ends when three windows in a row lie within this share of each other."""
+    max_warmup: float = Field(default=3.0, ge=1.0)
+    """The warm-up ends, unsettled, after this many times `seconds`."""
+
+
+class Timing(_Part):
+    """What one process measured."""
+
+    rates: tuple[float, ...]
+    """Images per second of each window."""
+    warmup_s: float
+    """Length of the warm-up, compilation included."""
+    settled: bool
+    """Whether the warm-up ended by agreement."""
+    peak_allocated_gib: float | None
+    """Most memory that tensors took on a CUDA device; None on a CPU."""
+    peak_reserved_gib: float | None
+    """Most memory that torch held on a CUDA device; None on a CPU."""
+    peak_resident_gib: float
+    """Largest resident set of the process."""
+    images_per_joule: float | None
+    """By the device's energy counter; None where it has none."""
+    throttled: tuple[str, ...]
+    """Reasons for which the device lowered its clocks meanwhile."""
+    checks: dict[str, Any]
+    """What was read back from inside: flags, dtypes, strides, whether the weights moved."""
+
+
+class Row(Cell):
+    """A cell's result. Without `images_per_s` it has an `error` that says why."""
+
+    error: str | None = None
+    """Why there is no figure, in one line."""
+    device: str | None = None
+    """The device's name."""
+    params: int | None = None
+    """Parameters."""
+    macs: int | None = None
+    """Multiply-accumulates of one image's forward pass."""
+    images_per_s: float | None = None
+    """Median over the windows of all rounds."""
+    p5_images_per_s: float | None = None
+    """5th percentile of the windows."""
+    p95_images_per_s: float | None = None
+    """95th percentile of the windows."""
+    ms_per_step: float | None = None
+    """Milliseconds per step at the median rate."""
+    rounds: tuple[Timing, ...] = ()
+    """What each process measured."""
+
+    @property
+    def cell(self) -> Cell:
+        """The setting alone."""
+        return Cell(**{name: getattr(self, name) for name in Cell.model_fields})
+
+    @property
+    def settled(self) -> bool:
+        """Whether every round's warm-up settled."""
+        return all(timing.settled for timing in self.rounds)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the device lowered its clocks in any round."""
+        return any(timing.throttled for timing in self.rounds)
+
+
+class Report(_Part):
+    """A results file."""
+
+    format: Literal[2] = FORMAT
+    """Version of this schema."""
+    protocol: Protocol
+    machine: dict[str, Any]
+    """Versions, hardware and commit, as `ixt.runtime.describe_machine` gives them."""
+    rows: tuple[Row, ...]
+
+
+def read_report(file: Path) -> Report:
+    """Read a results file.
+
+    Raises:
+        EngineError: it is missing, or not a results file of this version.
+    """
+    try:
+        return Report.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise EngineError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EngineError(
+            f"{file}: not a results file of `ixt bench` in format {FORMAT}: "
+            f"{where + ': ' if where else ''}{first['msg'].lower()}; measure again"
+        ) from error
+
+
+def write_report(report: Report, file: Path) -> None:
+    """Write a results file whole: a kill leaves the former one."""
+    staging = file.with_name(f".{file.name}.tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staging.write_text(report.model_dump_json(indent=1) + "\n")
+    staging.replace(file)

@@ -1,0 +1,124 @@
+"""The step that a cell times: a whole training step, or a forward pass, in a named precision."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ixt.bench.results import Cell
+from ixt.ema import Ema
+
+_AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+_EMA_DECAY = 0.9999
+_MAX_NORM = 1.0
+
+
+class Impossible(Exception):
+    """A cell asks for what this machine does not do; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and what is timed on it."""
+
+    model: nn.Module
+    images: Tensor
+    """(B, 3, S, S), random, in the cell's memory order."""
+    step: Callable[[], object]
+    """Enqueues one step."""
+
+
+def refuse_impossible(cell: Cell, device: torch.device) -> None:
+    """Refuse what the device cannot do.
+
+    Raises:
+        Impossible: the precision or the compiler does not exist here.
+    """
+    if device.type != "cuda" and cell.precision in ("tf32", "amp-fp16"):
+        raise Impossible(f"{cell.precision} needs a CUDA device; here: fp32, amp-bf16, bf16")
+    if device.type == "cuda" and cell.precision == "tf32":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise Impossible(f"tf32 needs compute capability 8.0, this device has {major}.{minor}")
+    compilers = ("g++", "clang++")
+    if cell.compile and device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise Impossible("--compile on needs a C++ compiler; install g++")
+
+
+def set_math(precision: str) -> None:
+    """Set both TF32 switches: torch's defaults treat convolutions and linear layers apart."""
+    value = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = value  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = value
+    torch.backends.cudnn.benchmark = True
+
+
+def build_workload(cell: Cell, model: nn.Module, device: torch.device) -> Workload:
+    """Put a model and random images on a device and make the step.
+
+    Args:
+        cell: layout, precision, mode, batch and image size.
+        model: gives (B, 1000) logits.
+        device: where it runs.
+    """
+    set_math(cell.precision)
+    layout = torch.channels_last if cell.layout == "channels_last" else torch.contiguous_format
+    dtype = torch.bfloat16 if cell.precision == "bf16" else torch.float32
+    model = model.to(device, dtype).to(memory_format=layout)
+    shape = (cell.batch_size, 3, cell.image_size, cell.image_size)
+    # Random numbers, never zeros: a device draws less power, and clocks higher, on zeros.
+    images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
+    if cell.compile:
+        model.compile()
+    make = _train_step if cell.mode == "train" else _infer_step
+    return Workload(model, images, make(cell, model, images, device))
+
+
+def _autocast(cell: Cell, device: torch.device) -> AbstractContextManager[Any]:
+    dtype = _AUTOCAST.get(cell.precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def _train_step(
+    cell: Cell, model: nn.Module, images: Tensor, device: torch.device
+) -> Callable[[], object]:
+    """Gradients cleared, forward, loss, backward, clipping, AdamW, EMA: what training does."""
+    labels = torch.randint(1000, (cell.batch_size,), device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "amp-fp16")
+    ema = Ema(model)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with _autocast(cell, device):
+            logits = model(images)
+        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
+        scaler.step(optimizer)
+        scaler.update()
+        ema.update(_EMA_DECAY)
+
+    return step
+
+
+def _infer_step(
+    cell: Cell, model: nn.Module, images: Tensor, device: torch.device
+) -> Callable[[], object]:
+    model.eval()
+
+    @torch.inference_mode()
+    def step() -> Tensor:
+        with _autocast(cell, device):
+            logits: Tensor = model(images)
+        return logits
+
+    return step

@@ -1,0 +1,183 @@
+"""`ixt data check`, `stats` and `show`: what an image folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ixt.cli.app import SetOption, write_text
+from ixt.cli.data import data_app
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ixt.data.scan import Split
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
+    fix: Annotated[
+        Literal["quarantine", "restore"] | None,
+        typer.Option(help="quarantine: move broken files to DIR/.quarantine; restore: back."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Take files that libjpeg only warns of as broken.")
+    ] = False,
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
+) -> None:
+    """Decode every image once and say which are broken, odd or there twice.
+
+    The next check reads only what has changed. Exit status: 0 if nothing breaks training,
+    1 if something does, 2 if the folder cannot be checked.
+
+    Example: `ixt data check /data/imagenet --results check.json`
+    """
+    from ixt.data.check import check_folder, print_report, restore
+
+    if fix == "restore":
+        moved = restore(folder.expanduser().absolute())
+        print(f"{folder}: {len(moved)} files moved back")
+        return
+    with _progress() as progress:
+        report = check_folder(
+            folder,
+            splits=_splits(split),
+            fix=fix,
+            strict=strict,
+            num_threads=num_threads,
+            progress=progress,
+        )
+    print_report(report)
+    if results is not None:
+        write_text(results, json.dumps(report.row(), indent=1) + "\n")
+    raise typer.Exit(1 if report.breaking else 0)
+
+
+def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
+    return ("train", "val") if choice == "all" else (choice,)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """A progress bar per split on a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+
+        def start(name: str) -> Callable[[int, int], None]:
+            task = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield start
+
+
+@data_app.command("stats")
+def data_stats(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    mean_std: Annotated[
+        bool, typer.Option("--mean-std", help="Decode the images for mean and std of the pixels.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take mean and std over this many images, always the same."),
+    ] = None,
+    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+) -> None:
+    """Show how many images and classes there are, how large, how even; the index tells it all.
+
+    Mean and std, on request, are over every pixel of whole images, not resized.
+
+    Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
+    """
+    from ixt.data.index import load_index
+    from ixt.data.stats import split_stats
+    from ixt.data.stats_table import print_stats
+
+    rows = {}
+    for name in _splits(split):
+        index = load_index(folder, name)
+        pixels = None
+        if mean_std or sample is not None:
+            from ixt.data.pixel_stats import pixel_stats
+
+            with _progress() as progress:
+                bar = progress(str(index.folder))
+                pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=bar)
+        stats = split_stats(index, pixels)
+        print_stats(stats, index.root)
+        rows[name] = stats.row()
+    if results is not None:
+        write_text(results, json.dumps(rows, indent=1) + "\n")
+
+
+@data_app.command("show")
+def data_show(
+    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    recipe: Annotated[
+        str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
+    ] = "inceptionnext_tiny",
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch of training.")] = 0,
+    position: Annotated[int, typer.Option(min=0, help="First place in its order.")] = 0,
+    count: Annotated[int, typer.Option("--count", "--grid", min=1, help="How many.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
+    original: Annotated[
+        bool, typer.Option("--original", help="Draw the stored image beside each.")
+    ] = False,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="val: as the evaluation sees it.")
+    ] = "train",
+    decoder: Annotated[
+        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
+    ] = "auto",
+    overrides: SetOption = None,
+    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+) -> None:
+    """Show samples as the network gets them: what was planned for each, and a picture.
+
+    Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
+    --position 12345 --grid 12 --out samples.png`
+    """
+    from ixt.data.show import draw_grid, print_samples, take_samples
+    from ixt.errors import IxtError
+    from ixt.recipe import find_recipe, load_recipe
+
+    if original and out is None:
+        raise IxtError("--original draws into a picture; add --out FILE.png")
+    if epoch and split == "val":
+        raise IxtError("--epoch means nothing for --split val; leave it out")
+    stored = Path(recipe) / "recipe.yaml"  # of a run
+    settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
+    samples = take_samples(folder, split, settings, epoch, position, count, decoder)
+    print_samples(samples)
+    if out is not None:
+        when = split if split == "val" else f"{split}, epoch {epoch}"
+        title = f"{Path(recipe).stem}: {when}, positions {position} to {position + count - 1}"
+        _write_png(out, draw_grid(samples, title, originals=original))
+        print(out)
+    if results is not None:
+        write_text(results, json.dumps([sample.row() for sample in samples], indent=1) + "\n")
+
+
+def _write_png(path: Path, image: Image) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "PNG")
+    except OSError as error:
+        from ixt.errors import IxtError
+
+        raise IxtError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,98 @@
+"""Decode every file of a split once, in parallel, but those that an earlier check has seen."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ixt.data.check.facts import Facts, Fault, explain_warning, file_stamp, inspect_file
+from ixt.data.check.manifest import read_manifest, write_manifest
+from ixt.data.check.stderr import CapturedStderr
+from ixt.data.headers import Report
+from ixt.data.index import Index
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every file of a split, as it is."""
+
+    index: Index
+    facts: list[Facts]
+    """One per row of the index."""
+    num_read: int
+    """Files read now; the others have not changed since an earlier check."""
+
+
+def survey(index: Index, num_threads: int, report: Report | None = None) -> Survey:
+    """Look into each file of a split.
+
+    What was read is kept even when this is interrupted, so the next call goes on from there.
+
+    Args:
+        index: the split.
+        num_threads: CPU threads that decode.
+        report: called with (files looked at, files in all).
+    """
+    folder = os.fsencode(index.folder)
+    paths = index.paths(range(len(index)))
+    names = [os.fsencode(path)[len(folder) + 1 :] for path in paths]
+    known = read_manifest(index.root, index.folder)
+    found: dict[int, Facts] = {}
+    num_read = 0
+    try:
+        num_read = _inspect(paths, [known.get(name) for name in names], found, num_threads, report)
+    finally:
+        kept = {name: found[row] for row, name in enumerate(names) if row in found}
+        # An interrupted check must not forget what an earlier one found in the rest.
+        write_manifest(index.root, index.folder, known | kept if len(found) < len(names) else kept)
+    return Survey(index, [found[row] for row in range(len(names))], num_read)
+
+
+def _inspect(
+    paths: list[str],
+    known: list[Facts | None],
+    found: dict[int, Facts],
+    num_threads: int,
+    report: Report | None,
+) -> int:
+    """Fill `found`, row by row; the number of files read."""
+    suspects: dict[int, Facts] = {}
+    num_read = 0
+
+    def inspect_chunk(start: int) -> list[tuple[Facts, bool, bool]]:
+        rows = range(start, min(start + _CHUNK, len(paths)))
+        return [_inspect_one(paths[row], known[row], stderr) for row in rows]
+
+    starts = range(0, len(paths), _CHUNK)
+    with warnings.catch_warnings(), CapturedStderr() as stderr:
+        # Pillow's remarks on odd metadata and huge images.
+        warnings.simplefilter("ignore")
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="check")
+        try:
+            for start, chunk in zip(starts, pool.map(inspect_chunk, starts), strict=True):
+                for row, (facts, suspected, read) in enumerate(chunk, start):
+                    (suspects if suspected else found)[row] = facts
+                    num_read += read
+                if report is not None:
+                    report(start + len(chunk), len(paths))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        # The threads are gone: whatever is written from here on is about the file at hand.
+        for row, facts in suspects.items():
+            found[row] = explain_warning(paths[row], facts, stderr)
+    return num_read
+
+
+def _inspect_one(
+    path: str, known: Facts | None, stderr: CapturedStderr
+) -> tuple[Facts, bool, bool]:
+    """The facts, whether they are open to suspicion, and whether the file was read."""
+    # A permission or a server may be mended without a trace in the stamp.
+    reusable = known is not None and known.fault != Fault.UNREADABLE
+    if known is not None and reusable and known.stamp == file_stamp(path):
+        return known, False, False
+    return *inspect_file(path, stderr), True
