@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ixt.recipe import dump_recipe, parse_recipe
-from runs import (
+from engine_runs import (
     ENGINES,
     LOSS,
     Result,
@@ -24,6 +22,8 @@ from runs import (
     farthest,
     weights,
 )
+
+from ixt.recipe import dump_recipe, parse_recipe
 
 pytestmark = pytest.mark.slow
 
