@@ -90,7 +90,7 @@ def train_together(tmp_path_factory: pytest.TempPathFactory) -> TrainTogether:
         (folder / "jobs.json").write_text(json.dumps(listed))
         processes = [start(folder, rank) for rank in range(2)]
         for process in processes:
-            process.wait(timeout=600)
+            process.wait(timeout=1200)
         logs = [(folder / f"rank-{rank}.log").read_text() for rank in range(2)]
         assert [process.returncode for process in processes] == [0, 0], "\n".join(logs)
         return {name: Result(Path(job["run_dir"])) for name, job in zip(jobs, listed, strict=True)}
