@@ -254,7 +254,8 @@ class Engine(Section):
     bucket_mib: Positive | None = None
     """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
     static_graph: bool = False
-    """Tell DDP that every update uses the same parameters in the same order."""
+    """Tell DDP that every update uses the same parameters in the same order; not with several
+    micro-batches per process and update."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
     micro_batch_size: Positive = 128
