@@ -9,7 +9,7 @@ from ixt.cli import evaluate, predict  # isort: split
 
 from ixt.cli import data  # isort: split
 
-from ixt.cli import bench
+from ixt.cli import bench, bench_output
 from ixt.cli.app import app, main
 
-__all__ = ["app", "bench", "data", "evaluate", "main", "predict", "train"]
+__all__ = ["app", "bench", "bench_output", "data", "evaluate", "main", "predict", "train"]
