@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from ixt.bench.page.figures import (
     SURFACE,
     Chart,
     Drawing,
+    Label,
     bounds,
     finish,
     legend_below,
     new_chart,
+    place_labels,
     plain_log_axis,
 )
 from ixt.bench.peers import architecture, published_top1
@@ -51,23 +54,23 @@ def accuracy_chart(entries: Sequence[Entry], mode: Mode) -> Drawing | None:
     points = _points([entry for entry in entries if entry.row.mode == mode])
     if not points:
         return None
-    with new_chart(7.2, 4.6) as chart:
+    with new_chart(6.0, 4.4) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log")
         axes.set_xlabel("images per second")
         axes.set_ylabel("ImageNet-1k top-1, %")
         for info in paper_models():
             _draw_paper(chart, axes, info, mode)
-        for number, (label, entry, top1) in enumerate(points):
+        for number, (_, entry, top1) in enumerate(points):
             _draw_own(chart, axes, entry, top1, _MARKERS[_order(points, number) % len(_MARKERS)])
-            if _order(points, number) == 0:
-                _name(axes, label, entry.rate, top1, INK)
         rates = [_paper_rate(info, mode) for info in paper_models()]
         low, high = bounds([*rates, *(entry.rate for _, entry, _ in points)], 1.6)
         axes.set_xlim(low, high)
         plain_log_axis(axes.xaxis, low, high)
+        axes.margins(y=0.1)
         _explain(axes, points)
-        legend_below(axes)
+        legend_below(axes, columns=3)
+        place_labels(chart, axes, _labels(points, mode), _marks(points, mode))
         devices = ", ".join(sorted({entry.row.device or "?" for _, entry, _ in points}))
         alt = f"{_TITLE[mode]}: {len(points)} measured points on {devices}, and the paper's 14."
         svg = finish(chart, f"accuracy-{mode}", alt)
@@ -123,6 +126,10 @@ def _area(params: int | None) -> float:
     return 20 + _AREA_PER_MILLION * (params or 0) / 1e6
 
 
+def _radius(params: int | None) -> float:
+    return math.sqrt(_area(params) / math.pi)
+
+
 def _draw_paper(chart: Chart, axes: Axes, info: ModelInfo, mode: Mode) -> None:
     rate = _paper_rate(info, mode)
     mark = axes.scatter(
@@ -132,8 +139,6 @@ def _draw_paper(chart: Chart, axes: Axes, info: ModelInfo, mode: Mode) -> None:
     chart.tip(
         mark, f"{info.name}, the paper: {info.top1} % at {rate:,} img/s, {_millions(info.params)}"
     )
-    if info.name in _LABELS:
-        _name(axes, _LABELS[info.name], rate, info.top1, MUTED)
 
 
 def _draw_own(chart: Chart, axes: Axes, entry: Entry, top1: float, marker: str) -> None:
@@ -158,16 +163,29 @@ def _millions(params: int | None) -> str:
     return f"{(params or 0) / 1e6:.1f} M parameters"
 
 
-def _name(axes: Axes, text: str, rate: float, top1: float, colour: str) -> None:
-    axes.annotate(
-        text,
-        (rate, top1),
-        xytext=(0, 12),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-        color=colour,
-    )
+def _labels(points: Sequence[tuple[str, Entry, float]], mode: Mode) -> list[Label]:
+    """Names of the first source's points, then of the paper's models that were not measured."""
+    own = [
+        Label(name, entry.rate, top1, INK, _radius(entry.row.params))
+        for number, (name, entry, top1) in enumerate(points)
+        if _order(points, number) == 0
+    ]
+    named = {label.text for label in own}
+    paper = [
+        Label(_LABELS[info.name], _paper_rate(info, mode), info.top1, MUTED, _radius(info.params))
+        for info in paper_models()
+        if info.name in _LABELS and _LABELS[info.name] not in named
+    ]
+    return own + paper
+
+
+def _marks(
+    points: Sequence[tuple[str, Entry, float]], mode: Mode
+) -> list[tuple[float, float, float]]:
+    own = [(entry.rate, top1, _radius(entry.row.params)) for _, entry, top1 in points]
+    return own + [
+        (_paper_rate(info, mode), info.top1, _radius(info.params)) for info in paper_models()
+    ]
 
 
 def _explain(axes: Axes, points: Sequence[tuple[str, Entry, float]]) -> None:
@@ -180,5 +198,5 @@ def _explain(axes: Axes, points: Sequence[tuple[str, Entry, float]]) -> None:
     labels = dict.fromkeys(entry.source.label for _, entry, _ in points)
     for number, label in enumerate(labels):
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.scatter([], [], 50, color=MUTED, marker=marker, label=label)
+        axes.scatter([], [], 50, color=MUTED, marker=marker, label=f"measured: {label}")
     axes.scatter([], [], 50, facecolors=SURFACE, edgecolors=MUTED, label="paper, A100")

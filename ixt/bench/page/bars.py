@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ixt.bench.page.entries import WORDS, Entry, best, rate_text, setting
-from ixt.bench.page.figures import INK, SERIES, Drawing, finish, new_chart, short_number
+from ixt.bench.page.figures import INK, SERIES, Drawing, finish, new_chart
 from ixt.bench.table import published_rate
 
 
@@ -24,9 +24,10 @@ def _chart(group: list[Entry], number: int) -> Drawing:
     bars = [entry for entry in group if entry.row.batch_size == batch]
     first, fastest = group[0].row, best(bars)
     several = len({entry.source.label for entry in group}) > 1
+    base = {entry.source.label: entry.rate for entry in reversed(bars)}
     published = published_rate(first)
     title = f"{first.model}, {WORDS[first.mode]}"
-    with new_chart(5.0, 0.75 + 0.36 * len(bars)) as chart:
+    with new_chart(6.0 if several else 4.5, 0.3 + 0.34 * len(bars)) as chart:
         axes = chart.figure.add_subplot()
         axes.grid(False)
         axes.spines[["bottom", "left"]].set_visible(False)
@@ -42,12 +43,12 @@ def _chart(group: list[Entry], number: int) -> Drawing:
             low, high = row.p5_images_per_s or entry.rate, row.p95_images_per_s or entry.rate
             axes.plot([low, high], [position, position], color=INK, linewidth=1.2)
             bold = "bold" if entry is fastest else "normal"
-            text = f"{short_number(entry.rate)}   {entry.rate / bars[0].rate:.2f}x"
+            text = f"{_number(entry.rate)} · {entry.rate / base[entry.source.label]:.2f}x"
             axes.annotate(
                 text, (max(high, entry.rate), position), xytext=(6, 0), va="center", color=INK,
                 textcoords="offset points", fontweight=bold,
             )  # fmt: skip
-        axes.set_xlim(0, 1.32 * max(entry.row.p95_images_per_s or entry.rate for entry in bars))
+        axes.set_xlim(0, 1.6 * max(entry.row.p95_images_per_s or entry.rate for entry in bars))
         alt = f"{title}, images per second: " + "; ".join(
             f"{_label(entry, several)} {entry.rate:.0f}" for entry in bars
         )
@@ -59,6 +60,10 @@ def _chart(group: list[Entry], number: int) -> Drawing:
             f" The paper, on an A100: {published:,}; the fastest bar is {ratio:.2f} times it."
         )
     return Drawing(title, alt, svg, caption)
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def _label(entry: Entry, several: bool) -> str:

@@ -43,10 +43,10 @@ def batch_charts(entries: Sequence[Entry]) -> list[Drawing]:
 
 def _chart(curves: list[list[Entry]], number: int) -> Drawing:
     first = curves[0][0].row
-    title = f"{first.model}, {WORDS[first.mode]}, by batch size"
+    title = f"{first.model}, {WORDS[first.mode]}"
     several = len({line[0].source.label for line in curves}) > 1
     colours = _colours(curves)
-    with new_chart(5.0, 3.4) as chart:
+    with new_chart(4.1, 3.3) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log", base=2)
         axes.set_xlabel("images per step")
@@ -61,8 +61,9 @@ def _chart(curves: list[list[Entry]], number: int) -> Drawing:
         legend_below(axes, columns=2)
         top = best([entry for line in curves for entry in line])
         alt = (
-            f"{title}: {len(curves)} curves from batch {sizes[0]} to {sizes[-1]}; the fastest is "
-            f"{setting(top.row)} at batch {top.row.batch_size}, {top.rate:.0f} images per second"
+            f"{title} by batch size: {len(curves)} curves from {sizes[0]} to {sizes[-1]}; the "
+            f"fastest is {setting(top.row)} at batch {top.row.batch_size} with {top.rate:.0f} "
+            "images per second"
         )
         svg = finish(chart, f"batches-{number}", alt)
     caption = f"{first.image_size} px; bands are the 5th to 95th percentile of the windows."

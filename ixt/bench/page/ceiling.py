@@ -16,10 +16,12 @@ from ixt.bench.page.figures import (
     SURFACE,
     Chart,
     Drawing,
+    Label,
     bounds,
     finish,
     legend_below,
     new_chart,
+    place_labels,
     plain_log_axis,
 )
 from ixt.errors import EngineError
@@ -104,7 +106,7 @@ def _point(roofline: Any, device: Any, precision: str, entry: Entry) -> _Point:
 def _chart(points: Sequence[_Point], device: Any, precision: str, number: int) -> Drawing:
     title = f"Roofline of {device.name}, {precision}"
     peak, bandwidth = device.peak_flops(precision) / 1e12, device.bandwidth_bytes_per_s / 1e12
-    with new_chart(7.2, 4.6) as chart:
+    with new_chart(6.0, 4.4) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -122,6 +124,11 @@ def _chart(points: Sequence[_Point], device: Any, precision: str, number: int) -
         for mode in dict.fromkeys(point.entry.row.mode for point in points):
             axes.scatter([], [], 50, color=MUTED, marker=_MARKERS[mode], label=WORDS[mode])
         legend_below(axes)
+        labels = [
+            Label(f"{p.entry.row.model} {p.share:.0%}", p.intensity, p.achieved / 1e12, INK, 5.0)
+            for p in points
+        ]
+        place_labels(chart, axes, labels, [(label.x, label.y, label.radius) for label in labels])
         shares = ", ".join(
             f"{p.entry.row.model} {WORDS[p.entry.row.mode]} {p.share:.1%}" for p in points
         )
@@ -130,8 +137,8 @@ def _chart(points: Sequence[_Point], device: Any, precision: str, number: int) -
     caption = (
         f"The fastest setting of each model. Sloping: {1000 * bandwidth:,.0f} GB/s of memory "
         f"bandwidth; flat: the dense {precision} peak. The least traffic reads and writes every "
-        f"tensor once per operation. Share of the limit, each operation taking the longer of its "
-        f"two times: {shares}."
+        "tensor once per operation. Percentages are of the limit that each operation taking the "
+        "longer of its two times would give."
     )
     return Drawing(title, alt, svg, caption)
 
@@ -162,7 +169,3 @@ def _mark(chart: Chart, axes: Axes, point: _Point) -> None:
         f"{row.batch_size}: {point.intensity:.0f} FLOP/byte, {point.achieved / 1e12:.3g} TFLOP/s, "
         f"{point.share:.1%} of the limit",
     )
-    axes.annotate(
-        row.model, (point.intensity, point.achieved / 1e12), xytext=(0, 9), fontsize=9,
-        textcoords="offset points", ha="center", color=INK,
-    )  # fmt: skip

@@ -60,7 +60,7 @@ def _sections(sources: Sequence[Source], entries: list[Entry], device: str | Non
     roofs, why = roofline_charts(entries, device)
     parts = [
         _charts("Accuracy and speed", [d for d in placed if d is not None], note, wide=True),
-        _charts("Layouts and precisions", bar_charts(entries), _BARS_NOTE),
+        _charts("Layouts and precisions", bar_charts(entries), _BARS_NOTE, wide=len(sources) > 1),
         _charts("Batch sizes", batch_charts(entries)),
         _charts("Under the roofline", roofs, " ".join(why), wide=True),
         _section("All results", results_table(sources), _TABLE_NOTE),
@@ -71,8 +71,9 @@ def _sections(sources: Sequence[Source], entries: list[Entry], device: str | Non
 
 
 _BARS_NOTE = (
-    "Each number is images per second, and the factor compares it with the first bar. NCHW is the "
-    "contiguous layout, NHWC channels_last. Lines on the bars span the 5th to 95th percentile."
+    "Each number is images per second; the factor compares it with the first bar of its results "
+    "file. NCHW is the contiguous layout, NHWC channels_last. Lines on the bars span the 5th to "
+    "95th percentile."
 )
 _TABLE_NOTE = (
     "Medians over the windows of all rounds; the spread is half the distance from the 5th to the "
@@ -86,7 +87,8 @@ _PEERS_NOTE = (
 
 def _charts(title: str, drawings: list[Drawing], note: str = "", *, wide: bool = False) -> str:
     figures = "".join(
-        f"<figure><h3>{escape(drawing.title)}</h3>{drawing.svg}"
+        f"<figure><h3>{escape(drawing.title)}</h3>"
+        f'<div class="plot">{drawing.svg}</div>'
         f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
         for drawing in drawings
     )

@@ -12,8 +12,8 @@ from ixt.bench.results import Row
 from ixt.bench.table import pair_layouts, peak_gib, published_rate, remarks
 
 _COLUMNS = (
-    "model", "mode", "precision", "layout", "batch", "px", "img/s", "spread", "ms/step", "GiB",
-    "img/J", "GMACs", "paper", "ratio",
+    "model", "mode", "precision", "layout", "batch", "img/s", "spread", "paper", "ratio",
+    "ms/step", "GiB", "img/J", "GMACs", "px",
 )  # fmt: skip
 _TEXTS = ("model", "mode", "precision", "layout", "results")
 _PEER_COLUMNS = ("model", "mode", "device", "setting", "img/s", "ours / theirs", "source")
@@ -73,16 +73,20 @@ def _cells(row: Row) -> list[tuple[str, float | None]]:
         (row.precision + (" compiled" if row.compile else ""), None),
         (LAYOUT[row.layout], None),
         (str(row.batch_size), row.batch_size),
-        (str(row.image_size), row.image_size),
         ("failed" if rate is None else f"{rate:,.1f}", rate),
-        ("" if spread is None else f"±{spread:.1%}", spread),
-        ("" if row.ms_per_step is None else f"{row.ms_per_step:,.1f}", row.ms_per_step),
-        ("" if gib is None else f"{gib:.2f}", gib),
-        ("" if joule is None else f"{joule:.2f}", joule),
-        ("" if gmacs is None else f"{gmacs:.2f}", gmacs),
-        ("" if published is None else f"{published:,}", published),
-        ("" if ratio is None else f"{ratio:.2f}", ratio),
+        _number(spread, "±{:.1%}"),
+        _number(published, "{:,}"),
+        _number(ratio, "{:.2f}"),
+        _number(row.ms_per_step, "{:,.1f}"),
+        _number(gib, "{:.2f}"),
+        _number(joule, "{:.2f}"),
+        _number(gmacs, "{:.2f}"),
+        (str(row.image_size), row.image_size),
     ]
+
+
+def _number(value: float | None, form: str) -> tuple[str, float | None]:
+    return ("" if value is None else form.format(value)), value
 
 
 def peers_table(sources: Sequence[Source]) -> str:
@@ -95,11 +99,12 @@ def peers_table(sources: Sequence[Source]) -> str:
                 ratio = f"{(row.images_per_s or 0) / figure.images_per_s:.2f}" if same else "-"
                 device = run.device + (f" x{run.num_devices}" if run.num_devices > 1 else "")
                 texts = [row.model, row.mode, device, describe(run, figure)]
-                cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+                cells = "".join(f'<td class="wrap">{escape(text)}</td>' for text in texts)
                 lines.append(
                     f'<tr>{cells}<td class="number">{figure.images_per_s:,.0f}</td>'
                     f'<td class="number">{ratio}</td>'
-                    f'<td class="wrap">{escape(run.publisher)}: <code>{escape(run.source)}</code>'
+                    f'<td class="wrap long">{escape(run.publisher)}: '
+                    f"<code>{escape(run.source)}</code>"
                     f"{'<br>' if run.note else ''}{escape(run.note)}</td></tr>"
                 )
     if not lines:
