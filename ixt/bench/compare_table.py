@@ -52,5 +52,5 @@ def _summary(comparison: Comparison) -> str:
     wrong = (1 - comparison.confidence) * len(comparison.cells)
     return (
         f"{found}. Within {comparison.threshold:.1%} is the same; of {len(comparison.cells)} "
-        f"unchanged cells at most {wrong:.1f} would be expected to get another verdict by chance."
+        f"unchanged cells chance alone calls at most {wrong:.1f} faster or slower."
     )
