@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ixt.cli.app import app
+from ixt.cli.app import app, write_text
 
 _DEFAULT = "models"
 
@@ -67,6 +67,11 @@ def models(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the benchmark in --results.")
     ] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also print the nearest published figures of others.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write a line per cell as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.")] = None,
 ) -> None:
     """Measure training and inference images per second in both memory formats.
 
@@ -75,7 +80,7 @@ def models(
 
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench import Protocol, print_table
+    from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
     from ixt.bench.command import Request, bench
 
     report = bench(
@@ -95,3 +100,9 @@ def models(
         )
     )
     print_table(report)
+    if peers:
+        print_peers(report)
+    if csv is not None:
+        write_text(csv, csv_text(report))
+    if markdown is not None:
+        write_text(markdown, markdown_text(report))
