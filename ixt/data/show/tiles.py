@@ -7,10 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from ixt.errors import IxtError
 
 _PAPER = "#ffffff"
 _TRACK = "#ecebe7"
@@ -133,6 +136,19 @@ def draw_tiles(tiles: Sequence[Tile], title: str) -> Image.Image:
         top = head + row * (layout.cell_height + layout.line)
         _draw_tile(image, draw, (left, top), tile, layout)
     return image
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a picture, making its folder.
+
+    Raises:
+        IxtError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "PNG")
+    except OSError as error:
+        raise IxtError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _draw_tile(
