@@ -201,7 +201,7 @@ def overlay(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     spread = Image.fromarray(heat).resize((side, side), Image.Resampling.BICUBIC)
     warmth = np.clip(np.asarray(spread), 0, 1)[..., None]
     grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
-    colour = colormaps["inferno"](0.25 + 0.7 * warmth[..., 0])[..., :3]
-    share = 0.75 * warmth**0.8
+    colour = colormaps["inferno"](0.35 + 0.6 * warmth[..., 0])[..., :3]
+    share = 0.8 * warmth
     mixed = (1 - share) * (0.15 + 0.7 * grey) + share * colour
     return Image.fromarray(np.round(255 * np.clip(mixed, 0, 1)).astype(np.uint8))
