@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +99,7 @@ def _expand(word: str, *, patterns: bool) -> list[ImageFile]:
     matches = sorted(glob.glob(path, recursive=True), key=os.fsencode)
     if not matches:
         raise DataError(f"{word}: no file matches this pattern")
-    # `**` gives a folder, and again what lies in it.
-    found = dict.fromkeys(
+    found = _once(
         file
         for match in matches
         for file in (_files_below(match) if os.path.isdir(match) else [match])
@@ -108,6 +107,19 @@ def _expand(word: str, *, patterns: bool) -> list[ImageFile]:
     if not found:
         raise DataError(f"{word}: {_no_images('the folders that match hold')}")
     return [ImageFile(file, file) for file in found]
+
+
+def _once(files: Iterable[str]) -> list[str]:
+    """Each file under its shortest path.
+
+    `**` gives a folder and again what lies in it, and goes round where a link leads back up.
+    """
+    shortest: dict[tuple[str, str], str] = {}
+    for file in files:
+        folder, name = os.path.split(file)
+        place = (os.path.realpath(folder), name)
+        shortest[place] = min(shortest.get(place, file), file, key=len)
+    return sorted(shortest.values(), key=os.fsencode)
 
 
 def _folder(word: str, path: str) -> list[ImageFile]:
