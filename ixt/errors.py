@@ -43,3 +43,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class PeerLost(Exception):
+    """Another process of the group is gone, so this one cannot go on."""

@@ -12,10 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ixt import batch_stats
+from ixt import batch_stats, engine
 from ixt.checkpoint import Checkpoint
 from ixt.checkpoint_writer import HostCopies
 from ixt.ema import Ema
+from ixt.engine import optimizer_state
+from ixt.engine.shards import assembled, part_of, parts, whole
 from ixt.errors import CheckpointError
 
 Named = dict[str, Tensor]
@@ -52,9 +54,10 @@ def capture(
     with ExitStack() as stack:
         for named in buffers.values():
             stack.enter_context(batch_stats.averaged(named))
-        files = {"model": copies.take("model", model.state_dict())}
-        files["ema"] = copies.take("ema", ema.tensors) if ema else {}
-    tensors, scalars = _optimizer_state(model, optimizer)
+        weights = whole(model, {**model.state_dict(), **parts(model)})
+        files = {"model": copies.take("model", weights)}
+        files["ema"] = copies.take("ema", whole(model, ema.tensors)) if ema else {}
+    tensors, scalars = _optimizer_state(accelerator, model, optimizer)
     files |= {name: copies.take(name, t) for name, t in (("optimizer", tensors), ("ranks", ranks))}
     scaler = accelerator.scaler
     return files, {"optimizer": scalars, "scaler": scaler.state_dict() if scaler else None}
@@ -73,15 +76,19 @@ def restore(
         CheckpointError: it is of another model or optimizer.
     """
     try:
-        model.load_state_dict(checkpoint.tensors("model"))
+        engine.drop_gathered(accelerator)
+        with assembled(model):
+            model.load_state_dict(checkpoint.tensors("model"))
+        optimizer_state.refresh_masters(optimizer)
         _load_optimizer(model, optimizer, checkpoint)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: does not fit this recipe: {reason}") from error
     averages = checkpoint.tensors("ema")
     if ema is not None:
+        parameters = dict(model.named_parameters())
         for name, tensor in ema.tensors.items():
-            tensor.copy_(averages[name])
+            tensor.copy_(part_of(parameters.get(name, tensor), averages[name]))
     ranks = checkpoint.tensors("ranks")
     for owner, named in _rank_buffers(model, ema).items():
         own = {name: ranks[f"{owner}/{name}"] for name in named}
@@ -96,25 +103,18 @@ def _rank_buffers(model: nn.Module, ema: Ema | None) -> dict[str, Named]:
     return {"model": buffers, "ema": averages}
 
 
-def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Names of the optimizer's parameters in the order of its state dict's numbers."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
 def _optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Named, dict[str, Any]]:
-    state = optimizer.state_dict()
+    state, settings = optimizer_state.read(model, optimizer, accelerator.device)
     tensors: Named = {}
     scalars: dict[str, Any] = {}
-    for number, name in enumerate(_parameter_names(model, optimizer)):
-        for key, value in state["state"].get(number, {}).items():
+    for name, values in state.items():
+        for key, value in values.items():
             kind = tensors if isinstance(value, Tensor) else scalars
             kind[f"{name}/{key}"] = value
     groups = []
-    for number, group in enumerate(state["param_groups"]):
-        group.pop("params")
+    for number, group in enumerate(settings):
         # Some optimizers count their steps in the group, as a tensor.
         own = {key: value for key, value in group.items() if isinstance(value, Tensor)}
         tensors |= {f"{_GROUP}{number}/{key}": value for key, value in own.items()}
@@ -125,18 +125,17 @@ def _optimizer_state(
 def _load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint
 ) -> None:
-    """Build the state dict that torch expects, so that it places and casts each value itself."""
     saved = checkpoint.state["optimizer"]
-    groups = optimizer.state_dict()["param_groups"]
-    for group, values in zip(groups, saved["groups"], strict=True):
-        # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
-        group |= {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    numbers = {name: n for n, name in enumerate(_parameter_names(model, optimizer))}
-    state: dict[int, dict[str, Any]] = {}
+    # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
+    groups = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for values in saved["groups"]
+    ]
+    state: optimizer_state.State = {}
     for name, value in {**checkpoint.tensors("optimizer"), **saved["parameters"]}.items():
         owner, _, key = name.rpartition("/")
         if owner.startswith(_GROUP):
             groups[int(owner.removeprefix(_GROUP))][key] = value
         else:
-            state.setdefault(numbers[owner], {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+            state.setdefault(owner, {})[key] = value
+    optimizer_state.write(model, optimizer, state, groups)

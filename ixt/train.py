@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt import batch_stats, state
+from ixt import batch_stats, engine, state
+from ixt.agreement import StopAgreement
 from ixt.checkpoint import newest_checkpoint
 from ixt.data.loader import Batch
 from ixt.errors import CheckpointError, Diverged, Interrupted
 from ixt.evaluate import evaluate
+from ixt.launch.rank_file import beat
 from ixt.optim import set_learning_rate
 from ixt.recipe import Recipe
 from ixt.report import SKIPPED, memory_gib
@@ -62,22 +64,28 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
-        try:
-            with StopRequest() as stop, run.writer:
-                step, metrics = resume_or_start(run, resume)
-                if step and step % run.updates_per_epoch == 0 and not metrics:
-                    metrics = finish_epoch(run, step)  # it was stopped just before
-                while step < run.total_steps:
-                    step = train_epoch(run, step, stop)
-                    metrics = finish_epoch(run, step)
-                finish_saves(run)
-        finally:
-            run.reporter.close()
-            run.accelerator.end_training()
+        with engine.closing(run.accelerator):
+            try:
+                with StopRequest() as request, StopAgreement(request) as stop, run.writer:
+                    metrics = _run(run, resume, stop)
+            finally:
+                run.reporter.close()
     return metrics
 
 
-def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
+def _run(run: Run, resume: bool, stop: StopAgreement) -> Metrics:
+    """Train from where the run stands to its end."""
+    step, metrics = resume_or_start(run, resume)
+    if step and step % run.updates_per_epoch == 0 and not metrics:
+        metrics = finish_epoch(run, step)  # it was stopped just before
+    while step < run.total_steps:
+        step = train_epoch(run, step, stop)
+        metrics = finish_epoch(run, step)
+    finish_saves(run)
+    return metrics
+
+
+def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
     """Train from this step to the end of its epoch; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
@@ -89,11 +97,12 @@ def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
         step += 1
         run.reporter.advance()
         run.writer.check()
+        beat(step)
         at_end = step % run.updates_per_epoch == 0
         due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
         logs = step % settings.log_every_steps == 0 or at_end or due
         due = due or (logs and not at_end and due_by_clock(run))
-        stopping = _agree_to_stop(run, stop, asked_together=logs)
+        stopping = stop.reached()
         if logs or stopping:
             log_interval(run, step, epoch, interval)
             interval = Interval()
@@ -101,7 +110,7 @@ def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
             save(run, step)
         if stopping:
             finish_saves(run)
-            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stop.signum)
+            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stopping)
     return step
 
 
@@ -169,11 +178,11 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         return {}
     device = run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.model, run.eval_loader, device).row()
+        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.model, run.eval_loader, device).row("ema_")
+            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
     return metrics
 
@@ -235,15 +244,3 @@ def _log_ledger(run: Run, first: int, epoch: int, fingerprints: list[int]) -> No
             for n, value in enumerate(total.tolist())
         ]
     )
-
-
-def _agree_to_stop(run: Run, stop: StopRequest, asked_together: bool) -> bool:
-    """Whether to stop now. Several processes ask each other only where they log together."""
-    if run.accelerator.num_processes == 1:
-        return stop.signum != 0
-    if not asked_together:
-        return False
-    asked = torch.tensor([stop.signum], device=run.accelerator.device)
-    asked = run.accelerator.gather(asked)
-    stop.signum = int(asked.max())
-    return stop.signum != 0

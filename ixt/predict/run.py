@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.data.classes import class_label
-from ixt.data.decode import image_problem, make_decoder
+from ixt.data.decode import make_decoder
 from ixt.data.headers import Headers, read_headers
+from ixt.data.image import image_problem
 from ixt.data.index import Index, join_paths
 from ixt.data.loader import EvalBatch, EvalLoader
+from ixt.data.source import ByteRange
 from ixt.predict.classifier import Classifier, logits
 from ixt.predict.inputs import ImageFile
 from ixt.runtime import cores_per_process
@@ -147,7 +149,7 @@ def _first_look(file: ImageFile) -> str:
     # Pillow would wait for somebody to write into a pipe.
     if os.path.exists(file.path) and not os.path.isfile(file.path):
         return f"{file.name}: is not a regular file; pipe an image to `-`"
-    problem = image_problem(file.path) or f"{file.path}: is not an image"
+    problem = image_problem(ByteRange(file.path)) or f"{file.path}: is not an image"
     return _named(problem, file.path, file)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ixt.data.decode import DamagedImage, load_with_pillow
+from ixt.data.image import DamagedImage, load_image
 from ixt.data.show.sample import Sample
 from ixt.data.show.tiles import ACCENT, Tile, draw_tiles, enlarge, tile_side
 
@@ -38,7 +38,7 @@ def _original(sample: Sample) -> Image.Image:
     tile = tile_side(len(sample.pixels))
     well = Image.new("RGB", (tile, tile), _WELL)
     try:
-        stored = load_with_pillow(sample.source.path)
+        stored = load_image(sample.source.stored)
     except DamagedImage:
         return well
     ratio = tile / max(stored.size)
