@@ -122,13 +122,20 @@ def load_model(
         folder_names: class folders of the data; None to take ImageNet's names.
         prefer_ema: take averaged weights where there are some.
     """
+    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
+    if names is None:
+        names = output_classes(folder_names or (), loaded.num_classes)
+    return model, loaded, names
+
+
+def build_model(
+    checkpoint: Path, recipe: Recipe, info: CheckpointInfo | None, prefer_ema: bool = True
+) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
+    """As `load_model`; the names are None where the checkpoint does not tell them."""
     names = tuple(info.class_names) if info is not None and info.class_names else None
     num_classes = len(names) if names else _num_classes(checkpoint, recipe)
     model = create_model(recipe.model.name, num_classes=num_classes, **recipe.model.kwargs)
-    loaded = load_weights(model, checkpoint, prefer_ema=prefer_ema)
-    if names is None:
-        names = output_classes(folder_names or (), num_classes)
-    return model, loaded, names
+    return model, load_weights(model, checkpoint, prefer_ema=prefer_ema), names
 
 
 def _num_classes(checkpoint: Path, recipe: Recipe) -> int:
