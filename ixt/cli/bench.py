@@ -17,9 +17,14 @@ class _ModelsByDefault(TyperGroup):
     """`ixt bench resnet50` is `ixt bench models resnet50`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._completed(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, self._completed(args))
+
+    def _completed(self, args: list[str]) -> list[str]:
+        named = not args or args[0] in self.commands or args[0] == "--help"
+        return args if named else [_DEFAULT, *args]
 
 
 bench_app = typer.Typer(
