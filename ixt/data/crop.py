@@ -91,7 +91,12 @@ def train_crops(
 
 
 def eval_crops(
-    sizes: NDArray[np.int32], *, size: int, crop_pct: float = 0.875, interpolation: str = "bicubic"
+    sizes: NDArray[np.int32],
+    *,
+    size: int,
+    crop_pct: float = 0.875,
+    interpolation: str = "bicubic",
+    squash: bool = False,
 ) -> Crops:
     """Resize the shorter side to size / crop_pct, cut the centre; torchvision's rounding.
 
@@ -100,6 +105,7 @@ def eval_crops(
         size: side of the square result in pixels.
         crop_pct: share of the resized shorter side that is kept.
         interpolation: bilinear or bicubic.
+        squash: resize both sides to size / crop_pct instead, whatever the aspect ratio.
 
     Source: torchvision Resize and CenterCrop, which timm's transforms_imagenet_eval uses.
     """
@@ -113,6 +119,8 @@ def eval_crops(
         ],
         axis=1,
     )
+    if squash:
+        resize = np.full_like(resize, short)
     # np.rint rounds halves to even, as Python's round in torchvision's center_crop does.
     offset = np.rint((resize - size) / 2)
     zeros = np.zeros(len(sizes), np.int32)

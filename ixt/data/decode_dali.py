@@ -72,7 +72,11 @@ class DaliDecoder:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
-        yield from self._decode(_Feed(requests), self._decode_singly)
+        counts: deque[int] = deque()
+        decoded = self._decode(_Feed(_one_cut_each(requests, counts)), self._decode_singly)
+        for first in decoded:
+            also = tuple(cut.images for cut in islice(decoded, counts.popleft() - 1))
+            yield Decoded(first.images, first.damaged, also)
 
     def close(self) -> None:
         """Do nothing: a pipeline goes with the stream that it serves."""
@@ -168,6 +172,18 @@ class DaliDecoder:
                 "better convert them to JPEG",
                 foreign[0],
             )
+
+
+def _one_cut_each(requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
+    """A request for each cut; how many belong together goes into `counts`.
+
+    A file is decoded once for each of them: a graph with several outputs would have to be built
+    anew for each number of cuts.
+    """
+    for request in requests:
+        counts.append(1 + len(request.also))
+        for crops in (request.crops, *request.also):
+            yield Request(request.paths, crops)
 
 
 class _Feed:

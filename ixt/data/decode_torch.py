@@ -6,9 +6,11 @@ No worker processes: the operators release the interpreter lock, so threads suff
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +35,38 @@ _RGB = torchvision.io.ImageReadMode.RGB.value
 _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 
+@dataclass(frozen=True)
+class Codec:
+    """How a single image is read, and how a square is cut out of it; both release the lock."""
+
+    read: Callable[[str], Any]
+    """The decoded image of a path; raises DamagedImage."""
+    cut: Callable[[Any, str, Crops, int], Tensor]
+    """The image, its path, the crops, its row of them -> (size, size, 3) uint8 RGB."""
+
+
 class TorchDecoder:
     """The decoder of `ixt.data.decode.Decoder` over a pool of threads."""
 
     def __init__(
-        self, *, device: torch.device, num_threads: int, prefetch: int, on_error: OnError
+        self,
+        *,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        on_error: OnError,
+        codec: Codec | None = None,
     ) -> None:
-        """Start the threads; the arguments are those of `make_decoder`."""
+        """Start the threads; the arguments are those of `make_decoder`.
+
+        Args:
+            device: where the images are wanted.
+            num_threads: threads that decode.
+            prefetch: batches decoded ahead.
+            on_error: stop or skip.
+            codec: what decodes a single image; torch's operators if not given.
+        """
+        self._codec = codec or TORCH
         self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
@@ -66,7 +93,7 @@ class TorchDecoder:
         self._pool.shutdown(cancel_futures=True)
 
     def _start(self, request: Request) -> _Batch:
-        batch = _Batch(request, pinned=self._device.type == "cuda")
+        batch = _Batch(request, self._codec, pinned=self._device.type == "cuda")
         # Every thread works on the batch, so the next one starts only when this one has no rows
         # left: batches are completed in order and no thread waits for another in between.
         batch.jobs = [self._pool.submit(batch.work) for _ in range(self._num_threads)]
@@ -79,21 +106,31 @@ class TorchDecoder:
             job.result()
         started.popleft()
         stop_if_damaged(batch.damaged, self._on_error)
-        pixels = batch.pixels.to(self._device, non_blocking=batch.pixels.is_pinned())
-        return Decoded(pixels.permute(0, 3, 1, 2), dict(sorted(batch.damaged.items())))
+        images, *also = (
+            pixels.to(self._device, non_blocking=pixels.is_pinned()).permute(0, 3, 1, 2)
+            for pixels in batch.pixels
+        )
+        return Decoded(images, dict(sorted(batch.damaged.items())), tuple(also))
 
 
 class _Batch:
     """A request in the works: threads take its rows in turn and fill them."""
 
-    def __init__(self, request: Request, *, pinned: bool) -> None:
-        size = request.crops.size
-        shape = (len(request.paths), size, size, 3)
+    def __init__(self, request: Request, codec: Codec, *, pinned: bool) -> None:
         self.request = request
-        self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        self.cuts = (request.crops, *request.also)
+        self.pixels = [
+            torch.empty(
+                (len(request.paths), crops.size, crops.size, 3),
+                dtype=torch.uint8,
+                pin_memory=pinned,
+            )
+            for crops in self.cuts
+        ]
         self.damaged: dict[int, str] = {}
         self.jobs: list[Future[None]] = []
-        self._rows = deque(range(shape[0]))
+        self._codec = codec
+        self._rows = deque(range(len(request.paths)))
 
     def work(self) -> None:
         while True:
@@ -102,14 +139,21 @@ class _Batch:
             except IndexError:
                 return
             try:
-                self.pixels[row] = decode_image(self.request.paths[row], self.request.crops, row)
+                self._fill(row)
             except DamagedImage as error:
                 self.damaged[row] = str(error)
-                self.pixels[row] = GREY
+                for pixels in self.pixels:
+                    pixels[row] = GREY
 
     def cancel(self) -> None:
         """Let the threads stop after the image that each has at hand."""
         self._rows.clear()
+
+    def _fill(self, row: int) -> None:
+        path = self.request.paths[row]
+        image = self._codec.read(path)
+        for crops, pixels in zip(self.cuts, self.pixels, strict=True):
+            pixels[row] = self._codec.cut(image, path, crops, row)
 
 
 def decode_image(path: str, crops: Crops, row: int) -> Tensor:
@@ -127,7 +171,11 @@ def decode_image(path: str, crops: Crops, row: int) -> Tensor:
         DamagedImage: the file cannot be decoded.
         DataError: the window does not lie inside the image.
     """
-    pixels = _read_pixels(path)
+    return _cut(_read_pixels(path), path, crops, row)
+
+
+def _cut(pixels: Tensor, path: str, crops: Crops, row: int) -> Tensor:
+    """A square of a decoded image: see `decode_image`."""
     top, left, height, width = crops.window[row].tolist()
     if not (0 < height <= pixels.shape[0] - top and 0 < width <= pixels.shape[1] - left):
         raise outdated(path, crops, row, pixels.shape[0], pixels.shape[1])
@@ -162,6 +210,10 @@ def _read_pixels(path: str) -> Tensor:
     except (OSError, RuntimeError):
         pass  # Pillow reads it all the same, or says what is wrong
     return torch.from_numpy(np.array(load_with_pillow(path)))
+
+
+TORCH = Codec(_read_pixels, _cut)
+"""torchvision's JPEG decoder and torch's antialiased resize; Pillow for what is no JPEG."""
 
 
 def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:

@@ -34,6 +34,8 @@ class EvalSettings:
     """Side of the square test image, in pixels."""
     crop_pct: float
     """Share of the resized shorter side that the centre crop keeps."""
+    crop_mode: str
+    """center; squash, which resizes both sides instead; border, which pads the shorter one."""
     interpolation: str
     """Resampling filter: bilinear, bicubic, ..."""
     mean: tuple[float, ...]
@@ -104,6 +106,7 @@ def eval_settings(name: str) -> EvalSettings:
     return EvalSettings(
         image_size=row.image_size if row else resolved["input_size"][-1],
         crop_pct=row.crop_pct if row else resolved["crop_pct"],
+        crop_mode="center" if row else resolved["crop_mode"],
         interpolation=resolved["interpolation"],
         mean=tuple(resolved["mean"]),
         std=tuple(resolved["std"]),
