@@ -22,7 +22,15 @@ from ixt.data.hashing import Draw, hash64
 from ixt.errors import EngineError
 from ixt.recipe import Recipe
 
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "nvidia-dali-cuda130")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "pillow",
+    "nvidia-dali-cuda130",
+)
 
 
 def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
