@@ -205,7 +205,7 @@ def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:
 
 
 def _print(outcome: Outcome) -> None:
-    print(f"labels: {outcome.measurements[0].targets.said}")
+    print(f"{outcome.measurements[0].targets.said}")
     for measured, row in zip(outcome.measurements, outcome.rows, strict=True):
         title = f"{measured.title}: " if len(outcome.rows) > 1 else ""
         low, high = row["top1_interval"]

@@ -14,7 +14,7 @@ from ixt.assess import build_model, recipe_of
 from ixt.checkpoint import sha256
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints
-from ixt.models import create_model
+from ixt.models import create_model, is_known_model
 from ixt.recipe import Recipe
 from ixt.weights import CheckpointInfo, read_weights
 
@@ -75,6 +75,10 @@ def open_candidates(
 def _open(source: Source, name: str, data: dict[str, Any], batch_size: int | None) -> Candidate:
     if source.published:
         return _open_published(source, data, batch_size)
+    if not source.checkpoint.exists() and is_known_model(str(source.checkpoint)):
+        raise CheckpointError(
+            f"{source.checkpoint}: no such file; add --pretrained for the model's published weights"
+        )
     average = None
     if source.average is not None:
         average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)

@@ -21,9 +21,10 @@ from ixt.data.loader import EvalLoader, View, recipe_view
 from ixt.errors import DataError, ModelError
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
 from ixt.evaluate.candidates import Candidate, Source, open_candidates
+from ixt.evaluate.class_map import read_class_map
 from ixt.evaluate.examine import Contender, Report, examine
 from ixt.evaluate.outcome import Measurement, Outcome
-from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs, read_class_map
+from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator, cores_per_process
@@ -262,6 +263,7 @@ def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) 
 def _protocol(candidate: Candidate, accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
     """What is the same for all measurements."""
     return {
+        "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision.replace("no", "fp32"),
         "tf32": candidate.recipe.engine.tf32 and accelerator.device.type == "cuda",
         "batch_size": candidate.recipe.eval.batch_size,

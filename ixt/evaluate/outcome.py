@@ -106,7 +106,6 @@ class Outcome:
         shared = {
             **self.protocol,
             "data": str(self.index.folder),
-            "processes": machine["processes"],
             "devices": machine["devices"] or [machine["cpu"]],
             "versions": {"ixt": machine["ixt"], **machine["packages"]},
             "git_commit": machine["git_commit"],

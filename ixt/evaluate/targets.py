@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from ixt.data.classes import (
 from ixt.data.ground_truth import VALIDATION_NAME, validation_class, validation_labels
 from ixt.data.index import Index
 from ixt.errors import DataError
+from ixt.evaluate.class_map import parse_json, read_text
 
 Compete = Literal["auto", "all", "present"]
 LABEL_SOURCES = ("auto", "folders", "ilsvrc", "real")
@@ -118,33 +118,6 @@ def are_numbers(names: Iterable[str]) -> bool:
     return all(name.isascii() and name.isdecimal() for name in names)
 
 
-def read_class_map(path: Path) -> dict[str, int]:
-    """Folder name to output number, from a file.
-
-    Reads a text file with a line for each output, its folder's name (timm's format), a JSON list
-    of the same, or a JSON object of folder name to number (torchvision's class_to_idx).
-
-    Raises:
-        DataError: the file cannot be read or is none of these.
-    """
-    text = _read(path)
-    if path.suffix.lower() != ".json":
-        names: Any = [line.strip() for line in text.splitlines() if line.strip()]
-    else:
-        names = _parse_json(path, text)
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        found = {name: number for number, name in enumerate(names)}
-        if len(found) < len(names):
-            raise DataError(f"{path}: names a folder twice; each line is another output")
-        return found
-    if isinstance(names, dict) and all(type(n) is int and n >= 0 for n in names.values()):
-        return names
-    raise DataError(
-        f"{path}: is no class map; give a line (or a JSON list) with a folder's name for each "
-        'output, or a JSON object {"folder": output, ...}'
-    )
-
-
 def _folder_labels(
     index: Index, class_names: Sequence[str], class_map: Mapping[str, int] | None
 ) -> tuple[NDArray[np.int64], str]:
@@ -207,7 +180,7 @@ def _file_labels(
             f"--labels {source}: no such file; give one, or one of {', '.join(LABEL_SOURCES)}"
         )
     if path.suffix.lower() == ".json":
-        lists = _parse_json(path, _read(path))
+        lists = parse_json(path, read_text(path))
         if not (isinstance(lists, list) and all(isinstance(row, list) for row in lists)):
             raise DataError(
                 f"{path}: is no list of lists of output numbers, one for each validation image, "
@@ -248,7 +221,7 @@ def _table_labels(
 ) -> tuple[NDArray[np.int64], str]:
     """Rows `file,class` or `file class`; the class by name or output number."""
     outputs = {name: number for number, name in enumerate(class_names)}
-    text = _read(path)
+    text = read_text(path)
     rows = csv.reader(text.splitlines()) if "," in text else map(str.split, text.splitlines())
     table = {row[0].strip(): row[1].strip() for row in rows if len(row) >= 2}
     labels = np.empty((len(index), 1), np.int64)
@@ -285,17 +258,3 @@ def _competing(
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-
-
-def _parse_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: is no JSON: {error}") from error

@@ -9,7 +9,7 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 """
 
 from ixt.models.cost import count_macs, count_params
-from ixt.models.create import EvalSettings, create_model, eval_settings
+from ixt.models.create import EvalSettings, create_model, eval_settings, is_known_model
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.variants import PartialDepthwiseConv2d
@@ -24,6 +24,7 @@ __all__ = [
     "count_params",
     "create_model",
     "eval_settings",
+    "is_known_model",
     "load_weights",
     "paper_models",
 ]

@@ -116,15 +116,19 @@ def test_outputs_that_do_not_compete_are_neither_predicted_nor_in_the_loss() -> 
     assert records.confidence == pytest.approx([0.6])
 
 
-def test_one_pass_of_several_views_equals_passes_of_their_own(tiny: Recipe, digits: Path) -> None:
+@pytest.mark.parametrize("kind", ["torch", "dali", "exact"])
+def test_one_pass_of_several_views_equals_passes_of_their_own(
+    tiny: Recipe, digits: Path, kind: str
+) -> None:
     model = Linear().eval()
     views = [View(32, 1.0), View(32, 0.8), View(32, 0.9, "squash", "bilinear")]
     index = load_index(digits, "val")
     labels = target_labels(index, index.classes)
 
     def records(chosen: list[View]) -> list[Records]:
-        decoder: Any = make_decoder("torch", device=CPU, num_threads=1, prefetch=2, on_error="stop")
-        parts = {"device": CPU, "rank": 0, "world_size": 1, "views": chosen}
+        chosen_kind: Any = kind
+        decoder = make_decoder(chosen_kind, device=CPU, num_threads=1, prefetch=2, on_error="stop")
+        parts: Any = {"device": CPU, "rank": 0, "world_size": 1, "views": chosen}
         batches = EvalLoader(index, np.zeros(360, np.int64), decoder, tiny, **parts)
         contenders = [
             Contender(

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ixt.data.classes import imagenet_synsets, real_labels, subset_synsets
 from ixt.errors import DataError
-from ixt.evaluate.targets import find_targets, name_outputs, read_class_map
+from ixt.evaluate.class_map import read_class_map
+from ixt.evaluate.targets import find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 
 SYNSETS = imagenet_synsets()
@@ -130,7 +131,9 @@ def test_a_table_gives_classes_by_name_or_number(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"short\.txt: has no row for dog\.jpeg"):
         find_targets(index, ("tabby", "boxer"), source=str(tmp_path / "short.txt"))
     (tmp_path / "wrong.txt").write_text("cat.jpeg tabby\ndog.jpeg wolf\n")
-    with pytest.raises(DataError, match="dog.jpeg has class 'wolf', which is none of the model's"):
+    with pytest.raises(
+        DataError, match=r"dog\.jpeg has class 'wolf', which is none of the model's"
+    ):
         find_targets(index, ("tabby", "boxer"), source=str(tmp_path / "wrong.txt"))
 
 
