@@ -25,6 +25,10 @@ class CheckpointError(IxtError):
     """A checkpoint or a run folder is missing, damaged or of another run."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint's files are not what was written; the one before it will do."""
+
+
 class EngineError(IxtError):
     """Devices, processes or precision do not fit the machine or each other."""
 
@@ -39,3 +43,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class PeerLost(Exception):
+    """Another process of the group is gone, so this one cannot go on."""

@@ -5,11 +5,15 @@ One module per group of commands; importing it registers them, in the order that
 
 from ixt.cli import train  # isort: split
 
+from ixt.cli import plan  # isort: split
+
+from ixt.cli import launch  # isort: split
+
 from ixt.cli import evaluate, predict  # isort: split
 
-from ixt.cli import data, data_look, data_prepare  # isort: split
+from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
-from ixt.cli import bench
+from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
 
 __all__ = [
@@ -17,9 +21,13 @@ __all__ = [
     "bench",
     "data",
     "data_look",
+    "data_pack",
     "data_prepare",
+    "doctor",
     "evaluate",
+    "launch",
     "main",
+    "plan",
     "predict",
     "train",
 ]

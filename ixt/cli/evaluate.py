@@ -37,7 +37,7 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="Folder with val/ (or validation/), class folders, or numbered validation images.",
+            help="Folder with val/, class folders, or numbered validation images; or s3://...",
         ),
     ],
     model: Annotated[
@@ -158,10 +158,11 @@ def evaluate(
 
     Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
     """
-    from ixt.launch import launch, launched
+    from ixt.launch.start import in_processes
 
-    if not launched() and (num_processes or 1) > 1:
-        sys.exit(launch(sys.argv[1:], num_processes or 1))
+    status = in_processes(num_processes)
+    if status is not None:
+        sys.exit(status)
     from ixt.evaluate.candidates import Source
     from ixt.evaluate.command import Settings, assess
 

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ixt.data.crop import BICUBIC, BILINEAR, Crops
-from ixt.data.decode import load_with_pillow, outdated
+from ixt.data.decode import outdated
 from ixt.data.decode_torch import Codec
+from ixt.data.image import decode_with_pillow
 
 _FILTERS = {
     BILINEAR: Image.Resampling.BILINEAR,
@@ -22,12 +23,12 @@ _FILTERS = {
 }
 
 
-def cut_with_pillow(image: Image.Image, path: str, crops: Crops, row: int) -> Tensor:
+def cut_with_pillow(image: Image.Image, name: str, crops: Crops, row: int) -> Tensor:
     """Cut a window out of an image, resize it, cut the square, flip: torchvision's order.
 
     Args:
         image: RGB.
-        path: its file, for the error.
+        name: what the error calls it.
         crops: the plan.
         row: the image's row of it.
 
@@ -41,7 +42,7 @@ def cut_with_pillow(image: Image.Image, path: str, crops: Crops, row: int) -> Te
     """
     top, left, height, width = crops.window[row].tolist()
     if not (0 < height <= image.height - top and 0 < width <= image.width - left):
-        raise outdated(path, crops, row, image.height, image.width)
+        raise outdated(name, crops, row, image.height, image.width)
     if (height, width) != (image.height, image.width):
         image = image.crop((left, top, left + width, top + height))
     new_height, new_width = crops.resize[row].tolist()
@@ -55,5 +56,5 @@ def cut_with_pillow(image: Image.Image, path: str, crops: Crops, row: int) -> Te
     return torch.from_numpy(np.array(image))
 
 
-PILLOW = Codec(load_with_pillow, cut_with_pillow)
+PILLOW = Codec(decode_with_pillow, cut_with_pillow)
 """Pillow all the way."""

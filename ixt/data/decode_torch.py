@@ -21,14 +21,14 @@ from torch.nn.functional import interpolate
 from ixt.data.crop import BICUBIC, BILINEAR, Crops
 from ixt.data.decode import (
     GREY,
-    DamagedImage,
     Decoded,
     OnError,
     Request,
-    load_with_pillow,
     outdated,
     stop_if_damaged,
 )
+from ixt.data.image import DamagedImage, decode_with_pillow, read_image, unreadable
+from ixt.data.source import ByteRange, Bytes, ReadAhead, Reading
 
 _JPEG_START = b"\xff\xd8"
 _RGB = torchvision.io.ImageReadMode.RGB.value
@@ -37,12 +37,12 @@ _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 @dataclass(frozen=True)
 class Codec:
-    """How a single image is read, and how a square is cut out of it; both release the lock."""
+    """How a single image is decoded, and how a square is cut out of it; both release the lock."""
 
-    read: Callable[[str], Any]
-    """The decoded image of a path; raises DamagedImage."""
+    decode: Callable[[ByteRange, Bytes], Any]
+    """Where the image lies (for errors) and its bytes -> the image; raises DamagedImage."""
     cut: Callable[[Any, str, Crops, int], Tensor]
-    """The image, its path, the crops, its row of them -> (size, size, 3) uint8 RGB."""
+    """The image, its name, the crops, its row of them -> (size, size, 3) uint8 RGB."""
 
 
 class TorchDecoder:
@@ -73,6 +73,7 @@ class TorchDecoder:
         self._on_error = on_error
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         _use_one_torch_thread_each(self._pool, num_threads)
+        self._read_ahead = ReadAhead()
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
@@ -91,9 +92,13 @@ class TorchDecoder:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
+        self._read_ahead.close()
 
     def _start(self, request: Request) -> _Batch:
-        batch = _Batch(request, self._codec, pinned=self._device.type == "cuda")
+        # Decoding threads read local files as fast as any; of a bucket they would each wait.
+        remote = any(source.is_remote for source in request.ranges)
+        reading = self._read_ahead.start(request.ranges) if remote else None
+        batch = _Batch(request, self._codec, reading, pinned=self._device.type == "cuda")
         # Every thread works on the batch, so the next one starts only when this one has no rows
         # left: batches are completed in order and no thread waits for another in between.
         batch.jobs = [self._pool.submit(batch.work) for _ in range(self._num_threads)]
@@ -116,12 +121,14 @@ class TorchDecoder:
 class _Batch:
     """A request in the works: threads take its rows in turn and fill them."""
 
-    def __init__(self, request: Request, codec: Codec, *, pinned: bool) -> None:
+    def __init__(
+        self, request: Request, codec: Codec, reading: Reading | None, *, pinned: bool
+    ) -> None:
         self.request = request
         self.cuts = (request.crops, *request.also)
         self.pixels = [
             torch.empty(
-                (len(request.paths), crops.size, crops.size, 3),
+                (len(request), crops.size, crops.size, 3),
                 dtype=torch.uint8,
                 pin_memory=pinned,
             )
@@ -130,7 +137,8 @@ class _Batch:
         self.damaged: dict[int, str] = {}
         self.jobs: list[Future[None]] = []
         self._codec = codec
-        self._rows = deque(range(len(request.paths)))
+        self._reading = reading
+        self._rows = deque(range(len(request)))
 
     def work(self) -> None:
         while True:
@@ -148,21 +156,33 @@ class _Batch:
     def cancel(self) -> None:
         """Let the threads stop after the image that each has at hand."""
         self._rows.clear()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _bytes(self, row: int) -> Bytes:
+        source = self.request.ranges[row]
+        if self._reading is None:
+            return read_image(source)
+        try:
+            return self._reading.row(row)
+        except OSError as error:
+            raise unreadable(source, error) from error
 
     def _fill(self, row: int) -> None:
-        path = self.request.paths[row]
-        image = self._codec.read(path)
+        source = self.request.ranges[row]
+        image = self._codec.decode(source, self._bytes(row))
         for crops, pixels in zip(self.cuts, self.pixels, strict=True):
-            pixels[row] = self._codec.cut(image, path, crops, row)
+            pixels[row] = self._codec.cut(image, source.name, crops, row)
 
 
-def decode_image(path: str, crops: Crops, row: int) -> Tensor:
+def decode_image(source: ByteRange, crops: Crops, row: int, data: Bytes | None = None) -> Tensor:
     """Decode one image and cut, resize and flip it.
 
     Args:
-        path: the file.
+        source: where it lies.
         crops: the plan.
         row: the image's row of it.
+        data: its bytes, where they are read already.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -171,14 +191,15 @@ def decode_image(path: str, crops: Crops, row: int) -> Tensor:
         DamagedImage: the file cannot be decoded.
         DataError: the window does not lie inside the image.
     """
-    return _cut(_read_pixels(path), path, crops, row)
+    image = _pixels(source, read_image(source) if data is None else data)
+    return _cut(image, source.name, crops, row)
 
 
-def _cut(pixels: Tensor, path: str, crops: Crops, row: int) -> Tensor:
+def _cut(pixels: Tensor, name: str, crops: Crops, row: int) -> Tensor:
     """A square of a decoded image: see `decode_image`."""
     top, left, height, width = crops.window[row].tolist()
     if not (0 < height <= pixels.shape[0] - top and 0 < width <= pixels.shape[1] - left):
-        raise outdated(path, crops, row, pixels.shape[0], pixels.shape[1])
+        raise outdated(name, crops, row, pixels.shape[0], pixels.shape[1])
     # Contiguous and with a batch dimension in front, torch resizes interleaved pixels at twice
     # the speed of a strided window, with the same result.
     window = pixels[top : top + height, left : left + width].contiguous()[None]
@@ -194,25 +215,24 @@ def _cut(pixels: Tensor, path: str, crops: Crops, row: int) -> Tensor:
     return square.flip(flips) if flips else square
 
 
-def _read_pixels(path: str) -> Tensor:
+def _pixels(source: ByteRange, data: Bytes) -> Tensor:
     """(H, W, 3) uint8 RGB of the stored image, identical with Pillow's convert("RGB").
 
     Raises:
-        DamagedImage: the file cannot be decoded.
+        DamagedImage: the bytes cannot be decoded.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-        if data[:2].tobytes() == _JPEG_START:
+    if data[:2].tobytes() == _JPEG_START:
+        try:
             # The operator, because its wrapper decode_jpeg warns on each call since
             # torchvision 0.29 that TorchCodec is to replace it.
             pixels: Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(data), _RGB, False)
             return pixels.permute(1, 2, 0)
-    except (OSError, RuntimeError):
-        pass  # Pillow reads it all the same, or says what is wrong
-    return torch.from_numpy(np.array(load_with_pillow(path)))
+        except RuntimeError:
+            pass  # Pillow reads it all the same, or says what is wrong
+    return torch.from_numpy(np.array(decode_with_pillow(source, data)))
 
 
-TORCH = Codec(_read_pixels, _cut)
+TORCH = Codec(_pixels, _cut)
 """torchvision's JPEG decoder and torch's antialiased resize; Pillow for what is no JPEG."""
 
 

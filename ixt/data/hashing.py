@@ -33,6 +33,12 @@ class Draw(IntEnum):
     MIX = 8
     MODEL = 9
     LEDGER = 10
+    AUTO_AUGMENT = 20
+    AUGMIX = 21
+    AUGMIX_WEIGHT = 22
+    TRIVIAL = 23
+    JITTER = 24
+    CROP_SHIFT = 25
 
 
 def hash64(*keys: ArrayLike) -> NDArray[np.uint64]:

@@ -125,7 +125,7 @@ def recompute_batch_norm(
     def requests() -> Iterable[Request]:
         for start in range(0, len(samples), size):
             rows = samples[start : start + size]
-            yield Request(index.paths(rows), view.crops(index.sizes[rows]))
+            yield Request(index.ranges(rows), view.crops(index.sizes[rows]))
 
     update_bn(
         (

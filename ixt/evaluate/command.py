@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ixt import engine
 from ixt.data.decode import Decoder, DecoderKind, make_decoder, resolve_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, View, recipe_view
@@ -81,17 +82,18 @@ def assess(
         refuse_unreadable(index)
     candidates, targets = _name_and_label(candidates, index, settings)
     accelerator = _accelerator(candidates[0], settings)
-    if settings.bn_stats == "recompute":
-        candidates = [_with_new_statistics(c, data, accelerator.device) for c in candidates]
-    models = [_prepare(candidate, accelerator) for candidate in candidates]
-    measurements = []
-    for kind in dict.fromkeys(resolve_decoder(k, accelerator.device) for k in settings.decoders):
-        with _decoder(kind, candidates[0], accelerator.device) as decoder:
-            run = _Pass(index, kind, decoder, accelerator, settings, report)
-            measurements += _measure(run, candidates, models, targets)
-    outcome = Outcome(index, tuple(measurements), _protocol(candidates[0], accelerator, settings))
-    accelerator.end_training()
-    return outcome
+    with engine.closing(accelerator):
+        if settings.bn_stats == "recompute":
+            candidates = [_with_new_statistics(c, data, accelerator.device) for c in candidates]
+        models = [_prepare(candidate, accelerator) for candidate in candidates]
+        measurements = []
+        kinds = (resolve_decoder(kind, accelerator.device) for kind in settings.decoders)
+        for kind in dict.fromkeys(kinds):
+            with _decoder(kind, candidates[0], accelerator.device) as decoder:
+                run = _Pass(index, kind, decoder, accelerator, settings, report)
+                measurements += _measure(run, candidates, models, targets)
+        protocol = _protocol(candidates[0], accelerator, settings)
+        return Outcome(index, tuple(measurements), protocol)
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _name_and_label(
 def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
     """Processes, device and precision: one for all models, the first one's if not given."""
     own = candidate.recipe.engine
-    engine = Engine.model_validate(
+    shared = Engine.model_validate(
         {
             "global_batch_size": int(os.environ.get("WORLD_SIZE", "1")),
             "micro_batch_size": 1,
@@ -216,7 +218,7 @@ def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
             "deterministic": own.deterministic,
         }
     )
-    return build_accelerator(candidate.recipe.model_copy(update={"engine": engine}), Path())
+    return build_accelerator(candidate.recipe.model_copy(update={"engine": shared}), Path())
 
 
 def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ixt.data.loader import EvalLoader
+from ixt.engine.shards import are_cut
 from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.runtime import world_size
 
@@ -41,7 +42,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     """Evaluate a model; every process takes part and gets the same answer.
 
     Args:
-        model: the plain module; its training mode is restored afterwards.
+        model: the module in its engine, or a plain one; its training mode is restored afterwards.
         loader: this process's share of the batches.
         device: where the model is.
     """
@@ -53,6 +54,8 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
             for batch in loader:
                 rows = record_rows(model(batch.images), batch.labels)
                 fill(table, batch.samples, rows)
+            if are_cut(model) and (blank := loader.blank()) is not None:
+                model(blank)  # every forward pass gathers weights from all processes
     finally:
         model.train(training)
     return accuracy(gather(table), loader.labels)

@@ -257,4 +257,4 @@ def _competing(
 
 
 def _name(path: str) -> str:
-    return path.rpartition("/")[2]
+    return path.rpartition("!")[2].rpartition("/")[2]

@@ -1,6 +1,13 @@
 """Recipes: the strict schema, and how a YAML file becomes one. Loads no torch."""
 
-from ixt.recipe.load import dump_recipe, find_recipe, load_recipe, parse_recipe
+from ixt.recipe.load import (
+    Origins,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    trace_recipe,
+)
 from ixt.recipe.schema import (
     Augment,
     Data,
@@ -22,6 +29,7 @@ __all__ = [
     "Eval",
     "Model",
     "Optim",
+    "Origins",
     "Recipe",
     "RunSettings",
     "Schedule",
@@ -29,4 +37,5 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "parse_recipe",
+    "trace_recipe",
 ]

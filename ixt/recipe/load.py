@@ -57,6 +57,19 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, is not YAML, or does not fit the schema; one line
             for each problem.
     """
+    return trace_recipe(path, overrides)[0]
+
+
+def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Origins]:
+    """A recipe as `load_recipe` gives it, and where each key of it was written.
+
+    Returns:
+        The recipe, and dotted key to `file:line` or `--set ...`; a key that is not there has its
+        default.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -64,7 +77,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     data, origins = _read_yaml(text, str(path))
     for override in overrides:
         _apply_override(data, origins, override)
-    return parse_recipe(data, str(path), origins)
+    return parse_recipe(data, str(path), origins), origins
 
 
 def parse_recipe(

@@ -10,8 +10,10 @@ import timm_validate
 from PIL import Image
 from timm.data import create_transform
 
+from ixt.data.image import load_image
 from ixt.data.index import Index
 from ixt.data.loader import View
+from ixt.data.source import ByteRange
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.command import Settings, assess
 from ixt.evaluate.testset import open_test_set
@@ -47,7 +49,7 @@ def test_the_exact_decoder_gives_the_numbers_of_timm(photos: Path, weights: Path
 def test_the_exact_decoder_gives_timm_s_pixels(
     photos: Path, size: int, crop_pct: float, crop_mode: str, interpolation: str
 ) -> None:
-    from ixt.data.decode_pillow import cut_with_pillow, load_with_pillow
+    from ixt.data.decode_pillow import cut_with_pillow
 
     transform = create_transform(
         size,
@@ -62,5 +64,5 @@ def test_the_exact_decoder_gives_timm_s_pixels(
     for row, path in enumerate(index.paths(samples)):
         with Image.open(path) as image:
             wanted = transform(image.convert("RGB"))
-        found = cut_with_pillow(load_with_pillow(path), path, crops, row)
+        found = cut_with_pillow(load_image(ByteRange(path)), path, crops, row)
         assert np.array_equal(found.permute(2, 0, 1).numpy(), np.asarray(wanted))

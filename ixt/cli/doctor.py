@@ -1,0 +1,37 @@
+"""`ixt doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import DataOption, app
+
+
+@app.command(rich_help_panel="Measure")
+def doctor(
+    data: DataOption = None,
+    run_dir: Annotated[Path, typer.Option(help="Where runs will go.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Check the installation and this machine; exit status 1 if something will break.
+
+    Started by torchrun it checks every machine and the network between them.
+
+    Example: `ixt doctor --data /data/imagenet`
+    """
+    from ixt.doctor.examine import examine
+    from ixt.doctor.report import print_results, results_data
+
+    results = examine(data, run_dir)
+    if os.environ.get("RANK", "0") == "0":
+        if as_json:
+            print(json.dumps(results_data(results), indent=1))
+        else:
+            print_results(results)
+    if any(result.status == "fail" for result in results):
+        raise typer.Exit(1)

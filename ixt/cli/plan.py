@@ -1,0 +1,53 @@
+"""`ixt plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import DataOption, RecipeArgument, SetOption, app
+
+
+@app.command(rich_help_panel="Train")
+def plan(
+    recipe: RecipeArgument,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs, over all machines.")] = 8,
+    device: Annotated[
+        str | None, typer.Option(help="GPU type (h100, a100-40gb, l4, ...) or a YAML file.")
+    ] = None,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    interconnect: Annotated[
+        str | None,
+        typer.Option(help="Slowest link between GPUs: nvlink4, pcie4, ndr400, 100Gbit/s, ..."),
+    ] = None,
+    bench: Annotated[
+        Path | None, typer.Option(help="Results of `ixt bench --results`, for the hours.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU-hour.")] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the learning-rate curve into this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show what a run will do, need and cost, before it takes a GPU.
+
+    Example: `ixt plan recipes/inceptionnext_tiny.yaml --gpus 8 --device h100`
+    """
+    from ixt.plan import Target, make_plan, plan_data, print_plan, write_curve
+    from ixt.recipe import find_recipe
+
+    settings = list(overrides or [])
+    if data is not None:
+        settings.append(f"data.root={json.dumps(data)}")
+    target = Target(gpus, device, interconnect, bench, price)
+    made = make_plan(find_recipe(recipe), settings, target)
+    if png is not None:
+        write_curve(made.curve, made.name, png)
+    if as_json:
+        print(json.dumps(plan_data(made), indent=1))
+    else:
+        print_plan(made)

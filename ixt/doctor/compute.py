@@ -1,0 +1,128 @@
+"""Checks that compute: a picture decoded by every decoder, a training step per precision."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ixt.data.crop import eval_crops
+from ixt.data.decode import DecoderKind, Request, make_decoder
+from ixt.data.source import ByteRange
+from ixt.doctor.check import Result
+from ixt.doctor.software import dali_builds
+from ixt.models import create_model
+from ixt.optim import build_optimizer
+from ixt.recipe import Optim
+
+_PICTURE = (240, 320)  # height, width
+_SIZE = 160
+# Decoders that agree differ in the rounding of their resampling; a wrong chroma upsampling, colour
+# order or crop is off by far more. In steps of 255, averaged over all pixels.
+_AGREE = 1.5
+
+
+def check_decoding() -> Result:
+    """Decode a picture made on the spot with Pillow, torchvision and DALI, and compare."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.jpeg"
+        _draw().save(path, quality=95)
+        reference = _with_pillow(path)
+        images = {"torch": _decode("torch", path, torch.device("cpu"))}
+        if dali_builds():
+            images["dali"] = _decode("dali", path, device)
+    return judge_decoding(
+        {name: (image.float() - reference).abs().mean().item() for name, image in images.items()}
+    )
+
+
+def judge_decoding(differences: dict[str, float]) -> Result:
+    """Judge mean differences from Pillow's pixels, by decoder."""
+    value = ", ".join(f"{name} differs by {mean:.2f} of 255" for name, mean in differences.items())
+    wrong = [name for name, mean in differences.items() if not mean <= _AGREE]
+    if wrong:
+        other = "dali" if "torch" in wrong else "torch"
+        fix = f"set data.decoder: {other}, and reinstall {' and '.join(wrong)}"
+        return Result("fail", f"{value} from Pillow", fix)
+    return Result("ok", f"{value} from Pillow")
+
+
+def _draw() -> Image.Image:
+    """Waves of colour: every pixel differs from its neighbours, none by a lot."""
+    height, width = _PICTURE
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 13)]
+    return Image.fromarray(np.stack([127 + 100 * c for c in channels], -1).astype(np.uint8))
+
+
+def _with_pillow(path: Path) -> Tensor:
+    """The central crop by Pillow and torchvision's rules; (3, size, size) float."""
+    height, width = _PICTURE
+    short = math.floor(_SIZE / 0.875)
+    with Image.open(path) as image:
+        resized = image.resize((width * short // height, short), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - _SIZE) / 2), round((short - _SIZE) / 2)
+    pixels = np.asarray(resized)[top : top + _SIZE, left : left + _SIZE]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
+
+
+def _decode(kind: DecoderKind, path: Path, device: torch.device) -> Tensor:
+    crops = eval_crops(np.array([_PICTURE], dtype=np.int32), size=_SIZE)
+    decoder = make_decoder(kind, device=device, num_threads=1, prefetch=1, on_error="stop")
+    try:
+        (decoded,) = decoder.stream([Request([ByteRange(str(path))], crops)])
+        return decoded.images[0].cpu()
+    finally:
+        decoder.close()
+
+
+def check_training(precision: str) -> Result:
+    """Three steps of a tiny model: the loss must be finite and fall.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kwargs: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}
+    # A generator of its own would not reach the initial weights; the caller's draws go on as were.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        model = create_model("inceptionnext_atto", num_classes=10, **kwargs).to(device)
+        images = torch.randn(16, 3, 64, 64).to(device)
+    labels = torch.arange(16, device=device) % 10
+    optimizer = build_optimizer(model, Optim(lr=2e-3))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    losses, start_s = [], time.perf_counter()
+    for _ in range(3):
+        with torch.autocast(device.type, kind, enabled=precision != "fp32"):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        torch.autograd.backward(scaler.scale(loss))
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+    elapsed_ms = 1000 * (time.perf_counter() - start_s) / 3
+    return judge_training(losses, f"{elapsed_ms:.0f} ms per step on {device.type}")
+
+
+def judge_training(losses: list[float], note: str) -> Result:
+    """Judge the losses of consecutive steps on one batch."""
+    value = f"loss {' -> '.join(f'{loss:.3f}' for loss in losses)}, {note}"
+    if not all(math.isfinite(loss) for loss in losses):
+        fix = "arithmetic is broken here: check the driver, the memory (ECC) and torch's build"
+        return Result("fail", value, fix)
+    if losses[-1] >= losses[0]:
+        fix = "a batch shown three times must be learnt: check the driver and torch's build"
+        return Result("fail", value, fix)
+    return Result("ok", value)

@@ -1,0 +1,101 @@
+"""Bytes that a forward pass keeps for its backward pass, found without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from ixt.errors import ModelError
+
+_BATCHES = (2, 4)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What autograd saves in a forward pass: bytes(batch) = fixed + batch * per_image."""
+
+    per_image_bytes: float
+    """Grows with the batch."""
+    fixed_bytes: float
+    """Does not: autocast's copies of the weights, batch norm's statistics."""
+    largest_bytes: float
+    """The largest saved tensor of one image."""
+
+
+def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activations:
+    """What the training forward pass of a module saves, run eagerly.
+
+    Counted on fake CPU tensors: shapes and types flow through the real autograd graph, values do
+    not exist. A GPU saves the same tensors but for a kernel's own choices, such as cuDNN's.
+
+    Args:
+        module: on the meta device; it comes back with fake parameters, of no further use.
+        image_size: side of the square image, in pixels.
+        half: autocast to bf16 (fp16 saves as much), else fp32.
+
+    Raises:
+        ModelError: the model cannot run without values.
+    """
+    module.train()
+    found = []
+    try:
+        with FakeTensorMode():
+            module._apply(_without_values)  # type: ignore[no-untyped-call]
+            for batch in _BATCHES:
+                images = torch.empty(batch, 3, image_size, image_size, device="cpu")
+                found.append(saved_sizes(module, images, half))
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        name = type(module).__name__
+        raise ModelError(f"{name}: its activations cannot be counted: {reason}") from error
+    small, large = found
+    more = _BATCHES[1] - _BATCHES[0]
+    per_image = (sum(large) - sum(small)) / more
+    return Activations(
+        per_image_bytes=per_image,
+        fixed_bytes=sum(small) - _BATCHES[0] * per_image,
+        largest_bytes=max((b - a) / more for a, b in zip(small, large, strict=True)),
+    )
+
+
+def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
+    """Bytes of each tensor that one forward pass saves, in order; parameters are left out.
+
+    A tensor that several operations save is counted once, by its memory.
+
+    Args:
+        module: in training mode.
+        images: (B, 3, H, W) float32, real or fake, on the CPU.
+        half: autocast to bf16.
+    """
+    owned = {_memory(parameter) for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if _memory(tensor) not in owned:
+            kept[_memory(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    unpack: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+        saved_tensors_hooks(note, unpack),
+    ):
+        # Held until the sum is made: freed memory would be given to another tensor.
+        output = module(images)
+    del output
+    return list(kept.values())
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+
+def _memory(tensor: Tensor) -> int:
+    """Identity of a tensor's memory, the same for its views."""
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,155 @@
+"""Memory of one rank by engine, and the micro-batches that a card can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from ixt.optim import build_optimizer
+from ixt.plan.activations import Activations
+from ixt.plan.steps import fitting_micro_batches
+from ixt.recipe import Engine, Optim, Recipe
+
+GIB = 2**30
+_FP32 = 4
+
+# What the CUDA context, cuDNN's workspaces and NCCL's buffers take, and what the caching allocator
+# cannot use: allowances, as nobody publishes them. Together 6-7 GiB of an 80 GiB card.
+_CONTEXT_BYTES = 2 * GIB
+_FRAGMENTATION = 0.05
+
+# Elements of DeepSpeed's flat buffer of gradients under way: `reduce_bucket_size`, its default.
+_ZERO_BUCKET_ELEMENTS = 500_000_000
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory depends on besides the batch."""
+
+    params: int
+    """Parameters that are trained."""
+    buffers: int
+    """Elements of floating-point buffers: batch norm's statistics."""
+    optimizer_bytes_per_param: float
+    """State of the optimizer: 8 for Adam's two fp32 moments."""
+    activations: Activations
+    """What the forward pass saves."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank at the peak of a training step."""
+
+    parameters: float
+    """fp32 weights and buffers that live here."""
+    gradients: float
+    """fp32 gradients."""
+    optimizer: float
+    """Its state, and under ZeRO 1 and 2 its own fp32 copy of the weights; 0 if offloaded."""
+    ema: float
+    """Averaged weights and buffers."""
+    communication: float
+    """Buckets through which ZeRO reduces gradients and gathers weights."""
+    activations: float
+    """What the forward pass saves, autocast's copies of the weights included."""
+    working: float
+    """The gradients in flight: two of the largest saved tensor."""
+    input: float
+    """Decoded images waiting, and a micro-batch being augmented."""
+    allowance: float
+    """CUDA context, cuDNN, NCCL, fragmentation: assumed, not computed."""
+
+    @cached_property
+    def total(self) -> float:
+        """All of it, in bytes."""
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def zero_stage(engine: Engine) -> int | None:
+    """DeepSpeed's ZeRO stage; None under plain data parallelism."""
+    if getattr(engine, "kind", "ddp") != "deepspeed":
+        return None
+    return int(getattr(engine, "zero_stage", None) or 0)
+
+
+def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int) -> Memory:
+    """Peak memory of one rank.
+
+    Source: the shares of ZeRO from Rajbhandari et al. 2020, "ZeRO", section 5, with fp32 weights
+    and gradients; buffers and the fp32 copy as DeepSpeed 0.19 allocates them.
+
+    Args:
+        size: of the model.
+        recipe: engine, EMA, image size and prefetching.
+        micro_batch: images per forward pass.
+        num_gpus: ranks.
+    """
+    stage, weights = zero_stage(recipe.engine), _FP32 * size.params
+    shard, buffers = weights / num_gpus, _FP32 * size.buffers
+    sharded = stage is not None and stage >= 1
+    state = size.optimizer_bytes_per_param * size.params
+    copy = shard if stage in (1, 2) else 0.0
+    offloaded = getattr(recipe.engine, "offload", "none") == "cpu"
+    averaged = shard if stage == 3 else weights
+    saved = size.activations
+    activations = saved.fixed_bytes + micro_batch * saved.per_image_bytes
+    pixels = 3 * recipe.augment.image_size**2 * micro_batch
+    parts = {
+        "parameters": (shard if stage == 3 else weights) + buffers,
+        "gradients": shard if stage in (2, 3) else weights,
+        "optimizer": 0.0 if offloaded else (state / num_gpus if sharded else state) + copy,
+        "ema": averaged + buffers if recipe.ema.decay is not None else 0.0,
+        "communication": _communication(recipe.engine, stage, weights),
+        "activations": activations,
+        "working": 2 * micro_batch * saved.largest_bytes,
+        # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
+        "input": (recipe.data.prefetch_batches + 2 * _FP32) * pixels,
+    }
+    allowance = _CONTEXT_BYTES + _FRAGMENTATION * sum(parts.values())
+    return Memory(**parts, allowance=allowance)
+
+
+def _communication(engine: Engine, stage: int | None, weights: float) -> float:
+    if stage is None:  # DDP's gradients are views of its buckets
+        return 0.0
+    if stage == 0:  # one flat copy of the gradients
+        return weights
+    bucket_mib = getattr(engine, "bucket_mib", None)
+    bucket = bucket_mib * 2**20 if bucket_mib else _FP32 * _ZERO_BUCKET_ELEMENTS
+    # ZeRO 3 reduces from two buckets in turn, and may gather the whole of a network this small.
+    return 2 * bucket + weights if stage == 3 else bucket
+
+
+def largest_micro_batch(
+    size: ModelSize, recipe: Recipe, num_gpus: int, memory_bytes: float
+) -> int | None:
+    """The largest micro-batch that fits, and that global batch and mixing allow; None if none."""
+    for micro in fitting_micro_batches(recipe, num_gpus):
+        if rank_memory(size, recipe, micro, num_gpus).total <= memory_bytes:
+            return micro
+    return None
+
+
+def optimizer_bytes_per_param(optim: Optim) -> float:
+    """State that the recipe's optimizer keeps for each parameter, found by one step of it.
+
+    Raises:
+        RecipeError: unknown optimizer, or an argument that it does not take.
+    """
+    probe = nn.Linear(64, 64)
+    # Layer decay groups parameters by the depth of a timm model and changes no state.
+    optimizer = build_optimizer(probe, optim.model_copy(update={"layer_decay": None}))
+    for parameter in probe.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.numel() > 1
+    ]
+    params = sum(parameter.numel() for parameter in probe.parameters())
+    return sum(value.numel() * value.element_size() for value in state) / params

@@ -1,0 +1,96 @@
+"""Batches and counts: what an update takes, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ixt.errors import DataError, EngineError
+from ixt.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Batches and counts of a run."""
+
+    micro_batch: int
+    accumulation: int
+    """Micro-batches of one GPU per update."""
+    num_gpus: int
+    global_batch: int
+    """micro_batch x accumulation x num_gpus."""
+    num_train: int
+    """Training images."""
+    num_val: int
+    """Validation images."""
+    left_out_per_epoch: int
+    """Images of the tail that fills no update; others in every epoch."""
+    updates_per_epoch: int
+    epochs: int
+    """Cooldown included."""
+    updates: int
+    """Of the whole run."""
+    images_seen: int
+    """Of the whole run."""
+
+
+def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> Steps:
+    """Divide the data into updates, and an update among GPUs, as the loader does.
+
+    Raises:
+        EngineError: the GPUs cannot share an update; the message names numbers that can.
+        DataError: there are fewer images than an update takes.
+    """
+    engine = recipe.engine
+    total, micro = engine.global_batch_size, engine.micro_batch_size
+    accumulation, rest = divmod(engine.micro_batches, num_gpus)
+    if rest:
+        raise EngineError(_how_to_share(recipe, num_gpus))
+    updates_per_epoch = num_train // total
+    if not updates_per_epoch:
+        raise DataError(
+            f"{recipe.data.root or 'ImageNet'}: holds {num_train} training images, fewer than "
+            f"engine.global_batch_size {total}; make that smaller"
+        )
+    updates = updates_per_epoch * recipe.schedule.total_epochs
+    return Steps(
+        micro_batch=micro,
+        accumulation=accumulation,
+        num_gpus=num_gpus,
+        global_batch=total,
+        num_train=num_train,
+        num_val=num_val,
+        left_out_per_epoch=num_train % total,
+        updates_per_epoch=updates_per_epoch,
+        epochs=recipe.schedule.total_epochs,
+        updates=updates,
+        images_seen=updates * total,
+    )
+
+
+def fitting_micro_batches(recipe: Recipe, num_gpus: int) -> list[int]:
+    """Micro-batches that divide a GPU's share of an update and that mixing allows, largest first.
+
+    Empty where the GPUs cannot share the update at all.
+    """
+    per_gpu, rest = divmod(recipe.engine.global_batch_size, num_gpus)
+    if rest:
+        return []
+    mixes = recipe.augment.mixes
+    multiple = (recipe.augment.mixing_group or 2) if mixes else 1
+    return [m for m in range(per_gpu, 0, -1) if per_gpu % m == 0 and m % multiple == 0]
+
+
+def _how_to_share(recipe: Recipe, num_gpus: int) -> str:
+    total, micro = recipe.engine.global_batch_size, recipe.engine.micro_batch_size
+    count = total // micro
+    gpus = [n for n in range(1, count + 1) if count % n == 0]
+    near = sorted(sorted(gpus, key=lambda n: abs(n - num_gpus))[:3])
+    round_ = micro * num_gpus
+    below = max(total // round_ * round_, round_)
+    text = (
+        f"engine: {total} images per update are {count} micro-batches of {micro}, which "
+        f"{num_gpus} GPUs cannot share; give --gpus {' or '.join(map(str, near))}, or "
+        f"engine.global_batch_size {below} or {below + round_}"
+    )
+    smaller = [m for m in fitting_micro_batches(recipe, num_gpus) if m < micro]
+    return f"{text}, or engine.micro_batch_size {smaller[0]}" if smaller else text
