@@ -5,7 +5,6 @@ Counts are of images that are readable and have a label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -159,10 +158,3 @@ def confusions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, i
     unique, numbers = np.unique(pairs, axis=0, return_counts=True)
     order = np.argsort(-numbers, kind="stable")
     return [(*map(int, unique[n]), int(numbers[n])) for n in order]  # type: ignore[misc]
-
-
-def label_names(class_names: Sequence[str], outputs: Sequence[int]) -> list[str]:
-    """Names of some outputs in words."""
-    from ixt.data.classes import class_label
-
-    return [class_label(class_names[output]) for output in outputs]
