@@ -13,7 +13,7 @@ from torch import nn
 from ixt.assess import build_model, recipe_of
 from ixt.checkpoint import sha256
 from ixt.errors import CheckpointError
-from ixt.evaluate.average import average_checkpoints
+from ixt.evaluate.average import average_checkpoints, has_batch_norm
 from ixt.models import create_model, is_known_model
 from ixt.recipe import Recipe
 from ixt.weights import CheckpointInfo, read_weights
@@ -95,6 +95,8 @@ def _open(source: Source, name: str, data: dict[str, Any], batch_size: int | Non
     }
     if average:
         origin |= {"average": source.average, "averaged": [str(f) for f in average.folders]}
+        if has_batch_norm(model):
+            origin["batch_norm"] = "averaged"
     num_classes = loaded.num_classes
     if num_classes is None:
         raise CheckpointError(f"{loaded.file}: has no head, so no classes to predict")

@@ -136,6 +136,24 @@ def test_every_format_of_the_same_weights_gives_the_same_numbers(
     assert sorted(read) == sorted(name for name in files if ".pth" in name)  # each only once
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_average_says_what_it_is_and_where_its_statistics_are_from(
+    digits: Path, some_digits: Path, tmp_path: Path, recompute: bool
+) -> None:
+    names = sorted(path.name for path in (some_digits / "val").iterdir())
+    recipe = parse_recipe({"model": {"name": "test_resnet"}, "eval": {"image_size": 32}})
+    for step in (1, 2, 3):
+        model = create_model("test_resnet", num_classes=10)
+        content = {"step": step, "recipe": recipe.model_dump(mode="json"), "class_names": names}
+        save_checkpoint(tmp_path, {"model": model.state_dict()}, content)
+    settings = Settings(batch_size=120, bn_stats="recompute" if recompute else "average")
+    data = digits if recompute else some_digits
+    (row,) = assess([Source(tmp_path, average="last:2")], str(data), settings).rows
+    statistics = "recomputed from 1320 training images" if recompute else "averaged"
+    assert (row["average"], row["batch_norm"]) == ("last:2", statistics)
+    assert [Path(folder).name[-1] for folder in row["averaged"]] == ["2", "3"]
+
+
 def plain_rows(outcome: Outcome) -> list[tuple[float, ...]]:
     return [(row["top1"], row["top5"], row["loss"], row["count"]) for row in outcome.rows]
 
