@@ -214,15 +214,25 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
     index = load_index(recipe.data.root, split)
+    if recipe.data.on_error == "stop":
+        refuse_unreadable(index)
+    return index
+
+
+def refuse_unreadable(index: Index) -> None:
+    """Refuse a split with files that are no images, before the work begins.
+
+    Raises:
+        DataError: there is such a file; the message names the first one and says what is wrong.
+    """
     bad = index.unreadable
-    if len(bad) and recipe.data.on_error == "stop":
+    if len(bad):
         (first,) = index.ranges(bad[:1])
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
             f"{image_problem(first) or first.name}{more}; remove it, "
             "or set data.on_error: skip to leave such images out"
         )
-    return index
 
 
 def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> nn.Module:

@@ -9,8 +9,8 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 """
 
 from ixt.models.cost import count_macs, count_params
-from ixt.models.create import EvalSettings, create_model, eval_settings
-from ixt.models.loading import LoadedWeights, load_weights
+from ixt.models.create import EvalSettings, create_model, eval_settings, is_known_model
+from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.variants import PartialDepthwiseConv2d
 
@@ -19,10 +19,12 @@ __all__ = [
     "LoadedWeights",
     "ModelInfo",
     "PartialDepthwiseConv2d",
+    "classes_in",
     "count_macs",
     "count_params",
     "create_model",
     "eval_settings",
+    "is_known_model",
     "load_weights",
     "paper_models",
 ]

@@ -52,8 +52,11 @@ class Data(Section):
 
     root: str | None = None
     """Folder with train/ and val/ (or validation/); `--data` sets it."""
-    decoder: Literal["auto", "dali", "torch"] = "auto"
-    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU."""
+    decoder: Literal["auto", "dali", "torch", "exact"] = "auto"
+    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU.
+
+    exact is Pillow, bit for bit timm's and torchvision's pixels, and slow.
+    """
     num_threads: Positive | None = None
     """Decoding threads per process; null takes the process's share of the CPU cores."""
     prefetch_batches: Positive = 4
@@ -301,6 +304,8 @@ class Eval(Section):
     """Side of the square test image; null takes the training size."""
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
     """Share of the resized shorter side that the centre crop keeps."""
+    crop_mode: Literal["center", "squash"] = "center"
+    """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Resampling filter."""
     batch_size: Positive = 128
