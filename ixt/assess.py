@@ -12,11 +12,11 @@ from ixt.data.classes import output_classes
 from ixt.data.index import load_index
 from ixt.errors import ModelError
 from ixt.evaluate import evaluate
-from ixt.models import LoadedWeights, create_model, eval_settings, load_weights
+from ixt.models import LoadedWeights, classes_in, create_model, eval_settings, load_weights
 from ixt.recipe import Recipe, parse_recipe
 from ixt.runtime import build_accelerator
 from ixt.session import build_eval_loader
-from ixt.weights import CheckpointInfo, read_checkpoint_info, read_weights
+from ixt.weights import CheckpointInfo, Weights, read_checkpoint_info, read_weights
 
 
 def assess(
@@ -122,18 +122,26 @@ def load_model(
         folder_names: class folders of the data; None to take ImageNet's names.
         prefer_ema: take averaged weights where there are some.
     """
+    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
+    return model, loaded, names or output_classes(folder_names or (), loaded.num_classes)
+
+
+def build_model(
+    checkpoint: Path | Weights,
+    recipe: Recipe,
+    info: CheckpointInfo | None,
+    prefer_ema: bool = True,
+) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
+    """As `load_model`; the names are None where the checkpoint does not tell them."""
+    if not isinstance(checkpoint, Weights):
+        checkpoint = read_weights(checkpoint, prefer_ema)
+    settings = recipe.model
     names = tuple(info.class_names) if info is not None and info.class_names else None
-    num_classes = len(names) if names else _num_classes(checkpoint, recipe)
-    model = create_model(recipe.model.name, num_classes=num_classes, **recipe.model.kwargs)
-    loaded = load_weights(model, checkpoint, prefer_ema=prefer_ema)
-    if names is None:
-        names = output_classes(folder_names or (), num_classes)
+    num_classes = len(names) if names else settings.num_classes
+    if num_classes is None:
+        # On the meta device a model has shapes but no memory.
+        shape = create_model(settings.name, device="meta", **settings.kwargs)
+        num_classes = classes_in(checkpoint, shape)
+    model = create_model(settings.name, num_classes=num_classes, **settings.kwargs)
+    loaded = load_weights(model, checkpoint)
     return model, loaded, names
-
-
-def _num_classes(checkpoint: Path, recipe: Recipe) -> int:
-    """Outputs of a foreign file: what its classifier, the last two-dimensional weight, has."""
-    if recipe.model.num_classes is not None:
-        return recipe.model.num_classes
-    matrices = [t for t in read_weights(checkpoint).state.values() if t.ndim == 2]
-    return len(matrices[-1]) if matrices else 1000

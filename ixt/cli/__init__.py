@@ -7,7 +7,7 @@ from ixt.cli import train  # isort: split
 
 from ixt.cli import plan  # isort: split
 
-from ixt.cli import evaluate, predict  # isort: split
+from ixt.cli import evaluate, export, predict  # isort: split
 
 from ixt.cli import data, data_look, data_prepare  # isort: split
 
@@ -22,6 +22,7 @@ __all__ = [
     "data_prepare",
     "doctor",
     "evaluate",
+    "export",
     "main",
     "plan",
     "predict",

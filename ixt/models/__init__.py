@@ -10,19 +10,23 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 
 from ixt.models.cost import count_macs, count_params
 from ixt.models.create import EvalSettings, create_model, eval_settings
-from ixt.models.loading import LoadedWeights, load_weights
+from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
-from ixt.models.variants import PartialDepthwiseConv2d
+from ixt.models.paper_keys import with_paper_keys
+from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
 
 __all__ = [
     "EvalSettings",
     "LoadedWeights",
     "ModelInfo",
     "PartialDepthwiseConv2d",
+    "classes_in",
     "count_macs",
     "count_params",
     "create_model",
     "eval_settings",
     "load_weights",
     "paper_models",
+    "timm_equivalent",
+    "with_paper_keys",
 ]

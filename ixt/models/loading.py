@@ -59,7 +59,11 @@ class _Difference:
 
 
 def load_weights(
-    model: nn.Module, path: str | Path, *, prefer_ema: bool = True, replace_head: bool = False
+    model: nn.Module,
+    path: str | Path | Weights,
+    *,
+    prefer_ema: bool = True,
+    replace_head: bool = False,
 ) -> LoadedWeights:
     """Load weights of ixt, timm, the paper's repository or Facebook's ConvNeXt into a model.
 
@@ -69,7 +73,7 @@ def load_weights(
     Args:
         model: a model of `create_model`.
         path: a run folder (its newest checkpoint), a checkpoint folder, or a .safetensors, .pth,
-            .pt or .pth.tar file.
+            .pt or .pth.tar file; or what `read_weights` gave, to read a file only once.
         prefer_ema: take averaged weights where there are both; the other kind where not.
         replace_head: where the file's head has another number of classes, or is missing, keep
             the model's own classifier as initialised; everything else must fit all the same.
@@ -82,7 +86,7 @@ def load_weights(
         ModelError: the weights do not fit; the message shows the first keys that differ and the
             likely cause.
     """
-    weights = read_weights(path, prefer_ema)
+    weights = path if isinstance(path, Weights) else read_weights(path, prefer_ema)
     state = _with_model_keys(weights.state, model)
     head = _head_keys(model)
     num_classes = _num_classes(state, head)
@@ -102,6 +106,16 @@ def load_weights(
         num_classes=num_classes,
         head_replaced=replaced,
     )
+
+
+def classes_in(weights: Weights, model: nn.Module) -> int | None:
+    """Outputs of the head in a file's weights; None where they have none that fits the model.
+
+    Args:
+        weights: what `read_weights` gave.
+        model: of the file's architecture, with any number of classes; it may be on `meta`.
+    """
+    return _num_classes(_with_model_keys(weights.state, model), _head_keys(model))
 
 
 def _has_facebook_keys(state: Mapping[str, Tensor]) -> bool:
