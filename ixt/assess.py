@@ -10,6 +10,7 @@ from torch import nn
 from ixt.checkpoint import sha256
 from ixt.data.classes import output_classes
 from ixt.data.index import load_index
+from ixt.data.subset import take_subset
 from ixt.errors import ModelError
 from ixt.evaluate import evaluate
 from ixt.models import LoadedWeights, classes_in, create_model, eval_settings, load_weights
@@ -47,7 +48,7 @@ def assess(
     info = read_checkpoint_info(checkpoint)
     recipe = recipe_of(checkpoint, info, model_name, {"root": data, "decoder": decoder}, batch_size)
     accelerator = build_accelerator(recipe, Path())
-    index = load_index(data, "val")
+    index = take_subset(load_index(data, "val"), recipe, "val")
     model, loaded, class_names = load_model(
         checkpoint, recipe, info, index.classes, prefer_ema=prefer_ema
     )

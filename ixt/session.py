@@ -21,9 +21,10 @@ from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
+from ixt.data.subset import take_subset
 from ixt.ema import Ema
 from ixt.errors import CheckpointError, DataError
-from ixt.models import create_model
+from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
@@ -148,6 +149,7 @@ def _settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     """The recipe with its mixing group written down, checked against the run it continues."""
     folders = checkpoint_folders(run_dir)
     file = run_dir / RECIPE
+    recipe = sized(recipe)
     if folders and not resume:
         raise CheckpointError(
             f"{run_dir}: holds a run already; add --resume to go on with it, "
@@ -198,7 +200,7 @@ def _make_folder(run_dir: Path) -> None:
 
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
-    index = load_index(recipe.data.root, split)
+    index = take_subset(load_index(recipe.data.root, split), recipe, split)
     bad = index.unreadable
     if len(bad) and recipe.data.on_error == "stop":
         path = index.paths(bad[:1])[0]
@@ -221,8 +223,12 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
         **{key: rate for key, rate in rates.items() if rate},
         **settings.kwargs,
     )
+    if settings.head_init_scale != 1:
+        scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
         prepare(model)
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
     if recipe.engine.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.engine.compile:

@@ -33,6 +33,7 @@ class Draw(IntEnum):
     MIX = 8
     MODEL = 9
     LEDGER = 10
+    SHOTS = 11
 
 
 def hash64(*keys: ArrayLike) -> NDArray[np.uint64]:

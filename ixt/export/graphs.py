@@ -21,6 +21,7 @@ from ixt.export.verify import Forward
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _FACTS = "ixt.json"
+_ANY_BATCH = ({0: Dim("batch", min=1)},)
 # Protocol Buffers stop at 2 GiB; beyond, the weights would lie in a second file.
 _ONNX_LIMIT_BYTES = 2**31 - 2**26
 
@@ -62,6 +63,7 @@ def write_onnx(source: Source, file: Path) -> None:
                 (_example(source),),
                 input_names=["images"],
                 output_names=["logits"],
+                dynamic_shapes=_ANY_BATCH,
                 dynamo=True,
                 verbose=False,
             )
@@ -111,9 +113,7 @@ def load_torch_export(source: Source, file: Path) -> Forward:
 def _trace(source: Source) -> ExportedProgram:
     try:
         with _quiet():
-            return torch.export.export(
-                source.model, (_example(source),), dynamic_shapes=({0: Dim("batch", min=1)},)
-            )
+            return torch.export.export(source.model, (_example(source),), dynamic_shapes=_ANY_BATCH)
     except Exception as error:
         # Whatever Python code a model runs may fail to trace, in any way.
         raise ExportError(f"{source.recipe.model.name}: {_reason(error)}") from error

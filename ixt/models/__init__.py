@@ -8,6 +8,7 @@
 Importing this package registers what timm lacks (`ixt.models.variants`) with timm.
 """
 
+from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.cost import count_macs, count_params
 from ixt.models.create import EvalSettings, create_model, eval_settings
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
@@ -25,8 +26,11 @@ __all__ = [
     "count_params",
     "create_model",
     "eval_settings",
+    "freeze",
     "load_weights",
     "paper_models",
+    "scale_classifier",
+    "sized",
     "timm_equivalent",
     "with_paper_keys",
 ]
