@@ -12,16 +12,15 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from small_runs import FAMILIES, NAMES, SIZE, SaveRun
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from export.conftest import FAMILIES, NAMES, SIZE, SaveRun
 from ixt.cli.app import app
 from ixt.errors import CheckpointError, ExportError, ModelError
-from ixt.export import FORMATS, Agreement, export_checkpoint
+from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
 from ixt.export import command as exporting
-from ixt.export import graphs
 from ixt.models import create_model, load_weights
 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
