@@ -51,7 +51,17 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for command in ("train", "finetune", "plan", "eval", "predict", "bench", "doctor", "data"):
+    for command in (
+        "train",
+        "finetune",
+        "plan",
+        "eval",
+        "predict",
+        "export",
+        "bench",
+        "doctor",
+        "data",
+    ):
         done = ixt(command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ixt.export.source import Source
 from ixt.models import count_macs, count_params, timm_equivalent
-from ixt.recipe import dump_recipe
+from ixt.recipe import dump_recipe, parse_recipe
 
 IMAGENET = "imagenet-1k"
 
@@ -172,8 +172,10 @@ def _software(machine: dict[str, Any]) -> str:
 def _recipe(source: Source) -> str:
     if not source.record:
         return ""
-    data = source.recipe.data.model_copy(update={"root": None})
-    text = dump_recipe(source.recipe.model_copy(update={"data": data}))
+    # The run's own, not the one that is set up for the export; without the folder's path.
+    recipe = parse_recipe(source.record["recipe"])
+    data = recipe.data.model_copy(update={"root": None})
+    text = dump_recipe(recipe.model_copy(update={"data": data}))
     return (
         "## Recipe\n\nEvery setting, defaults included; "
         f"`ixt train recipe.yaml --data DIR` trains it again.\n\n```yaml\n{text.strip()}\n```"

@@ -14,6 +14,11 @@ from ixt.errors import ExportError
 _OWN = {"config.json", "model.safetensors", "README.md", "recipe.yaml"}
 
 
+def facts_beside(file: Path) -> Path:
+    """The JSON file that tells what a file of bare weights cannot."""
+    return file.with_name(f"{file.name}.json")
+
+
 def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> None:
     """Refuse a place that is taken, before any work is done.
 
@@ -26,10 +31,11 @@ def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> No
     Raises:
         ExportError: there is something that may not be replaced.
     """
+    taken = [path for path in (out, facts_beside(out)) if path.exists()]
+    if taken and not overwrite:
+        raise ExportError(f"{taken[0]}: exists already; give another name, or add --overwrite")
     if not out.exists():
         return
-    if not overwrite:
-        raise ExportError(f"{out}: exists already; give another name, or add --overwrite")
     if out.is_dir() != folder:
         wanted, found = ("folder", "file") if folder else ("file", "folder")
         raise ExportError(f"{out}: is a {found}, this format is a {wanted}; give another name")

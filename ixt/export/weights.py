@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import timm
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ixt.data.classes import class_label
 from ixt.errors import ExportError
+from ixt.export.place import facts_beside
 from ixt.export.source import Source, describe
 from ixt.export.verify import Forward
 from ixt.models import create_model, load_weights, timm_equivalent, with_paper_keys
@@ -49,6 +51,8 @@ def write_timm_folder(source: Source, folder: Path) -> None:
             "std": recipe.augment.std,
         },
     )
+    # safetensors writes files that only their owner may read.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def load_timm_folder(source: Source, folder: Path) -> Forward:
@@ -91,7 +95,7 @@ def load_paper(source: Source, file: Path) -> Forward:
 def _save(source: Source, state: dict[str, Tensor], file: Path) -> None:
     torch.save({name: tensor.contiguous() for name, tensor in state.items()}, file)
     facts = json.dumps(describe(source), indent=1)
-    file.with_name(f"{file.name}.json").write_text(facts + "\n")
+    facts_beside(file).write_text(facts + "\n")
 
 
 def _bare(source: Source) -> nn.Module:

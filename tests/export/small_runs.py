@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [16, 32, 48, 64]}
+SHALLOW = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "inceptionnext_atto": CONVNEXT,
+    "inceptionnext_atto": SHALLOW,
     "convnext_tiny_k5": CONVNEXT,
     "convnext_tiny_k3_par1_4": CONVNEXT,
-    "resnet50": {"layers": [1, 1, 1, 1]},
+    "resnet18": {"layers": [1, 1, 1, 1]},
 }
 NAMES = tuple(str(digit) for digit in range(10))
 SIZE = 64

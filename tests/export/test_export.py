@@ -46,6 +46,7 @@ def test_timm_loads_the_folder_with_logits_settings_and_names(
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert torch.equal(model(IMAGES), run_model(run, name)(IMAGES))
     assert left(out) == {"config.json", "model.safetensors"}
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     settings = resolve_model_data_config(model)
     assert settings["input_size"] == (3, SIZE, SIZE)
     assert (settings["crop_pct"], settings["interpolation"]) == (0.9, "bilinear")
@@ -136,11 +137,9 @@ def test_the_paper_s_format_comes_back_through_the_loader(
 
 def test_the_paper_s_format_refuses_what_the_repository_does_not_have(tmp_path: Path) -> None:
     file = tmp_path / "vit.pth"
-    torch.save(create_model("vit_tiny_patch16_224", num_classes=3, depth=1).state_dict(), file)
+    torch.save(create_model("test_vit", num_classes=3).state_dict(), file)
     with pytest.raises(ModelError, match=r"VisionTransformer: the paper's repository has only"):
-        with_depth = {"model_name": "test_vit"}
-        torch.save(create_model("test_vit", num_classes=3).state_dict(), file)
-        export_checkpoint(file, tmp_path / "x.pth", "paper", **with_depth)
+        export_checkpoint(file, tmp_path / "x.pth", "paper", model_name="test_vit")
     assert left(tmp_path) == {"vit.pth"}
 
 
@@ -200,7 +199,14 @@ def test_the_model_card_is_filled_from_the_run(save_run: SaveRun, tmp_path: Path
     assert card.data.datasets is None  # ten digits are not ImageNet
     assert [result.metric_value for result in card.data.eval_results] == [61.5, 93.25]
     assert card.data.eval_results[0].dataset_split == "validation"
-    for part in ("0123abc", "A CPU", "torch 2.14.1", "2 epochs, 10 updates", "crop_pct: 0.9"):
+    for part in (
+        "0123abc",
+        "A CPU",
+        "torch 2.14.1",
+        "2 epochs, 10 updates",
+        "crop_pct: 0.9",
+        "decoder: auto",
+    ):
         assert part in card.text
     assert str(tmp_path) not in card.text
     assert "top1 | 61.5" in card.text
@@ -286,6 +292,15 @@ def test_overwriting_never_touches_what_is_no_export(save_run: SaveRun, tmp_path
     with pytest.raises(ExportError, match=r"x\.pth: is what is exported"):
         export_checkpoint(file, file, "paper", model_name="inceptionnext_atto", overwrite=True)
     assert (home / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_json_file_that_lies_where_the_facts_go_is_kept(
+    save_run: SaveRun, tmp_path: Path
+) -> None:
+    (tmp_path / "x.pth.json").write_text("mine")
+    with pytest.raises(ExportError, match=r"x\.pth\.json: exists already"):
+        export_checkpoint(save_run(), tmp_path / "x.pth", "timm-pth")
+    assert (tmp_path / "x.pth.json").read_text() == "mine"
 
 
 def test_a_name_that_does_not_fit_the_format_is_refused_before_work(tmp_path: Path) -> None:
