@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ixt.errors import CheckpointError
+from ixt.durable import fsync
+from ixt.errors import CheckpointError, DamagedCheckpoint
 
 FORMAT = 1
 _FOLDER = "checkpoints"
 _STATE = "state.json"
 _MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)(\.old)?")
 _log = logging.getLogger("ixt")
 
 
@@ -55,7 +57,8 @@ def save_checkpoint(
     """Write a checkpoint for `state["step"]` and return its folder.
 
     Everything goes into a temporary folder first, reaches the disk, and takes its name in one
-    rename: whoever is killed on the way leaves no folder that looks like a checkpoint.
+    rename: whoever is killed on the way leaves no folder that looks like a checkpoint. One of the
+    same step is replaced; it stays readable, as `step-N.old`, until the new one has its name.
 
     Args:
         run_dir: folder of the run.
@@ -79,11 +82,15 @@ def save_checkpoint(
         _write_json(temporary / _STATE, {"format": FORMAT, **state})
         _write_json(temporary / _MANIFEST, _manifest(temporary))
         for file in temporary.iterdir():
-            _fsync(file)
-        _fsync(temporary)
-        _remove(final)
+            fsync(file)
+        fsync(temporary)
+        old = final.with_name(f"{final.name}.old")
+        if final.exists():
+            _remove(old)
+            final.rename(old)
         temporary.rename(final)
-        _fsync(folder)
+        fsync(folder)
+        _remove(old)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -97,36 +104,37 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """The newest checkpoint that verifies; damaged ones are named in the log and passed over.
 
     Raises:
-        CheckpointError: there are checkpoints and all are damaged.
+        CheckpointError: there are checkpoints and all are damaged, or a later version wrote one:
+            going on from an older one would lose work.
     """
     folders = checkpoint_folders(run_dir)
     for path in reversed(folders):
         try:
             return read_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedCheckpoint as error:
             _log.warning("%s; trying an older one", error)
     if folders:
         raise CheckpointError(f"{run_dir}: every checkpoint is damaged; start a new run")
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     """Open a checkpoint folder and verify every file's size and checksum.
 
+    Args:
+        path: the folder.
+        verify: False where another process has done it.
+
     Raises:
-        CheckpointError: a file is missing or damaged, or the format is newer than this version.
+        DamagedCheckpoint: a file is missing or not what was written.
+        CheckpointError: the format is newer than this version.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        if verify:
+            _verify(path)
         state = json.loads((path / _STATE).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint: {error}") from error
-    for name, expected in manifest.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing")
-        if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
-            raise CheckpointError(f"{path}: damaged checkpoint: {name} does not match its checksum")
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {state.get('format')}, this version reads {FORMAT}; update ixt"
@@ -134,44 +142,85 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state)
 
 
+def _verify(path: Path) -> None:
+    """Compare the files with the manifest; raise OSError or ValueError where they differ."""
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if not isinstance(manifest, dict) or _STATE not in manifest:
+        raise ValueError(f"{_MANIFEST} does not name {_STATE}")
+    for name, expected in manifest.items():
+        file = path / name
+        if not file.is_file():
+            raise ValueError(f"{name} is missing")
+        if {"bytes": file.stat().st_size, "sha256": sha256(file)} != expected:
+            raise ValueError(f"{name} does not match its checksum")
+
+
 def checkpoint_folders(run_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((run_dir / _FOLDER).glob("step-*"))
+    folder = run_dir / _FOLDER
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
-def sweep(run_dir: Path, keep_last: int, keep_best: int) -> None:
-    """Delete all but the newest and the best checkpoints, and what killed writers left behind.
+def sweep(
+    run_dir: Path, newest: int, keep_last: int, keep_best: int, keep_every_epochs: int | None = None
+) -> None:
+    """Delete the checkpoints that nobody needs, and what killed writers left behind.
+
+    Called after a checkpoint was written. Later ones than that are damaged (else the run would
+    have gone on from them) and go too: counted as the last ones, they would push good ones out.
+    What cannot be deleted is named in the log and stays.
 
     Args:
         run_dir: folder of the run.
+        newest: step of the checkpoint just written.
         keep_last: newest ones to keep, at least 1.
         keep_best: ones with the highest `state["score"]` to keep besides.
+        keep_every_epochs: epochs between those, written at an epoch's end, that stay for good.
     """
-    folders = checkpoint_folders(run_dir)
-    scores = {path: score for path in folders if (score := _score(path)) is not None}
+    steps = {path: _step(path) for path in checkpoint_folders(run_dir)}
+    present = [path for path, step in steps.items() if step is not None and step <= newest]
+    states = {path: _state(path) for path in present}
+    scores = {path: s["score"] for path, s in states.items() if s.get("score") is not None}
     best = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)[:keep_best]
-    for path in folders[:-keep_last]:
-        if path not in best:
-            _remove(path)
+    forever = [path for path in present if _ends_epoch(states[path], keep_every_epochs)]
+    keep = {*present[-keep_last:], *best, *forever}
+    for path in steps.keys() - keep:
+        _remove(path)
     for leftover in (run_dir / _FOLDER).glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _score(path: Path) -> float | None:
+def _step(path: Path) -> int | None:
+    """The step in a folder's name; None for one that another has replaced."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match and not match[2] else None
+
+
+def _ends_epoch(state: Mapping[str, Any], every: int | None) -> bool:
+    """Whether it was written at the end of an epoch whose number, from 1, `every` divides."""
+    return every is not None and state.get("epoch_ended", False) and state["epoch"] % every == 0
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    """What state.json says, for sorting out; nothing where it is damaged."""
     try:
-        score = json.loads((path / _STATE).read_text()).get("score")
+        state = json.loads((path / _STATE).read_text())
     except (OSError, ValueError):
-        return None
-    return None if score is None else float(score)
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def _remove(path: Path) -> None:
     """Delete a checkpoint; renamed first, since a kill inside rmtree leaves half of it."""
-    if path.exists():
-        doomed = path.with_name(f".tmp-del-{path.name}")
+    if not path.exists():
+        return
+    doomed = path.with_name(f".tmp-del-{path.name}")
+    try:
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
         shutil.rmtree(doomed)
+    except OSError as error:
+        _log.warning("%s: cannot be deleted: %s", path, error)
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -189,11 +238,3 @@ def sha256(file: Path) -> str:
 
 def _write_json(file: Path, data: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(data, indent=1) + "\n")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,18 @@
 """Exponential moving average of a model's weights, in fp32, without communication.
 
-Every process averages its own copy; the copies agree because the weights do.
+Every process averages what it holds: its own copy, which agrees with the others because the weights
+do, or its slice under ZeRO-3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from ixt.engine.shards import parts
 
 
 class Ema:
@@ -18,8 +21,15 @@ class Ema:
     Source: timm's ModelEmaV2 (the paper's), which averages batch-norm statistics too.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._sources: dict[str, Tensor] = dict(model.named_parameters())
+    def __init__(self, model: nn.Module, on_swap: Callable[[], None] = lambda: None) -> None:
+        """Start the average.
+
+        Args:
+            model: the plain module, as its engine left it.
+            on_swap: called before weights are exchanged; `engine.drop_gathered`, for ZeRO-3.
+        """
+        self._on_swap = on_swap
+        self._sources: dict[str, Tensor] = parts(model)
         self._sources |= {
             name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()
         }
@@ -44,6 +54,7 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self) -> None:
+        self._on_swap()
         for name, source in self._sources.items():
             kept = source.detach().clone()
             source.data.copy_(self.tensors[name])

@@ -29,6 +29,10 @@ class ExportError(IxtError):
     """An export is refused, or what was written does not compute what its source does."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint's files are not what was written; the one before it will do."""
+
+
 class EngineError(IxtError):
     """Devices, processes or precision do not fit the machine or each other."""
 
@@ -43,3 +47,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class PeerLost(Exception):
+    """Another process of the group is gone, so this one cannot go on."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ixt.data.loader import EvalBatch, EvalLoader
+from ixt.engine.shards import are_cut
 from ixt.runtime import world_size
 
 
@@ -42,7 +43,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     zero but in one of them), and the rows are summed in order: no bit depends on who did what.
 
     Args:
-        model: the plain module; its training mode is restored afterwards.
+        model: the module in its engine, or a plain one; its training mode is restored afterwards.
         loader: this process's share of the batches.
         device: where the model is.
     """
@@ -51,6 +52,9 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     model.eval()
     try:
         fill_table(model, loader, table)
+        if are_cut(model) and (blank := loader.blank()) is not None:
+            with torch.no_grad():
+                model(blank)  # every forward pass gathers weights from all processes
     finally:
         model.train(training)
     if world_size() > 1:

@@ -12,7 +12,9 @@ from ixt.assess import load_model, recipe_of
 from ixt.data.augment import normalise
 from ixt.data.classes import class_label
 from ixt.data.crop import eval_crops
-from ixt.data.decode import Request, image_problem, load_with_pillow, make_decoder
+from ixt.data.decode import Request, make_decoder
+from ixt.data.image import image_problem, load_image
+from ixt.data.source import ByteRange
 from ixt.errors import DataError
 from ixt.weights import read_checkpoint_info
 
@@ -37,7 +39,7 @@ def predict(
         IxtError: the checkpoint does not fit, or an image cannot be read.
     """
     for path in images:
-        problem = image_problem(str(path))
+        problem = image_problem(ByteRange(str(path)))
         if problem is not None:
             raise DataError(problem)
     info = read_checkpoint_info(checkpoint)
@@ -57,6 +59,7 @@ def predict(
 
 
 def _request(path: Path, image_size: int, crop_pct: float) -> Request:
-    width, height = load_with_pillow(str(path)).size
+    source = ByteRange(str(path))
+    width, height = load_image(source).size
     sizes = np.array([[height, width]], np.int32)
-    return Request([str(path)], eval_crops(sizes, size=image_size, crop_pct=crop_pct))
+    return Request([source], eval_crops(sizes, size=image_size, crop_pct=crop_pct))

@@ -14,8 +14,12 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ixt.durable import fsync, replace_text
+from ixt.errors import CheckpointError
+
 METRICS = "metrics.jsonl"
 LEDGER = "ledger.jsonl"
+SKIPPED = "skipped.jsonl"
 
 
 class Reporter:
@@ -33,13 +37,21 @@ class Reporter:
         self._progress: Progress | None = None
         self._first: tuple[int, float] | None = None
 
-    def start(self, step: int) -> None:
-        """Begin (or go on) at this step: forget rows behind it, open the progress."""
+    def start(self, step: int, evaluated: bool = True) -> None:
+        """Begin (or go on) at this step: forget rows behind it, open trackers and progress.
+
+        Args:
+            step: updates done.
+            evaluated: False to forget an evaluation of this step too: it will be done again.
+        """
         self._first = (step, time.monotonic())
+        # TensorBoard then hides what a killed run had drawn beyond this step.
+        again = {"tensorboard": {"purge_step": step + 1}} if step else {}
+        self._accelerator.init_trackers("ixt", init_kwargs=again)
         if self._console is None:
             return
-        for name in (METRICS, LEDGER):
-            _truncate(self._run_dir / name, step)
+        for name in (METRICS, LEDGER, SKIPPED):
+            _truncate(self._run_dir / name, step, evaluated)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -102,6 +114,12 @@ class Reporter:
         if self._console is not None:
             _append(self._run_dir / LEDGER, rows)
 
+    def keep_rows(self) -> None:
+        """Wait until the rows written so far are on the disk."""
+        for name in (METRICS, LEDGER):
+            if (self._run_dir / name).exists():
+                fsync(self._run_dir / name)
+
     def _record(self, row: dict[str, Any], prefix: str) -> None:
         numbers = {
             f"{prefix}/{key}": value
@@ -128,19 +146,27 @@ def memory_gib(accelerator: Accelerator) -> float:
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("a") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    try:
+        with path.open("a") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}; checkpoints are intact, make room, "
+            "then go on with --resume"
+        ) from error
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Keep the rows up to this step; a half-written last line goes too."""
+def _truncate(path: Path, step: int, evaluated: bool) -> None:
+    """Keep the rows up to this step, without the half-written ones of a killed process."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    path.write_text("".join(kept))
+            row = json.loads(line)
+            behind = row["step"] > step
+        except (ValueError, TypeError, KeyError):
+            continue
+        if not behind and (evaluated or row["step"] < step or row.get("kind") != "epoch"):
+            kept.append(line + "\n")
+    replace_text(path, "".join(kept))

@@ -15,22 +15,31 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 import ixt
 from ixt.data.hashing import Draw, hash64
 from ixt.errors import EngineError
 from ixt.recipe import Recipe
 
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "nvidia-dali-cuda130")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "deepspeed",
+    "numpy",
+    "nvidia-dali-cuda130",
+)
 
 
-def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
+def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelerator:
     """Join the process group if a launcher started this process, and set devices and precision.
 
     Args:
-        recipe: its engine section decides; trackers come from its run section.
+        recipe: its engine section decides; trackers come from its run section. Which engine
+            trains is the business of `ixt.engine`.
         run_dir: where trackers write.
+        options: further arguments for Accelerator, such as those of an engine; they win.
 
     Raises:
         EngineError: the batch cannot be divided over the processes, the precision does not exist
@@ -47,17 +56,15 @@ def build_accelerator(recipe: Recipe, run_dir: Path) -> Accelerator:
         )
     _set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     _set_math(recipe, cuda)
+    settings: dict[str, Any] = {
+        "cpu": not cuda,
+        "mixed_precision": "no" if engine.precision == "fp32" else engine.precision,
+        "gradient_accumulation_steps": engine.micro_batches // processes,
+        "log_with": list(recipe.run.trackers) or None,
+        "project_dir": str(run_dir),
+    }
     try:
-        accelerator = Accelerator(
-            cpu=not cuda,
-            mixed_precision="no" if engine.precision == "fp32" else engine.precision,
-            gradient_accumulation_steps=engine.micro_batches // processes,
-            log_with=list(recipe.run.trackers) or None,
-            project_dir=str(run_dir),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-            ],
-        )
+        accelerator = Accelerator(**{**settings, **options})
     except dist.DistNetworkError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]

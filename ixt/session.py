@@ -8,27 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ixt import engine
 from ixt.checkpoint import checkpoint_folders
+from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoder, image_problem, make_decoder
+from ixt.data.decode import Decoder, make_decoder
+from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
 from ixt.data.subset import take_subset
+from ixt.durable import replace_text
 from ixt.ema import Ema
+from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError, DataError
 from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
-from ixt.runtime import build_accelerator, cores_per_process, describe_machine, seed_model
+from ixt.runtime import cores_per_process, describe_machine, seed_model
 
 RECIPE = "recipe.yaml"
 
@@ -37,8 +43,20 @@ Prepare = Callable[[nn.Module], None]
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = {
     "data": ("root", "num_threads", "prefetch_batches"),
-    "engine": ("micro_batch_size",),
-    "run": ("log_every_steps", "checkpoint_every_steps", "keep_last", "keep_best", "trackers"),
+    "engine": (
+        "micro_batch_size",
+        *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
+    ),
+    "run": (
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "async_checkpoints",
+        "keep_last",
+        "keep_best",
+        "keep_every_epochs",
+        "trackers",
+    ),
 }
 
 
@@ -50,9 +68,9 @@ class Run:
     run_dir: Path
     accelerator: Accelerator
     model: nn.Module
-    """The plain module: evaluation, checkpoints and EMA use it."""
+    """The plain module: checkpoints and EMA use it."""
     wrapped: nn.Module
-    """What the training step calls: the module under DDP, if there are several processes."""
+    """What the training step and the evaluation call: the module in its engine."""
     optimizer: torch.optim.Optimizer
     loss: Loss
     learning_rate: Callable[[int], float]
@@ -61,6 +79,7 @@ class Run:
     train_loader: TrainLoader
     eval_loader: EvalLoader
     reporter: Reporter
+    writer: CheckpointWriter
 
     @property
     def updates_per_epoch(self) -> int:
@@ -80,18 +99,27 @@ def open_run(
 
     Args:
         recipe: with data.root set.
-        run_dir: created if missing.
+        run_dir: an existing folder, held by `run_lock.locked`.
         resume: go on with the run in it; otherwise it must not hold checkpoints.
         prepare: called with the fresh model, to load weights for instance.
 
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
-    recipe = _settle(recipe, run_dir, resume)
+    recipe = _settle(inlined(recipe), run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
-    _make_folder(run_dir)
-    accelerator = build_accelerator(recipe, run_dir)
+    accelerator = engine.start(recipe, run_dir)
+    try:
+        run = _build(recipe, run_dir, accelerator, prepare)
+        _describe(run)
+    except BaseException:
+        engine.abandon(accelerator)
+        raise
+    return run
+
+
+def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Prepare | None) -> Run:
     with accelerator.main_process_first():
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
@@ -99,8 +127,8 @@ def open_run(
     model = _build_model(recipe, len(class_names), prepare).to(accelerator.device)
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    run = Run(
+    wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
+    return Run(
         recipe=recipe,
         run_dir=run_dir,
         accelerator=accelerator,
@@ -111,7 +139,7 @@ def open_run(
         learning_rate=learning_rate(
             recipe.schedule, recipe.optim.lr, train_loader.updates_per_epoch
         ),
-        ema=Ema(model) if recipe.ema.decay is not None else None,
+        ema=_build_ema(recipe, model, accelerator),
         class_names=class_names,
         train_loader=train_loader,
         eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
@@ -120,9 +148,8 @@ def open_run(
             run_dir,
             recipe.schedule.total_epochs * train_loader.updates_per_epoch,
         ),
+        writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
     )
-    _describe(run)
-    return run
 
 
 def build_eval_loader(
@@ -186,27 +213,15 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
         )
 
 
-def _make_folder(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{run_dir}: cannot write there: {error.strerror}; give another --run-dir"
-        ) from error
-
-
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
     index = take_subset(load_index(recipe.data.root, split), recipe, split)
     bad = index.unreadable
     if len(bad) and recipe.data.on_error == "stop":
-        path = index.paths(bad[:1])[0]
+        (first,) = index.ranges(bad[:1])
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
-            f"{image_problem(path) or path}{more}; remove it, "
+            f"{image_problem(first) or first.name}{more}; remove it, "
             "or set data.on_error: skip to leave such images out"
         )
     return index
@@ -229,11 +244,19 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
         prepare(model)
     if settings.freeze is not None:
         freeze(model, settings.freeze)
-    if recipe.engine.channels_last:
+    # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
+    # NHWC make convolutions run in that order all the same.
+    if recipe.engine.channels_last and recipe.engine.kind == "ddp":
         model = model.to(memory_format=torch.channels_last)
     if recipe.engine.compile:
         model.compile(mode=recipe.engine.compile_mode)
     return model
+
+
+def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:
+    if recipe.ema.decay is None:
+        return None
+    return Ema(model, on_swap=partial(engine.drop_gathered, accelerator))
 
 
 def _train_loader(
@@ -265,8 +288,7 @@ def _decoder(recipe: Recipe, device: torch.device) -> Decoder:
 
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
-    run.accelerator.init_trackers("ixt")
     if run.accelerator.is_main_process:
-        (run.run_dir / RECIPE).write_text(dump_recipe(run.recipe))
+        replace_text(run.run_dir / RECIPE, dump_recipe(run.recipe))
         machine = describe_machine()
-        (run.run_dir / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")

@@ -5,7 +5,6 @@ Everything else of a run (learning rate, data order, random draws) is a function
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,9 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ixt import batch_stats
+from ixt import batch_stats, engine
 from ixt.checkpoint import Checkpoint
+from ixt.checkpoint_writer import HostCopies
 from ixt.ema import Ema
+from ixt.engine import optimizer_state
+from ixt.engine.shards import assembled, part_of, parts, whole
 from ixt.errors import CheckpointError
 
 Named = dict[str, Tensor]
@@ -24,7 +26,11 @@ _GROUP = "group:"  # no parameter's name has a colon
 
 
 def capture(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    copies: HostCopies,
 ) -> tuple[dict[str, Named], dict[str, Any]]:
     """Copy the training state to the CPU. Every process must call it.
 
@@ -33,6 +39,7 @@ def capture(
         model: the plain module, not its wrapper.
         optimizer: as it steps.
         ema: the average, if there is one.
+        copies: where the copies go; to be waited for before they are read.
 
     Returns:
         Named tensors per file (model, ema, optimizer, ranks), and JSON-able scalars. Batch-norm
@@ -47,11 +54,12 @@ def capture(
     with ExitStack() as stack:
         for named in buffers.values():
             stack.enter_context(batch_stats.averaged(named))
-        weights = _to_cpu(model.state_dict())
-        averages = _to_cpu(ema.tensors) if ema else {}
-    tensors, scalars = _optimizer_state(model, optimizer)
+        weights = whole(model, {**model.state_dict(), **parts(model)})
+        files = {"model": copies.take("model", weights)}
+        files["ema"] = copies.take("ema", whole(model, ema.tensors)) if ema else {}
+    tensors, scalars = _optimizer_state(accelerator, model, optimizer)
+    files |= {name: copies.take(name, t) for name, t in (("optimizer", tensors), ("ranks", ranks))}
     scaler = accelerator.scaler
-    files = {"model": weights, "ema": averages, "optimizer": tensors, "ranks": _to_cpu(ranks)}
     return files, {"optimizer": scalars, "scaler": scaler.state_dict() if scaler else None}
 
 
@@ -68,15 +76,19 @@ def restore(
         CheckpointError: it is of another model or optimizer.
     """
     try:
-        model.load_state_dict(checkpoint.tensors("model"))
+        engine.drop_gathered(accelerator)
+        with assembled(model):
+            model.load_state_dict(checkpoint.tensors("model"))
+        optimizer_state.refresh_masters(optimizer)
         _load_optimizer(model, optimizer, checkpoint)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: does not fit this recipe: {reason}") from error
     averages = checkpoint.tensors("ema")
     if ema is not None:
+        parameters = dict(model.named_parameters())
         for name, tensor in ema.tensors.items():
-            tensor.copy_(averages[name])
+            tensor.copy_(part_of(parameters.get(name, tensor), averages[name]))
     ranks = checkpoint.tensors("ranks")
     for owner, named in _rank_buffers(model, ema).items():
         own = {name: ranks[f"{owner}/{name}"] for name in named}
@@ -91,51 +103,39 @@ def _rank_buffers(model: nn.Module, ema: Ema | None) -> dict[str, Named]:
     return {"model": buffers, "ema": averages}
 
 
-def _to_cpu(named: Mapping[str, Tensor]) -> Named:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
-
-
-def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Names of the optimizer's parameters in the order of its state dict's numbers."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
 def _optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Named, dict[str, Any]]:
-    state = optimizer.state_dict()
+    state, settings = optimizer_state.read(model, optimizer, accelerator.device)
     tensors: Named = {}
     scalars: dict[str, Any] = {}
-    for number, name in enumerate(_parameter_names(model, optimizer)):
-        for key, value in state["state"].get(number, {}).items():
+    for name, values in state.items():
+        for key, value in values.items():
             kind = tensors if isinstance(value, Tensor) else scalars
             kind[f"{name}/{key}"] = value
     groups = []
-    for number, group in enumerate(state["param_groups"]):
-        group.pop("params")
+    for number, group in enumerate(settings):
         # Some optimizers count their steps in the group, as a tensor.
         own = {key: value for key, value in group.items() if isinstance(value, Tensor)}
         tensors |= {f"{_GROUP}{number}/{key}": value for key, value in own.items()}
         groups.append({key: value for key, value in group.items() if key not in own})
-    return _to_cpu(tensors), {"parameters": scalars, "groups": groups}
+    return tensors, {"parameters": scalars, "groups": groups}
 
 
 def _load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint
 ) -> None:
-    """Build the state dict that torch expects, so that it places and casts each value itself."""
     saved = checkpoint.state["optimizer"]
-    groups = optimizer.state_dict()["param_groups"]
-    for group, values in zip(groups, saved["groups"], strict=True):
-        # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
-        group |= {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    numbers = {name: n for n, name in enumerate(_parameter_names(model, optimizer))}
-    state: dict[int, dict[str, Any]] = {}
+    # JSON has no tuples; optimizers unpack betas either way but compare them as tuples.
+    groups = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for values in saved["groups"]
+    ]
+    state: optimizer_state.State = {}
     for name, value in {**checkpoint.tensors("optimizer"), **saved["parameters"]}.items():
         owner, _, key = name.rpartition("/")
         if owner.startswith(_GROUP):
             groups[int(owner.removeprefix(_GROUP))][key] = value
         else:
-            state.setdefault(numbers[owner], {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+            state.setdefault(owner, {})[key] = value
+    optimizer_state.write(model, optimizer, state, groups)

@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt import batch_stats, state
-from ixt.checkpoint import newest_checkpoint, save_checkpoint, sweep
+from ixt import batch_stats, engine, state
+from ixt.agreement import StopAgreement
+from ixt.checkpoint import newest_checkpoint
 from ixt.data.loader import Batch
 from ixt.errors import CheckpointError, Diverged, Interrupted
 from ixt.evaluate import evaluate
+from ixt.launch.rank_file import beat
 from ixt.optim import set_learning_rate
 from ixt.recipe import Recipe
-from ixt.report import memory_gib
-from ixt.runtime import describe_machine, seed_model
+from ixt.report import SKIPPED, memory_gib
+from ixt.run_lock import locked
+from ixt.runtime import seed_model
+from ixt.saves import due_by_clock, finish_saves, newest_for_all, save
 from ixt.session import Prepare, Run, open_run
 from ixt.signals import StopRequest
 
@@ -58,22 +62,30 @@ def train(
         IxtError: something the user can mend; see its message.
         Interrupted: a signal asked to stop; the work is saved.
     """
-    run = open_run(recipe, run_dir, resume, prepare)
-    metrics: Metrics = {}
-    try:
-        with StopRequest() as stop:
-            step, metrics = resume_or_start(run, resume)
-            while step < run.total_steps:
-                step = train_epoch(run, step, stop)
-                metrics = evaluate_epoch(run, step)
-                save(run, step, metrics)
-    finally:
-        run.reporter.close()
-        run.accelerator.end_training()
+    with locked(run_dir):
+        run = open_run(recipe, run_dir, resume, prepare)
+        with engine.closing(run.accelerator):
+            try:
+                with StopRequest() as request, StopAgreement(request) as stop, run.writer:
+                    metrics = _run(run, resume, stop)
+            finally:
+                run.reporter.close()
     return metrics
 
 
-def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
+def _run(run: Run, resume: bool, stop: StopAgreement) -> Metrics:
+    """Train from where the run stands to its end."""
+    step, metrics = resume_or_start(run, resume)
+    if step and step % run.updates_per_epoch == 0 and not metrics:
+        metrics = finish_epoch(run, step)  # it was stopped just before
+    while step < run.total_steps:
+        step = train_epoch(run, step, stop)
+        metrics = finish_epoch(run, step)
+    finish_saves(run)
+    return metrics
+
+
+def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
     """Train from this step to the end of its epoch; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
@@ -84,17 +96,21 @@ def train_epoch(run: Run, step: int, stop: StopRequest) -> int:
         train_step(run, step, batches, interval)
         step += 1
         run.reporter.advance()
+        run.writer.check()
+        beat(step)
         at_end = step % run.updates_per_epoch == 0
         due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
         logs = step % settings.log_every_steps == 0 or at_end or due
-        stopping = _agree_to_stop(run, stop, asked_together=logs)
+        due = due or (logs and not at_end and due_by_clock(run))
+        stopping = stop.reached()
         if logs or stopping:
             log_interval(run, step, epoch, interval)
             interval = Interval()
         if due or stopping:
             save(run, step)
         if stopping:
-            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stop.signum)
+            finish_saves(run)
+            raise Interrupted(f"stopped after step {step}, saved in {run.run_dir}", stopping)
     return step
 
 
@@ -132,6 +148,7 @@ def log_interval(run: Run, step: int, epoch: int, interval: Interval) -> None:
     for offset, loss in enumerate(losses):
         if not math.isfinite(loss):
             at = first + offset
+            finish_saves(run)
             newest = newest_checkpoint(run.run_dir)
             raise Diverged(
                 f"{run.run_dir}: the loss is {loss} in step {at} at learning rate "
@@ -161,33 +178,20 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         return {}
     device = run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.model, run.eval_loader, device).row()
+        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.model, run.eval_loader, device).row("ema_")
+            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
     return metrics
 
 
-def save(run: Run, step: int, metrics: Metrics | None = None) -> None:
-    """Write a checkpoint of this step. Every process must call it."""
-    tensors, scalars = state.capture(run.accelerator, run.model, run.optimizer, run.ema)
-    metrics = metrics or {}
-    if run.accelerator.is_main_process:
-        content = {
-            "step": step,
-            "epoch": step // run.updates_per_epoch,
-            "recipe": run.recipe.model_dump(mode="json"),
-            "class_names": list(run.class_names),
-            "metrics": metrics,
-            "score": metrics.get("ema_top1", metrics.get("top1")),
-            "machine": describe_machine(),
-            **scalars,
-        }
-        save_checkpoint(run.run_dir, tensors, content)
-        sweep(run.run_dir, run.recipe.run.keep_last, run.recipe.run.keep_best)
-    run.accelerator.wait_for_everyone()
+def finish_epoch(run: Run, step: int) -> Metrics:
+    """Evaluate at the end of an epoch, if the recipe wants it then, and save."""
+    metrics = evaluate_epoch(run, step)
+    save(run, step, metrics)
+    return metrics
 
 
 def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
@@ -196,14 +200,15 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
     Raises:
         CheckpointError: there is none to resume, or it is of another model.
     """
-    checkpoint = newest_checkpoint(run.run_dir) if resume else None
+    checkpoint = newest_for_all(run) if resume else None
     if resume and checkpoint is None:
         raise CheckpointError(f"{run.run_dir}: no checkpoint to resume; leave out --resume")
     step, metrics = 0, {}
     if checkpoint is not None:
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
         step, metrics = checkpoint.step, dict(checkpoint.state["metrics"])
-    run.reporter.start(step)
+    run.reporter.start(step, evaluated=bool(metrics))
+    run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")
     return step, metrics
@@ -223,7 +228,7 @@ def _note_damaged(run: Run, step: int, batch: Batch, interval: Interval) -> None
     if not batch.damaged:
         return
     interval.skipped += len(batch.damaged)
-    with (run.run_dir / "skipped.jsonl").open("a") as stream:
+    with (run.run_dir / SKIPPED).open("a") as stream:
         for path, reason in batch.damaged.items():
             stream.write(json.dumps({"step": step + 1, "path": path, "reason": reason}) + "\n")
 
@@ -239,15 +244,3 @@ def _log_ledger(run: Run, first: int, epoch: int, fingerprints: list[int]) -> No
             for n, value in enumerate(total.tolist())
         ]
     )
-
-
-def _agree_to_stop(run: Run, stop: StopRequest, asked_together: bool) -> bool:
-    """Whether to stop now. Several processes ask each other only where they log together."""
-    if run.accelerator.num_processes == 1:
-        return stop.signum != 0
-    if not asked_together:
-        return False
-    asked = torch.tensor([stop.signum], device=run.accelerator.device)
-    asked = run.accelerator.gather(asked)
-    stop.signum = int(asked.max())
-    return stop.signum != 0

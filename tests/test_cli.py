@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from ixt.recipe import Recipe, dump_recipe
 HEAVY = ("torch", "timm", "accelerate", "deepspeed", "nvidia", "numpy", "pydantic")
 
 
-def ixt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def ixt(
+    *arguments: str, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ixt", *arguments],
+        env={**os.environ, **variables},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -51,17 +55,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for command in (
-        "train",
-        "finetune",
-        "plan",
-        "eval",
-        "predict",
-        "export",
-        "bench",
-        "doctor",
-        "data",
-    ):
+    commands = ("train", "finetune", "resume", "launch", "plan", "eval", "predict")
+    for command in (*commands, "export", "bench", "doctor", "data"):
         done = ixt(command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout
@@ -123,3 +118,38 @@ def test_a_wrong_number_of_classes_is_refused(here: Path) -> None:
 def test_a_mistake_met_by_two_processes_is_said_once(here: Path) -> None:
     command = ("train", "x.yaml", "--num-processes", "2", "--set", "optim.name=adamax2")
     assert "adamax2" in refused(*command, cwd=here)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_like_one_and_one_of_them_speaks(here: Path, digits: Path) -> None:
+    assert ixt("train", "x.yaml", "--run-dir", "run", cwd=here).returncode == 0
+    lines = []
+    for count in ("1", "2"):
+        done = ixt("eval", "run", "--data", str(digits), "--num-processes", count, cwd=here)
+        assert done.returncode == 0, done.stderr
+        lines.append(done.stdout.splitlines())
+    assert len(lines[0]) == 1
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_a_crash_of_one_rank_is_one_line_and_its_traceback_a_file(here: Path) -> None:
+    (here / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('RANK') == '1' and 'ixt' in sys.argv + sys.orig_argv:\n"
+        "    import ixt.train\n"
+        "    def broken(*arguments):\n"
+        "        raise ZeroDivisionError('a bug')\n"
+        "    ixt.train.set_learning_rate = broken\n"
+    )
+    command = ("train", "x.yaml", "--run-dir", "run", "--num-processes", "2")
+    path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
+    done = ixt(*command, cwd=here, PYTHONPATH=path)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("rank ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].endswith(
+        "before the first step: ZeroDivisionError: a bug; traceback in run/failure.txt"
+    )
+    assert lines[0].startswith("rank 1 on ")
+    assert "in broken" in (here / "run" / "failure.txt").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from torch import nn
 from ixt import train as training
 from ixt.assess import assess
 from ixt.checkpoint import newest_checkpoint, save_checkpoint
-from ixt.errors import ModelError, RecipeError
+from ixt.errors import Interrupted, ModelError, RecipeError
 from ixt.finetune import finetune
 from ixt.models import create_model, load_weights, with_paper_keys
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
@@ -143,14 +145,15 @@ def test_a_frozen_run_resumes_bit_for_bit(
     path = write("paper .pth", build("resnet18"), tmp_path)
     recipe = tuned("resnet18", model={"freeze": 2}, schedule={"epochs": 2})
     finetune(recipe, tmp_path / "unbroken", path)
-    step = training.save
+    step = training.train_step
 
     def stopping(run: Any, number: int, *rest: Any) -> None:
         step(run, number, *rest)
-        raise KeyboardInterrupt
+        if number + 1 == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(training, "save", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(Interrupted):
         finetune(recipe, tmp_path / "broken", path)
     monkeypatch.undo()
     finetune(recipe, tmp_path / "broken", path, resume=True)

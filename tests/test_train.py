@@ -8,16 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
+from ixt.cli import main
 from ixt.errors import CheckpointError, DataError, Diverged, Interrupted, RecipeError
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.train import train
@@ -105,22 +106,59 @@ def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
     assert_same_run(unbroken, tmp_path / "run")
 
 
-def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tiny: Recipe, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (tmp_path / "x.yaml").write_text(dump_recipe(tiny))
-    command = [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"]
-    with subprocess.Popen(
-        [*command, "--set", "run.checkpoint_every_steps=1"],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        deadline_s = time.monotonic() + 120
-        while len(checkpoint_folders(run)) < 2 and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    train(tiny, run, resume=True)
-    assert_same_run(unbroken, run)
+def test_resume_needs_only_the_folder_and_auto_resume_starts_or_goes_on(
+    unbroken: Path,
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ixt(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["ixt", *words])
+        main()
+
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(dump_recipe(tiny))
+    step = training.train_step
+
+    def stopping(run: Any, number: int, *rest: Any) -> None:
+        step(run, number, *rest)
+        if number in (2, 6):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    for reached in (3, 7):  # the first starts, the second goes on
+        with pytest.raises(SystemExit, match="138"):
+            ixt("train", "x.yaml", "--run-dir", "run", "--auto-resume")
+        assert f"stopped after step {reached}, saved in run" in capsys.readouterr().err
+        AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(SystemExit, match="0"):
+        ixt("resume", "run", "--set", "run.log_every_steps=5")
+    assert "resumed run/checkpoints/step-000000007 at step 7" in capsys.readouterr().err
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nowhere", "nowhere: holds no run: there is no recipe.yaml"),
+        ("begun", "begun: no checkpoint to resume; start it again with: ixt train begun/recipe"),
+    ],
+)
+def test_a_folder_without_a_run_does_not_resume(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").touch()
+    monkeypatch.setattr(sys, "argv", ["ixt", "resume", folder])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_two_processes_see_the_samples_of_one(unbroken: Path, tiny: Recipe, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from ixt.cli import train  # isort: split
 
 from ixt.cli import plan  # isort: split
 
+from ixt.cli import launch  # isort: split
+
 from ixt.cli import evaluate, export, predict  # isort: split
 
-from ixt.cli import data, data_look, data_prepare  # isort: split
+from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
 from ixt.cli import bench, doctor
 from ixt.cli.app import app, main
@@ -19,10 +21,12 @@ __all__ = [
     "bench",
     "data",
     "data_look",
+    "data_pack",
     "data_prepare",
     "doctor",
     "evaluate",
     "export",
+    "launch",
     "main",
     "plan",
     "predict",

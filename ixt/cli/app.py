@@ -25,7 +25,8 @@ RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
 ]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="Folder with train/ and val/ (or validation/).")
+    str | None,
+    typer.Option("--data", help="Folder with train/ and val/ (or validation/), or s3://..."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -35,9 +36,47 @@ RunDirOption = Annotated[
     Path | None, typer.Option(help="Folder of the run; runs/RECIPE if not given.")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")]
+AutoResumeOption = Annotated[
+    bool,
+    typer.Option("--auto-resume", help="Go on with the run in --run-dir if it holds one."),
+]
 ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine; one per GPU if not given."),
+]
+NodesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|MIN:MAX",
+        help="Machines that train together, or how few and how many; run this on each of them.",
+        rich_help_panel="Several machines",
+    ),
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="The first machine, where all of them meet.",
+        rich_help_panel="Several machines",
+    ),
+]
+MeetingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rdzv-id",
+        help="Name of the meeting, where several share an endpoint.",
+        rich_help_panel="Several machines",
+    ),
+]
+RestartsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="How often failed processes start again from the newest checkpoint; "
+        "3 for a range of machines, else 0.",
+        rich_help_panel="Several machines",
+    ),
 ]
 
 # A full disk, a used-up quota, a missing permission, a read-only file system.
@@ -46,41 +85,46 @@ _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 def main() -> None:
     """Run the program; a known error is one line and exit status 2."""
+    # Imported here: the parent of several processes prints what they leave.
+    from ixt.launch import worker
+    from ixt.launch.environment import launched, without_local_rank
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    sys.argv = without_local_rank(sys.argv)
     try:
         app()
     except IxtError as error:
         if os.environ.get("IXT_DEBUG"):
             raise
-        _tell(str(error))
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in _MENDABLE or os.environ.get("IXT_DEBUG"):
-            raise
-        _tell(f"{error.filename or 'a file'}: {error.strerror}; make room or allow it, then go on")
-        sys.exit(2)
+        worker.end(str(error), 2)
     except Interrupted as error:
-        _tell(f"{error}; go on with --resume")
-        sys.exit(128 + error.signum)
+        worker.end(f"{error}; go on with --resume", 128 + error.signum, alike=True)
+    except Exception as error:
+        mendable = isinstance(error, OSError) and error.errno in _MENDABLE
+        if os.environ.get("IXT_DEBUG") or not (mendable or launched()):
+            raise
+        if not mendable:
+            worker.fail(error)
+        name, reason = getattr(error, "filename", None), getattr(error, "strerror", error)
+        worker.end(f"{name or 'a file'}: {reason}; make room or allow it, then go on", 2)
 
 
-def _tell(message: str) -> None:
-    # Imported here: the parent of several processes prints what they leave.
-    from ixt.launch import leave_error
-
-    if not leave_error(message):
-        print(message, file=sys.stderr)
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ixt {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"ixt {__version__}")
-        raise typer.Exit
+    pass
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.progress import progress
 
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and look at image folders.")
 app.add_typer(data_app, name="data", rich_help_panel="Data")
@@ -27,13 +28,18 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 
 @data_app.command("index")
 def data_index(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")],
 ) -> None:
-    """Build and cache the table of images that training and evaluation read."""
+    """Build and cache the table of images that training and evaluation read.
+
+    Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
+    `ixt data pack` wrote, here or in a bucket.
+    """
     from ixt.data.index import load_index
 
     for split in ("train", "val"):
-        index = load_index(folder, split)
+        with progress(f"reading {split}", "headers") as report:
+            index = load_index(folder, split, report=report)
         print(
             f"{index.folder}: {len(index)} images, {len(index.classes)} classes, "
             f"{len(index.unreadable)} unreadable"

@@ -1,23 +1,31 @@
-"""`ixt train` and `ixt finetune`."""
+"""`ixt train`, `ixt finetune` and `ixt resume`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import (
+    AutoResumeOption,
     DataOption,
+    EndpointOption,
+    MeetingOption,
+    NodesOption,
     ProcessesOption,
     RecipeArgument,
+    RestartsOption,
     ResumeOption,
     RunDirOption,
     SetOption,
     app,
 )
+
+if TYPE_CHECKING:
+    from ixt.launch.agent import Nodes
 
 
 @app.command(rich_help_panel="Train")
@@ -26,14 +34,25 @@ def train(
     data: DataOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = False,
+    auto_resume: AutoResumeOption = False,
     num_processes: ProcessesOption = None,
     overrides: SetOption = None,
+    nodes: NodesOption = None,
+    rdzv_endpoint: EndpointOption = None,
+    rdzv_id: MeetingOption = None,
+    max_restarts: RestartsOption = None,
 ) -> None:
     """Train a recipe.
 
     Example: `ixt train recipes/inceptionnext_tiny.yaml --data /data/imagenet`
+
+    Exit status: 0 at the end; 2 for a mistake, named in one line; 130, 143 or 138 after Ctrl-C,
+    SIGTERM or SIGUSR1, when the run is saved and can go on; another one for a crash.
     """
-    _train(recipe, data, run_dir, resume, num_processes, overrides, source=None)
+    from ixt.launch.agent import parse_nodes
+
+    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
+    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines)
 
 
 @app.command(rich_help_panel="Train")
@@ -45,15 +64,54 @@ def finetune(
     data: DataOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = False,
+    auto_resume: AutoResumeOption = False,
     num_processes: ProcessesOption = None,
     overrides: SetOption = None,
+    nodes: NodesOption = None,
+    rdzv_endpoint: EndpointOption = None,
+    rdzv_id: MeetingOption = None,
+    max_restarts: RestartsOption = None,
 ) -> None:
     """Train a recipe from the weights of another run; averaged weights are preferred.
 
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    _train(recipe, data, run_dir, resume, num_processes, overrides, source)
+    from ixt.launch.agent import parse_nodes
+
+    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
+    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines, source)
+
+
+@app.command(rich_help_panel="Train")
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    data: DataOption = None,
+    num_processes: ProcessesOption = None,
+    overrides: SetOption = None,
+    nodes: NodesOption = None,
+    rdzv_endpoint: EndpointOption = None,
+    rdzv_id: MeetingOption = None,
+    max_restarts: RestartsOption = None,
+) -> None:
+    """Go on with a run where it stopped, mid-epoch too, on any number of processes.
+
+    Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
+    """
+    from ixt.checkpoint import checkpoint_folders
+    from ixt.errors import CheckpointError
+    from ixt.launch.agent import parse_nodes
+
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise CheckpointError(f"{run}: holds no run: there is no recipe.yaml; give a run's folder")
+    if not checkpoint_folders(run):
+        raise CheckpointError(
+            f"{run}: no checkpoint to resume; start it again with: "
+            f"ixt train {recipe} --run-dir {run}"
+        )
+    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
+    _train(str(recipe), data, run, True, False, num_processes, overrides, machines)
 
 
 def _train(
@@ -61,11 +119,13 @@ def _train(
     data: str | None,
     run_dir: Path | None,
     resume: bool,
+    auto_resume: bool,
     num_processes: int | None,
     overrides: list[str] | None,
-    source: Path | None,
+    nodes: Nodes | None,
+    source: Path | None = None,
 ) -> None:
-    from ixt.launch import launch, launched
+    from ixt.launch.start import in_processes
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
@@ -73,21 +133,18 @@ def _train(
     if data is not None:
         settings.append(f"data.root={json.dumps(data)}")
     recipe = load_recipe(path, settings)
-    if not launched():
-        count = num_processes or _visible_gpus()
-        if count > 1:
-            sys.exit(launch(sys.argv[1:], count))
+    folder = run_dir or Path("runs") / path.stem
+    status = in_processes(num_processes, nodes, recipe.engine.micro_batches, folder)
+    if status is not None:
+        sys.exit(status)
+    from ixt.checkpoint import checkpoint_folders
     from ixt.finetune import finetune
     from ixt.train import train
 
-    folder = run_dir or Path("runs") / path.stem
+    # Processes that start again within a run always go on with it.
+    may_resume = auto_resume or (nodes is not None and nodes.restarts)
+    resume = resume or (may_resume and bool(checkpoint_folders(folder)))
     if source is None:
         train(recipe, folder, resume)
     else:
         finetune(recipe, folder, source, resume)
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count() or 1

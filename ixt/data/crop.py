@@ -17,6 +17,7 @@ BILINEAR = 1
 BICUBIC = 2
 FILTERS = {"bilinear": BILINEAR, "bicubic": BICUBIC}
 
+_PADDING = 4  # DeiT III's simple random crop: pixels around the resized image
 _ATTEMPTS = 10  # torchvision's and timm's number of tries before the fallback crop
 
 
@@ -43,6 +44,9 @@ class Crops:
     """(n,): mirror top to bottom, after resizing."""
     size: int
     """Side of the square result, in pixels."""
+    shift: NDArray[np.int64] | None = None
+    """(n, 2): rows and columns by which the result is moved, its edge reflected; None for not at
+    all. The loader does that, on the training device: the pixels all lie in the square."""
 
     def __len__(self) -> int:
         return len(self.window)
@@ -74,19 +78,59 @@ def train_crops(
     Source: RandomResizedCropAndInterpolation.get_params of timm 1.0.31, attempt by attempt.
     """
     count = len(sizes)
-    flips = [uniform(*keys, Draw.FLIP, axis) for axis in (0, 1)]
-    if interpolation == "random":
-        filters = np.where(uniform(*keys, Draw.FILTER) < 0.5, BILINEAR, BICUBIC).astype(np.uint8)
-    else:
-        filters = np.full(count, FILTERS[interpolation], np.uint8)
+    horizontal, vertical = _flips(count, keys, hflip, vflip)
     return Crops(
         window=_random_windows(sizes, keys, scale, ratio),
         resize=np.full((count, 2), size, np.int32),
         offset=np.zeros((count, 2), np.int32),
-        filter=filters,
-        hflip=np.broadcast_to(flips[0] < hflip, (count,)),
-        vflip=np.broadcast_to(flips[1] < vflip, (count,)),
+        filter=_filters(count, keys, interpolation),
+        hflip=horizontal,
+        vflip=vertical,
         size=size,
+    )
+
+
+def simple_crops(
+    sizes: NDArray[np.int32],
+    keys: tuple[ArrayLike, ...],
+    *,
+    size: int,
+    interpolation: str = "bicubic",
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+) -> Crops:
+    """Resize the shorter side to size, reflect four pixels around, cut a random square, flip.
+
+    Args:
+        sizes: (n, 2) height and width of the stored images.
+        keys: integer keys of the random numbers, such as (seed, epoch, positions).
+        size: side of the square result in pixels.
+        interpolation: random, bilinear or bicubic.
+        hflip: probability of a left-right flip.
+        vflip: probability of a top-bottom flip.
+
+    Source: the simple random crop of Touvron et al. 2022, "DeiT III" (arXiv 2204.07118), which
+    is torchvision's Resize and RandomCrop(size, padding=4, padding_mode="reflect").
+    """
+    count = len(sizes)
+    resize = _short_side(sizes, size)
+    room = resize - size
+    drawn = [randint(room[:, k] + 2 * _PADDING + 1, *keys, Draw.CROP_SHIFT, k) for k in (0, 1)]
+    wanted = np.stack(drawn, axis=1) - _PADDING
+    offset = np.clip(wanted, 0, room)
+    horizontal, vertical = _flips(count, keys, hflip, vflip)
+    # The square is flipped before it is moved.
+    sign = np.where(np.stack([vertical, horizontal], axis=1), -1, 1)
+    zeros = np.zeros(count, np.int32)
+    return Crops(
+        window=np.stack([zeros, zeros, *sizes.T], axis=1).astype(np.int32),
+        resize=resize.astype(np.int32),
+        offset=offset.astype(np.int32),
+        filter=_filters(count, keys, interpolation),
+        hflip=horizontal,
+        vflip=vertical,
+        size=size,
+        shift=sign * (wanted - offset),
     )
 
 
@@ -103,16 +147,8 @@ def eval_crops(
 
     Source: torchvision Resize and CenterCrop, which timm's transforms_imagenet_eval uses.
     """
-    short = math.floor(size / crop_pct)
-    height, width = sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)
-    tall = height > width
-    resize = np.stack(
-        [
-            np.where(tall, short * height // width, short),
-            np.where(tall, short, short * width // height),
-        ],
-        axis=1,
-    )
+    height, width = sizes[:, 0], sizes[:, 1]
+    resize = _short_side(sizes, math.floor(size / crop_pct))
     # np.rint rounds halves to even, as Python's round in torchvision's center_crop does.
     offset = np.rint((resize - size) / 2)
     zeros = np.zeros(len(sizes), np.int32)
@@ -126,6 +162,36 @@ def eval_crops(
         vflip=no_flip,
         size=size,
     )
+
+
+def _short_side(sizes: NDArray[np.int32], short: int) -> NDArray[np.int64]:
+    """(n, 2) height and width with the shorter side as given, rounded as torchvision does."""
+    height, width = sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64)
+    tall = height > width
+    return np.stack(
+        [
+            np.where(tall, short * height // width, short),
+            np.where(tall, short, short * width // height),
+        ],
+        axis=1,
+    )
+
+
+def _flips(
+    count: int, keys: tuple[ArrayLike, ...], hflip: float, vflip: float
+) -> list[NDArray[np.bool_]]:
+    """(n,) whether each image is mirrored left to right, and top to bottom."""
+    return [
+        np.broadcast_to(uniform(*keys, Draw.FLIP, axis) < prob, (count,))
+        for axis, prob in enumerate((hflip, vflip))
+    ]
+
+
+def _filters(count: int, keys: tuple[ArrayLike, ...], interpolation: str) -> NDArray[np.uint8]:
+    """(n,) BILINEAR or BICUBIC; random draws one for each image."""
+    if interpolation == "random":
+        return np.where(uniform(*keys, Draw.FILTER) < 0.5, BILINEAR, BICUBIC).astype(np.uint8)
+    return np.full(count, FILTERS[interpolation], np.uint8)
 
 
 def _random_windows(

@@ -1,7 +1,7 @@
 """Turn planned crops of image files into batches of pixels: what both decoders have in common.
 
 `decode_torch` and `decode_dali` do the work; this module says what they promise, chooses between
-them and explains why a file cannot be decoded.
+them. `image` explains why a single image cannot be decoded.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ixt.data.crop import Crops
+from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
 DecoderKind = Literal["auto", "torch", "dali"]
@@ -31,10 +31,13 @@ _NAMED_AT_MOST = 3  # damaged files of one batch that the error message names
 class Request:
     """One batch to decode."""
 
-    paths: Sequence[str]
-    """(n,) image files."""
+    ranges: Sequence[ByteRange]
+    """(n,) where the encoded images lie."""
     crops: Crops
     """n rows: what to cut out of each, and how to resize and flip it."""
+
+    def __len__(self) -> int:
+        return len(self.ranges)
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,6 @@ class Decoder(Protocol):
     def close(self) -> None:
         """Free threads and memory; streams must not be used afterwards."""
         ...
-
-
-class DamagedImage(Exception):
-    """A file cannot be decoded: the message is one line that names it and says why."""
 
 
 def make_decoder(
@@ -117,36 +116,6 @@ def make_decoder(
     )
 
 
-def load_with_pillow(path: str) -> Image.Image:
-    """Decode a file of any format that Pillow knows, its first picture, EXIF rotation not applied.
-
-    Returns:
-        an RGB image.
-
-    Raises:
-        DamagedImage: the file is missing, not readable, not an image, or cut off.
-    """
-    try:
-        with Image.open(path) as image:
-            # Pillow warns of a palette with alpha that is turned into RGB at once.
-            if image.mode == "P" and "transparency" in image.info:
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        raise DamagedImage(f"{path}: {_reason(path, error)}") from error
-
-
-def image_problem(path: str) -> str | None:
-    """Why a file cannot be decoded, in one line that names it; None if Pillow decodes it."""
-    try:
-        load_with_pillow(path)
-    except DamagedImage as error:
-        return str(error)
-    return None
-
-
 def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     """Refuse a batch with damaged images unless they are to be skipped.
 
@@ -167,29 +136,13 @@ def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     )
 
 
-def outdated(path: str, crops: Crops, row: int, height: int, width: int) -> DataError:
+def outdated(name: str, crops: Crops, row: int, height: int, width: int) -> DataError:
     """The error for a file whose planned window does not lie inside the image."""
     top, left, window_height, window_width = crops.window[row].tolist()
     return DataError(
-        f"{path}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
+        f"{name}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
         f"{window_height} x {window_width} from {top}, {left}); delete the index cache"
     )
-
-
-def _reason(path: str, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is empty" if _is_empty(path) else "is not an image"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror.lower()})"
-    text = str(error).strip() or type(error).__name__
-    return f"cannot be decoded ({text.splitlines()[0]})"
-
-
-def _is_empty(path: str) -> bool:
-    with open(path, "rb") as file:
-        return not file.read(1)
 
 
 def _has_dali() -> bool:

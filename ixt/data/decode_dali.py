@@ -1,16 +1,15 @@
 """Decode with NVIDIA DALI: on the GPU where the device is one, else with DALI's CPU operators.
 
-The only module that imports DALI.
+The only module that imports DALI. Files of their own are read by DALI, whose threads open them in
+parallel; parts of tars and of buckets are read ahead here and fed to it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,21 +25,23 @@ from ixt.data.decode import (
     Decoded,
     OnError,
     Request,
-    image_problem,
     stop_if_damaged,
 )
+from ixt.data.decode_feed import Feed, are_files
 from ixt.data.decode_torch import decode_image
+from ixt.data.image import image_problem
+from ixt.data.source import Bytes, ReadAhead
 
 logger = logging.getLogger("ixt")
 
-_Columns = tuple[NDArray[Any], ...]
+_Columns = tuple[NDArray[Any] | list[Bytes], ...]
 _OnFailure = Callable[[Request, RuntimeError], Decoded]
 
 _FILTERS = np.zeros(max(BILINEAR, BICUBIC) + 1, np.int32)
 _FILTERS[BILINEAR] = int(types.INTERP_LINEAR)
 _FILTERS[BICUBIC] = int(types.INTERP_CUBIC)
 
-# dtype and dimensions per image of what `_columns` gives.
+# dtype and dimensions per image of what `_columns` gives; first the path, or the encoded image.
 _COLUMN_DTYPES = [types.UINT8] + 2 * [types.INT32] + 3 * [types.FLOAT] + 3 * [types.INT32]
 _COLUMN_DIMS = [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
@@ -68,30 +69,39 @@ class DaliDecoder:
         self._num_threads = num_threads
         self._prefetch = prefetch
         self._on_error = on_error
+        self._read_ahead = ReadAhead()
         self._warned = False
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
-        yield from self._decode(_Feed(requests), self._decode_singly)
+        feed = self._feed(requests)
+        try:
+            yield from self._decode(feed, self._decode_singly)
+        finally:
+            feed.cancel()
 
     def close(self) -> None:
-        """Do nothing: a pipeline goes with the stream that it serves."""
+        """End the reading threads; a pipeline goes with the stream that it serves."""
+        self._read_ahead.close()
 
-    def _decode(self, feed: _Feed, on_failure: _OnFailure) -> Iterator[Decoded]:
+    def _feed(self, requests: Iterable[Request]) -> Feed:
+        return Feed(requests, self._read_ahead, self._prefetch)
+
+    def _decode(self, feed: Feed, on_failure: _OnFailure) -> Iterator[Decoded]:
         while (first := feed.restart()) is not None:
-            error = yield from self._run_pipeline(feed, len(first.paths))
+            error = yield from self._run_pipeline(feed, len(first), are_files(first))
             if error is not None:
                 yield on_failure(feed.pop(), error)
 
     def _run_pipeline(
-        self, feed: _Feed, max_batch: int
+        self, feed: Feed, max_batch: int, files: bool
     ) -> Generator[Decoded, None, RuntimeError | None]:
-        """Decode until the feed ends, holds a larger batch next, or a batch fails.
+        """Decode until the feed ends, a batch fails, or the next is larger or of another kind.
 
         Returns:
             the error of the batch that failed, if one did.
         """
-        pipeline = self._build(lambda: feed.next_columns(max_batch), max_batch)
+        pipeline = self._build(lambda: _columns(*feed.take(max_batch, files)), max_batch, files)
         while True:
             try:
                 images = self._run(pipeline)
@@ -103,7 +113,7 @@ class DaliDecoder:
             feed.pop()
             yield Decoded(images, {})
 
-    def _build(self, source: Callable[[], _Columns], max_batch: int) -> Any:
+    def _build(self, source: Callable[[], _Columns], max_batch: int, files: bool) -> Any:
         on_gpu = self._device.type == "cuda"
         pipeline = Pipeline(
             batch_size=max_batch,
@@ -112,7 +122,7 @@ class DaliDecoder:
             prefetch_queue_depth=self._prefetch + 1,
         )
         with pipeline:
-            pipeline.set_outputs(_graph(source, _GPU_DECODER if on_gpu else _CPU_DECODER))
+            pipeline.set_outputs(_graph(source, _GPU_DECODER if on_gpu else _CPU_DECODER, files))
         pipeline.build()
         # Only this executor gives each batch memory of its own, to keep as long as needed.
         assert pipeline.exec_dynamic
@@ -136,23 +146,23 @@ class DaliDecoder:
             DataError: there are damaged images and on_error is stop, or one has changed.
             RuntimeError: the given error, where no image accounts for it.
         """
-        problems = [image_problem(path) for path in request.paths]
+        problems = [image_problem(source) for source in request.ranges]
         damaged = {row: text for row, text in enumerate(problems) if text is not None}
         stop_if_damaged(damaged, self._on_error)
         foreign: list[str] = []
 
         def decode_foreign(single: Request, _: RuntimeError) -> Decoded:
             """Decode what Pillow reads and DALI does not, such as a GIF."""
-            foreign.extend(single.paths)
-            pixels = decode_image(single.paths[0], single.crops, 0).to(self._device)
+            foreign.append(single.ranges[0].name)
+            pixels = decode_image(single.ranges[0], single.crops, 0).to(self._device)
             return Decoded(pixels.permute(2, 0, 1)[None], {})
 
         size = request.crops.size
-        shape = (len(request.paths), size, size, 3)
+        shape = (len(request), size, size, 3)
         pixels = torch.full(shape, GREY, dtype=torch.uint8, device=self._device)
         images = pixels.permute(0, 3, 1, 2)
         sound = [row for row in range(len(images)) if row not in damaged]
-        singles = _Feed(_single(request, row) for row in sound)
+        singles = self._feed(_single(request, row) for row in sound)
         for row, one in zip(sound, self._decode(singles, decode_foreign), strict=True):
             images[row] = one.images[0]
         if not damaged and not foreign:
@@ -170,62 +180,14 @@ class DaliDecoder:
             )
 
 
-class _Feed:
-    """Hands requests to pipelines and remembers those whose batch has not come out yet."""
-
-    def __init__(self, requests: Iterable[Request]) -> None:
-        self._requests = iter(requests)
-        self._waiting: deque[Request] = deque()
-        self._taken: deque[Request] = deque()
-        self._error: Exception | None = None
-
-    def restart(self) -> Request | None:
-        """Take back what the last pipeline did not deliver; the first request, None at the end.
-
-        Raises:
-            Exception: what the requests raised, once all before it are decoded.
-        """
-        self._waiting.extendleft(reversed(self._taken))
-        self._taken.clear()
-        if not self._waiting:
-            self._pull()
-        if not self._waiting and self._error is not None:
-            raise self._error
-        return self._waiting[0] if self._waiting else None
-
-    def next_columns(self, max_batch: int) -> _Columns:
-        """Hand out the next request to the running pipeline.
-
-        Raises:
-            StopIteration: the requests are at an end, or the next one is too large.
-        """
-        if not self._waiting:
-            self._pull()
-        if not self._waiting or len(self._waiting[0].paths) > max_batch:
-            raise StopIteration
-        self._taken.append(self._waiting.popleft())
-        return _columns(self._taken[-1])
-
-    def pop(self) -> Request:
-        """Take out the oldest request handed out: its batch has been decoded, or has failed."""
-        return self._taken.popleft()
-
-    def _pull(self) -> None:
-        if self._error is None:
-            try:
-                self._waiting.extend(islice(self._requests, 1))
-            except Exception as error:  # raised later, not to be taken for an error of DALI's
-                self._error = error
-
-
-def _graph(source: Callable[[], _Columns], decoder: dict[str, Any]) -> Any:
+def _graph(source: Callable[[], _Columns], decoder: dict[str, Any], files: bool) -> Any:
     """The pipeline: read, decode the window, resize the part of it that is kept, flip."""
-    path, start, shape, roi_start, roi_end, size, interpolation, hflip, vflip = fn.external_source(
+    first, start, shape, roi_start, roi_end, size, interpolation, hflip, vflip = fn.external_source(
         source, num_outputs=len(_COLUMN_DTYPES), batch=True, dtype=_COLUMN_DTYPES, ndim=_COLUMN_DIMS
     )
     images = fn.decoders.image_slice(
         # Mapped files fault page by page where they lie on a network file system.
-        fn.io.file.read(path, dont_use_mmap=True),
+        fn.io.file.read(first, dont_use_mmap=True) if files else first,
         start=start,
         shape=shape,
         axis_names="HW",
@@ -244,35 +206,39 @@ def _graph(source: Callable[[], _Columns], decoder: dict[str, Any]) -> Any:
     return fn.flip(images, horizontal=hflip, vertical=vflip)
 
 
-def _columns(request: Request) -> _Columns:
-    """What `_graph` reads for each image, one array per column.
+def _names(request: Request) -> NDArray[np.uint8]:
+    """The paths of a request, padded with NUL, where opening a file ends its name."""
+    names = np.array([os.fsencode(source.path) for source in request.ranges])
+    return np.ascontiguousarray(names.view(np.uint8).reshape(len(names), -1))
+
+
+def _columns(request: Request, encoded: list[Bytes] | None) -> _Columns:
+    """What `_graph` reads for each image, one array per column: first the bytes, or the path.
 
     The square cut out of the resized window becomes the region of the window that it shows, so
     DALI computes no pixel that is thrown away, and rounds neither size nor offset its own way.
     """
     crops = request.crops
-    # numpy pads with NUL, where opening a file ends its name.
-    names = np.array([os.fsencode(path) for path in request.paths])
     scale = crops.window[:, 2:] / crops.resize
-    columns = (
-        names.view(np.uint8).reshape(len(names), -1),
+    numbers = (
         crops.window[:, :2],
         crops.window[:, 2:],
         (crops.offset * scale).astype(np.float32),
         ((crops.offset + crops.size) * scale).astype(np.float32),
-        np.full((len(names), 2), crops.size, np.float32),
+        np.full((len(request), 2), crops.size, np.float32),
         _FILTERS[crops.filter],
         crops.hflip.astype(np.int32),
         crops.vflip.astype(np.int32),
     )
-    return tuple(np.ascontiguousarray(column) for column in columns)
+    first = _names(request) if encoded is None else encoded
+    return (first, *(np.ascontiguousarray(column) for column in numbers))
 
 
 def _single(request: Request, row: int) -> Request:
     """A request for one image of another."""
     crops, one = request.crops, slice(row, row + 1)
     return Request(
-        paths=request.paths[one],
+        ranges=request.ranges[one],
         crops=replace(
             crops,
             window=crops.window[one],

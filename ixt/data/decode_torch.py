@@ -19,14 +19,14 @@ from torch.nn.functional import interpolate
 from ixt.data.crop import BICUBIC, BILINEAR, Crops
 from ixt.data.decode import (
     GREY,
-    DamagedImage,
     Decoded,
     OnError,
     Request,
-    load_with_pillow,
     outdated,
     stop_if_damaged,
 )
+from ixt.data.image import DamagedImage, decode_with_pillow, read_image, unreadable
+from ixt.data.source import ByteRange, Bytes, ReadAhead, Reading
 
 _JPEG_START = b"\xff\xd8"
 _RGB = torchvision.io.ImageReadMode.RGB.value
@@ -46,6 +46,7 @@ class TorchDecoder:
         self._on_error = on_error
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         _use_one_torch_thread_each(self._pool, num_threads)
+        self._read_ahead = ReadAhead()
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
@@ -64,9 +65,13 @@ class TorchDecoder:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
+        self._read_ahead.close()
 
     def _start(self, request: Request) -> _Batch:
-        batch = _Batch(request, pinned=self._device.type == "cuda")
+        # Decoding threads read local files as fast as any; of a bucket they would each wait.
+        remote = any(source.is_remote for source in request.ranges)
+        reading = self._read_ahead.start(request.ranges) if remote else None
+        batch = _Batch(request, reading, pinned=self._device.type == "cuda")
         # Every thread works on the batch, so the next one starts only when this one has no rows
         # left: batches are completed in order and no thread waits for another in between.
         batch.jobs = [self._pool.submit(batch.work) for _ in range(self._num_threads)]
@@ -86,13 +91,14 @@ class TorchDecoder:
 class _Batch:
     """A request in the works: threads take its rows in turn and fill them."""
 
-    def __init__(self, request: Request, *, pinned: bool) -> None:
+    def __init__(self, request: Request, reading: Reading | None, *, pinned: bool) -> None:
         size = request.crops.size
-        shape = (len(request.paths), size, size, 3)
+        shape = (len(request), size, size, 3)
         self.request = request
         self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         self.damaged: dict[int, str] = {}
         self.jobs: list[Future[None]] = []
+        self._reading = reading
         self._rows = deque(range(shape[0]))
 
     def work(self) -> None:
@@ -102,7 +108,7 @@ class _Batch:
             except IndexError:
                 return
             try:
-                self.pixels[row] = decode_image(self.request.paths[row], self.request.crops, row)
+                self.pixels[row] = self._decode(row)
             except DamagedImage as error:
                 self.damaged[row] = str(error)
                 self.pixels[row] = GREY
@@ -110,15 +116,28 @@ class _Batch:
     def cancel(self) -> None:
         """Let the threads stop after the image that each has at hand."""
         self._rows.clear()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _decode(self, row: int) -> Tensor:
+        source = self.request.ranges[row]
+        if self._reading is None:
+            return decode_image(source, self.request.crops, row)
+        try:
+            data = self._reading.row(row)
+        except OSError as error:
+            raise unreadable(source, error) from error
+        return decode_image(source, self.request.crops, row, data)
 
 
-def decode_image(path: str, crops: Crops, row: int) -> Tensor:
+def decode_image(source: ByteRange, crops: Crops, row: int, data: Bytes | None = None) -> Tensor:
     """Decode one image and cut, resize and flip it.
 
     Args:
-        path: the file.
+        source: where it lies.
         crops: the plan.
         row: the image's row of it.
+        data: its bytes, where they are read already.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -127,10 +146,10 @@ def decode_image(path: str, crops: Crops, row: int) -> Tensor:
         DamagedImage: the file cannot be decoded.
         DataError: the window does not lie inside the image.
     """
-    pixels = _read_pixels(path)
+    pixels = _pixels(source, read_image(source) if data is None else data)
     top, left, height, width = crops.window[row].tolist()
     if not (0 < height <= pixels.shape[0] - top and 0 < width <= pixels.shape[1] - left):
-        raise outdated(path, crops, row, pixels.shape[0], pixels.shape[1])
+        raise outdated(source.name, crops, row, pixels.shape[0], pixels.shape[1])
     # Contiguous and with a batch dimension in front, torch resizes interleaved pixels at twice
     # the speed of a strided window, with the same result.
     window = pixels[top : top + height, left : left + width].contiguous()[None]
@@ -146,22 +165,21 @@ def decode_image(path: str, crops: Crops, row: int) -> Tensor:
     return square.flip(flips) if flips else square
 
 
-def _read_pixels(path: str) -> Tensor:
+def _pixels(source: ByteRange, data: Bytes) -> Tensor:
     """(H, W, 3) uint8 RGB of the stored image, identical with Pillow's convert("RGB").
 
     Raises:
-        DamagedImage: the file cannot be decoded.
+        DamagedImage: the bytes cannot be decoded.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-        if data[:2].tobytes() == _JPEG_START:
+    if data[:2].tobytes() == _JPEG_START:
+        try:
             # The operator, because its wrapper decode_jpeg warns on each call since
             # torchvision 0.29 that TorchCodec is to replace it.
             pixels: Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(data), _RGB, False)
             return pixels.permute(1, 2, 0)
-    except (OSError, RuntimeError):
-        pass  # Pillow reads it all the same, or says what is wrong
-    return torch.from_numpy(np.array(load_with_pillow(path)))
+        except RuntimeError:
+            pass  # Pillow reads it all the same, or says what is wrong
+    return torch.from_numpy(np.array(decode_with_pillow(source, data)))
 
 
 def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:

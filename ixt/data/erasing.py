@@ -22,10 +22,7 @@ from ixt.data.hashing import Draw, hash64, randint, uniform
 
 Ints = NDArray[np.int64]
 
-# timm's RandomErasing defaults: box area as a share of the image, height / width, tries per box.
-_AREA = (0.02, 1 / 3)
-_ASPECT = (0.3, 1 / 0.3)
-_ATTEMPTS = 10
+_ATTEMPTS = 10  # timm's number of tries per box
 
 # SplitMix64's constants, as hashing has them, in torch's signed 64-bit words.
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -50,7 +47,14 @@ class EraseBoxes:
 
 
 def draw_boxes(
-    keys: tuple[ArrayLike, ...], image_size: int, *, prob: float, count: int = 1
+    keys: tuple[ArrayLike, ...],
+    image_size: int,
+    *,
+    prob: float,
+    count: int = 1,
+    min_count: int = 1,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> EraseBoxes:
     """Draw whether, how often and where each image is erased.
 
@@ -58,16 +62,19 @@ def draw_boxes(
         keys: integer keys of the random numbers, such as (seed, epoch, positions).
         image_size: side of the square images in pixels.
         prob: probability that an image is erased.
-        count: largest number of boxes; 1 to count are drawn, each of area / number.
+        count: largest number of boxes; min_count to count are drawn, each of area / number.
+        min_count: smallest number of boxes.
+        area: range of the erased area as a share of the image's.
+        aspect: range of a box's height / width, drawn log-uniformly.
 
     Source: RandomErasing of timm 1.0.31, attempt by attempt.
     """
     erased = np.atleast_1d(uniform(*keys, Draw.ERASE, 0)) < prob
-    number = np.atleast_1d(1 + randint(count, *keys, Draw.ERASE, 1))
+    number = np.atleast_1d(min_count + randint(count - min_count + 1, *keys, Draw.ERASE, 1))
     boxes = np.zeros((len(erased), count, 4), np.int32)
     for place in range(count):
         first_draw = 2 + 4 * _ATTEMPTS * place
-        drawn = _draw_box(keys, image_size, number, first_draw)
+        drawn = _draw_box(keys, image_size, number, first_draw, area, aspect)
         wanted = erased & (place < number)
         boxes[wanted, place] = drawn[wanted]
     return EraseBoxes(boxes)
@@ -98,18 +105,23 @@ def erase(
 
 
 def _draw_box(
-    keys: tuple[ArrayLike, ...], size: int, number: Ints, first_draw: int
+    keys: tuple[ArrayLike, ...],
+    size: int,
+    number: Ints,
+    first_draw: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
 ) -> NDArray[np.int64]:
     """(n, 4) boxes: the first attempt that fits inside the image, else one without area."""
     boxes = np.zeros((len(number), 4), np.int64)
     open_ = np.ones(len(number), np.bool_)
-    low, high = math.log(_ASPECT[0]), math.log(_ASPECT[1])
+    low, high = math.log(aspect[0]), math.log(aspect[1])
     for base in range(first_draw, first_draw + 4 * _ATTEMPTS, 4):
-        area = _AREA[0] + (_AREA[1] - _AREA[0]) * uniform(*keys, Draw.ERASE, base)
-        target = area * (size * size) / number
-        aspect = np.exp(low + (high - low) * uniform(*keys, Draw.ERASE, base + 1))
-        height = np.rint(np.sqrt(target * aspect)).astype(np.int64)
-        width = np.rint(np.sqrt(target / aspect)).astype(np.int64)
+        share = area[0] + (area[1] - area[0]) * uniform(*keys, Draw.ERASE, base)
+        target = share * (size * size) / number
+        shape = np.exp(low + (high - low) * uniform(*keys, Draw.ERASE, base + 1))
+        height = np.rint(np.sqrt(target * shape)).astype(np.int64)
+        width = np.rint(np.sqrt(target / shape)).astype(np.int64)
         fits = open_ & (height < size) & (width < size)
         top = randint(np.maximum(size - height, 0) + 1, *keys, Draw.ERASE, base + 2)
         left = randint(np.maximum(size - width, 0) + 1, *keys, Draw.ERASE, base + 3)

@@ -34,6 +34,12 @@ class Draw(IntEnum):
     MODEL = 9
     LEDGER = 10
     SHOTS = 11
+    AUTO_AUGMENT = 20
+    AUGMIX = 21
+    AUGMIX_WEIGHT = 22
+    TRIVIAL = 23
+    JITTER = 24
+    CROP_SHIFT = 25
 
 
 def hash64(*keys: ArrayLike) -> NDArray[np.uint64]:

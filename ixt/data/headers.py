@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -14,6 +15,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ixt.data.source import ByteRange, read_bytes
 
 Report = Callable[[int, int], None]
 """Called with the files read and the files in all."""
@@ -78,12 +81,40 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
         files: paths of the files.
         report: called from this thread as the work goes on.
     """
-    table = np.empty((len(files), 4), np.int64)
+    return _read_all(len(files), lambda row: _read_header(os.path.join(folder, files[row])), report)
+
+
+def read_shard_headers(
+    shards: Sequence[str],
+    numbers: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    report: Report | None = None,
+) -> Headers:
+    """Read the header of each image within tars, as `read_headers` does for files.
+
+    Args:
+        shards: paths of the tars.
+        numbers: (n,) the image's place in `shards`.
+        offsets: (n,) its first byte there.
+        sizes: (n,) its length in bytes.
+        report: called from this thread as the work goes on.
+    """
+
+    def read(row: int) -> _Row:
+        path = shards[numbers[row]]
+        return _read_part(ByteRange(path, int(offsets[row]), int(sizes[row])))
+
+    return _read_all(len(numbers), read, report)
+
+
+def _read_all(count: int, read: Callable[[int], _Row], report: Report | None) -> Headers:
+    table = np.empty((count, 4), np.int64)
 
     def read_chunk(start: int) -> list[_Row]:
-        return [_read_header(os.path.join(folder, f)) for f in files[start : start + _CHUNK]]
+        return [read(row) for row in range(start, min(start + _CHUNK, count))]
 
-    starts = range(0, len(files), _CHUNK)
+    starts = range(0, count, _CHUNK)
     with warnings.catch_warnings(), ThreadPoolExecutor(_NUM_THREADS) as pool:
         # Pillow's remarks on odd metadata and huge images say nothing about size or format.
         warnings.simplefilter("ignore")
@@ -91,7 +122,7 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
             done = start + len(rows)
             table[start:done] = rows
             if report is not None:
-                report(done, len(files))
+                report(done, count)
     return Headers(
         formats=table[:, 0].astype(np.uint8),
         sizes=table[:, 1:3].astype(np.int32),
@@ -113,11 +144,26 @@ def _read_header(path: bytes) -> _Row:
         return (ImageFormat.UNREADABLE, 0, 0, 0)
     finally:
         os.close(descriptor)
+    return (*_identify(head, lambda: os.fsdecode(path)), status.st_size)
+
+
+def _read_part(source: ByteRange) -> _Row:
+    """Identify one image within a tar."""
+    assert source.size is not None
+    try:
+        head = read_bytes(source._replace(size=min(source.size, _HEAD_BYTES))).tobytes()
+        found = _identify(head, lambda: io.BytesIO(read_bytes(source).data))
+    except OSError:
+        return (ImageFormat.UNREADABLE, 0, 0, source.size)
+    return (*found, source.size)
+
+
+def _identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> tuple[int, int, int]:
+    """Format, height and width by an image's first bytes, or by all of it where these do not do."""
     found = jpeg_size(head)
     if found is not None:
-        return (ImageFormat.JPEG, *found, status.st_size)
-    image_format, height, width = _ask_pillow(path) if head else (ImageFormat.UNREADABLE, 0, 0)
-    return (image_format, height, width, status.st_size)
+        return (ImageFormat.JPEG, *found)
+    return _ask_pillow(whole()) if head else (ImageFormat.UNREADABLE, 0, 0)
 
 
 def jpeg_size(head: bytes) -> tuple[int, int] | None:
@@ -146,9 +192,9 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _ask_pillow(path: bytes) -> tuple[int, int, int]:
+def _ask_pillow(file: str | io.BytesIO) -> tuple[int, int, int]:
     try:
-        with Image.open(os.fsdecode(path)) as image:
+        with Image.open(file) as image:
             width, height = image.size
             image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
     except Exception:  # Pillow's readers raise nearly anything on a broken header

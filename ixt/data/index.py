@@ -1,6 +1,7 @@
-"""The table of a split's images: paths, labels, sizes. Built once, then memory-mapped.
+"""The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
-`scan` finds the files, `headers` opens them, `index_cache` keeps the result.
+`shards` finds out how they are stored, `scan` or `tars` list them, `headers` opens them,
+`index_cache` keeps the result; `remote_index` does all of that for a bucket.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ixt.data.headers import ImageFormat, Report, read_headers
+from ixt.data.headers import ImageFormat, Report, read_headers, read_shard_headers
 from ixt.data.index_cache import Table, current_tables, write_table
-from ixt.data.scan import Split, find_split, list_images
+from ixt.data.scan import Split, list_images
+from ixt.data.shards import Layout, find_layout, stamp
+from ixt.data.source import ByteRange, is_remote
+from ixt.data.tars import list_tars
 from ixt.errors import DataError
 
 logger = logging.getLogger("ixt")
@@ -24,38 +28,53 @@ logger = logging.getLogger("ixt")
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """One row per image file, sorted by class and then by path, byte by byte.
+    """One row per image, sorted by class and then by path, byte by byte.
 
-    The arrays are read-only and usually memory-mapped: what is not touched costs no memory.
+    An image has the same row whether it is a file or lies in a tar that holds the same images. The
+    arrays are read-only and usually memory-mapped: what is not touched costs no memory.
     """
 
-    root: Path
-    """The data root, absolute."""
-    folder: Path
-    """The split's folder, absolute."""
+    root: Path | str
+    """The data root: an absolute path, or a URL."""
+    folder: Path | str
+    """Folder of the split's class folders or tars: an absolute path, or a URL."""
     classes: tuple[str, ...]
     """Names of the class folders, sorted."""
     labels: NDArray[np.int32]
-    """(n,) place of the image's folder in `classes`."""
+    """(n,) place of the image's class in `classes`."""
     sizes: NDArray[np.int32]
     """(n, 2) height, width in pixels of the stored image, EXIF rotation not applied.
 
     0, 0 where the file is no readable image.
     """
     num_bytes: NDArray[np.int64]
-    """(n,) length of the file."""
+    """(n,) length of the encoded image."""
     formats: NDArray[np.uint8]
     """(n,) ImageFormat of the content, whatever the file's name says."""
     path_blob: NDArray[np.uint8]
-    """Paths relative to `folder`, one behind the other."""
+    """Paths relative to `folder` or names within the shard, one behind the other."""
     path_offsets: NDArray[np.int64]
     """(n + 1,) where each path starts in `path_blob`; the last one is its length."""
+    shards: tuple[str, ...] = ()
+    """Names of the tars in `folder`; empty where each image is a file."""
+    shard_numbers: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
+    shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(n,) first byte of the image in its tar; (0,) where each image is a file."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def paths(self, samples: ArrayLike) -> list[str]:
-        """Absolute paths of some samples.
+        """Names of some samples for people: the absolute path, or `shard.tar!member`.
+
+        Args:
+            samples: (m,) sample numbers, that is row numbers of this table.
+        """
+        return [source.name for source in self.ranges(samples)]
+
+    def ranges(self, samples: ArrayLike) -> list[ByteRange]:
+        """Where the bytes of some samples lie.
 
         Args:
             samples: (m,) sample numbers, that is row numbers of this table.
@@ -63,59 +82,85 @@ class Index:
         rows = np.asarray(samples, np.int64)
         starts = self.path_offsets[:-1][rows].tolist()
         ends = self.path_offsets[1:][rows].tolist()
-        blob = self.path_blob.data
-        prefix = os.fsencode(self.folder) + b"/"
+        blob, prefix = self.path_blob.data, os.fsencode(self.folder) + b"/"
+        names = [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
+        if not self.shards:
+            return [ByteRange(os.fsdecode(prefix + name)) for name in names]
+        numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
+        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, strict=True)
         return [
-            os.fsdecode(prefix + bytes(blob[start:end]))
-            for start, end in zip(starts, ends, strict=True)
+            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name))
+            for number, offset, size, name in places
         ]
 
     @property
+    def files_folder(self) -> Path:
+        """The split's folder, for what needs each image to be a file of its own.
+
+        Raises:
+            DataError: the images lie in tars or in a bucket.
+        """
+        if self.shards or isinstance(self.folder, str):
+            raise DataError(
+                f"{self.folder}: its images lie in tars or in a bucket; give the class folders "
+                "that they come from"
+            )
+        return self.folder
+
+    @property
     def unreadable(self) -> NDArray[np.int64]:
-        """Numbers of the samples whose file was no readable image when it was indexed."""
+        """Numbers of the samples that were no readable images when they were indexed."""
         return np.flatnonzero(self.formats == ImageFormat.UNREADABLE).astype(np.int64)
 
 
 def load_index(root: str | Path, split: Split, *, report: Report | None = None) -> Index:
     """Load the index of a split, building and caching it first where that is needed.
 
-    A cached index is built anew when a folder below the split has changed. A file that was
+    A cached index is built anew when a folder or a tar of the split has changed. A file that was
     replaced in place leaves its folder unchanged and is not noticed, unless it was unreadable.
 
     Args:
-        root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/).
+        root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/), with tars in
+            place of the class folders, or with ILSVRC2012_img_train.tar; or `s3://BUCKET/PREFIX`
+            of a set that `ixt data pack` wrote.
         split: train or val.
         report: called with (files read, files in all) while an index is built.
 
     Raises:
         DataError: the folder is missing, has another layout, or may not be read.
     """
+    if is_remote(str(root)):
+        from ixt.data.remote_index import load_remote_table
+
+        folder, table = load_remote_table(str(root), split)
+        return _to_index(str(root), folder, table)
     root = Path(root).expanduser().absolute()
     try:
-        folder = find_split(root, split)
+        layout = find_layout(root, split)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{root}: cannot be read ({reason})") from error
-    cached = _read_cached(root, folder)
+    cached = _read_cached(root, layout)
     if cached is not None:
         return cached
-    table = _build_table(folder, report)
-    write_table(root, folder, table)
+    table = _build_from_tars(layout, report) if layout.tars else _build(layout.folder, report)
+    write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
-    return _read_cached(root, folder) or _to_index(root, folder, table)
+    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
 
 
-def _read_cached(root: Path, folder: Path) -> Index | None:
-    for table in current_tables(root, folder):
-        index = _to_index(root, folder, table)
+def _read_cached(root: Path, layout: Layout) -> Index | None:
+    for table in current_tables(root, layout):
+        index = _to_index(root, layout.folder, table)
         # Mending a file in place leaves no trace in its folder's time: look at these ones again.
-        damaged = [os.fsencode(path) for path in index.paths(index.unreadable)]
-        if (read_headers(b"", damaged).formats == ImageFormat.UNREADABLE).all():
+        damaged = [] if layout.tars else index.paths(index.unreadable)
+        found = read_headers(b"", [os.fsencode(path) for path in damaged])
+        if (found.formats == ImageFormat.UNREADABLE).all():
             return index
     return None
 
 
-def _build_table(folder: Path, report: Report | None) -> Table:
+def _build(folder: Path, report: Report | None) -> Table:
     listing = list_images(folder)
     logger.info("%s: reading the headers of %d images", folder, len(listing.files))
     headers = read_headers(os.fsencode(folder), listing.files, report)
@@ -124,14 +169,50 @@ def _build_table(folder: Path, report: Report | None) -> Table:
         classes=listing.classes,
         folders=listing.folders,
         columns={
-            "labels": np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts),
+            "labels": _labels(listing.counts),
             "sizes": headers.sizes,
             "num_bytes": headers.num_bytes,
             "formats": headers.formats,
             "path_blob": blob,
             "path_offsets": offsets,
+            "shard_numbers": np.zeros(0, np.int32),
+            "shard_offsets": np.zeros(0, np.int64),
         },
     )
+
+
+def _build_from_tars(layout: Layout, report: Report | None) -> Table:
+    logger.info("%s: listing %d tars", layout.folder, len(layout.tars))
+    # Before listing: a tar replaced meanwhile then differs from what is kept.
+    stamps = tuple(stamp(path) for path in layout.tar_paths)
+    listing = list_tars(layout.tar_paths)
+    headers = read_shard_headers(
+        [str(path) for path in layout.tar_paths],
+        listing.shards,
+        listing.offsets,
+        listing.sizes,
+        report,
+    )
+    blob, offsets = join_paths(listing.names)
+    return Table(
+        classes=listing.classes,
+        folders={},
+        columns={
+            "labels": _labels(listing.counts),
+            "sizes": headers.sizes,
+            "num_bytes": headers.num_bytes,
+            "formats": headers.formats,
+            "path_blob": blob,
+            "path_offsets": offsets,
+            "shard_numbers": listing.shards,
+            "shard_offsets": listing.offsets,
+        },
+        shards=stamps,
+    )
+
+
+def _labels(counts: Sequence[int]) -> NDArray[np.int32]:
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
 
 def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -141,5 +222,6 @@ def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.in
     return np.frombuffer(b"".join(files), np.uint8), offsets
 
 
-def _to_index(root: Path, folder: Path, table: Table) -> Index:
-    return Index(root=root, folder=folder, classes=table.classes, **table.columns)
+def _to_index(root: Path | str, folder: Path | str, table: Table) -> Index:
+    shards = tuple(shard.name for shard in table.shards)
+    return Index(root, folder, table.classes, **table.columns, shards=shards)

@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.augment import apply_policy, normalise
+from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
 from ixt.data.crop import eval_crops
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
 from ixt.data.index import Index
 from ixt.data.mixing import mix_images, mix_targets, smooth_targets
 from ixt.data.plan import Plan, Planner
+from ixt.data.policy import fill_colour
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -92,15 +93,19 @@ class TrainLoader:
                 start = update * engine.global_batch_size + micro * engine.micro_batch_size
                 plan = self._planner.plan(epoch, order, start + within)
                 planned.append((micro, plan))
-                yield Request(self._index.paths(plan.samples), plan.crops)
+                yield Request(self._index.ranges(plan.samples), plan.crops)
 
     @torch.no_grad()
     def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
         """Augment, mix, normalise and erase on the training device, in timm's order."""
         augment = self._recipe.augment
         images = decoded.images.to(self._device, non_blocking=True)
+        fill = fill_colour(self._planner.policy, augment.mean)
+        if plan.crops.shift is not None:
+            images = reflect_shift(images, plan.crops.shift)
+        if plan.augmix is not None:
+            images = apply_augmix(images, plan.augmix, fill)
         if plan.ops is not None:
-            fill = tuple(round(255 * channel) for channel in augment.mean)
             images = apply_policy(images, plan.ops, fill)
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
@@ -176,6 +181,14 @@ class EvalLoader:
         for number, decoded in zip(numbers, self._decoder.stream(self._requests()), strict=True):
             yield self._finish(number, decoded)
 
+    def blank(self) -> Tensor | None:
+        """An image without content, where this process has one batch less than others."""
+        more = self.num_batches % self._world_size  # processes that have one batch more
+        if self._rank < more or more == 0:
+            return None
+        size = self._recipe.eval_size
+        return torch.zeros((1, 3, size, size), device=self._device)
+
     def _samples(self, number: int) -> NDArray[np.int64]:
         size = self._recipe.eval.batch_size
         return np.arange(number * size, min((number + 1) * size, len(self._index)))
@@ -190,7 +203,7 @@ class EvalLoader:
                 crop_pct=settings.crop_pct,
                 interpolation=settings.interpolation,
             )
-            yield Request(self._index.paths(samples), crops)
+            yield Request(self._index.ranges(samples), crops)
 
     @torch.no_grad()
     def _finish(self, number: int, decoded: Decoded) -> EvalBatch:

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.data.decode import DamagedImage, load_with_pillow
 from ixt.data.hashing import Draw, hash64
 from ixt.data.headers import Report
+from ixt.data.image import DamagedImage, load_image
 from ixt.data.index import Index
 from ixt.data.stats import PixelStats, Triple
 
@@ -36,15 +36,15 @@ def pixel_stats(
         report: called with (images done, images in all).
     """
     rows = _sample(len(index), sample)
-    paths = index.paths(rows)
-    starts = range(0, len(paths), _CHUNK)
+    sources = index.ranges(rows)
+    starts = range(0, len(sources), _CHUNK)
 
     def count_chunk(start: int) -> tuple[NDArray[np.int64], int]:
         counts = np.zeros((3, 256), np.int64)
         num_decoded = 0
-        for path in paths[start : start + _CHUNK]:
+        for source in sources[start : start + _CHUNK]:
             try:
-                counts += np.array(load_with_pillow(path).histogram(), np.int64).reshape(3, 256)
+                counts += np.array(load_image(source).histogram(), np.int64).reshape(3, 256)
                 num_decoded += 1
             except DamagedImage:
                 continue
@@ -57,7 +57,7 @@ def pixel_stats(
             total += counts
             num_decoded += decoded
             if report is not None:
-                report(min(start + _CHUNK, len(paths)), len(paths))
+                report(min(start + _CHUNK, len(sources)), len(sources))
     finally:
         pool.shutdown(cancel_futures=True)
     mean, std = _moments(total)
@@ -66,8 +66,8 @@ def pixel_stats(
         std=std,
         num_images=num_decoded,
         num_pixels=int(total[0].sum()),
-        exact=len(paths) == len(index),
-        num_left_out=len(paths) - num_decoded,
+        exact=len(sources) == len(index),
+        num_left_out=len(sources) - num_decoded,
     )
 
 

@@ -67,7 +67,7 @@ def find_split(root: Path, split: Split) -> Path:
         )
     found = sorted(entry.name for entry in root.iterdir() if _is_visible_folder(entry))
     raise DataError(
-        f"{root}: holds no {wanted}; found {_few(found, 'folder')}; "
+        f"{root}: holds no {wanted}; found {few(found, 'folder')}; "
         f"class folders belong into {root / names[0]}"
     )
 
@@ -98,7 +98,7 @@ def list_images(folder: Path) -> Listing:
     empty = [name for name, listed in zip(classes, found, strict=True) if not listed.files]
     if empty:
         raise DataError(
-            f"{folder}: {_few(empty, 'class folder')} without image files "
+            f"{folder}: {few(empty, 'class folder')} without image files "
             f"({' '.join(IMAGE_SUFFIXES)}); fill or remove such folders"
         )
     for listed in found:
@@ -111,12 +111,25 @@ def list_images(folder: Path) -> Listing:
     )
 
 
+def is_image(name: bytes) -> bool:
+    """Whether a file name is that of an image."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def few(names: list[str], noun: str) -> str:
+    """`no folders`, `1 folder (a)`, `5 folders (a, b, c, ...)`."""
+    if not names:
+        return f"no {noun}s"
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"
+
+
 def _class_names(top: bytes) -> tuple[list[bytes], bool]:
     """Sorted class folders, and whether image files lie beside them."""
     with os.scandir(top) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(b".")]
     names = sorted(entry.name for entry in visible if entry.is_dir())
-    return names, any(_is_image(entry.name) for entry in visible)
+    return names, any(is_image(entry.name) for entry in visible)
 
 
 def _list_class(top: bytes, name: bytes) -> _ClassFiles:
@@ -144,12 +157,8 @@ def _walk(
             below = os.path.join(relative, entry.name)
             if entry.is_dir():
                 _walk(top, below, above | {identity}, found)
-            elif _is_image(entry.name):
+            elif is_image(entry.name):
                 found.files.append(below)
-
-
-def _is_image(name: bytes) -> bool:
-    return name.lower().endswith(_SUFFIXES)
 
 
 def _is_visible_folder(path: Path) -> bool:
@@ -160,11 +169,3 @@ def _no_classes(folder: Path, has_images: bool) -> str:
     if has_images:
         return f"{folder}: holds images but no class folders; sort them into one folder per class"
     return f"{folder}: holds no class folders; expected {folder}/CLASS/IMAGE"
-
-
-def _few(names: list[str], noun: str) -> str:
-    """`no folders`, `1 folder (a)`, `5 folders (a, b, c, ...)`."""
-    if not names:
-        return f"no {noun}s"
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({shown})"

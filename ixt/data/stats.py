@@ -95,7 +95,7 @@ def split_stats(index: Index, pixels: PixelStats | None = None) -> SplitStats:
         "kib": index.num_bytes[readable] / 1024,
     }
     return SplitStats(
-        folder=index.folder.name,
+        folder=str(index.folder).rpartition("/")[2],
         num_images=len(index),
         num_classes=len(index.classes),
         num_unreadable=int((~readable).sum()),

@@ -17,10 +17,10 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _NAMED = 5
 
 
-def print_stats(stats: SplitStats, root: Path, console: Console | None = None) -> None:
+def print_stats(stats: SplitStats, root: Path | str, console: Console | None = None) -> None:
     """Print a split's numbers: how sizes are spread, then formats, classes and pixels."""
     console = console or Console()
-    console.print(f"[bold]{escape(str(root / stats.folder))}[/bold]", highlight=False)
+    console.print(f"[bold]{escape(f'{root}/{stats.folder}')}[/bold]", highlight=False)
     for line in _lines(stats):
         console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -61,7 +61,7 @@ def _few_shots(index: Index, shots: int, seed: int) -> Index:
     poorest = int(counts.argmin())
     if counts[poorest] < shots:
         raise DataError(
-            f"data.shots: is {shots}; {index.folder / index.classes[poorest]} holds "
+            f"data.shots: is {shots}; {index.folder}/{index.classes[poorest]} holds "
             f"{counts[poorest]} images, so give at most that"
         )
     # Rows are sorted by class: a row's place in its class is its distance from the first one.
@@ -81,14 +81,17 @@ def _name_key(name: str) -> int:
 
 def _rows(index: Index, samples: NDArray[np.int64]) -> Index:
     """An index of these rows only, in their order."""
-    start = len(os.fsencode(index.folder)) + 1
-    blob, offsets = join_paths([os.fsencode(path)[start:] for path in index.paths(samples)])
+    blob, bounds = index.path_blob.data, index.path_offsets
+    names = [bytes(blob[bounds[row] : bounds[row + 1]]) for row in samples.tolist()]
+    packed, offsets = join_paths(names)
     return replace(
         index,
         labels=index.labels[samples],
         sizes=index.sizes[samples],
         num_bytes=index.num_bytes[samples],
         formats=index.formats[samples],
-        path_blob=blob,
+        path_blob=packed,
         path_offsets=offsets,
+        shard_numbers=index.shard_numbers[samples] if index.shards else index.shard_numbers,
+        shard_offsets=index.shard_offsets[samples] if index.shards else index.shard_offsets,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ixt.data.crop import eval_crops
 from ixt.data.decode import DecoderKind, Request, make_decoder
+from ixt.data.source import ByteRange
 from ixt.doctor.check import Result
 from ixt.doctor.software import dali_builds
 from ixt.models import create_model
@@ -78,7 +79,7 @@ def _decode(kind: DecoderKind, path: Path, device: torch.device) -> Tensor:
     crops = eval_crops(np.array([_PICTURE], dtype=np.int32), size=_SIZE)
     decoder = make_decoder(kind, device=device, num_threads=1, prefetch=1, on_error="stop")
     try:
-        (decoded,) = decoder.stream([Request([str(path)], crops)])
+        (decoded,) = decoder.stream([Request([ByteRange(str(path))], crops)])
         return decoded.images[0].cpu()
     finally:
         decoder.close()

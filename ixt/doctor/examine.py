@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ixt.doctor import compute, machine, network, software, storage
 from ixt.doctor.check import Check, Result, run_checks
-from ixt.launch import launched
+from ixt.launch.environment import launched
 
 _MEET = timedelta(seconds=60)
 

@@ -93,5 +93,5 @@ def _validation_images(recipe: Recipe) -> Tensor:
     decoder = make_decoder(
         "torch", device=torch.device("cpu"), num_threads=1, prefetch=1, on_error="skip"
     )
-    (decoded,) = decoder.stream(iter([Request(index.paths(samples), crops)]))
+    (decoded,) = decoder.stream(iter([Request(index.ranges(samples), crops)]))
     return normalise(decoded.images, recipe.augment.mean, recipe.augment.std).contiguous()

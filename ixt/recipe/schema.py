@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ixt.recipe.augment_checks import augment_problems
+from ixt.recipe.sharding import engine_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+Strength = Annotated[float, Field(ge=0.0)]
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -72,6 +76,12 @@ class Augment(Section):
 
     image_size: Positive = 224
     """Side of the square training image, in pixels."""
+    repeats: Positive = 1
+    """Repeated augmentation: how often an update uses each of its samples, every time augmented
+    anew. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
+    crop_mode: Literal["rrc", "src"] = "rrc"
+    """rrc: RandomResizedCrop. src: DeiT III's simple random crop, the shorter side resized to
+    image_size, four pixels reflected around, a random square cut."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Area range of RandomResizedCrop, as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -83,7 +93,23 @@ class Augment(Section):
     vflip: Fraction = 0.0
     """Probability of a vertical flip."""
     policy: str | None = None
-    """timm's RandAugment string, such as rand-m9-mstd0.5-inc1; null for none."""
+    """One of timm's strings, or trivial; null for none.
+
+    RandAugment: rand-m9-mstd0.5-inc1. AutoAugment: original, originalr, v0 or v0r, and -mstd0.5
+    for noise. 3-Augment of DeiT III: 3a. AugMix: augmix-m5-w4-d2. TrivialAugment: trivial.
+    """
+    color_jitter: tuple[Strength, ...] | None = None
+    """Ranges of brightness, contrast and saturation (0.4: factors from 0.6 to 1.4), and a fourth
+    one for hue (at most 0.5 turns); one number stands for the first three; null for none. Comes
+    after the policy."""
+    color_jitter_prob: Fraction = 1.0
+    """Probability that an image is jittered."""
+    force_color_jitter: bool = False
+    """Jitter colours although there is a policy; the 3a ones need no force."""
+    grayscale_prob: Fraction = 0.0
+    """Probability of a grey image, after colour jitter."""
+    gaussian_blur_prob: Fraction = 0.0
+    """Probability of a blur by 0.1 to 2 px (kernel of 23 px), after all other colour changes."""
     mean: Triple = IMAGENET_MEAN
     """Per-channel mean subtracted, in units of 1/255 x 255."""
     std: Triple = IMAGENET_STD
@@ -93,13 +119,23 @@ class Augment(Section):
     erase_mode: Literal["const", "rand", "pixel"] = "pixel"
     """Zeros, one normal colour per box, or normal noise per pixel."""
     erase_count: Positive = 1
-    """Boxes erased per image."""
+    """Largest number of boxes per image; each takes its part of the erased area."""
+    erase_min_count: Positive = 1
+    """Smallest number of boxes in an image that is erased."""
+    erase_area: tuple[Fraction, Fraction] = (0.02, 1 / 3)
+    """Range of the erased area, as a fraction of the image."""
+    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    """Range of a box's height / width, drawn log-uniformly."""
     mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
     """Beta(alpha, alpha) of mixup's weight; 0 for no mixup."""
     cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
     """Beta(alpha, alpha) of CutMix's area; 0 for no CutMix."""
+    cutmix_minmax: tuple[Fraction, Fraction] | None = None
+    """Range of the CutMix box's sides as a fraction of the image's, instead of cutmix_alpha."""
+    mix_mode: Literal["batch", "pair", "elem"] = "batch"
+    """Who shares a draw of mixing: a mixing group, two partners in it, or nobody."""
     mix_prob: Fraction = 1.0
-    """Probability that a mixing group is mixed at all."""
+    """Probability that a mixing group (or pair, or image) is mixed at all."""
     mix_switch_prob: Fraction = 0.5
     """Probability of CutMix where both are on."""
     mixing_group: Positive | None = None
@@ -108,22 +144,30 @@ class Augment(Section):
     Give it to keep the same images mixed when engine.micro_batch_size changes.
     """
 
+    @field_validator("color_jitter", mode="before")
+    @classmethod
+    def _one_number_for_three(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (value,) * 3 if is_number else value
+
     @model_validator(mode="after")
-    def _ranges_rise(self) -> Self:
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} is [{low}, {high}]; give 0 < low <= high")
-        if self.mixes and self.mixing_group is not None and self.mixing_group % 2:
-            raise ValueError(
-                f"mixing_group is {self.mixing_group}; mixing pairs need an even number"
-            )
+    def _parts_fit(self) -> Self:
+        problems = list(augment_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
     def mixes(self) -> bool:
         """Whether mixup or CutMix is on."""
-        return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
+        cutmix = self.cutmix_alpha > 0 or self.cutmix_minmax is not None
+        return self.mix_prob > 0 and (self.mixup_alpha > 0 or cutmix)
+
+    @property
+    def jitter_strength(self) -> tuple[float, float, float, float]:
+        """color_jitter for brightness, contrast, saturation and hue, resolved."""
+        brightness, contrast, saturation, hue = (*(self.color_jitter or ()), 0.0, 0.0, 0.0, 0.0)[:4]
+        return brightness, contrast, saturation, hue
 
 
 class Optim(Section):
@@ -204,8 +248,23 @@ class Ema(Section):
 class Engine(Section):
     """Batch sizes, precision and how the processes work together."""
 
-    kind: Literal["ddp"] = "ddp"
-    """ddp: every process holds the whole model."""
+    kind: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every process holds all of the training state; deepspeed divides some of it (ZeRO)."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """What DeepSpeed divides over the processes: nothing (0), the optimizer's state (1), also
+    gradients (2), also weights (3). Needed with kind: deepspeed."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where DeepSpeed keeps and steps the optimizer: on the device, or in the host's memory."""
+    ds_config: str | dict[str, Any] | None = None
+    """More DeepSpeed settings: its JSON file, or its keys right here. What the recipe decides may
+    not be set to anything else."""
+    gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type in which processes exchange gradients; they are kept and applied in fp32."""
+    bucket_mib: Positive | None = None
+    """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
+    static_graph: bool = False
+    """Tell DDP that every update uses the same parameters in the same order; not with several
+    micro-batches per process and update."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
     micro_batch_size: Positive = 128
@@ -217,7 +276,7 @@ class Engine(Section):
     deterministic: bool = True
     """On a CUDA device, take only cuDNN algorithms that give the same bits in every run."""
     channels_last: bool = False
-    """Keep images and weights in NHWC memory order."""
+    """Keep images and weights in NHWC memory order; under DeepSpeed images only."""
     compile: bool = False
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
@@ -230,6 +289,12 @@ class Engine(Section):
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}; change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        for problem in engine_problems(self):
+            raise ValueError(problem)
         return self
 
     @property
@@ -262,10 +327,16 @@ class RunSettings(Section):
     """Updates between log rows."""
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Minutes between checkpoints, too, looked at with every log row; null for none."""
+    async_checkpoints: bool = True
+    """Write checkpoints in a thread while training goes on; costs host memory for one copy."""
     keep_last: Positive = 2
     """Newest checkpoints kept."""
     keep_best: NonNegative = 1
     """Best checkpoints kept, by top-1 (the EMA's where there is one)."""
+    keep_every_epochs: Positive | None = None
+    """Epochs between checkpoints that are kept for good; null for none."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
 
@@ -304,6 +375,13 @@ class Recipe(Section):
         if self.augment.mixes and group % 2:
             raise ValueError(
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
+            )
+        for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
+        if self.augment.repeats > self.engine.global_batch_size:
+            raise ValueError(
+                f"augment.repeats is {self.augment.repeats}, more than engine.global_batch_size "
+                f"{self.engine.global_batch_size}; repeats of a sample share an update"
             )
         if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
             raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")

@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_images
 
 from ixt.data.crop import Crops, eval_crops, train_crops
 from ixt.data.decode import Request
+from ixt.data.source import ByteRange
 
 Pixels = NDArray[np.uint8]
 
@@ -90,9 +91,14 @@ def plan(
     """
     sizes = np.array([_size(path) for path in paths], np.int32)
     if mode == "eval":
-        return Request(paths, eval_crops(sizes, size=size))
+        return request_of(paths, eval_crops(sizes, size=size))
     crops = train_crops(sizes, (seed, 0, np.arange(len(paths))), size=size, vflip=0.3)
-    return Request(paths, crops)
+    return request_of(paths, crops)
+
+
+def request_of(paths: Sequence[str], crops: Crops) -> Request:
+    """A request for whole files."""
+    return Request([ByteRange(path) for path in paths], crops)
 
 
 def part(request: Request, rows: Sequence[int]) -> Request:
@@ -102,18 +108,18 @@ def part(request: Request, rows: Sequence[int]) -> Request:
         name: getattr(crops, name)[list(rows)]
         for name in ("window", "resize", "offset", "filter", "hflip", "vflip")
     }
-    return Request([request.paths[row] for row in rows], Crops(**columns, size=crops.size))
+    return Request([request.ranges[row] for row in rows], Crops(**columns, size=crops.size))
 
 
 def pillow_pixels(request: Request) -> Pixels:
     """(n, 3, size, size): what Pillow makes of a request."""
     images = []
-    for row, path in enumerate(request.paths):
+    for row, source in enumerate(request.ranges):
         crops = request.crops
         top, left, height, width = crops.window[row].tolist()
         down, right = crops.offset[row].tolist()
         resampling = [None, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC][crops.filter[row]]
-        with Image.open(path) as image:
+        with Image.open(source.path) as image:
             if image.mode == "P":  # spares Pillow's warning of palettes with alpha
                 image = image.convert("RGBA")
             window = image.convert("RGB").crop((left, top, left + width, top + height))

@@ -18,7 +18,7 @@ from ixt.cli import main
 from ixt.data.check import CheckReport, check_folder, restore
 from ixt.data.check import facts as facts_module
 from ixt.data.crop import eval_crops
-from ixt.data.decode import Request, make_decoder
+from ixt.data.decode import make_decoder
 from ixt.data.index import load_index
 from ixt.errors import DataError
 
@@ -129,7 +129,7 @@ def test_what_breaks_training_is_what_the_decoder_cannot_take(mutant_folder: Pat
         "torch", device=torch.device("cpu"), num_threads=2, prefetch=1, on_error="skip"
     )
     crops = eval_crops(np.maximum(index.sizes, 1), size=16)
-    (decoded,) = decoder.stream([Request(paths, crops)])
+    (decoded,) = decoder.stream([odd_images.request_of(paths, crops)])
     decoder.close()
     breaking = {finding.path for finding in check_folder(mutant_folder, splits=("train",)).breaking}
     assert breaking == {f"train/x/{Path(paths[row]).name}" for row in decoded.damaged}

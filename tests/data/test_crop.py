@@ -3,12 +3,16 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import torch
 from PIL import Image
-from scipy.stats import ks_2samp
+from scipy.stats import chi2_contingency, ks_2samp
 from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision.transforms import RandomCrop
 from torchvision.transforms import functional as tvf
 
-from ixt.data.crop import BICUBIC, BILINEAR, eval_crops, train_crops
+from ixt.data.augment import reflect_shift
+from ixt.data.crop import BICUBIC, BILINEAR, eval_crops, simple_crops, train_crops
 
 SIZES = np.array([[375, 500], [500, 375], [333, 500], [257, 2000], [224, 224]], np.int32)
 
@@ -51,3 +55,36 @@ def test_flips_and_filters_have_their_probabilities() -> None:
 def test_an_image_too_long_for_any_window_gets_the_central_one() -> None:
     crops = train_crops(np.array([[10, 2000]], np.int32), (0, 0, [0]), size=8, scale=(0.9, 1.0))
     assert crops.window.tolist() == [[0, 993, 10, 13]]
+
+
+def test_simple_crops_are_as_frequent_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    padded = torch.zeros(3, 24 + 8, 30 + 8)
+    theirs = np.array([RandomCrop.get_params(padded, (24, 24))[:2] for _ in range(10_000)]) - 4
+    sizes = np.tile(np.array([[48, 60]], np.int32), (10_000, 1))
+    crops = simple_crops(sizes, (0, 0, np.arange(10_000)), size=24, hflip=0.0)
+    ours = crops.offset + crops.shift
+    assert (crops.resize == [24, 30]).all()
+    for axis, places in ((0, 9), (1, 15)):
+        counts = [np.bincount(x[:, axis] + 4, minlength=places) for x in (ours, theirs)]
+        assert len(counts[0]) == len(counts[1]) == places
+        assert chi2_contingency(np.stack(counts)).pvalue > 1e-3
+
+
+def test_a_simple_crop_is_a_square_of_the_reflected_image(photographs: Tensor) -> None:
+    # As a decoder cuts it, flipped, and then moved; against padding, cutting and flipping.
+    image = photographs[0, :, :24, :30]
+    padded = torch.nn.functional.pad(image[None].float(), (4,) * 4, mode="reflect")[0].byte()
+    sizes = np.tile(np.array([[24, 30]], np.int32), (200, 1))
+    crops = simple_crops(sizes, (1, 0, np.arange(200)), size=24, vflip=0.5)
+    assert (crops.shift != 0).any(axis=0).all()
+    wanted = crops.offset + crops.shift * np.where(
+        np.stack([crops.vflip, crops.hflip], axis=1), -1, 1
+    )
+    for row in range(200):
+        flips = [axis for axis, on in ((1, crops.vflip[row]), (2, crops.hflip[row])) if on]
+        y, x = crops.offset[row].tolist()
+        square = image[:, y : y + 24, x : x + 24].flip(flips)
+        ours = reflect_shift(square[None], crops.shift[[row]])[0]
+        y, x = (wanted[row] + 4).tolist()
+        assert torch.equal(ours, padded[:, y : y + 24, x : x + 24].flip(flips))

@@ -20,8 +20,10 @@ from torchvision.transforms.v2 import functional
 
 from ixt.data import decode
 from ixt.data.crop import BICUBIC, Crops
-from ixt.data.decode import GREY, Decoder, OnError, Request, image_problem, make_decoder
+from ixt.data.decode import GREY, Decoder, OnError, Request, make_decoder
 from ixt.data.decode_torch import TorchDecoder
+from ixt.data.image import image_problem, load_image
+from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
 CPU = torch.device("cpu")
@@ -35,7 +37,7 @@ def torch_decoder(num_threads: int = 2, prefetch: int = 2, on_error: OnError = "
 
 
 def decode_all(request: Request, batch_size: int, num_threads: int = 2) -> Tensor:
-    rows = range(len(request.paths))
+    rows = range(len(request))
     batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
     decoder = torch_decoder(num_threads)
     decoded = list(decoder.stream(odd_images.part(request, batch) for batch in batches))
@@ -64,7 +66,7 @@ def test_each_format_has_the_pixels_of_pillows_rgb(photos: dict[str, str]) -> No
         vflip=no_flip,
         size=side,
     )
-    request = Request(list(photos.values()), crops)
+    request = odd_images.request_of(list(photos.values()), crops)
     np.testing.assert_array_equal(decode_all(request, 4), odd_images.pillow_pixels(request))
 
 
@@ -74,10 +76,10 @@ def test_evaluation_equals_torchvision_resize_and_center_crop(
 ) -> None:
     request = odd_images.plan(list(photos.values()), "eval", size=size)
     short = int(size / 0.875)
-    for path, image in zip(request.paths, decode_all(request, 5), strict=True):
-        pixels = functional.pil_to_tensor(decode.load_with_pillow(path))
+    for source, image in zip(request.ranges, decode_all(request, 5), strict=True):
+        pixels = functional.pil_to_tensor(load_image(source))
         resized = functional.resize(pixels, [short], v2.InterpolationMode.BICUBIC, antialias=True)
-        assert torch.equal(image, functional.center_crop(resized, [size, size])), path
+        assert torch.equal(image, functional.center_crop(resized, [size, size])), source
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -91,7 +93,7 @@ def test_pixels_are_pillows_within_rounding(photos: dict[str, str], mode: str) -
 
 
 def test_pixels_depend_on_neither_batch_nor_threads_nor_order(request_of_all: Request) -> None:
-    whole = decode_all(request_of_all, len(request_of_all.paths), num_threads=1)
+    whole = decode_all(request_of_all, len(request_of_all), num_threads=1)
     assert torch.equal(decode_all(request_of_all, 3, num_threads=4), whole)
     order = np.random.default_rng(0).permutation(len(whole))
     shuffled = decode_all(odd_images.part(request_of_all, order.tolist()), 5)
@@ -108,9 +110,9 @@ def test_flips_mirror_the_resized_square(photos: dict[str, str]) -> None:
 
 
 def test_batches_are_uint8_channels_last(request_of_all: Request) -> None:
-    images = decode_all(request_of_all, len(request_of_all.paths))
+    images = decode_all(request_of_all, len(request_of_all))
     assert images.dtype == torch.uint8
-    assert images.shape == (len(request_of_all.paths), 3, 96, 96)
+    assert images.shape == (len(request_of_all), 3, 96, 96)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -215,7 +217,7 @@ def test_skipping_leaves_damaged_rows_grey_and_the_others_as_they_are(
 ) -> None:
     bad = [path for path, _ in damaged_files.values()]
     count = len(bad)
-    mixed = odd_images.plan([*bad, *request_of_all.paths], "train")
+    mixed = odd_images.plan([*bad, *(source.path for source in request_of_all.ranges)], "train")
     decoder = torch_decoder(on_error="skip")
     batch, again = decoder.stream([mixed, mixed])
     decoder.close()
@@ -223,7 +225,7 @@ def test_skipping_leaves_damaged_rows_grey_and_the_others_as_they_are(
     for row, (path, problem) in enumerate(damaged_files.values()):
         assert batch.damaged[row].startswith(f"{path}: {problem}")
     assert bool((batch.images[:count] == GREY).all())
-    sound = odd_images.part(mixed, range(count, len(mixed.paths)))
+    sound = odd_images.part(mixed, range(count, len(mixed)))
     assert torch.equal(batch.images[count:], decode_all(sound, 4))
     assert torch.equal(batch.images, again.images)
     assert batch.damaged == again.damaged
@@ -248,12 +250,12 @@ def test_a_window_outside_the_image_says_that_the_file_changed(
     crops = replace(request.crops, window=np.array([window], np.int32))
     decoder = torch_decoder(on_error=on_error)
     with pytest.raises(DataError, match=r"small\.JPEG: changed .* 63 x 97 .* delete the index"):
-        next(decoder.stream([Request(request.paths, crops)]))
+        next(decoder.stream([Request(request.ranges, crops)]))
     decoder.close()
 
 
 def test_image_problem_is_none_for_every_sound_file(photos: dict[str, str]) -> None:
-    assert [image_problem(path) for path in photos.values()] == [None] * len(photos)
+    assert [image_problem(ByteRange(path)) for path in photos.values()] == [None] * len(photos)
 
 
 def test_image_problem_names_a_file_that_may_not_be_read(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_image_problem_names_a_file_that_may_not_be_read(tmp_path: Path) -> None
     if user == 0:  # whom no mode keeps out
         os.seteuid(65534)
     try:
-        problem = image_problem(str(path))
+        problem = image_problem(ByteRange(str(path)))
     finally:
         os.seteuid(user)
     assert problem == f"{path}: cannot be read (permission denied)"

@@ -30,7 +30,7 @@ def dali_decoder(
 
 def decode_all(request: Request, batch_sizes: list[int], num_threads: int = 2) -> Tensor:
     ends = np.cumsum(batch_sizes).tolist()
-    assert ends[-1] == len(request.paths)
+    assert ends[-1] == len(request)
     parts = [range(end - size, end) for end, size in zip(ends, batch_sizes, strict=True)]
     decoder = dali_decoder(num_threads=num_threads)
     decoded = list(decoder.stream(odd_images.part(request, rows) for rows in parts))
@@ -49,8 +49,8 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no image that DALI refuses pass for one that it decoded."""
     from ixt.data import decode_dali
 
-    def refuse(path: str, *_: object) -> None:
-        raise AssertionError(f"{path} was not decoded by DALI")
+    def refuse(source: object, *_: object) -> None:
+        raise AssertionError(f"{source} was not decoded by DALI")
 
     monkeypatch.setattr(decode_dali, "decode_image", refuse)
 
@@ -132,7 +132,7 @@ def test_skipping_leaves_damaged_rows_grey_and_all_others_as_they_are(
     first, second, third = dali_decoder(on_error="skip").stream([sound, mixed, sound])
     reference = decode_all(sound, [count])
     assert first.damaged == third.damaged == {}
-    assert list(second.damaged) == list(range(count, len(mixed.paths)))
+    assert list(second.damaged) == list(range(count, len(mixed)))
     assert bool((second.images[count:] == GREY).all())
     for batch in (first, second, third):
         assert torch.equal(batch.images[:count], reference)
@@ -141,7 +141,7 @@ def test_skipping_leaves_damaged_rows_grey_and_all_others_as_they_are(
 def test_a_window_outside_the_image_says_that_the_file_changed(native: dict[str, str]) -> None:
     request = odd_images.plan([native["small"]] * 2, "train")
     window = np.array([[0, 0, 63, 97], [0, 0, 64, 97]], np.int32)
-    changed = Request(request.paths, replace(request.crops, window=window))
+    changed = Request(request.ranges, replace(request.crops, window=window))
     with pytest.raises(DataError, match=r"small\.JPEG: changed since it was indexed"):
         next(dali_decoder(on_error="skip").stream([changed]))
 

@@ -21,10 +21,11 @@ def keys_of(*positions: int) -> tuple[int, int, np.ndarray]:
     return 42, 3, np.array(positions)
 
 
-def test_box_areas_shapes_and_places_are_distributed_as_timms() -> None:
-    size, count = 64, 3000
-    ours = draw_boxes((42, 0, np.arange(20_000)), size, prob=1.0).box[:, 0]
-    random.seed(1)
+@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_box_areas_shapes_and_places_are_distributed_as_timms(count: int) -> None:
+    size = 64
+    ours = draw_boxes((42, 0, np.arange(max(count, 20_000))), size, prob=1.0).box[:, 0]
+    random.seed(2)
     theirs = np.array([timms_box(size) for _ in range(count)])
     assert (ours[:, 2:] > 0).all()
     for value in (area, aspect, top, left):
@@ -36,6 +37,25 @@ def timms_box(size: int) -> tuple[int, int, int, int]:
     image = RandomErasing(1.0, mode="const", device="cpu")(torch.ones(1, size, size))
     rows, columns = ((image[0] == 0).any(dim).nonzero()[:, 0] for dim in (1, 0))
     return int(rows[0]), int(columns[0]), len(rows), len(columns)
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(40_000, marks=pytest.mark.slow)])
+def test_other_ranges_and_counts_are_distributed_as_timms(count: int) -> None:
+    size = 32
+    settings = {"min_count": 2, "area": (0.1, 0.3), "aspect": (0.5, 1.0)}
+    drawn = draw_boxes((42, 0, np.arange(count)), size, prob=1.0, count=3, **settings).box
+    theirs = RandomErasing(
+        1.0, 0.1, 0.3, 0.5, 1.0, mode="const", min_count=2, max_count=3, device="cpu"
+    )
+    random.seed(1)
+    erased = [int((theirs(torch.ones(1, size, size)) == 0).sum()) for _ in range(count)]
+    ours = erase(
+        torch.ones(count, 3, size, size), EraseBoxes(drawn), "const", keys_of(*range(count))
+    )
+    mine = (ours[:, 0] == 0).sum(dim=(1, 2)).numpy()
+    assert stats.ks_2samp(mine, erased).pvalue > UNLIKELY
+    number = (drawn[:, :, 2] > 0).sum(axis=1)
+    assert stats.chisquare(np.bincount(number, minlength=4)[2:]).pvalue > UNLIKELY
 
 
 def area(box: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from ixt.data import headers, index_cache
 from ixt.data.headers import ImageFormat, jpeg_size, read_headers
 from ixt.data.index import Index, join_paths, load_index
 from ixt.data.index_cache import Table, write_table
+from ixt.data.shards import Layout
 from ixt.errors import DataError
 
 IMAGENET_TRAIN_IMAGES = 1_281_167
@@ -492,6 +493,8 @@ def write_imagenet_sized_table(root: Path) -> None:
     files = [f"{classes[c]}/{classes[c]}_{i}.JPEG".encode() for i, c in enumerate(labels.tolist())]
     blob, offsets = join_paths(files)
     columns = {
+        "shard_numbers": np.zeros(0, np.int32),
+        "shard_offsets": np.zeros(0, np.int64),
         "labels": labels,
         "sizes": np.full((count, 2), 400, np.int32),
         "num_bytes": np.full(count, 110_000, np.int64),
@@ -501,7 +504,7 @@ def write_imagenet_sized_table(root: Path) -> None:
     }
     folder = root / "train"
     folders = {name: (folder / name).stat().st_mtime_ns for name in ("", *classes)}
-    write_table(root, folder, Table(classes, folders, columns))
+    write_table(root, Layout("train", folder), Table(classes, folders, columns))
 
 
 def test_the_index_of_imagenet_loads_within_a_second_and_300_mb(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from ixt.data.hashing import hash64, randint, uniform
-from ixt.data.plan import Plan, Planner, build_planner
-from ixt.recipe import Recipe
+from ixt.data.plan import Plan, Planner, build_planner, repeat_within_batches
+from ixt.recipe import Recipe, parse_recipe
 
 COUNT = 1000
 GOLDEN = 0x366B905878AC93BC
@@ -62,6 +64,64 @@ def test_a_batch_is_planned_the_same_in_parts(planner: Planner) -> None:
         axis = next(a for a in range(array.ndim) if split[0][name].shape[a] != array.shape[a])
         joined = np.concatenate([part[name] for part in split], axis=axis)
         assert np.array_equal(joined, array), name
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"policy": "original-mstd0.5"},
+    {"policy": "augmix", "mix_mode": "pair"},
+    {"policy": "trivial", "mix_mode": "elem", "erase_count": 3, "erase_min_count": 2},
+    {"policy": "3a", "color_jitter": 0.3, "crop_mode": "src", "repeats": 3},
+    {
+        "policy": None,
+        "color_jitter": [0.4, 0.4, 0.4, 0.1],
+        "color_jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "gaussian_blur_prob": 0.5,
+        "cutmix_alpha": 0.0,
+        "cutmix_minmax": [0.2, 0.8],
+    },
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_every_setting_is_planned_the_same_in_parts(
+    tiny_sections: dict[str, dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    sections = {**tiny_sections, "augment": {**tiny_sections["augment"], **changes}}
+    sizes = np.stack([200 + np.arange(COUNT) % 300, 300 + np.arange(COUNT) % 100], axis=1)
+    planner = build_planner(parse_recipe(sections), np.arange(COUNT) % 10, sizes.astype(np.int32))
+    test_a_batch_is_planned_the_same_in_parts(planner)
+
+
+def test_repeats_share_an_update_and_are_spread_over_it() -> None:
+    order = repeat_within_batches(np.arange(1152), repeats=3, batch=96)
+    for update in order.reshape(-1, 96):
+        copies = update.reshape(3, 32)
+        assert (copies == copies[0]).all()
+    assert np.array_equal(np.unique(order), np.arange(384))
+    assert (np.bincount(order) == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "repeats", "batch"), [(1000, 3, 64), (1000, 2, 250), (77, 4, 20)]
+)
+def test_an_update_holds_what_timms_ranks_hold_together(
+    count: int, repeats: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.random.default_rng(0).permutation(count)
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: torch.from_numpy(samples))
+    order = repeat_within_batches(samples, repeats, batch)
+    assert len(order) == count
+    for ranks in (1, 2):
+        shares = [
+            list(RepeatAugSampler(range(count), ranks, rank, num_repeats=repeats, selected_round=0))
+            for rank in range(ranks)
+        ]
+        for update in range(count // batch):
+            own = slice(update * batch // ranks, (update + 1) * batch // ranks)
+            theirs = np.concatenate([share[own] for share in shares])
+            ours = order[update * batch : (update + 1) * batch]
+            assert np.array_equal(np.sort(ours), np.sort(theirs))
 
 
 def test_fingerprints_of_parts_add_up_to_the_wholes(planner: Planner) -> None:

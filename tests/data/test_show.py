@@ -81,7 +81,7 @@ def test_an_evaluation_sample_is_bit_for_bit_what_the_evaluation_gets(
     assert [s.label for s in samples[2:]] == batch.labels[:2].tolist()
     # The grey levels before normalisation come back exactly.
     crops = eval_crops(index.sizes[118:122], size=32, crop_pct=1.0)
-    (decoded,) = decoder.stream([Request(index.paths(range(118, 122)), crops)])
+    (decoded,) = decoder.stream([Request(index.ranges(range(118, 122)), crops)])
     decoder.close()
     assert np.array_equal(
         np.stack([s.pixels for s in samples]), decoded.images.permute(0, 2, 3, 1).numpy()

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from ixt.data.index import Index, load_index
+from ixt.data.pack import pack
+from ixt.data.pack_plan import PackOptions
+from ixt.data.source import read_bytes
 from ixt.data.subset import take_subset
 from ixt.errors import DataError
 from ixt.recipe import Recipe, parse_recipe
@@ -54,6 +57,20 @@ def test_shots_of_a_class_do_not_depend_on_the_other_classes(index: Index) -> No
     assert alone.labels.tolist() == [0] * 4 + [1] * 4
     every = files(take_subset(index, recipe(shots=4), "train"))
     assert files(alone) == [path for path in every if Path(path).parent.name in ("seven", "two")]
+
+
+def test_a_packed_set_gives_the_same_images(digits: Path, index: Index, tmp_path: Path) -> None:
+    pack(digits, tmp_path / "packed", PackOptions(shard_bytes=100_000))
+    packed = load_index(tmp_path / "packed", "train")
+    assert packed.shards
+    few = recipe(shots=3, classes=("two", "seven"))
+    found, expected = (take_subset(whole, few, "train") for whole in (packed, index))
+    contents = [
+        [bytes(read_bytes(source)) for source in one.ranges(np.arange(len(one)))]
+        for one in (found, expected)
+    ]
+    assert len(contents[0]) == 6
+    assert contents[0] == contents[1]
 
 
 def test_shots_act_on_training_images_only(digits: Path) -> None:

@@ -24,6 +24,13 @@ LONG = [  # trained with 4096 images per update over 310 epochs
 ]
 
 
+SHARDED = {  # name to stage and place of the optimizer
+    "inceptionnext_base_384_zero1": (1, "none"),
+    "inceptionnext_base_384_zero2": (2, "none"),
+    "inceptionnext_base_384_zero2_offload": (2, "cpu"),
+}
+
+
 def load(name: str) -> Recipe:
     return load_recipe(find_recipe(name))
 
@@ -34,7 +41,7 @@ def curve(recipe: Recipe) -> list[float]:
 
 
 def test_all_recipes_are_here() -> None:
-    expected = {*LONG, "inceptionnext_atto", "inceptionnext_base_384", "demo"}
+    expected = {*LONG, *SHARDED, "inceptionnext_atto", "inceptionnext_base_384", "demo"}
     assert {path.stem for path in FILES} == expected
 
 
@@ -105,3 +112,15 @@ def test_updates_per_epoch_are_the_papers(name: str, updates: int) -> None:
 def test_drop_path_and_ema_are_the_papers(name: str, drop_path: float, ema: float | None) -> None:
     recipe = load(name)
     assert (recipe.model.drop_path_rate, recipe.ema.decay) == (drop_path, ema)
+
+
+@pytest.mark.parametrize(("name", "expected"), SHARDED.items())
+def test_the_sharded_recipes_are_the_384_px_one_in_another_engine(
+    name: str, expected: tuple[int, str]
+) -> None:
+    plain, sharded = load("inceptionnext_base_384"), load(name)
+    engine = sharded.engine
+    assert (engine.kind, engine.zero_stage, engine.offload) == ("deepspeed", *expected)
+    as_plain = {"kind": "ddp", "zero_stage": None, "offload": "none"}
+    changed = engine.model_copy(update=as_plain)
+    assert sharded.model_copy(update={"engine": changed}) == plain

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ixt.data.check.stderr import CapturedStderr
-from ixt.data.decode import DamagedImage, load_with_pillow
 from ixt.data.headers import PILLOW_FORMATS, ImageFormat
+from ixt.data.image import DamagedImage, decode_with_pillow
+from ixt.data.source import ByteRange
 
 Stamp = tuple[int, int, int]
 """Length in bytes, modification time in ns, inode: a file with the same three is unchanged."""
@@ -161,7 +162,7 @@ def _read(path: str) -> NDArray[np.uint8]:
 def _through_pillow(path: str, data: NDArray[np.uint8], facts: Facts) -> Facts:
     """Add what Pillow says of a file, be it damaged or sound."""
     try:
-        width, height = load_with_pillow(path).size
+        width, height = decode_with_pillow(ByteRange(path), data).size
     except DamagedImage as error:
         fault = _fault(error.__cause__)
         # Pillow's words for what is no image hold a file name and nothing more.

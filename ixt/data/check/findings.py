@@ -165,7 +165,7 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
         labels = one.index.labels.tolist()
         for path, facts, label in zip(relative_paths(one), one.facts, labels, strict=True):
             if facts.stamp[0] > 0 and facts.fault != Fault.UNREADABLE:
-                member = (path, one.index.folder.name, one.index.classes[label])
+                member = (path, one.index.files_folder.name, one.index.classes[label])
                 groups[facts.digest].append(member)
     for members in groups.values():
         if len(members) < 2:
@@ -187,7 +187,7 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
         return
     train, val = (one.index for one in surveys)
     for name in sorted(set(val.classes) - set(train.classes)):
-        yield Finding(Kind.UNKNOWN_CLASS, f"{val.folder.name}/{name}")
+        yield Finding(Kind.UNKNOWN_CLASS, f"{val.files_folder.name}/{name}")
 
 
 def _ignored(one: Survey) -> Iterator[Finding]:
@@ -195,7 +195,7 @@ def _ignored(one: Survey) -> Iterator[Finding]:
     index = one.index
     start = len(os.fspath(index.root)) + 1
     for name in index.classes:
-        for folder, below, files in os.walk(index.folder / name, followlinks=True):
+        for folder, below, files in os.walk(index.files_folder / name, followlinks=True):
             below[:] = [each for each in below if not each.startswith(".")]
             for file in sorted(files):
                 if not file.startswith(".") and not file.lower().endswith(IMAGE_SUFFIXES):

@@ -125,10 +125,10 @@ def check_folder(
         one = survey(index, threads, progress(str(index.folder)) if progress else None)
         elapsed_s = time.monotonic() - start_s
         surveys.append(one)
-        summaries.append(SplitSummary(index.folder.name, len(index), one.num_read, elapsed_s))
+        summaries.append(SplitSummary(index.files_folder.name, len(index), one.num_read, elapsed_s))
     found = find(surveys)
     moved: list[tuple[str, str]] = []
-    top = surveys[0].index.root
+    top = Path(surveys[0].index.root)
     if fix == "quarantine":
         kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
         broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
@@ -144,4 +144,4 @@ def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
         labels = zip(relative_paths(one), index.labels.tolist(), strict=True)
         left = {label for path, label in labels if path not in gone}
         for label in sorted(set(range(len(index.classes))) - left):
-            yield Finding(Kind.EMPTIED, f"{index.folder.name}/{index.classes[label]}")
+            yield Finding(Kind.EMPTIED, f"{index.files_folder.name}/{index.classes[label]}")

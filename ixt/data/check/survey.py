@@ -6,6 +6,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from ixt.data.check.facts import Facts, Fault, explain_warning, file_stamp, inspect_file
 from ixt.data.check.manifest import read_manifest, write_manifest
@@ -37,10 +38,11 @@ def survey(index: Index, num_threads: int, report: Report | None = None) -> Surv
         num_threads: CPU threads that decode.
         report: called with (files looked at, files in all).
     """
-    folder = os.fsencode(index.folder)
+    folder = os.fsencode(index.files_folder)
     paths = index.paths(range(len(index)))
     names = [os.fsencode(path)[len(folder) + 1 :] for path in paths]
-    known = read_manifest(index.root, index.folder)
+    root = Path(index.root)
+    known = read_manifest(root, index.files_folder)
     found: dict[int, Facts] = {}
     num_read = 0
     try:
@@ -48,7 +50,7 @@ def survey(index: Index, num_threads: int, report: Report | None = None) -> Surv
     finally:
         kept = {name: found[row] for row, name in enumerate(names) if row in found}
         # An interrupted check must not forget what an earlier one found in the rest.
-        write_manifest(index.root, index.folder, known | kept if len(found) < len(names) else kept)
+        write_manifest(root, index.files_folder, known | kept if len(found) < len(names) else kept)
     return Survey(index, [found[row] for row in range(len(names))], num_read)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ixt.data.decode import DamagedImage, load_with_pillow
+from ixt.data.image import DamagedImage, load_image
 from ixt.data.show.sample import Sample
 
 _PAPER = "#ffffff"
@@ -124,7 +124,7 @@ def _original(sample: Sample, layout: _Layout) -> Image.Image:
     """The stored image, shrunk into a tile, with the window that was cut out of it."""
     well = Image.new("RGB", (layout.tile, layout.tile), _WELL)
     try:
-        stored = load_with_pillow(sample.source.path)
+        stored = load_image(sample.source.stored)
     except DamagedImage:
         return well
     ratio = layout.tile / max(stored.size)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ixt.data.classes import class_label
 from ixt.data.show.numbers import Numbers
+from ixt.data.source import ByteRange
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,18 @@ class Source:
 
     sample: int
     """Row of the index."""
-    path: str
+    stored: ByteRange
+    """Where it lies."""
     class_name: str
     """Name of its folder."""
     height: int
     """Of the stored image, in pixels."""
     width: int
+
+    @property
+    def path(self) -> str:
+        """Its path, or `shard.tar!member`."""
+        return self.stored.name
 
     @property
     def title(self) -> str:

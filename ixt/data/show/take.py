@@ -158,7 +158,7 @@ def eval_samples(
                     numbers={"crops": row_numbers(request.crops, 0, 1, "crops")},
                     partner=None,
                     targets={source.class_name: 1.0},
-                    problem=batch.damaged.get(request.paths[0]),
+                    problem=batch.damaged.get(source.path),
                 )
             )
     return samples
@@ -219,12 +219,12 @@ def _sources(index: Index, samples: NDArray[np.int64]) -> list[Source]:
     return [
         Source(
             sample=int(sample),
-            path=path,
+            stored=stored,
             class_name=index.classes[int(index.labels[sample])],
             height=int(index.sizes[sample, 0]),
             width=int(index.sizes[sample, 1]),
         )
-        for sample, path in zip(samples, index.paths(samples), strict=True)
+        for sample, stored in zip(samples, index.ranges(samples), strict=True)
     ]
 
 

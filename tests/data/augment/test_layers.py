@@ -1,16 +1,24 @@
 import numpy as np
 import pytest
 import torch
+from photographs import from_pillow, to_pillow
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-from ixt.data import augment
-from ixt.data.augment import apply_policy, normalise
+from ixt.data.augment import apply_policy, chunks, lookup, normalise
+from ixt.data.augment.warp import GEOMETRIC
 from ixt.data.crop import BICUBIC, BILINEAR
-from ixt.data.policy import Op, OpTable, Policy, draw_policy, parse_policy
-from ixt.data.warp import GEOMETRIC
+from ixt.data.policy import (
+    Frame,
+    Jitter,
+    Op,
+    OpTable,
+    RandAugment,
+    draw_jitter,
+    draw_policy,
+    parse_policy,
+)
 
 FILL = (124, 116, 104)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -57,27 +65,15 @@ ARGUMENTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def photographs() -> Tensor:
-    """(8, 3, 224, 224) uint8: crops of scikit-learn's two photographs, some of them resized."""
-    crops = []
-    for pixels in load_sample_images().images:
-        photo = Image.fromarray(pixels)
-        crops += [photo.crop((0, 0, 224, 224)), photo.crop((300, 150, 524, 374))]
-        crops += [photo.resize((224, 224)), photo.crop((100, 0, 527, 427)).resize((224, 224))]
-    return torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2)
-
-
 def with_pillow(image: Tensor, op: int, arg: float, kernel: int) -> Tensor:
     """One (3, S, S) image through timm's own function."""
     if op == Op.IDENTITY:
         return image
     values = [] if op in WITHOUT_ARGUMENT else [(int if op in WHOLE_ARGUMENT else float)(arg)]
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     done = NAME_TO_OP[TIMM_NAMES[Op(op)]](
-        picture, *values, resample=PILLOW_FILTERS[kernel], fillcolor=FILL
+        to_pillow(image), *values, resample=PILLOW_FILTERS[kernel], fillcolor=FILL
     )
-    return torch.from_numpy(np.array(done)).permute(2, 0, 1)
+    return from_pillow(done)
 
 
 def single(op: int, args: object, kernel: int = BILINEAR) -> OpTable:
@@ -86,9 +82,16 @@ def single(op: int, args: object, kernel: int = BILINEAR) -> OpTable:
     return OpTable(np.full(arg.shape, op, np.uint8), arg, np.full(arg.shape, kernel, np.uint8))
 
 
-def both_ways(images: Tensor, op: int, args: object, kernel: int = BILINEAR) -> list[Tensor]:
-    """The same operation by apply_policy and by Pillow, int32, cycling through the images."""
+def both_ways(
+    images: Tensor, op: int, args: object, kernel: int = BILINEAR, *, crossed: bool = False
+) -> list[Tensor]:
+    """The same operation by apply_policy and by Pillow, int32.
+
+    Each argument goes with one image, in turn; or with all images where crossed.
+    """
     args = list(args)
+    if crossed:
+        args = [arg for arg in args for _ in images]
     taken = torch.stack([images[k % len(images)] for k in range(len(args))])
     ours = apply_policy(taken, single(op, args, kernel), FILL)
     theirs = [with_pillow(x, op, a, kernel) for x, a in zip(taken, args, strict=True)]
@@ -99,6 +102,25 @@ def both_ways(images: Tensor, op: int, args: object, kernel: int = BILINEAR) -> 
 def test_operation_on_grey_levels_is_pillows_to_the_level(photographs: Tensor, op: Op) -> None:
     ours, theirs = both_ways(photographs, op, ARGUMENTS.get(op, [0.0] * len(photographs)))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", [op for op in TIMM_NAMES if op not in GEOMETRIC])
+def test_every_photograph_at_every_strength_is_pillows_to_the_level(
+    photographs: Tensor, op: Op
+) -> None:
+    ours, theirs = both_ways(photographs, op, ARGUMENTS.get(op, [0.0]), crossed=True)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [BILINEAR, BICUBIC])
+@pytest.mark.parametrize("op", GEOMETRIC)
+def test_every_photograph_is_moved_as_pillow_does(photographs: Tensor, op: Op, kernel: int) -> None:
+    ours, theirs = both_ways(photographs, op, ARGUMENTS[op], kernel, crossed=True)
+    difference = (ours - theirs).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 2e-3
 
 
 @pytest.mark.parametrize("kernel", [BILINEAR, BICUBIC])
@@ -126,9 +148,9 @@ def test_flat_and_tiny_images_are_handled_as_pillow_does(op: Op) -> None:
 
 
 def test_whole_policy_is_timms_operation_after_operation(photographs: Tensor) -> None:
-    images = photographs.repeat(8, 1, 1, 1)
+    images = photographs.repeat(4, 1, 1, 1)
     policy = parse_policy("rand-m9-n3-mstd0.5-inc1")
-    table = draw_policy(policy, (5, 0, np.arange(len(images))), 224)
+    table = draw_policy(policy, (5, 0, np.arange(len(images))), Frame(224))
     ours = apply_policy(images, table, FILL)
     theirs = images.clone()
     for layer in range(3):
@@ -145,11 +167,13 @@ def test_whole_policy_is_timms_operation_after_operation(photographs: Tensor) ->
 
 def every_operation() -> OpTable:
     """A table of three layers in which every operation occurs, with both filters."""
-    policy = Policy(names=parse_policy("rand-inc1").names, num_layers=3, magnitude_std=2.0)
-    table = draw_policy(policy, (9, 1, np.arange(40)), 64)
-    blurred = draw_policy(parse_policy("rand-n3-t3a-p1"), (9, 1, np.arange(8)), 64)
+    policy = RandAugment(names=parse_policy("rand-inc1").names, num_layers=3, magnitude_std=2.0)
+    table = draw_policy(policy, (9, 1, np.arange(40)), Frame(64))
+    blurred = draw_policy(parse_policy("rand-n3-t3a-p1"), (9, 1, np.arange(8)), Frame(64))
+    jitter = Jitter((0.4, 0.4, 0.4, 0.2), grayscale_prob=0.3, blur_prob=0.5)
+    jittered = draw_jitter(jitter, (9, 1, np.arange(12))).take((slice(None), [0, 3, 5]))
     joined = OpTable(
-        *(np.concatenate([getattr(t, f) for t in (table, blurred)]) for f in vars(table))
+        *(np.concatenate([getattr(t, f) for t in (table, blurred, jittered)]) for f in vars(table))
     )
     assert set(joined.op.ravel()) == {int(op) for op in Op}
     return joined
@@ -185,7 +209,7 @@ def test_result_depends_neither_on_chunks_nor_on_memory_order(
     interleaved = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(apply_policy(interleaved, table, FILL), whole)
     for pixels in (1, 5 * 64 * 64, 10**9):
-        monkeypatch.setattr(augment, "_CPU_PIXELS", pixels)
+        monkeypatch.setattr(chunks, "_CPU_PIXELS", pixels)
         assert torch.equal(apply_policy(images, table, FILL), whole)
 
 
@@ -201,13 +225,13 @@ def test_images_given_stay_as_they_are_and_nothing_to_do_costs_nothing(
 
 
 def test_table_of_another_length_is_refused(photographs: Tensor) -> None:
-    with pytest.raises(ValueError, match="3 rows of operations for 8 images"):
+    with pytest.raises(ValueError, match="3 rows of operations for 14 images"):
         apply_policy(photographs, single(Op.INVERT, [0.0] * 3), FILL)
 
 
 def test_histograms_of_a_gpu_and_a_cpu_agree(photographs: Tensor) -> None:
-    counts = augment._histograms(photographs)
-    assert torch.equal(augment._scattered_histograms(photographs), counts)
+    counts = lookup._histograms(photographs)
+    assert torch.equal(lookup._scattered_histograms(photographs), counts)
     assert (counts.sum(dim=2) == 224 * 224).all()
 
 

@@ -1,0 +1,47 @@
+"""Operations that replace each grey level by another one, whatever the rest of the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ixt.data.augment.colour import blend, factors
+
+Floats = NDArray[np.float64]
+
+
+def invert(images: Tensor, arg: Floats) -> Tensor:
+    """The negative."""
+    return 255 - images
+
+
+def posterize(images: Tensor, arg: Floats) -> Tensor:
+    """Keep the arg highest bits."""
+    lost = np.maximum(8 - arg.astype(np.int64), 0)
+    return images & _per_image(0xFF & -(1 << lost), images)
+
+
+def solarize(images: Tensor, arg: Floats) -> Tensor:
+    """Invert from arg on; 256 leaves all."""
+    threshold = np.trunc(arg)
+    flipped = images >= _per_image(np.minimum(threshold, 255), images)
+    return images ^ flipped.to(torch.uint8).mul_(_per_image(255 * (threshold < 256), images))
+
+
+def solarize_add(images: Tensor, arg: Floats) -> Tensor:
+    """Add arg, at most 128, to the dark half."""
+    return images + (images < 128).to(torch.uint8).mul_(_per_image(np.trunc(arg), images))
+
+
+def brightness(images: Tensor, arg: Floats) -> Tensor:
+    """Blend with black."""
+    return blend(torch.zeros((), device=images.device), images.float(), factors(arg, images))
+
+
+def _per_image(values: NDArray[Any], images: Tensor) -> Tensor:
+    """(n, 1, 1, 1) uint8 on the images' device."""
+    return torch.from_numpy(values.astype(np.uint8)).to(images.device)[:, None, None, None]

@@ -1,0 +1,92 @@
+"""When and how the processes of a run save together, and which checkpoint they go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor
+
+from ixt import state
+from ixt.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    sweep,
+)
+from ixt.runtime import describe_machine
+from ixt.session import Run
+
+
+def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
+    """Copy the state of this step and have it written. Every process must call it.
+
+    Training goes on meanwhile; a save that finds the one before it unfinished waits for it.
+
+    Raises:
+        CheckpointError: the one before it could not be written.
+    """
+    run.writer.wait()
+    tensors, scalars = state.capture(
+        run.accelerator, run.model, run.optimizer, run.ema, run.writer.copies
+    )
+    metrics = metrics or {}
+    if not run.accelerator.is_main_process:
+        return
+    content = {
+        "step": step,
+        "epoch": step // run.updates_per_epoch,
+        "epoch_ended": step % run.updates_per_epoch == 0,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "class_names": list(run.class_names),
+        "metrics": metrics,
+        "score": metrics.get("ema_top1", metrics.get("top1")),
+        **scalars,
+    }
+    run.writer.start(partial(_write, run, tensors, content))
+
+
+def finish_saves(run: Run) -> None:
+    """Wait, in every process, until what was saved is on the disk.
+
+    A process that left earlier would make the launcher end the one that still writes.
+    """
+    run.writer.wait()
+    run.accelerator.wait_for_everyone()
+
+
+def due_by_clock(run: Run) -> bool:
+    """Whether the first process's clock says that it is time for a checkpoint."""
+    minutes = run.recipe.run.checkpoint_every_minutes
+    if minutes is None:
+        return False
+    due = run.writer.minutes_since_start >= minutes
+    return bool(broadcast(torch.tensor(due, device=run.accelerator.device)))
+
+
+def newest_for_all(run: Run) -> Checkpoint | None:
+    """The newest good checkpoint; one process verifies and chooses, so that all take the same."""
+    found = newest_checkpoint(run.run_dir) if run.accelerator.is_main_process else None
+    name = broadcast_object_list([found.path if found else None])[0]
+    if name is None or run.accelerator.is_main_process:
+        return found
+    return read_checkpoint(name, verify=False)
+
+
+def _write(run: Run, tensors: dict[str, dict[str, Tensor]], content: dict[str, Any]) -> None:
+    """Write a checkpoint and delete what it makes superfluous; runs in the writer's thread."""
+    settings = run.recipe.run
+    run.writer.copies.wait()
+    run.reporter.keep_rows()
+    save_checkpoint(run.run_dir, tensors, {**content, "machine": describe_machine()})
+    sweep(
+        run.run_dir,
+        content["step"],
+        settings.keep_last,
+        settings.keep_best,
+        settings.keep_every_epochs,
+    )
