@@ -25,11 +25,12 @@ from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
+from ixt.data.subset import take_subset
 from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError, DataError
-from ixt.models import create_model
+from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
@@ -175,6 +176,7 @@ def _settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     """The recipe with its mixing group written down, checked against the run it continues."""
     folders = checkpoint_folders(run_dir)
     file = run_dir / RECIPE
+    recipe = sized(recipe)
     if folders and not resume:
         raise CheckpointError(
             f"{run_dir}: holds a run already; add --resume to go on with it, "
@@ -213,7 +215,7 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
 
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
-    index = load_index(recipe.data.root, split)
+    index = take_subset(load_index(recipe.data.root, split), recipe, split)
     if recipe.data.on_error == "stop":
         refuse_unreadable(index)
     return index
@@ -246,8 +248,12 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
         **{key: rate for key, rate in rates.items() if rate},
         **settings.kwargs,
     )
+    if settings.head_init_scale != 1:
+        scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
         prepare(model)
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
     # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
     # NHWC make convolutions run in that order all the same.
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":

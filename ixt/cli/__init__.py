@@ -9,7 +9,7 @@ from ixt.cli import plan  # isort: split
 
 from ixt.cli import launch  # isort: split
 
-from ixt.cli import evaluate, predict  # isort: split
+from ixt.cli import evaluate, export, predict  # isort: split
 
 from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
@@ -26,6 +26,7 @@ __all__ = [
     "data_prepare",
     "doctor",
     "evaluate",
+    "export",
     "launch",
     "main",
     "plan",

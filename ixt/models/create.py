@@ -121,6 +121,18 @@ def is_known_model(name: str) -> bool:
     return is_model(name) and (not tag or name in get_arch_pretrained_cfgs(architecture))
 
 
+def fixed_image_size(name: str) -> int | None:
+    """Side of the images, in pixels, that a model is built for; None where any size will do.
+
+    Another size needs the argument `img_size`.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    cfg = get_pretrained_cfg(_timm_name(name))
+    return int(cfg.input_size[-1]) if cfg.fixed_input_size else None
+
+
 def _timm_name(name: str) -> str:
     """The name of a model in timm, checked."""
     row = find_paper_model(name)

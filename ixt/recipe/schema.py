@@ -43,6 +43,11 @@ class Model(Section):
     """Dropout in front of the classifier."""
     pretrained: bool = False
     """Start from timm's published weights (needs the hub or its cache)."""
+    freeze: Positive | str | tuple[str, ...] | None = None
+    """What is not trained: the stem and so many first stages; backbone, all but the classifier (a
+    linear probe); or names of modules, as [stem, stages.0]. Its batch norms keep their averages."""
+    head_init_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    """Multiply the initial weights of a new classifier by this."""
     kwargs: dict[str, Any] = {}
     """Further keyword arguments of the timm model function."""
 
@@ -63,6 +68,10 @@ class Data(Section):
     """Micro-batches decoded ahead of the training step."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a damaged image does: stop the run, or be left out, counted and listed."""
+    classes: tuple[str, ...] | None = None
+    """Class folders to train and evaluate on; null for all."""
+    shots: Positive | None = None
+    """Training images of each class, chosen by run.seed; null for all."""
 
 
 class Augment(Section):

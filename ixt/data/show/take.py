@@ -21,6 +21,7 @@ from ixt.data.scan import Split
 from ixt.data.show.numbers import row_numbers
 from ixt.data.show.pixels import denormalise
 from ixt.data.show.sample import Sample, Source
+from ixt.data.subset import take_subset
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -53,7 +54,7 @@ def take_samples(
     Raises:
         DataError: the folder does not fit, or a position lies outside the split.
     """
-    index = load_index(root, split)
+    index = take_subset(load_index(root, split), recipe, split)
     if split == "val":
         return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
     return train_samples(
