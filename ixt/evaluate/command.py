@@ -19,6 +19,7 @@ from ixt import engine
 from ixt.data.decode import Decoder, DecoderKind, make_decoder, resolve_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, View, recipe_view
+from ixt.data.subset import take_subset
 from ixt.errors import DataError, ModelError
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
 from ixt.evaluate.candidates import Candidate, Source, open_candidates
@@ -78,7 +79,10 @@ def assess(
     index = open_test_set(data)
     overrides = {"root": data} | ({"on_error": "skip"} if settings.skip_damaged else {})
     candidates = open_candidates(sources, overrides, settings.batch_size)
-    if candidates[0].recipe.data.on_error == "stop":
+    recipe = candidates[0].recipe
+    if set(recipe.data.classes or ()) <= set(index.classes):
+        index = take_subset(index, recipe, "val")
+    if recipe.data.on_error == "stop":
         refuse_unreadable(index)
     candidates, targets = _name_and_label(candidates, index, settings)
     accelerator = _accelerator(candidates[0], settings)

@@ -88,6 +88,7 @@ def describe(source: Source) -> dict[str, Any]:
         "class_names": source.class_names,
         "image_size": recipe.eval_size,
         "crop_pct": recipe.eval.crop_pct,
+        "crop_mode": recipe.eval.crop_mode,
         "interpolation": recipe.eval.interpolation,
         "mean": recipe.augment.mean,
         "std": recipe.augment.std,

@@ -45,7 +45,7 @@ def write_timm_folder(source: Source, folder: Path) -> None:
         data_config={
             "input_size": (3, recipe.eval_size, recipe.eval_size),
             "crop_pct": recipe.eval.crop_pct,
-            "crop_mode": "center",
+            "crop_mode": recipe.eval.crop_mode,
             "interpolation": recipe.eval.interpolation,
             "mean": recipe.augment.mean,
             "std": recipe.augment.std,
