@@ -1,4 +1,4 @@
-"""The same recipe gives the same answer under every engine; `test_engine_matrix.py` tries all of them."""
+"""The same recipe gives the same answer under every engine; `test_engine_matrix.py` has all."""
 
 from __future__ import annotations
 
