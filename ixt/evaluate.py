@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ixt.data.loader import EvalBatch, EvalLoader
 from ixt.engine.shards import are_cut
+from ixt.guard import progress
 from ixt.runtime import world_size
 
 
@@ -74,6 +75,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
 def fill_table(model: nn.Module, batches: Iterable[EvalBatch], table: Tensor) -> None:
     """Write correct1, correct5, summed loss, count, skipped of each batch into its row."""
     for batch in batches:
+        progress.note("evaluating")
         logits = model(batch.images).float()
         table[batch.number] = _counts(logits, batch.labels)
 

@@ -271,6 +271,10 @@ class Engine(Section):
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
+    hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
+    """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
+    checkpoint and up to the first update's end) after which a process ends the run and writes its
+    stacks; null waits for ever."""
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
@@ -308,6 +312,23 @@ class Eval(Section):
     """Evaluate after every so many epochs, and always after the last one."""
 
 
+class Prometheus(Section):
+    """A page for a Prometheus server to read, or a file for its node exporter."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port of the first process's host; the page is /metrics."""
+    address: str = "0.0.0.0"
+    """Address to listen on."""
+    textfile: str | None = None
+    """File NAME.prom in the node exporter's textfile folder, rewritten with every log row."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.port is None) == (self.textfile is None):
+            raise ValueError("give one of port and textfile, as in prometheus: {port: 9400}")
+        return self
+
+
 class RunSettings(Section):
     """Seed, logging and checkpoints."""
 
@@ -329,6 +350,17 @@ class RunSettings(Section):
     """Epochs between checkpoints that are kept for good; null for none."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
+    prometheus: Prometheus | None = None
+    """Where Prometheus finds the run's numbers; null for nowhere."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What an infinite loss or gradient does: stop the run, or have its update taken back, counted
+    and listed in spikes.jsonl. Skipping costs a copy of weights and optimizer state on the
+    device."""
+    max_skips: Positive = 10
+    """Updates in a row that may be taken back; one more stops the run."""
+    spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
+    """List in spikes.jsonl the updates whose loss is so many standard deviations above the mean of
+    the 200 before; null for none."""
 
 
 class Recipe(Section):
