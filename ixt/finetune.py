@@ -15,7 +15,9 @@ from ixt.train import train
 _log = logging.getLogger("ixt")
 
 
-def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) -> dict[str, Any]:
+def finetune(
+    recipe: Recipe, run_dir: Path, source: Path, resume: bool = False, profile_steps: int = 0
+) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
     Args:
@@ -24,6 +26,7 @@ def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) 
         source: a run folder, a checkpoint folder, or a weights file; its EMA weights are
             preferred. A head of another number of classes is replaced by a new one.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
+        profile_steps: steps to trace.
 
     Returns:
         The metrics of the last evaluation.
@@ -37,4 +40,4 @@ def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) 
         head = "; the head is new" if loaded.head_replaced else ""
         _log.warning("%s: started from its %s weights%s", loaded.file, loaded.kind, head)
 
-    return train(recipe, run_dir, resume, prepare)
+    return train(recipe, run_dir, resume, prepare, profile_steps)

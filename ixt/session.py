@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ixt import engine
+from ixt import engine, micro_batch
 from ixt.checkpoint import checkpoint_folders
 from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
@@ -120,7 +120,13 @@ def open_run(
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
-    recipe = _settle(inlined(recipe), run_dir, resume)
+    stored = run_dir / RECIPE
+    recipe = micro_batch.settle(
+        inlined(recipe),
+        stored if resume and stored.exists() else None,
+        lambda: probe_model(recipe),
+    )
+    recipe = _settle(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)
@@ -275,6 +281,14 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
     if recipe.engine.compile:
         model.compile(mode=recipe.engine.compile_mode)
     return model
+
+
+def probe_model(recipe: Recipe) -> nn.Module:
+    """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
+    model = recipe.model.model_copy(update={"pretrained": False})
+    settings = recipe.engine.model_copy(update={"compile": False})
+    plain = recipe.model_copy(update={"model": model, "engine": settings})
+    return _build_model(plain, recipe.model.num_classes or 1000, None)
 
 
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:

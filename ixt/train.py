@@ -21,6 +21,7 @@ from ixt.guard import progress
 from ixt.guard.hang import HangWatch
 from ixt.guard.ranks import Stopwatch
 from ixt.interval import Interval, log_interval
+from ixt.micro_batch import out_of_memory_explained
 from ixt.optim import set_learning_rate
 from ixt.profiling import StepProfiler
 from ixt.recipe import Recipe
@@ -28,7 +29,7 @@ from ixt.report import SKIPPED
 from ixt.run_lock import locked
 from ixt.runtime import seed_model
 from ixt.saves import due_by_clock, finish_saves, newest_for_all, save
-from ixt.session import Prepare, Run, open_run
+from ixt.session import Prepare, Run, open_run, probe_model
 from ixt.signals import StopRequest
 
 Metrics = dict[str, Any]
@@ -62,6 +63,7 @@ def train(
         with engine.closing(run.accelerator):
             try:
                 with (
+                    out_of_memory_explained(run.recipe, lambda: probe_model(run.recipe)),
                     HangWatch(run_dir, recipe.engine.hang_timeout_s),
                     StopRequest() as request,
                     StopAgreement(request) as stop,

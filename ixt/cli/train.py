@@ -150,7 +150,7 @@ def _train(
         settings.append(f"data.root={json.dumps(data)}")
     recipe = load_recipe(path, settings)
     folder = run_dir or Path("runs") / path.stem
-    status = in_processes(num_processes, nodes, recipe.engine.micro_batches, folder)
+    status = in_processes(num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)
     from ixt.checkpoint import checkpoint_folders

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from ixt.errors import RecipeError
 from ixt.recipe.augment_checks import augment_problems
 from ixt.recipe.sharding import engine_problems, optimizer_problems
 
@@ -17,6 +25,9 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Strength = Annotated[float, Field(ge=0.0)]
 Triple = tuple[float, float, float]
+
+AUTO = 0
+"""Stands for engine.micro_batch_size: auto."""
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -257,8 +268,10 @@ class Engine(Section):
     """Tell DDP that every update uses the same parameters in the same order."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
-    micro_batch_size: Positive = 128
-    """Images per forward pass of one process; accumulation is derived."""
+    micro_batch_size: NonNegative = 128
+    """Images per forward pass of one process; accumulation is derived. auto probes the largest
+    that fits on the device (128 at most on a CPU), and needs augment.mixing_group if images are
+    mixed; the run's own recipe then has the number."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights stay fp32."""
     tf32: bool = True
@@ -276,9 +289,20 @@ class Engine(Section):
     checkpoint and up to the first update's end) after which a process ends the run and writes its
     stacks; null waits for ever."""
 
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _auto_is_no_number(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("is 0; give at least 1, or auto")
+        return AUTO if value == "auto" else value
+
+    @field_serializer("micro_batch_size")
+    def _auto_again(self, value: int) -> int | str:
+        return "auto" if value == AUTO else value
+
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
-        if self.global_batch_size % self.micro_batch_size:
+        if not self.is_auto and self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}; change one of them"
@@ -292,8 +316,22 @@ class Engine(Section):
         return self
 
     @property
+    def is_auto(self) -> bool:
+        """Whether the micro-batch is still to be probed."""
+        return self.micro_batch_size == AUTO
+
+    @property
     def micro_batches(self) -> int:
-        """Micro-batches in an update, over all processes."""
+        """Micro-batches in an update, over all processes.
+
+        Raises:
+            RecipeError: micro_batch_size is auto.
+        """
+        if self.is_auto:
+            raise RecipeError(
+                "engine.micro_batch_size: auto is for training; "
+                "give a number here: --set engine.micro_batch_size=N"
+            )
         return self.global_batch_size // self.micro_batch_size
 
 
@@ -382,6 +420,13 @@ class Recipe(Section):
         return self.augment.mixing_group or self.engine.micro_batch_size
 
     @property
+    def num_shares(self) -> int:
+        """Parts of an update that processes can share: micro-batches, or what auto can make."""
+        if not self.engine.is_auto:
+            return self.engine.micro_batches
+        return self.engine.global_batch_size // (self.mixing_group if self.augment.mixes else 1)
+
+    @property
     def eval_size(self) -> int:
         """Side of the square test image in pixels, resolved."""
         return self.eval.image_size or self.augment.image_size
@@ -389,6 +434,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         micro, group = self.engine.micro_batch_size, self.mixing_group
+        if self.augment.mixes and not group:
+            raise ValueError(
+                "engine.micro_batch_size is auto; give augment.mixing_group, so that which images "
+                "are mixed does not depend on the device"
+            )
         if self.augment.mixes and micro % group:
             raise ValueError(
                 f"engine.micro_batch_size {micro} is not a multiple of "
