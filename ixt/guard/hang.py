@@ -25,6 +25,7 @@ from ixt.launch import rank_file, worker
 from ixt.runtime import rank, world_size
 
 _TICK_S = 1.0
+_FROZEN_S = 30.0  # beyond the time-out; a thread that cannot look for so long ends the process
 _GATHER_S = 5.0  # for the others' stacks: a few ticks, and a file server's cache
 
 # Where a main thread is that waits for others. Python cannot see into the backward pass, which
@@ -99,7 +100,7 @@ class HangWatch:
         assert self._timeout_s is not None
         tick_s = min(_TICK_S, self._timeout_s / 4)
         while not self._closed.wait(tick_s):
-            frozen_s = self._timeout_s * progress.last().patience + _GATHER_S
+            frozen_s = self._timeout_s * progress.last().patience + _FROZEN_S
             faulthandler.dump_traceback_later(frozen_s, exit=True, file=self._last_words)
             if self._look().left_s < 0 or self._seen():
                 self._consult()

@@ -8,6 +8,7 @@ keep on the host (step counts) is put right one update later, when the choice ha
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ from ixt.ema import Ema
 from ixt.engine import optimizer_state
 from ixt.engine.shards import parts
 from ixt.runtime import world_size
+
+
+@dataclass(frozen=True)
+class _OnHost:
+    """What one of the optimizer's dictionaries had that the device cannot put back."""
+
+    of: dict[str, Any]
+    """The dictionary itself, so that no other one takes its id."""
+    keys: set[str]
+    numbers: dict[str, Any]
+
+
+_NOTHING = _OnHost({}, set(), {})
 
 
 class Undo:
@@ -40,8 +54,7 @@ class Undo:
         self._device: torch.device = accelerator.device
         self._room: dict[Any, Tensor] = {}
         self._before: dict[Any, Tensor] = {}
-        self._host: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._known: dict[Any, set[str]] = {}
+        self._host: dict[int, _OnHost] = {}
         self._broken: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
 
@@ -62,13 +75,12 @@ class Undo:
         optimizer steps; and before the state is saved.
         """
         if self._is_broken():
-            for values, before in self._host:
-                values.update(copy.deepcopy(before))
-            for owner, state in self._states().items():
-                for key in state.keys() - self._known.get(owner, set()):
-                    del state[key]  # the broken update brought it into being
-        self._host = [(values, _of_host(values, self._device)) for values in self._dicts()]
-        self._known = {owner: set(state) for owner, state in self._states().items()}
+            for values in self._dicts():
+                before = self._host.get(id(values), _NOTHING)
+                for key in values.keys() - before.keys:
+                    del values[key]  # the broken update brought it into being
+                values.update(before.numbers)
+        self._host = {id(values): _on_host(values, self._device) for values in self._dicts()}
 
     @torch.no_grad()
     def unless_finite(self, loss: Tensor) -> Tensor:
@@ -111,14 +123,10 @@ class Undo:
                     live[number, key] = value
         return live
 
-    def _states(self) -> dict[Any, dict[str, Any]]:
-        states: dict[Any, dict[str, Any]] = optimizer_state.base(self._optimizer).state
-        return states
-
     def _dicts(self) -> list[dict[str, Any]]:
-        """What the optimizer keeps for each parameter, and for each group."""
-        # Groups first: states come into being with the first update.
-        return [*optimizer_state.base(self._optimizer).param_groups, *self._states().values()]
+        """What the optimizer keeps for each group, and for each parameter."""
+        inner = optimizer_state.base(self._optimizer)
+        return [*inner.param_groups, *inner.state.values()]
 
     def _send(self, broken: Tensor) -> None:
         """Have the choice brought to the host."""
@@ -146,10 +154,10 @@ def _is_of_host(value: Any, device: torch.device) -> bool:
     return isinstance(value, int | float)
 
 
-def _of_host(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A copy of the values that live on the host, without what every update sets anew."""
-    return {
+def _on_host(values: dict[str, Any], device: torch.device) -> _OnHost:
+    numbers = {
         key: copy.deepcopy(value)
         for key, value in values.items()
-        if key != "lr" and _is_of_host(value, device)
+        if key != "lr" and _is_of_host(value, device)  # set anew for each update
     }
+    return _OnHost(values, set(values), numbers)

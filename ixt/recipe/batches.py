@@ -6,7 +6,7 @@ from ixt.recipe.schema import Recipe
 
 
 def fitting_micro_batches(recipe: Recipe, num_processes: int) -> list[int]:
-    """Micro-batches that divide a process's share of an update and that mixing allows, largest first.
+    """Micro-batches that divide a process's share and that mixing allows, largest first.
 
     Empty where the processes cannot share the update at all.
     """
