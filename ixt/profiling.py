@@ -86,8 +86,9 @@ class StepProfiler:
         key = f"self_{self._device}_time_total"
         table = averages.table(sort_by=key, row_limit=_ROWS, max_name_column_width=60)
         trace.with_suffix(".txt").write_text(table + "\n")
-        top = sorted(averages, key=lambda event: -_own_us(event, self._device))[:5]
-        whole = sum(_own_us(event, self._device) for event in averages) or 1.0
+        operators = [e for e in averages if not e.key.startswith("ProfilerStep")]
+        top = sorted(operators, key=lambda event: -_own_us(event, self._device))[:5]
+        whole = sum(_own_us(event, self._device) for event in operators) or 1.0
         names = ", ".join(f"{e.key} {_own_us(e, self._device) / whole:.0%}" for e in top)
         self._say(f"profile of {self._num_steps} steps in {trace.with_suffix('')}.json and .txt")
         self._say(f"most time of its own on the {self._device}: {names}")

@@ -170,8 +170,11 @@ def leave(own: Sight, guilty: Sight, run_dir: Path) -> None:
         if innocent
         else f"{own.describe()}; stacks: {run_dir}/stacks-rank-*.txt"
     )
+    if innocent:
+        time.sleep(_GATHER_S)  # the first one to end has the launcher end all: let it be that one
     line = worker.describe(own.host, own.rank, own.step, reason)
-    if not rank_file.leave(rank_file.Ending(1, line, because_of_another=innocent)):
+    word = rank_file.Ending(1, reason if innocent else line, because_of_another=innocent)
+    if not rank_file.leave(word):
         print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
