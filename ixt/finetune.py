@@ -16,7 +16,9 @@ from ixt.train import train
 _log = logging.getLogger("ixt")
 
 
-def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) -> dict[str, Any]:
+def finetune(
+    recipe: Recipe, run_dir: Path, source: Path, resume: bool = False, profile_steps: int = 0
+) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
     Args:
@@ -26,6 +28,7 @@ def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) 
             preferred. A head of another number of classes is replaced by a new one, and position
             embeddings of another image size are resampled.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
+        profile_steps: steps to trace.
 
     Returns:
         The metrics of the last evaluation.
@@ -45,4 +48,4 @@ def finetune(recipe: Recipe, run_dir: Path, source: Path, resume: bool = False) 
         sized = "; position embeddings resampled" if loaded.resampled else ""
         _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
 
-    return train(recipe, run_dir, resume, prepare)
+    return train(recipe, run_dir, resume, prepare, profile_steps)

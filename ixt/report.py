@@ -16,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ixt.durable import fsync, replace_text
 from ixt.errors import CheckpointError
+from ixt.guard.spikes import SPIKES
+from ixt.prometheus import Exporter
+from ixt.recipe.schema import Prometheus
 
 METRICS = "metrics.jsonl"
 LEDGER = "ledger.jsonl"
@@ -29,13 +32,22 @@ class Reporter:
     log file stays readable.
     """
 
-    def __init__(self, accelerator: Accelerator, run_dir: Path, total_steps: int) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run_dir: Path,
+        total_steps: int,
+        prometheus: Prometheus | None = None,
+    ) -> None:
         self._accelerator = accelerator
         self._run_dir = run_dir
         self._total = total_steps
         self._console = Console(stderr=True) if accelerator.is_main_process else None
         self._progress: Progress | None = None
         self._first: tuple[int, float] | None = None
+        self._exporter: Exporter | None = None
+        if prometheus is not None and accelerator.is_main_process:
+            self._exporter = Exporter(prometheus, run_dir.name)
 
     def start(self, step: int, evaluated: bool = True) -> None:
         """Begin (or go on) at this step: forget rows behind it, open trackers and progress.
@@ -50,7 +62,7 @@ class Reporter:
         self._accelerator.init_trackers("ixt", init_kwargs=again)
         if self._console is None:
             return
-        for name in (METRICS, LEDGER, SKIPPED):
+        for name in (METRICS, LEDGER, SKIPPED, SPIKES):
             _truncate(self._run_dir / name, step, evaluated)
         if self._console.is_terminal:
             self._progress = Progress(
@@ -64,9 +76,11 @@ class Reporter:
             self._progress.start()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, and the port."""
         if self._progress is not None:
             self._progress.stop()
+        if self._exporter is not None:
+            self._exporter.close()
 
     def say(self, text: str) -> None:
         """Print a line for people."""
@@ -82,7 +96,8 @@ class Reporter:
         """Record a log interval.
 
         Args:
-            row: step, epoch, loss, lr, images_per_s, data_wait (share of the time), memory_gib.
+            row: step, epoch, loss, lr, images_per_s, data_wait (share of the time), memory_gib,
+                and whatever else the interval tells.
         """
         self._record({"kind": "steps", **row}, prefix="train")
         if self._console is None:
@@ -114,9 +129,23 @@ class Reporter:
         if self._console is not None:
             _append(self._run_dir / LEDGER, rows)
 
+    def log_spikes(self, rows: list[dict[str, Any]]) -> None:
+        """Record updates whose loss stands out, and tell people how to look at them."""
+        if self._console is None or not rows:
+            return
+        _append(self._run_dir / SPIKES, rows)
+        row = rows[-1]
+        what = "was taken back" if row.get("taken_back") else "stands out"
+        self.say(f"step {row['step']} with loss {row['loss']} {what}; see it: {row['show']}")
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of this step is on the disk."""
+        if self._exporter is not None:
+            self._exporter.record({"last_checkpoint_step": step})
+
     def keep_rows(self) -> None:
         """Wait until the rows written so far are on the disk."""
-        for name in (METRICS, LEDGER):
+        for name in (METRICS, LEDGER, SPIKES):
             if (self._run_dir / name).exists():
                 fsync(self._run_dir / name)
 
@@ -127,6 +156,8 @@ class Reporter:
             if isinstance(value, (int, float)) and key != "step"
         }
         self._accelerator.log(numbers, step=row["step"])
+        if self._exporter is not None:
+            self._exporter.record(row)
         if self._console is not None:
             _append(self._run_dir / METRICS, [row])
 

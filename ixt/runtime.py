@@ -137,7 +137,7 @@ def describe_machine() -> dict[str, Any]:
         "ixt": ixt.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "command": sys.argv,
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -149,7 +149,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -18,6 +18,7 @@ from ixt.checkpoint import (
     save_checkpoint,
     sweep,
 )
+from ixt.guard import progress
 from ixt.runtime import describe_machine
 from ixt.session import Run
 
@@ -30,10 +31,13 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     Raises:
         CheckpointError: the one before it could not be written.
     """
-    run.writer.wait()
-    tensors, scalars = state.capture(
-        run.accelerator, run.model, run.optimizer, run.ema, run.writer.copies
-    )
+    if run.undo is not None:
+        run.undo.settle()
+    with progress.long("saving a checkpoint"):
+        run.writer.wait()
+        tensors, scalars = state.capture(
+            run.accelerator, run.model, run.optimizer, run.ema, run.writer.copies
+        )
     metrics = metrics or {}
     if not run.accelerator.is_main_process:
         return
@@ -47,7 +51,8 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         "score": metrics.get("ema_top1", metrics.get("top1")),
         **scalars,
     }
-    run.writer.start(partial(_write, run, tensors, content))
+    with progress.long("writing a checkpoint"):
+        run.writer.start(partial(_write, run, tensors, content))
 
 
 def finish_saves(run: Run) -> None:
@@ -55,8 +60,9 @@ def finish_saves(run: Run) -> None:
 
     A process that left earlier would make the launcher end the one that still writes.
     """
-    run.writer.wait()
-    run.accelerator.wait_for_everyone()
+    with progress.long("writing a checkpoint"):
+        run.writer.wait()
+        run.accelerator.wait_for_everyone()
 
 
 def due_by_clock(run: Run) -> bool:
@@ -90,3 +96,4 @@ def _write(run: Run, tensors: dict[str, dict[str, Tensor]], content: dict[str, A
         settings.keep_best,
         settings.keep_every_epochs,
     )
+    run.reporter.saved(content["step"])

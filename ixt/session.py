@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ixt import engine
+from ixt import engine, micro_batch
 from ixt.checkpoint import checkpoint_folders
 from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
@@ -30,6 +30,10 @@ from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError, DataError
+from ixt.guard import alike
+from ixt.guard.ranks import SlowRank
+from ixt.guard.spikes import Spikes
+from ixt.guard.undo import Undo
 from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
@@ -46,6 +50,7 @@ _FREE = {
     "engine": (
         "micro_batch_size",
         *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
+        "hang_timeout_s",
     ),
     "run": (
         "log_every_steps",
@@ -56,6 +61,10 @@ _FREE = {
         "keep_best",
         "keep_every_epochs",
         "trackers",
+        "prometheus",
+        "on_nonfinite",
+        "max_skips",
+        "spike_sigma",
     ),
 }
 
@@ -80,6 +89,12 @@ class Run:
     eval_loader: EvalLoader
     reporter: Reporter
     writer: CheckpointWriter
+    undo: Undo | None
+    """Takes back updates that are not finite; None where they stop the run."""
+    spikes: Spikes
+    slow_rank: SlowRank
+    undone_running: int = 0
+    """Updates taken back one after another, up to the last log row."""
 
     @property
     def updates_per_epoch(self) -> int:
@@ -106,12 +121,21 @@ def open_run(
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
-    recipe = _settle(inlined(recipe), run_dir, resume)
+    stored = run_dir / RECIPE
+    recipe = micro_batch.settle(
+        inlined(recipe),
+        stored if resume and stored.exists() else None,
+        lambda: probe_model(recipe),
+    )
+    recipe = _settle(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)
     try:
-        run = _build(recipe, run_dir, accelerator, prepare)
+        hosts, warning = alike.compare(accelerator, recipe)
+        run = _build(recipe, run_dir, accelerator, prepare, hosts)
+        if warning is not None:
+            run.reporter.say(warning)
         _describe(run)
     except BaseException:
         engine.abandon(accelerator)
@@ -119,7 +143,13 @@ def open_run(
     return run
 
 
-def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Prepare | None) -> Run:
+def _build(
+    recipe: Recipe,
+    run_dir: Path,
+    accelerator: Accelerator,
+    prepare: Prepare | None,
+    hosts: list[str],
+) -> Run:
     with accelerator.main_process_first():
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
@@ -128,6 +158,8 @@ def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Pre
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
     wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
+    ema = _build_ema(recipe, model, accelerator)
+    skips = recipe.run.on_nonfinite == "skip"
     return Run(
         recipe=recipe,
         run_dir=run_dir,
@@ -139,7 +171,7 @@ def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Pre
         learning_rate=learning_rate(
             recipe.schedule, recipe.optim.lr, train_loader.updates_per_epoch
         ),
-        ema=_build_ema(recipe, model, accelerator),
+        ema=ema,
         class_names=class_names,
         train_loader=train_loader,
         eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
@@ -147,8 +179,12 @@ def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Pre
             accelerator,
             run_dir,
             recipe.schedule.total_epochs * train_loader.updates_per_epoch,
+            recipe.run.prometheus,
         ),
         writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
+        undo=Undo(accelerator, model, optimizer, ema) if skips else None,
+        spikes=Spikes(recipe.run.spike_sigma),
+        slow_rank=SlowRank(hosts),
     )
 
 
@@ -261,6 +297,14 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
     if recipe.engine.compile:
         model.compile(mode=recipe.engine.compile_mode)
     return model
+
+
+def probe_model(recipe: Recipe) -> nn.Module:
+    """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
+    model = recipe.model.model_copy(update={"pretrained": False})
+    settings = recipe.engine.model_copy(update={"compile": False})
+    plain = recipe.model_copy(update={"model": model, "engine": settings})
+    return _build_model(plain, recipe.model.num_classes or 1000, None)
 
 
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:

@@ -6,46 +6,41 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ixt import batch_stats, engine, state
 from ixt.agreement import StopAgreement
-from ixt.checkpoint import newest_checkpoint
 from ixt.data.loader import Batch
-from ixt.errors import CheckpointError, Diverged, Interrupted
+from ixt.errors import CheckpointError, Interrupted
 from ixt.evaluate import evaluate
-from ixt.launch.rank_file import beat
+from ixt.guard import progress
+from ixt.guard.hang import HangWatch
+from ixt.guard.ranks import Stopwatch
+from ixt.interval import Interval, log_interval
+from ixt.micro_batch import out_of_memory_explained
 from ixt.optim import set_learning_rate
+from ixt.profiling import StepProfiler
 from ixt.recipe import Recipe
-from ixt.report import SKIPPED, memory_gib
+from ixt.report import SKIPPED
 from ixt.run_lock import locked
 from ixt.runtime import seed_model
 from ixt.saves import due_by_clock, finish_saves, newest_for_all, save
-from ixt.session import Prepare, Run, open_run
+from ixt.session import Prepare, Run, open_run, probe_model
 from ixt.signals import StopRequest
 
 Metrics = dict[str, Any]
 
 
-@dataclass
-class Interval:
-    """What happened since the last log row. Tensors stay on the device until it is read."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    fingerprints: list[int] = field(default_factory=list)
-    waited_s: float = 0.0
-    skipped: int = 0
-    start_s: float = field(default_factory=time.perf_counter)
-
-
 def train(
-    recipe: Recipe, run_dir: Path, resume: bool = False, prepare: Prepare | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    resume: bool = False,
+    prepare: Prepare | None = None,
+    profile_steps: int = 0,
 ) -> Metrics:
     """Train a recipe to its end, or go on where a run stopped.
 
@@ -54,6 +49,7 @@ def train(
         run_dir: folder of the run: recipe, logs, checkpoints.
         resume: continue the run in `run_dir` at its newest good checkpoint.
         prepare: called with the fresh model, to load weights for instance.
+        profile_steps: steps to trace, after three of warm-up; 0 for none.
 
     Returns:
         The metrics of the last evaluation.
@@ -66,30 +62,38 @@ def train(
         run = open_run(recipe, run_dir, resume, prepare)
         with engine.closing(run.accelerator):
             try:
-                with StopRequest() as request, StopAgreement(request) as stop, run.writer:
-                    metrics = _run(run, resume, stop)
+                with (
+                    out_of_memory_explained(run.recipe, lambda: probe_model(run.recipe)),
+                    HangWatch(run_dir, recipe.engine.hang_timeout_s),
+                    StopRequest() as request,
+                    StopAgreement(request) as stop,
+                    run.writer,
+                    StepProfiler(run_dir, profile_steps, run.reporter.say) as profiler,
+                ):
+                    metrics = _run(run, resume, stop, profiler)
             finally:
                 run.reporter.close()
     return metrics
 
 
-def _run(run: Run, resume: bool, stop: StopAgreement) -> Metrics:
+def _run(run: Run, resume: bool, stop: StopAgreement, profiler: StepProfiler) -> Metrics:
     """Train from where the run stands to its end."""
     step, metrics = resume_or_start(run, resume)
     if step and step % run.updates_per_epoch == 0 and not metrics:
         metrics = finish_epoch(run, step)  # it was stopped just before
     while step < run.total_steps:
-        step = train_epoch(run, step, stop)
+        step = train_epoch(run, step, stop, profiler)
         metrics = finish_epoch(run, step)
     finish_saves(run)
     return metrics
 
 
-def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
+def train_epoch(run: Run, step: int, stop: StopAgreement, profiler: StepProfiler) -> int:
     """Train from this step to the end of its epoch; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
-    settings, interval = run.recipe.run, Interval()
+    settings, device = run.recipe.run, run.accelerator.device
+    interval = Interval(Stopwatch(device))
     run.wrapped.train()
     for _ in range(done, run.updates_per_epoch):
         set_learning_rate(run.optimizer, run.learning_rate(step))
@@ -97,7 +101,8 @@ def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
         step += 1
         run.reporter.advance()
         run.writer.check()
-        beat(step)
+        progress.update_done(step)
+        profiler.step()
         at_end = step % run.updates_per_epoch == 0
         due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
         logs = step % settings.log_every_steps == 0 or at_end or due
@@ -105,7 +110,7 @@ def train_epoch(run: Run, step: int, stop: StopAgreement) -> int:
         stopping = stop.reached()
         if logs or stopping:
             log_interval(run, step, epoch, interval)
-            interval = Interval()
+            interval = Interval(Stopwatch(device))
         if due or stopping:
             save(run, step)
         if stopping:
@@ -118,12 +123,17 @@ def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval
     """One optimizer update over this process's micro-batches."""
     accelerator, optim = run.accelerator, run.recipe.optim
     losses = []
+    if run.undo is not None:
+        run.undo.remember()
     for _ in range(accelerator.gradient_accumulation_steps):
         batch = _next(batches, interval)
         _note_damaged(run, step, batch, interval)
         seed_model(run.recipe.run.seed, step, batch.micro_batch)
         with accelerator.accumulate(run.wrapped):
-            loss = run.loss(run.wrapped(batch.images), batch.targets)
+            with interval.forward:
+                loss = run.loss(run.wrapped(batch.images), batch.targets)
+            if run.undo is not None and accelerator.sync_gradients:
+                run.undo.settle()
             accelerator.backward(loss)
             if accelerator.sync_gradients and optim.max_norm is not None:
                 accelerator.clip_grad_norm_(run.wrapped.parameters(), optim.max_norm)
@@ -135,40 +145,9 @@ def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval
         assert run.recipe.ema.decay is not None
         run.ema.update(run.recipe.ema.decay)
     interval.losses.append(torch.stack(losses).mean())
-
-
-def log_interval(run: Run, step: int, epoch: int, interval: Interval) -> None:
-    """Read the losses of an interval, check them, write a row and the ledger.
-
-    Raises:
-        Diverged: a loss is infinite or not a number.
-    """
-    losses = run.accelerator.reduce(torch.stack(interval.losses), reduction="mean").tolist()
-    first = step - len(losses)
-    for offset, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            at = first + offset
-            finish_saves(run)
-            newest = newest_checkpoint(run.run_dir)
-            raise Diverged(
-                f"{run.run_dir}: the loss is {loss} in step {at} at learning rate "
-                f"{run.learning_rate(at):.3e}; last good checkpoint: "
-                f"{newest.path.name if newest else 'none'}; lower optim.lr or set optim.max_norm"
-            )
-    elapsed_s = time.perf_counter() - interval.start_s
-    run.reporter.log_steps(
-        {
-            "step": step,
-            "epoch": epoch,
-            "loss": sum(losses) / len(losses),
-            "lr": run.learning_rate(step - 1),
-            "images_per_s": len(losses) * run.recipe.engine.global_batch_size / elapsed_s,
-            "data_wait": interval.waited_s / elapsed_s,
-            "memory_gib": memory_gib(run.accelerator),
-            "skipped": interval.skipped,
-        }
-    )
-    _log_ledger(run, first, epoch, interval.fingerprints)
+    interval.overflows += accelerator.scaler is not None and accelerator.optimizer_step_was_skipped
+    if run.undo is not None:
+        interval.undone.append(run.undo.unless_finite(interval.losses[-1]))
 
 
 def evaluate_epoch(run: Run, step: int) -> Metrics:
@@ -215,9 +194,11 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
 
 
 def _next(batches: Iterator[Batch], interval: Interval) -> Batch:
+    progress.note("waiting for data")
     start_s = time.perf_counter()
     batch = next(islice(batches, 1))
     interval.waited_s += time.perf_counter() - start_s
+    progress.note("computing")
     if len(interval.fingerprints) == len(interval.losses):
         interval.fingerprints.append(0)  # the first micro-batch of a new update
     return batch
@@ -231,16 +212,3 @@ def _note_damaged(run: Run, step: int, batch: Batch, interval: Interval) -> None
     with (run.run_dir / SKIPPED).open("a") as stream:
         for path, reason in batch.damaged.items():
             stream.write(json.dumps({"step": step + 1, "path": path, "reason": reason}) + "\n")
-
-
-def _log_ledger(run: Run, first: int, epoch: int, fingerprints: list[int]) -> None:
-    """Add the processes' fingerprints of each update, modulo 2**64, and write them down."""
-    wrapped = [(value + 2**63) % 2**64 - 2**63 for value in fingerprints]
-    sums = torch.tensor(wrapped, dtype=torch.int64, device=run.accelerator.device)
-    total: Tensor = run.accelerator.reduce(sums, reduction="sum")
-    run.reporter.log_ledger(
-        [
-            {"step": first + n + 1, "epoch": epoch, "samples": f"{value % 2**64:016x}"}
-            for n, value in enumerate(total.tolist())
-        ]
-    )

@@ -44,6 +44,15 @@ ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine; one per GPU if not given."),
 ]
+ProfileOption = Annotated[
+    int,
+    typer.Option(
+        "--profile",
+        metavar="STEPS",
+        min=0,
+        help="Trace so many steps, after three of warm-up, into profile/ of the run's folder.",
+    ),
+]
 NodesOption = Annotated[
     str | None,
     typer.Option(

@@ -142,7 +142,7 @@ def _job(
     path = find_recipe(recipe)
     processes = processes_per_node or gpus_per_node or 1
     settings = load_recipe(path, overrides or [])
-    check_share(settings.engine.micro_batches, processes, Nodes(nodes, nodes))
+    check_share(settings.num_shares, processes, Nodes(nodes, nodes))
     folder = run_dir or Path("runs") / path.stem
     words = ["train", recipe, "--run-dir", str(folder), "--auto-resume"]
     words += ["--data", data] if data is not None else []

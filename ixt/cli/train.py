@@ -16,6 +16,7 @@ from ixt.cli.app import (
     MeetingOption,
     NodesOption,
     ProcessesOption,
+    ProfileOption,
     RecipeArgument,
     RestartsOption,
     ResumeOption,
@@ -41,6 +42,7 @@ def train(
     rdzv_endpoint: EndpointOption = None,
     rdzv_id: MeetingOption = None,
     max_restarts: RestartsOption = None,
+    profile: ProfileOption = 0,
 ) -> None:
     """Train a recipe.
 
@@ -52,7 +54,7 @@ def train(
     from ixt.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines)
+    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines, profile)
 
 
 @app.command(rich_help_panel="Train")
@@ -71,6 +73,7 @@ def finetune(
     rdzv_endpoint: EndpointOption = None,
     rdzv_id: MeetingOption = None,
     max_restarts: RestartsOption = None,
+    profile: ProfileOption = 0,
 ) -> None:
     """Train a recipe from the weights of another run; averaged weights are preferred.
 
@@ -80,7 +83,18 @@ def finetune(
     from ixt.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines, source)
+    _train(
+        recipe,
+        data,
+        run_dir,
+        resume,
+        auto_resume,
+        num_processes,
+        overrides,
+        machines,
+        profile,
+        source,
+    )
 
 
 @app.command(rich_help_panel="Train")
@@ -93,6 +107,7 @@ def resume(
     rdzv_endpoint: EndpointOption = None,
     rdzv_id: MeetingOption = None,
     max_restarts: RestartsOption = None,
+    profile: ProfileOption = 0,
 ) -> None:
     """Go on with a run where it stopped, mid-epoch too, on any number of processes.
 
@@ -111,7 +126,7 @@ def resume(
             f"ixt train {recipe} --run-dir {run}"
         )
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(str(recipe), data, run, True, False, num_processes, overrides, machines)
+    _train(str(recipe), data, run, True, False, num_processes, overrides, machines, profile)
 
 
 def _train(
@@ -123,6 +138,7 @@ def _train(
     num_processes: int | None,
     overrides: list[str] | None,
     nodes: Nodes | None,
+    profile: int,
     source: Path | None = None,
 ) -> None:
     from ixt.launch.start import in_processes
@@ -134,7 +150,7 @@ def _train(
         settings.append(f"data.root={json.dumps(data)}")
     recipe = load_recipe(path, settings)
     folder = run_dir or Path("runs") / path.stem
-    status = in_processes(num_processes, nodes, recipe.engine.micro_batches, folder)
+    status = in_processes(num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)
     from ixt.checkpoint import checkpoint_folders
@@ -145,6 +161,6 @@ def _train(
     may_resume = auto_resume or (nodes is not None and nodes.restarts)
     resume = resume or (may_resume and bool(checkpoint_folders(folder)))
     if source is None:
-        train(recipe, folder, resume)
+        train(recipe, folder, resume, profile_steps=profile)
     else:
-        finetune(recipe, folder, source, resume)
+        finetune(recipe, folder, source, resume, profile_steps=profile)

@@ -62,15 +62,15 @@ def read(
         device: where the process group can reach tensors.
     """
     flats = _flats(model, optimizer)
-    base = _base(optimizer)
-    groups = [{k: v for k, v in g.items() if k != "params"} for g in base.param_groups]
+    inner = base(optimizer)
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in inner.param_groups]
     if flats is None:
         return {
-            name: dict(base.state[p]) for name, p in model.named_parameters() if p in base.state
+            name: dict(inner.state[p]) for name, p in model.named_parameters() if p in inner.state
         }, groups
     state: State = {}
     for flat in flats:
-        for key, value in base.state.get(flat.tensor, {}).items():
+        for key, value in inner.state.get(flat.tensor, {}).items():
             if isinstance(value, Tensor) and value.shape == flat.tensor.shape:
                 rows = gather_rows(value, device)
                 for slot in flat.slots:
@@ -97,15 +97,15 @@ def write(
         ValueError: the groups differ, or a value does not fit its parameter.
     """
     flats = _flats(model, optimizer)
-    base = _base(optimizer)
-    with _filled_groups(base, flats):
-        own = base.state_dict()["param_groups"]
+    inner = base(optimizer)
+    with _filled_groups(inner, flats):
+        own = inner.state_dict()["param_groups"]
         for group, values in zip(own, groups, strict=True):
             group |= values
         held = _by_parameter(model, state) if flats is None else _by_flat(flats, state)
-        order = [p for group in base.param_groups for p in group["params"]]
+        order = [p for group in inner.param_groups for p in group["params"]]
         numbered = {n: held[p] for n, p in enumerate(order) if p in held}
-        base.load_state_dict({"state": numbered, "param_groups": own})
+        inner.load_state_dict({"state": numbered, "param_groups": own})
 
 
 def refresh_masters(optimizer: torch.optim.Optimizer) -> None:
@@ -115,16 +115,21 @@ def refresh_masters(optimizer: torch.optim.Optimizer) -> None:
         zero.refresh_fp32_params()
 
 
-def _unwrapped(optimizer: Any) -> Any:
-    """Without Accelerate's wrapper: torch's optimizer, or DeepSpeed's over it."""
-    return getattr(optimizer, "optimizer", optimizer)
-
-
-def _base(optimizer: Any) -> Any:
+def base(optimizer: Any) -> Any:
     """Torch's optimizer below all wrappers."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
+
+
+def masters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The copies of weights that ZeRO 1 to 3 step in this process: live tensors, none elsewhere."""
+    return [flat.tensor for flat in _flats(model, optimizer) or ()]
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """Without Accelerate's wrapper: torch's optimizer, or DeepSpeed's over it."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _flats(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[_Flat] | None:

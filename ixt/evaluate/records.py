@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ixt.data.loader import EvalLoader
 from ixt.engine.shards import are_cut
 from ixt.evaluate.accuracy import Accuracy, accuracy
+from ixt.guard import progress
 from ixt.runtime import world_size
 
 TOP = 5
@@ -52,6 +53,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
     try:
         with torch.no_grad():
             for batch in loader:
+                progress.note("evaluating")
                 rows = record_rows(model(batch.images), batch.labels)
                 fill(table, batch.samples, rows)
             if are_cut(model) and (blank := loader.blank()) is not None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from ixt.optim import build_optimizer
 from ixt.plan.activations import Activations
-from ixt.plan.steps import fitting_micro_batches
 from ixt.recipe import Engine, Optim, Recipe
+from ixt.recipe.batches import fitting_micro_batches
 
 GIB = 2**30
 _FP32 = 4

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ixt.errors import DataError, EngineError
 from ixt.recipe import Recipe
+from ixt.recipe.batches import fitting_micro_batches
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,6 @@ def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> 
         updates=updates,
         images_seen=updates * total,
     )
-
-
-def fitting_micro_batches(recipe: Recipe, num_gpus: int) -> list[int]:
-    """Micro-batches that divide a GPU's share of an update and that mixing allows, largest first.
-
-    Empty where the GPUs cannot share the update at all.
-    """
-    per_gpu, rest = divmod(recipe.engine.global_batch_size, num_gpus)
-    if rest:
-        return []
-    mixes = recipe.augment.mixes
-    multiple = (recipe.augment.mixing_group or 2) if mixes else 1
-    return [m for m in range(per_gpu, 0, -1) if per_gpu % m == 0 and m % multiple == 0]
 
 
 def _how_to_share(recipe: Recipe, num_gpus: int) -> str:

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from ixt.errors import RecipeError
 from ixt.recipe.augment_checks import augment_problems
 from ixt.recipe.sharding import engine_problems, optimizer_problems
 
@@ -17,6 +25,9 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Strength = Annotated[float, Field(ge=0.0)]
 Triple = tuple[float, float, float]
+
+AUTO = 0
+"""Stands for engine.micro_batch_size: auto."""
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -270,8 +281,10 @@ class Engine(Section):
     micro-batches per process and update."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
-    micro_batch_size: Positive = 128
-    """Images per forward pass of one process; accumulation is derived."""
+    micro_batch_size: NonNegative = 128
+    """Images per forward pass of one process; accumulation is derived. auto probes the largest
+    that fits on the device (128 at most on a CPU), and needs augment.mixing_group if images are
+    mixed; the run's own recipe then has the number."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights stay fp32."""
     tf32: bool = True
@@ -284,10 +297,25 @@ class Engine(Section):
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
+    hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
+    """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
+    checkpoint and up to the first update's end) after which a process ends the run and writes its
+    stacks; null waits for ever."""
+
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _auto_is_no_number(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("is 0; give at least 1, or auto")
+        return AUTO if value == "auto" else value
+
+    @field_serializer("micro_batch_size")
+    def _auto_again(self, value: int) -> int | str:
+        return "auto" if value == AUTO else value
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
-        if self.global_batch_size % self.micro_batch_size:
+        if not self.is_auto and self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}; change one of them"
@@ -301,8 +329,22 @@ class Engine(Section):
         return self
 
     @property
+    def is_auto(self) -> bool:
+        """Whether the micro-batch is still to be probed."""
+        return self.micro_batch_size == AUTO
+
+    @property
     def micro_batches(self) -> int:
-        """Micro-batches in an update, over all processes."""
+        """Micro-batches in an update, over all processes.
+
+        Raises:
+            RecipeError: micro_batch_size is auto.
+        """
+        if self.is_auto:
+            raise RecipeError(
+                "engine.micro_batch_size: auto is for training; "
+                "give a number here: --set engine.micro_batch_size=N"
+            )
         return self.global_batch_size // self.micro_batch_size
 
 
@@ -321,6 +363,23 @@ class Eval(Section):
     """Images per forward pass of one process."""
     every_epochs: Positive = 1
     """Evaluate after every so many epochs, and always after the last one."""
+
+
+class Prometheus(Section):
+    """A page for a Prometheus server to read, or a file for its node exporter."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port of the first process's host; the page is /metrics."""
+    address: str = "0.0.0.0"
+    """Address to listen on."""
+    textfile: str | None = None
+    """File NAME.prom in the node exporter's textfile folder, rewritten with every log row."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.port is None) == (self.textfile is None):
+            raise ValueError("give one of port and textfile, as in prometheus: {port: 9400}")
+        return self
 
 
 class RunSettings(Section):
@@ -344,6 +403,17 @@ class RunSettings(Section):
     """Epochs between checkpoints that are kept for good; null for none."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
+    prometheus: Prometheus | None = None
+    """Where Prometheus finds the run's numbers; null for nowhere."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What an infinite loss or gradient does: stop the run, or have its update taken back, counted
+    and listed in spikes.jsonl. Skipping costs a copy of weights and optimizer state on the
+    device."""
+    max_skips: Positive = 10
+    """Updates in a row that may be taken back; one more stops the run."""
+    spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
+    """List in spikes.jsonl the updates whose loss is so many standard deviations above the mean of
+    the 200 before; null for none."""
 
 
 class Recipe(Section):
@@ -365,6 +435,13 @@ class Recipe(Section):
         return self.augment.mixing_group or self.engine.micro_batch_size
 
     @property
+    def num_shares(self) -> int:
+        """Parts of an update that processes can share: micro-batches, or what auto can make."""
+        if not self.engine.is_auto:
+            return self.engine.micro_batches
+        return self.engine.global_batch_size // (self.mixing_group if self.augment.mixes else 1)
+
+    @property
     def eval_size(self) -> int:
         """Side of the square test image in pixels, resolved."""
         return self.eval.image_size or self.augment.image_size
@@ -372,6 +449,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         micro, group = self.engine.micro_batch_size, self.mixing_group
+        if self.augment.mixes and not group:
+            raise ValueError(
+                "engine.micro_batch_size is auto; give augment.mixing_group, so that which images "
+                "are mixed does not depend on the device"
+            )
         if self.augment.mixes and micro % group:
             raise ValueError(
                 f"engine.micro_batch_size {micro} is not a multiple of "
