@@ -12,6 +12,7 @@ from ixt.data.classes import output_classes
 from ixt.data.index import load_index
 from ixt.errors import ModelError
 from ixt.evaluate import evaluate
+from ixt.kernels import apply_kernels
 from ixt.models import LoadedWeights, create_model, eval_settings, load_weights
 from ixt.recipe import Recipe, parse_recipe
 from ixt.runtime import build_accelerator
@@ -51,6 +52,7 @@ def assess(
     model, loaded, class_names = load_model(
         checkpoint, recipe, info, index.classes, prefer_ema=prefer_ema
     )
+    apply_kernels(model, recipe, accelerator.device)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = build_eval_loader(recipe, index, class_names, accelerator)
     accuracy = evaluate(model, loader, accelerator.device)

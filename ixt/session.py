@@ -29,6 +29,7 @@ from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError, DataError
+from ixt.kernels import apply_kernels
 from ixt.models import create_model
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
@@ -123,7 +124,8 @@ def _build(recipe: Recipe, run_dir: Path, accelerator: Accelerator, prepare: Pre
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
-    model = _build_model(recipe, len(class_names), prepare).to(accelerator.device)
+    device = accelerator.device
+    model = _build_model(recipe, len(class_names), device, prepare).to(device)
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
     wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
@@ -225,7 +227,9 @@ def _usable_index(recipe: Recipe, split: Split) -> Index:
     return index
 
 
-def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> nn.Module:
+def _build_model(
+    recipe: Recipe, num_classes: int, device: torch.device, prepare: Prepare | None
+) -> nn.Module:
     seed_model(recipe.run.seed)
     settings = recipe.model
     rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
@@ -238,6 +242,7 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
     )
     if prepare is not None:
         prepare(model)
+    apply_kernels(model, recipe, device)
     # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
     # NHWC make convolutions run in that order all the same.
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":

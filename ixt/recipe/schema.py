@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ixt.recipe.augment_checks import augment_problems
-from ixt.recipe.sharding import engine_problems, optimizer_problems
+from ixt.recipe.sharding import engine_problems, fused_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -45,6 +45,10 @@ class Model(Section):
     """Start from timm's published weights (needs the hub or its cache)."""
     kwargs: dict[str, Any] = {}
     """Further keyword arguments of the timm model function."""
+    fused: Literal["auto"] | bool = False
+    """Run Inception mixers as one kernel each, and 1x1 convolutions in NHWC as matrix products.
+    auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
+    true: also warn where the check fails, and use the same operators on a CPU."""
 
 
 class Data(Section):
@@ -261,6 +265,9 @@ class Engine(Section):
     """Images per forward pass of one process; accumulation is derived."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights stay fp32."""
+    half_residual: bool = False
+    """Keep the residual stream of InceptionNeXt and ConvNeXt in the autocast type; else layer scale
+    lifts it to fp32, and batch norms and mixers with it."""
     tf32: bool = True
     """Let a CUDA device multiply fp32 in TF32, in convolutions and linear layers alike."""
     deterministic: bool = True
@@ -367,6 +374,8 @@ class Recipe(Section):
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
             )
         for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
+        for problem in fused_problems(self.model, self.engine):
             raise ValueError(problem)
         if self.augment.repeats > self.engine.global_batch_size:
             raise ValueError(
