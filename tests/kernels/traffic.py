@@ -35,9 +35,9 @@ def training_traffic(model: nn.Module, image_size: int) -> Traffic:
         image_size: side of the square images, in pixels.
     """
     counter = _Counter()
+    model.to(memory_format=torch.channels_last)
     with FakeTensorMode() as fake:
         model._apply(lambda tensor: fake.from_tensor(tensor))  # type: ignore[no-untyped-call]
-        model.to(memory_format=torch.channels_last)
         images = torch.empty(BATCH, 3, image_size, image_size)
         images = images.contiguous(memory_format=torch.channels_last)
         with counter:
