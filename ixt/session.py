@@ -34,6 +34,7 @@ from ixt.guard import alike
 from ixt.guard.ranks import SlowRank
 from ixt.guard.spikes import Spikes
 from ixt.guard.undo import Undo
+from ixt.kernels import apply_kernels
 from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
@@ -154,7 +155,8 @@ def _build(
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
-    model = _build_model(recipe, len(class_names), prepare).to(accelerator.device)
+    device = accelerator.device
+    model = _build_model(recipe, len(class_names), device, prepare).to(device)
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
     wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
@@ -273,7 +275,9 @@ def refuse_unreadable(index: Index) -> None:
         )
 
 
-def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> nn.Module:
+def _build_model(
+    recipe: Recipe, num_classes: int, device: torch.device, prepare: Prepare | None
+) -> nn.Module:
     seed_model(recipe.run.seed)
     settings = recipe.model
     rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
@@ -288,6 +292,7 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
         scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
         prepare(model)
+    apply_kernels(model, recipe, device)
     if settings.freeze is not None:
         freeze(model, settings.freeze)
     # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
@@ -304,7 +309,8 @@ def probe_model(recipe: Recipe) -> nn.Module:
     model = recipe.model.model_copy(update={"pretrained": False})
     settings = recipe.engine.model_copy(update={"compile": False})
     plain = recipe.model_copy(update={"model": model, "engine": settings})
-    return _build_model(plain, recipe.model.num_classes or 1000, None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _build_model(plain, recipe.model.num_classes or 1000, device, None)
 
 
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:

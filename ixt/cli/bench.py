@@ -111,3 +111,22 @@ def models(
         write_text(csv, csv_text(report))
     if markdown is not None:
         write_text(markdown, markdown_text(report))
+
+
+@bench_app.command()
+def kernels(
+    model: Annotated[
+        str, typer.Argument(help="An InceptionNeXt, whose mixers are measured.")
+    ] = "inceptionnext_tiny",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 128,
+    precision: Annotated[str, typer.Option(help="bf16, fp16, fp32.")] = "bf16",
+    layout: Annotated[str, typer.Option(help="channels_last, contiguous.")] = "channels_last",
+    results: Annotated[Path | None, typer.Option(help="Results file (JSON).")] = None,
+) -> None:
+    """Measure the fused kernels against eager PyTorch, torch.compile and the memory floor.
+
+    Needs a CUDA device. Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
+    """
+    from ixt.bench.kernels import bench_kernels, print_kernels
+
+    print_kernels(bench_kernels(model, batch_size, precision, layout, results))

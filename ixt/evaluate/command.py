@@ -28,6 +28,7 @@ from ixt.evaluate.examine import Contender, Report, examine
 from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
+from ixt.kernels import apply_kernels
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator, cores_per_process
 from ixt.session import refuse_unreadable
@@ -226,7 +227,9 @@ def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
 
 
 def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:
-    model = candidate.model.to(accelerator.device).eval()
+    model = candidate.model
+    apply_kernels(model, candidate.recipe, accelerator.device)
+    model = model.to(accelerator.device).eval()
     if candidate.recipe.engine.channels_last:
         model = model.to(memory_format=torch.channels_last)
     prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)

@@ -18,7 +18,7 @@ from pydantic import (
 
 from ixt.errors import RecipeError
 from ixt.recipe.augment_checks import augment_problems
-from ixt.recipe.sharding import engine_problems, optimizer_problems
+from ixt.recipe.sharding import engine_problems, fused_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -61,6 +61,10 @@ class Model(Section):
     """Multiply the initial weights of a new classifier by this."""
     kwargs: dict[str, Any] = {}
     """Further keyword arguments of the timm model function."""
+    fused: Literal["auto"] | bool = False
+    """Run Inception mixers as one kernel each, and 1x1 convolutions in NHWC as matrix products.
+    auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
+    true: also warn where the check fails, and use the same operators on a CPU."""
 
 
 class Data(Section):
@@ -287,6 +291,9 @@ class Engine(Section):
     mixed; the run's own recipe then has the number."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights stay fp32."""
+    half_residual: bool = False
+    """Keep the residual stream of InceptionNeXt and ConvNeXt in the autocast type; else layer scale
+    lifts it to fp32, and batch norms and mixers with it."""
     tf32: bool = True
     """Let a CUDA device multiply fp32 in TF32, in convolutions and linear layers alike."""
     deterministic: bool = True
@@ -464,6 +471,8 @@ class Recipe(Section):
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
             )
         for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
+        for problem in fused_problems(self.model, self.engine):
             raise ValueError(problem)
         if self.augment.repeats > self.engine.global_batch_size:
             raise ValueError(
