@@ -7,7 +7,7 @@ positions, cut into micro-batches; process r of W takes micro-batches r, r + W, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,9 @@ class TrainLoader:
         for micro, plan, decoded in self.decode(epoch, first_update):
             yield self._finish(micro, plan, decoded)
 
-    def decode(self, epoch: int, first_update: int = 0) -> Iterator[tuple[int, Plan, Decoded]]:
+    def decode(
+        self, epoch: int, first_update: int = 0
+    ) -> Generator[tuple[int, Plan, Decoded], None, None]:
         """The micro-batches as they are decoded: number within the update, plan, pixels.
 
         Args:

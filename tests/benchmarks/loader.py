@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -202,7 +203,11 @@ def measure(contender: str, case: str, root: Path) -> dict[str, Any]:
 def run(contender: str, case: str, root: Path) -> dict[str, Any]:
     """One measurement in a fresh process."""
     command = [sys.executable, __file__, "--one", contender, case, str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # What the `ixt` command sets for itself before torch is loaded.
+    own = {} if contender == "timm" else {"THP_MEM_ALLOC_ENABLE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **own}
+    )
     if done.returncode:
         raise SystemExit(f"{contender} {case}: {done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-from photographs import open_photographs  # noqa: E402
+from photographs import open_photographs
 
 WIDTH, HEIGHT = 500, 375  # ImageNet's most frequent size
 _NOISE = 7.0  # grey levels, standard deviation

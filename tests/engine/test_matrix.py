@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ixt.recipe import dump_recipe, parse_recipe
 from runs import (
     ENGINES,
     LOSS,
@@ -24,6 +22,8 @@ from runs import (
     farthest,
     weights,
 )
+
+from ixt.recipe import dump_recipe, parse_recipe
 
 pytestmark = pytest.mark.slow
 

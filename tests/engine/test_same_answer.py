@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ixt import train as training
-from ixt.errors import Diverged
 from runs import (
     ENGINES,
     LOSS,
@@ -20,6 +17,9 @@ from runs import (
     assert_same_bits,
     changed,
 )
+
+from ixt import train as training
+from ixt.errors import Diverged
 
 SHARDED = ("zero 1", "zero 3")
 
