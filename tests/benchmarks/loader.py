@@ -249,7 +249,8 @@ def main() -> None:
     contenders, cases = given.contenders.split(","), given.cases.split(",")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_photos(root, given.images, given.images // 3)
+        # Whole batches, as each counts for BATCH images.
+        write_photos(root, given.images // BATCH * BATCH, 2 * BATCH)
         print(f"{given.images} training JPEGs of 500 x 375, {mean_kb(root):.0f} KB on average")
         found: dict[str, Any] = {}
         for case in cases:
