@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from runs import Result, Sections, Train, TrainTogether, free_port, start
 
 from ixt.recipe import parse_recipe
 from ixt.train import train
+from runs import Result, Sections, Train, TrainTogether, free_port, start
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from runs import ENGINES, Sections, Train, changed
 
 from ixt.engine.deepspeed import configuration, inlined
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import dump_recipe, parse_recipe
+from runs import ENGINES, Sections, Train, changed
 
 ZERO_2 = ENGINES["zero 2"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ixt.recipe import dump_recipe, parse_recipe
 from runs import (
     ENGINES,
     LOSS,
@@ -22,8 +24,6 @@ from runs import (
     farthest,
     weights,
 )
-
-from ixt.recipe import dump_recipe, parse_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ixt import train as training
+from ixt.errors import Diverged
 from runs import (
     ENGINES,
     LOSS,
@@ -17,9 +20,6 @@ from runs import (
     assert_same_bits,
     changed,
 )
-
-from ixt import train as training
-from ixt.errors import Diverged
 
 SHARDED = ("zero 1", "zero 3")
 
