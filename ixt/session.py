@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -19,7 +20,7 @@ from ixt import engine, micro_batch
 from ixt.checkpoint import checkpoint_folders
 from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoder, make_decoder
+from ixt.data.decode import Decoder, GpuDecoding, make_decoder
 from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
@@ -202,7 +203,7 @@ def build_eval_loader(
     return EvalLoader(
         index,
         target_labels(index, class_names),
-        _decoder(recipe, device),
+        build_decoder(recipe, index, device),
         recipe,
         device=device,
         rank=accelerator.process_index,
@@ -326,7 +327,7 @@ def _train_loader(
     return TrainLoader(
         index,
         planner,
-        _decoder(recipe, accelerator.device),
+        build_decoder(recipe, index, accelerator.device),
         recipe,
         num_classes=len(class_names),
         device=accelerator.device,
@@ -335,7 +336,8 @@ def _train_loader(
     )
 
 
-def _decoder(recipe: Recipe, device: torch.device) -> Decoder:
+def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder:
+    """The decoder of a split's images, by the recipe's data section."""
     data = recipe.data
     return make_decoder(
         data.decoder,
@@ -343,7 +345,14 @@ def _decoder(recipe: Recipe, device: torch.device) -> Decoder:
         num_threads=data.num_threads or cores_per_process(),
         prefetch=data.prefetch_batches,
         on_error=data.on_error,
+        gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
     )
+
+
+def _large_size(index: Index) -> tuple[int, int]:
+    """The 99th percentiles of height and width, in pixels."""
+    height, width = np.percentile(index.sizes, 99, axis=0).astype(int).tolist()
+    return height, width
 
 
 def _describe(run: Run) -> None:

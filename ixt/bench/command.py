@@ -103,10 +103,10 @@ def _cells(request: Request) -> list[Cell]:
     default = "tf32" if torch.cuda.is_available() else "fp32"
     return expand(
         list(dict.fromkeys(models)),
-        modes=_words("--mode", request.modes, get_args(Mode)),
-        layouts=_words("--layout", request.layouts, get_args(Layout)),
-        precisions=_words("--precision", request.precisions or default, get_args(Precision)),
-        compiles=[_SWITCH[w] for w in _words("--compile", request.compiles, tuple(_SWITCH))],
+        modes=words("--mode", request.modes, get_args(Mode)),
+        layouts=words("--layout", request.layouts, get_args(Layout)),
+        precisions=words("--precision", request.precisions or default, get_args(Precision)),
+        compiles=[_SWITCH[w] for w in words("--compile", request.compiles, tuple(_SWITCH))],
         batch_sizes=_numbers(request.batch_sizes),
         image_size=request.image_size,
     )
@@ -134,13 +134,31 @@ def _fit(cells: list[Cell], protocol: Protocol) -> list[Cell]:
     return [cell for cell in found if cell is not None]
 
 
-def _words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
+def words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
+    """The words of a list with commas, each once.
+
+    Raises:
+        EngineError: there is none, or one is not allowed.
+    """
     words = [word.strip() for word in text.split(",") if word.strip()]
     wrong = [word for word in words if word not in allowed]
     if wrong or not words:
         found = wrong[0] if wrong else "nothing"
         raise EngineError(f"{option}: {found}: give one or more of {', '.join(allowed)}")
     return list(dict.fromkeys(words))
+
+
+def integers(option: str, text: str) -> list[int]:
+    """The whole numbers from 1 on of a list with commas, each once.
+
+    Raises:
+        EngineError: something else is in it.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not re.fullmatch(r"[1-9]\d*", part):
+            raise EngineError(f"{option}: {part!r}: give whole numbers from 1 on, as 1,2,4")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def _numbers(text: str) -> list[int]:

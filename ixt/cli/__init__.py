@@ -13,12 +13,13 @@ from ixt.cli import evaluate, export, predict  # isort: split
 
 from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
-from ixt.cli import bench, bench_output, doctor
+from ixt.cli import bench, bench_data, bench_output, doctor
 from ixt.cli.app import app, main
 
 __all__ = [
     "app",
     "bench",
+    "bench_data",
     "bench_output",
     "data",
     "data_look",

@@ -54,6 +54,22 @@ class Decoded:
     """The further cuts that the request asked for, as `images`."""
 
 
+@dataclass(frozen=True)
+class GpuDecoding:
+    """How DALI decodes for a CUDA device; on a CPU only the defaults are allowed."""
+
+    decode_device: Literal["auto", "gpu", "cpu"] = "auto"
+    """auto and gpu decode with nvJPEG; cpu with libjpeg-turbo, and only resizes on the GPU."""
+    hw_decoder_load: float = 0.0
+    """Share of the images for the hardware decoder, 0 or 1: with one in between, an image's
+    pixels would depend on the others in its batch."""
+    largest: tuple[int, int] | None = None
+    """Height and width that hardware decoding allocates for beforehand; larger ones still fit."""
+
+
+_DEFAULT_DECODING = GpuDecoding()
+
+
 class Decoder(Protocol):
     """Decodes batches ahead of its consumer.
 
@@ -84,6 +100,7 @@ def make_decoder(
     num_threads: int,
     prefetch: int,
     on_error: OnError,
+    gpu: GpuDecoding = _DEFAULT_DECODING,
 ) -> Decoder:
     """Create a decoder.
 
@@ -93,14 +110,16 @@ def make_decoder(
         num_threads: CPU threads that decode.
         prefetch: batches decoded ahead of the consumer.
         on_error: what a damaged image does: stop with DataError, or be left out.
+        gpu: how DALI decodes for a CUDA device.
 
     Raises:
-        DataError: DALI is asked for and not installed.
+        DataError: DALI is asked for and not installed, or `gpu` would have no effect.
         ValueError: num_threads or prefetch is below 1.
     """
     if num_threads < 1 or prefetch < 1:
         raise ValueError(f"num_threads {num_threads} and prefetch {prefetch} must be at least 1")
     kind = resolve_decoder(kind, device)
+    _refuse_without_effect(kind, device, gpu)
     if kind == "dali":
         if not _has_dali():
             raise DataError(
@@ -110,7 +129,7 @@ def make_decoder(
         from ixt.data.decode_dali import DaliDecoder
 
         return DaliDecoder(
-            device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error
+            device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, gpu=gpu
         )
     from ixt.data.decode_torch import TORCH, TorchDecoder
 
@@ -134,6 +153,21 @@ def resolve_decoder(kind: DecoderKind, device: torch.device) -> DecoderKind:
     if kind != "auto":
         return kind
     return "dali" if device.type == "cuda" and _has_dali() else "torch"
+
+
+def _refuse_without_effect(kind: DecoderKind, device: torch.device, gpu: GpuDecoding) -> None:
+    """Refuse settings of GPU decoding where nothing decodes for a GPU."""
+    if kind == "dali" and device.type == "cuda":
+        return
+    if gpu.decode_device == "auto" and gpu.hw_decoder_load == 0:
+        return
+    key, value = "hw_decoder_load", str(gpu.hw_decoder_load)
+    if gpu.decode_device != "auto":
+        key, value = "decode_device", gpu.decode_device
+    raise DataError(
+        f"data.{key}: {value} acts only where DALI decodes for a CUDA device; here "
+        f"{kind} decodes for {device.type}; leave it out"
+    )
 
 
 def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:

@@ -25,6 +25,7 @@ from ixt.data.crop import BICUBIC, BILINEAR
 from ixt.data.decode import (
     GREY,
     Decoded,
+    GpuDecoding,
     OnError,
     Request,
     stop_if_damaged,
@@ -47,13 +48,10 @@ _FILTERS[BICUBIC] = int(types.INTERP_CUBIC)
 _COLUMN_DTYPES = [types.UINT8] + 2 * [types.INT32] + 3 * [types.FLOAT] + 3 * [types.INT32]
 _COLUMN_DIMS = [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
-# On a GPU: all images through nvJPEG's CUDA decoder. With the hardware decoder taking a share,
-# an image's pixels would depend on the others in its batch. Without fancy upsampling, nvJPEG
-# enlarges the chroma by nearest neighbour, unlike libjpeg-turbo on which published weights were
-# trained.
+# Without fancy upsampling, nvJPEG enlarges the chroma by nearest neighbour, unlike libjpeg-turbo
+# on which published weights were trained.
 _GPU_DECODER = {
     "device": "mixed",
-    "hw_decoder_load": 0.0,
     "jpeg_fancy_upsampling": True,
     "affine": False,
 }
@@ -64,9 +62,16 @@ class DaliDecoder:
     """The decoder of `ixt.data.decode.Decoder` over DALI pipelines, one for each stream."""
 
     def __init__(
-        self, *, device: torch.device, num_threads: int, prefetch: int, on_error: OnError
+        self,
+        *,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        on_error: OnError,
+        gpu: GpuDecoding,
     ) -> None:
         """Keep the settings; the arguments are those of `make_decoder`."""
+        self._gpu = gpu
         self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
@@ -128,7 +133,9 @@ class DaliDecoder:
             prefetch_queue_depth=self._prefetch + 1,
         )
         with pipeline:
-            pipeline.set_outputs(_graph(source, _GPU_DECODER if on_gpu else _CPU_DECODER, files))
+            pipeline.set_outputs(
+                _graph(source, _decoder_options(on_gpu, self._gpu), files, resize_on_gpu=on_gpu)
+            )
         pipeline.build()
         # Only this executor gives each batch memory of its own, to keep as long as needed.
         assert pipeline.exec_dynamic
@@ -198,7 +205,20 @@ def _one_cut_each(requests: Iterable[Request], counts: deque[int]) -> Iterator[R
             yield Request(request.ranges, crops)
 
 
-def _graph(source: Callable[[], _Columns], decoder: dict[str, Any], files: bool) -> Any:
+def _decoder_options(on_gpu: bool, gpu: GpuDecoding) -> dict[str, Any]:
+    """Arguments of DALI's decoding operator."""
+    if not on_gpu or gpu.decode_device == "cpu":
+        return _CPU_DECODER
+    options = {**_GPU_DECODER, "hw_decoder_load": gpu.hw_decoder_load}
+    if gpu.hw_decoder_load and gpu.largest is not None:  # without the hardware, nothing is held
+        height, width = gpu.largest
+        options |= {"preallocate_height_hint": height, "preallocate_width_hint": width}
+    return options
+
+
+def _graph(
+    source: Callable[[], _Columns], decoder: dict[str, Any], files: bool, *, resize_on_gpu: bool
+) -> Any:
     """The pipeline: read, decode the window, resize the part of it that is kept, flip."""
     first, start, shape, roi_start, roi_end, size, interpolation, hflip, vflip = fn.external_source(
         source, num_outputs=len(_COLUMN_DTYPES), batch=True, dtype=_COLUMN_DTYPES, ndim=_COLUMN_DIMS
@@ -213,6 +233,8 @@ def _graph(source: Callable[[], _Columns], decoder: dict[str, Any], files: bool)
         adjust_orientation=False,
         **decoder,
     )
+    if resize_on_gpu and decoder["device"] == "cpu":
+        images = images.gpu()
     images = fn.resize(
         images,
         size=size,

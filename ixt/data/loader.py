@@ -7,7 +7,7 @@ positions, cut into micro-batches; process r of W takes micro-batches r, r + W, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +76,22 @@ class TrainLoader:
             epoch: number of the epoch, from 0.
             first_update: updates of this epoch already done.
         """
+        for micro, plan, decoded in self.decode(epoch, first_update):
+            yield self._finish(micro, plan, decoded)
+
+    def decode(
+        self, epoch: int, first_update: int = 0
+    ) -> Generator[tuple[int, Plan, Decoded], None, None]:
+        """The micro-batches as they are decoded: number within the update, plan, pixels.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first_update: updates of this epoch already done.
+        """
         planned: deque[tuple[int, Plan]] = deque()
         requests = self._requests(epoch, first_update, planned)
         for decoded in self._decoder.stream(requests):
-            yield self._finish(*planned.popleft(), decoded)
+            yield (*planned.popleft(), decoded)
 
     def _requests(
         self, epoch: int, first_update: int, planned: deque[tuple[int, Plan]]
@@ -97,26 +109,9 @@ class TrainLoader:
 
     @torch.no_grad()
     def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
-        """Augment, mix, normalise and erase on the training device, in timm's order."""
-        augment = self._recipe.augment
         images = decoded.images.to(self._device, non_blocking=True)
-        fill = fill_colour(self._planner.policy, augment.mean)
-        if plan.crops.shift is not None:
-            images = reflect_shift(images, plan.crops.shift)
-        if plan.augmix is not None:
-            images = apply_augmix(images, plan.augmix, fill)
-        if plan.ops is not None:
-            images = apply_policy(images, plan.ops, fill)
-        if plan.mix is not None:
-            images = mix_images(images, plan.mix, self._planner.mixing_group)
-        images = normalise(images, augment.mean, augment.std)
-        if plan.boxes is not None:
-            noise_keys = (self._planner.seed, plan.epoch, plan.positions)
-            images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
-        if self._recipe.engine.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         return Batch(
-            images=images,
+            images=self.mix(plan, self.augment(plan, images)),
             targets=self._targets(plan, decoded.damaged),
             micro_batch=micro,
             fingerprint=plan.fingerprint,
@@ -125,6 +120,49 @@ class TrainLoader:
                 for row, reason in decoded.damaged.items()
             },
         )
+
+    @torch.no_grad()
+    def augment(self, plan: Plan, images: Tensor) -> Tensor:
+        """Carry out the policy, colour jitter and blur.
+
+        Args:
+            plan: of this batch.
+            images: (B, 3, S, S) uint8 on the training device; left as they are.
+
+        Returns:
+            (B, 3, S, S) uint8.
+        """
+        augment = self._recipe.augment
+        fill = fill_colour(self._planner.policy, augment.mean)
+        if plan.crops.shift is not None:
+            images = reflect_shift(images, plan.crops.shift)
+        if plan.augmix is not None:
+            images = apply_augmix(images, plan.augmix, fill)
+        if plan.ops is not None:
+            images = apply_policy(images, plan.ops, fill)
+        return images
+
+    @torch.no_grad()
+    def mix(self, plan: Plan, images: Tensor) -> Tensor:
+        """Mix, normalise and erase, in timm's order.
+
+        Args:
+            plan: of this batch.
+            images: (B, 3, S, S) uint8, augmented, on the training device; left as they are.
+
+        Returns:
+            (B, 3, S, S) float32.
+        """
+        augment = self._recipe.augment
+        if plan.mix is not None:
+            images = mix_images(images, plan.mix, self._planner.mixing_group)
+        images = normalise(images, augment.mean, augment.std)
+        if plan.boxes is not None:
+            noise_keys = (self._planner.seed, plan.epoch, plan.positions)
+            images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
+        if self._recipe.engine.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
         numbers = plan.labels.copy()

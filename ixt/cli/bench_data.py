@@ -1,0 +1,90 @@
+"""`ixt bench data` and `ixt bench e2e`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import DataOption, RecipeArgument, SetOption, write_text
+from ixt.cli.bench import bench_app
+
+ResultsOption = Annotated[Path | None, typer.Option(help="Results file (JSON).")]
+
+
+@bench_app.command("data")
+def data(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="torch, dali, or both; the recipe's if not given.")
+    ] = None,
+    num_threads: Annotated[
+        str | None,
+        typer.Option(help="Decoding threads: 1,2,4. 1 and all cores if not given."),
+    ] = None,
+    prefetch: Annotated[
+        str | None, typer.Option(help="Batches ahead: 2,4. The recipe's if not given.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per stage.")] = 5.0,
+    device: Annotated[
+        str | None, typer.Option(help="GPU type to compare with (h100, l4, ...).")
+    ] = None,
+    bench: Annotated[
+        Path | None, typer.Option(help="Results of `ixt bench --results`: the device's rate.")
+    ] = None,
+    results: ResultsOption = None,
+) -> None:
+    """Measure each stage of loading, and the whole loader, against what a device takes.
+
+    Example: `ixt bench data recipes/inceptionnext_tiny.yaml --data DIR --num-threads 1,2,4`
+    """
+    from ixt.bench.command import integers, words
+    from ixt.bench.data import bench_data, settings_of
+    from ixt.bench.data_table import print_stages
+    from ixt.bench.demand import find_demand
+    from ixt.recipe import find_recipe, load_recipe
+    from ixt.runtime import cores_per_process
+
+    loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
+    kinds = words("--decoder", decoder, ("torch", "dali", "auto")) if decoder else []
+    cores = cores_per_process()
+    threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
+    ahead = integers("--prefetch", prefetch) if prefetch else []
+    demand = find_demand(loaded, device, bench)
+    report = bench_data(loaded, settings_of(loaded, kinds, threads, ahead), demand, seconds)
+    if results is not None:
+        write_text(results, json.dumps(report.as_json(), indent=1) + "\n")
+    print_stages(report)
+
+
+@bench_app.command("e2e")
+def e2e(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per mode.")] = 20.0,
+    results: ResultsOption = None,
+) -> None:
+    """Measure training with its loader, on synthetic batches, and the loader alone.
+
+    Example: `ixt bench e2e recipes/inceptionnext_tiny.yaml --data DIR`
+    """
+    from ixt.bench.data_table import print_end_to_end
+    from ixt.bench.end_to_end import bench_end_to_end
+    from ixt.bench.results import Protocol
+    from ixt.recipe import find_recipe, load_recipe
+
+    loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
+    report = bench_end_to_end(loaded, Protocol(seconds=seconds))
+    if results is not None:
+        write_text(results, json.dumps(report.as_json(), indent=1) + "\n")
+    print_end_to_end(report)
+
+
+def _settings(overrides: list[str] | None, data: str | None) -> list[str]:
+    root = [] if data is None else [f"data.root={json.dumps(data)}"]
+    return [*(overrides or []), *root]
