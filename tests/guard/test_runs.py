@@ -1,4 +1,4 @@
-"""What guards and instruments a run, in whole runs: skipped updates, spikes, profile, Prometheus."""
+"""Guards and instruments in whole runs: skipped updates, spikes, profile, Prometheus."""
 
 from __future__ import annotations
 
