@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo lint format typecheck test test-gpu check clean
+KILLS ?= 20
+
+.PHONY: help install demo lint format typecheck test test-slow soak test-gpu bench check clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -36,10 +38,23 @@ typecheck: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
 test: lint typecheck  ## Lint, types and the CPU test suite.
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+
+test-slow: $(STAMP)  ## Whole runs on several processes and machines, wide sweeps; an hour or two.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
+
+soak: $(STAMP)  ## Kill a run KILLS times and compare every bit with one left in peace.
+	$(BIN)/python tests/soak/soak.py --kills $(KILLS)
+	$(BIN)/python tests/soak/soak.py --kills 9 --world-sizes 1,2,1
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device.
 	$(BIN)/pytest -q -m gpu
+
+bench: $(STAMP)  ## The benchmarks that need no GPU: augmentation, evaluation, checkpoints, start-up.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/augment.py
+	$(BIN)/python tests/benchmarks/evaluate.py
+	$(BIN)/python tests/benchmarks/checkpoint_stall.py
+	$(BIN)/python tests/benchmarks/startup.py
 
 check: test  ## The same as test.
 

@@ -1,73 +1,20 @@
-"""`ixt eval`: a checkpoint's accuracy on a validation folder, with the protocol it was taken by."""
+"""A checkpoint, any of those that `ixt.weights` reads, as a model with its recipe and classes."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ixt.checkpoint import sha256
 from ixt.data.classes import output_classes
-from ixt.data.index import load_index
 from ixt.errors import ModelError
-from ixt.evaluate import evaluate
-from ixt.models import LoadedWeights, create_model, eval_settings, load_weights
+from ixt.models import LoadedWeights, classes_in, create_model, eval_settings, load_weights
 from ixt.recipe import Recipe, parse_recipe
-from ixt.runtime import build_accelerator
-from ixt.session import build_eval_loader
-from ixt.weights import CheckpointInfo, read_checkpoint_info, read_weights
+from ixt.weights import CheckpointInfo, Weights, read_weights
 
-
-def assess(
-    checkpoint: Path,
-    data: str,
-    *,
-    model_name: str | None = None,
-    batch_size: int | None = None,
-    decoder: str = "auto",
-    prefer_ema: bool = True,
-) -> dict[str, Any]:
-    """Evaluate a checkpoint on the val split of a folder.
-
-    Args:
-        checkpoint: a run folder, a checkpoint folder, or a weights file.
-        data: folder with val/ (or validation/).
-        model_name: architecture, where the file does not hold it.
-        batch_size: images per forward pass; None takes the recipe's.
-        decoder: auto, torch or dali.
-        prefer_ema: take averaged weights where there are some.
-
-    Returns:
-        top1 and top5 in percent, loss, count, skipped, and the protocol.
-
-    Raises:
-        IxtError: the file, the data or the model does not fit.
-    """
-    info = read_checkpoint_info(checkpoint)
-    recipe = recipe_of(checkpoint, info, model_name, {"root": data, "decoder": decoder}, batch_size)
-    accelerator = build_accelerator(recipe, Path())
-    index = load_index(data, "val")
-    model, loaded, class_names = load_model(
-        checkpoint, recipe, info, index.classes, prefer_ema=prefer_ema
-    )
-    model = accelerator.prepare_model(model, evaluation_mode=True)
-    loader = build_eval_loader(recipe, index, class_names, accelerator)
-    accuracy = evaluate(model, loader, accelerator.device)
-    accelerator.end_training()
-    return {
-        **accuracy.row(),
-        "model": recipe.model.name,
-        "checkpoint": str(loaded.file),
-        "sha256": sha256(loaded.file),
-        "weights": loaded.kind,
-        "data": str(index.folder),
-        "image_size": recipe.eval_size,
-        "crop_pct": recipe.eval.crop_pct,
-        "interpolation": recipe.eval.interpolation,
-        "decoder": decoder,
-        "precision": recipe.engine.precision,
-    }
+_log = logging.getLogger("ixt")
 
 
 def recipe_of(
@@ -96,6 +43,7 @@ def recipe_of(
             "eval": {
                 "image_size": settings.image_size,
                 "crop_pct": settings.crop_pct,
+                "crop_mode": _known_mode(name, settings.crop_mode),
                 "interpolation": settings.interpolation,
             },
             "run": {"trackers": []},
@@ -106,8 +54,19 @@ def recipe_of(
     return parse_recipe(sections, str(checkpoint))
 
 
+def _known_mode(name: str, mode: str) -> str:
+    if mode != "border":
+        return mode
+    _log.warning(
+        "%s: is evaluated with padded borders in timm, here with a centre crop: "
+        "expect another accuracy than the published one",
+        name,
+    )
+    return "center"
+
+
 def load_model(
-    checkpoint: Path,
+    checkpoint: Path | Weights,
     recipe: Recipe,
     info: CheckpointInfo | None,
     folder_names: tuple[str, ...] | None,
@@ -116,24 +75,33 @@ def load_model(
     """The model of a checkpoint with its weights, and the class name of each of its outputs.
 
     Args:
-        checkpoint: a run folder, a checkpoint folder, or a weights file.
+        checkpoint: a run folder, a checkpoint folder, or a weights file; or what `read_weights`
+            gave, to read it only once.
         recipe: what `recipe_of` gave.
         info: what the checkpoint tells of itself.
         folder_names: class folders of the data; None to take ImageNet's names.
         prefer_ema: take averaged weights where there are some.
     """
+    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
+    return model, loaded, names or output_classes(folder_names or (), loaded.num_classes)
+
+
+def build_model(
+    checkpoint: Path | Weights,
+    recipe: Recipe,
+    info: CheckpointInfo | None,
+    prefer_ema: bool = True,
+) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
+    """As `load_model`; the names are None where the checkpoint does not tell them."""
+    if not isinstance(checkpoint, Weights):
+        checkpoint = read_weights(checkpoint, prefer_ema)
+    settings = recipe.model
     names = tuple(info.class_names) if info is not None and info.class_names else None
-    num_classes = len(names) if names else _num_classes(checkpoint, recipe)
-    model = create_model(recipe.model.name, num_classes=num_classes, **recipe.model.kwargs)
-    loaded = load_weights(model, checkpoint, prefer_ema=prefer_ema)
-    if names is None:
-        names = output_classes(folder_names or (), num_classes)
+    num_classes = len(names) if names else settings.num_classes
+    if num_classes is None:
+        # On the meta device a model has shapes but no memory.
+        shape = create_model(settings.name, device="meta", **settings.kwargs)
+        num_classes = classes_in(checkpoint, shape)
+    model = create_model(settings.name, num_classes=num_classes, **settings.kwargs)
+    loaded = load_weights(model, checkpoint)
     return model, loaded, names
-
-
-def _num_classes(checkpoint: Path, recipe: Recipe) -> int:
-    """Outputs of a foreign file: what its classifier, the last two-dimensional weight, has."""
-    if recipe.model.num_classes is not None:
-        return recipe.model.num_classes
-    matrices = [t for t in read_weights(checkpoint).state.values() if t.ndim == 2]
-    return len(matrices[-1]) if matrices else 1000

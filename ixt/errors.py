@@ -25,6 +25,10 @@ class CheckpointError(IxtError):
     """A checkpoint or a run folder is missing, damaged or of another run."""
 
 
+class ExportError(IxtError):
+    """An export is refused, or what was written does not compute what its source does."""
+
+
 class DamagedCheckpoint(CheckpointError):
     """A checkpoint's files are not what was written; the one before it will do."""
 

@@ -24,7 +24,8 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     """Build timm's optimizer by name, without weight decay on biases and 1-D parameters.
 
     Args:
-        model: its parameters are grouped; with layer decay each group carries an `lr_scale`.
+        model: its trainable parameters are grouped; with layer decay each group carries an
+            `lr_scale`.
         optim: the recipe's section.
 
     Raises:
@@ -39,12 +40,18 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
             weight_decay=optim.weight_decay,
             momentum=optim.momentum,
             layer_decay=optim.layer_decay,
+            param_group_fn=None if optim.weight_decay or optim.layer_decay else _one_group,
             **{key: value for key, value in given.items() if value is not None},
             **optim.kwargs,
         )
         return optimizer
     except (TypeError, ValueError, AssertionError) as error:
         raise RecipeError(f"optim.name: {optim.name}: {error}") from error
+
+
+def _one_group(model: nn.Module) -> list[dict[str, Any]]:
+    """What timm takes where nothing divides the parameters, without the frozen ones."""
+    return [{"params": [p for p in model.parameters() if p.requires_grad]}]
 
 
 def learning_rate(

@@ -28,6 +28,7 @@ _PACKAGES = (
     "accelerate",
     "deepspeed",
     "numpy",
+    "pillow",
     "nvidia-dali-cuda130",
 )
 

@@ -25,6 +25,7 @@ from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
+from ixt.data.subset import take_subset
 from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.engine.deepspeed import inlined
@@ -33,7 +34,8 @@ from ixt.guard import alike
 from ixt.guard.ranks import SlowRank
 from ixt.guard.spikes import Spikes
 from ixt.guard.undo import Undo
-from ixt.models import create_model
+from ixt.kernels import apply_kernels
+from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
@@ -153,7 +155,8 @@ def _build(
         train_index = _usable_index(recipe, "train")
         eval_index = _usable_index(recipe, "val")
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
-    model = _build_model(recipe, len(class_names), prepare).to(accelerator.device)
+    device = accelerator.device
+    model = _build_model(recipe, len(class_names), device, prepare).to(device)
     optimizer = build_optimizer(model, recipe.optim)
     train_loader = _train_loader(recipe, train_index, class_names, accelerator)
     wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
@@ -211,6 +214,7 @@ def _settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     """The recipe with its mixing group written down, checked against the run it continues."""
     folders = checkpoint_folders(run_dir)
     file = run_dir / RECIPE
+    recipe = sized(recipe)
     if folders and not resume:
         raise CheckpointError(
             f"{run_dir}: holds a run already; add --resume to go on with it, "
@@ -249,19 +253,31 @@ def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
 
 def _usable_index(recipe: Recipe, split: Split) -> Index:
     assert recipe.data.root is not None
-    index = load_index(recipe.data.root, split)
+    index = take_subset(load_index(recipe.data.root, split), recipe, split)
+    if recipe.data.on_error == "stop":
+        refuse_unreadable(index)
+    return index
+
+
+def refuse_unreadable(index: Index) -> None:
+    """Refuse a split with files that are no images, before the work begins.
+
+    Raises:
+        DataError: there is such a file; the message names the first one and says what is wrong.
+    """
     bad = index.unreadable
-    if len(bad) and recipe.data.on_error == "stop":
+    if len(bad):
         (first,) = index.ranges(bad[:1])
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
             f"{image_problem(first) or first.name}{more}; remove it, "
             "or set data.on_error: skip to leave such images out"
         )
-    return index
 
 
-def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> nn.Module:
+def _build_model(
+    recipe: Recipe, num_classes: int, device: torch.device, prepare: Prepare | None
+) -> nn.Module:
     seed_model(recipe.run.seed)
     settings = recipe.model
     rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
@@ -272,8 +288,13 @@ def _build_model(recipe: Recipe, num_classes: int, prepare: Prepare | None) -> n
         **{key: rate for key, rate in rates.items() if rate},
         **settings.kwargs,
     )
+    if settings.head_init_scale != 1:
+        scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
         prepare(model)
+    apply_kernels(model, recipe, device)
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
     # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
     # NHWC make convolutions run in that order all the same.
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":
@@ -288,7 +309,8 @@ def probe_model(recipe: Recipe) -> nn.Module:
     model = recipe.model.model_copy(update={"pretrained": False})
     settings = recipe.engine.model_copy(update={"compile": False})
     plain = recipe.model_copy(update={"model": model, "engine": settings})
-    return _build_model(plain, recipe.model.num_classes or 1000, None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _build_model(plain, recipe.model.num_classes or 1000, device, None)
 
 
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:

@@ -55,8 +55,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_help() -> None:
-    commands = ("train", "finetune", "resume", "launch", "plan", "eval", "predict", "bench")
-    for command in (*commands, "doctor", "data"):
+    commands = ("train", "finetune", "resume", "launch", "plan", "eval", "predict")
+    for command in (*commands, "export", "bench", "doctor", "data"):
         done = ixt(command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout

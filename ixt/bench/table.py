@@ -11,7 +11,7 @@ from ixt.bench.results import Report, Row
 from ixt.models.paper import find_paper_model
 
 _FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
-_COLUMNS = (
+COLUMNS = (
     ("model", "left"),
     ("mode", "left"),
     ("precision", "left"),
@@ -28,11 +28,11 @@ _COLUMNS = (
 
 def print_table(report: Report) -> None:
     """Print a line per setting; the faster layout is bold, and remarks follow the table."""
-    table = Table(title=_title(report))
-    for name, justify in _COLUMNS:
+    table = Table(title=title(report))
+    for name, justify in COLUMNS:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for layouts in pair_layouts(report.rows):
-        table.add_row(*_line(layouts))
+        table.add_row(*line(layouts, "[bold]{}[/bold]"))
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
@@ -81,7 +81,13 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     return found
 
 
-def _line(layouts: list[Row]) -> list[str]:
+def line(layouts: list[Row], bold: str) -> list[str]:
+    """A setting's cells, in the order of `COLUMNS`.
+
+    Args:
+        layouts: rows of `pair_layouts`.
+        bold: format of the faster layout's rate.
+    """
     best, first = best_row(layouts), layouts[0]
     by_layout = {row.layout: row for row in layouts}
     published = published_rate(first)
@@ -90,31 +96,32 @@ def _line(layouts: list[Row]) -> list[str]:
         first.mode,
         first.precision + (" compiled" if first.compile else ""),
         str(first.batch_size),
-        *(_rate(by_layout.get(layout), best) for layout in ("contiguous", "channels_last")),
+        *(_rate(by_layout.get(name), best, bold) for name in ("contiguous", "channels_last")),
         f"{best.ms_per_step:.1f}" if best else "",
-        f"{_peak_gib(best):.1f}" if best else "",
+        f"{peak_gib(best):.1f}" if best else "",
         f"{best.macs / 1e9:.2f}" if best and best.macs else "",
         str(published or ""),
         f"{best.images_per_s / published:.2f}" if best and best.images_per_s and published else "",
     ]
 
 
-def _peak_gib(row: Row) -> float:
+def peak_gib(row: Row) -> float:
     """Most memory that a round took: the device's where it has one, else the process's."""
     return max(timing.peak_allocated_gib or timing.peak_resident_gib for timing in row.rounds)
 
 
-def _rate(row: Row | None, best: Row | None) -> str:
+def _rate(row: Row | None, best: Row | None, bold: str) -> str:
     if row is None:
         return ""
     if row.images_per_s is None:
         return "-"
     spread = ((row.p95_images_per_s or 0) - (row.p5_images_per_s or 0)) / 2 / row.images_per_s
     text = f"{row.images_per_s:.1f} ±{spread:.1%}"
-    return f"[bold]{text}[/bold]" if row is best else text
+    return bold.format(text) if row is best else text
 
 
-def _title(report: Report) -> str:
+def title(report: Report) -> str:
+    """Device, image sizes and torch of a report."""
     machine = report.machine
     device = (machine["devices"] or [machine["cpu"]])[0]
     sizes = sorted({row.image_size for row in report.rows})

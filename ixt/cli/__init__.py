@@ -9,22 +9,24 @@ from ixt.cli import plan  # isort: split
 
 from ixt.cli import launch  # isort: split
 
-from ixt.cli import evaluate, predict  # isort: split
+from ixt.cli import evaluate, export, predict  # isort: split
 
 from ixt.cli import data, data_look, data_pack, data_prepare  # isort: split
 
-from ixt.cli import bench, doctor
+from ixt.cli import bench, bench_output, doctor
 from ixt.cli.app import app, main
 
 __all__ = [
     "app",
     "bench",
+    "bench_output",
     "data",
     "data_look",
     "data_pack",
     "data_prepare",
     "doctor",
     "evaluate",
+    "export",
     "launch",
     "main",
     "plan",

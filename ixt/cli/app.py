@@ -136,14 +136,15 @@ def _options(
     pass
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a result file, making its folder.
+def write_text(path: Path, text: str, append: bool = False) -> None:
+    """Write a result file, making its folder; or add to it.
 
     Raises:
         IxtError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with path.open("a" if append else "w") as stream:
+            stream.write(text)
     except OSError as error:
         raise IxtError(f"{path}: cannot be written: {error.strerror}") from error

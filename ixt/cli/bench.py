@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ixt.cli.app import app
+from ixt.cli.app import app, write_text
 
 _DEFAULT = "models"
 
@@ -17,9 +17,14 @@ class _ModelsByDefault(TyperGroup):
     """`ixt bench resnet50` is `ixt bench models resnet50`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._completed(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, self._completed(args))
+
+    def _completed(self, args: list[str]) -> list[str]:
+        named = not args or args[0] in self.commands or args[0] == "--help"
+        return args if named else [_DEFAULT, *args]
 
 
 bench_app = typer.Typer(
@@ -67,6 +72,11 @@ def models(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the benchmark in --results.")
     ] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also print the nearest published figures of others.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write a line per cell as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.")] = None,
 ) -> None:
     """Measure training and inference images per second in both memory formats.
 
@@ -75,7 +85,7 @@ def models(
 
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench import Protocol, print_table
+    from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
     from ixt.bench.command import Request, bench
 
     report = bench(
@@ -95,3 +105,28 @@ def models(
         )
     )
     print_table(report)
+    if peers:
+        print_peers(report)
+    if csv is not None:
+        write_text(csv, csv_text(report))
+    if markdown is not None:
+        write_text(markdown, markdown_text(report))
+
+
+@bench_app.command()
+def kernels(
+    model: Annotated[
+        str, typer.Argument(help="An InceptionNeXt, whose mixers are measured.")
+    ] = "inceptionnext_tiny",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 128,
+    precision: Annotated[str, typer.Option(help="bf16, fp16, fp32.")] = "bf16",
+    layout: Annotated[str, typer.Option(help="channels_last, contiguous.")] = "channels_last",
+    results: Annotated[Path | None, typer.Option(help="Results file (JSON).")] = None,
+) -> None:
+    """Measure the fused kernels against eager PyTorch, torch.compile and the memory floor.
+
+    Needs a CUDA device. Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
+    """
+    from ixt.bench.kernels import bench_kernels, print_kernels
+
+    print_kernels(bench_kernels(model, batch_size, precision, layout, results))

@@ -14,8 +14,6 @@ from ixt.cli.app import SetOption, write_text
 from ixt.cli.data import data_app
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ixt.data.scan import Split
 
 
@@ -152,7 +150,7 @@ def data_show(
     Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
     --position 12345 --grid 12 --out samples.png`
     """
-    from ixt.data.show import draw_grid, print_samples, take_samples
+    from ixt.data.show import draw_grid, print_samples, take_samples, write_png
     from ixt.errors import IxtError
     from ixt.recipe import find_recipe, load_recipe
 
@@ -167,17 +165,7 @@ def data_show(
     if out is not None:
         when = split if split == "val" else f"{split}, epoch {epoch}"
         title = f"{Path(recipe).stem}: {when}, positions {position} to {position + count - 1}"
-        _write_png(out, draw_grid(samples, title, originals=original))
+        write_png(out, draw_grid(samples, title, originals=original))
         print(out)
     if results is not None:
         write_text(results, json.dumps([sample.row() for sample in samples], indent=1) + "\n")
-
-
-def _write_png(path: Path, image: Image) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, "PNG")
-    except OSError as error:
-        from ixt.errors import IxtError
-
-        raise IxtError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -2,29 +2,96 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ixt.cli.app import app
 
+if TYPE_CHECKING:
+    from ixt.predict import Outcome
+
 
 @app.command(rich_help_panel="Use")
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a weights file.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run, a checkpoint, a weights file; a model with --pretrained.")
+    ],
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders, quoted patterns; - for standard input.")
+    ],
     model: Annotated[
         str | None, typer.Option(help="Model name, where the file does not tell it.")
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Take the published weights of the model named.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes shown per image.")] = 5,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
+    decoder: Annotated[
+        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per image.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV, a row per image and class.")
+    ] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Draw the images with their classes into this PNG file.")
+    ] = None,
+    cam: Annotated[
+        Path | None,
+        typer.Option(help="Draw where the model looked: a PNG file, or a folder for one each."),
+    ] = None,
+    cam_class: Annotated[
+        str | None,
+        typer.Option(help="Look for this class (name or number), not the most probable one."),
+    ] = None,
 ) -> None:
-    """Name what the images show.
+    """Name what images show, prepared as the evaluation prepares them.
 
-    Example: `ixt predict runs/demo demo-data/val/*/*.jpeg --top 1`
+    A folder stands for the images below it. Standard input holds one image, or paths, one per
+    line. Exit status: 0 if all is well, 1 if some images could not be read (a line on standard
+    error names each; the others are not held up), 2 if nothing could be done.
+
+    Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
+    from ixt.errors import IxtError
+    from ixt.predict import Album, open_classifier, open_inputs, print_csv, print_json, print_table
     from ixt.predict import predict as predict_images
 
-    for path, guesses in predict_images(checkpoint, images, model_name=model, top=top):
-        named = "  ".join(f"{name} {probability:.1%}" for name, probability in guesses)
-        print(f"{path}  {named}")
+    if as_json and as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
+    if pretrained and (model is not None or raw):
+        raise IxtError("--pretrained takes published weights; leave out --model and --raw")
+    show = print_json if as_json else print_csv if as_csv else print_table
+    problems: list[str] = []
+    with open_inputs(images) as files:
+        classifier = open_classifier(
+            checkpoint,
+            model_name=model,
+            pretrained=pretrained,
+            prefer_ema=not raw,
+            batch_size=batch_size,
+            decoder=decoder,
+        )
+        album = Album(classifier, grid=grid, cam=cam, cam_class=cam_class)
+        outcomes = album.watch(predict_images(classifier, files, top=top))
+        show(_telling(outcomes, problems))
+        for path in album.save():
+            print(path, file=sys.stderr)
+    raise typer.Exit(1 if problems else 0)
+
+
+def _telling(outcomes: Iterable[Outcome], problems: list[str]) -> Iterator[Outcome]:
+    """Pass outcomes on; say at once what could not be read, and note it."""
+    for outcome in outcomes:
+        if outcome.problem is not None:
+            print(outcome.problem, file=sys.stderr)
+            problems.append(outcome.problem)
+        yield outcome

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,26 @@ def imagenet_synsets() -> tuple[str, ...]:
     Source: timm's data file imagenet_synsets.txt.
     """
     return tuple(_timm_info("imagenet_synsets.txt").split())
+
+
+@cache
+def subset_synsets(name: Literal["a", "r"]) -> frozenset[str]:
+    """The 200 WordNet ids of ImageNet-A or ImageNet-R, all of them in ImageNet-1k.
+
+    Source: timm's data files imagenet_a_synsets.txt and imagenet_r_synsets.txt.
+    """
+    return frozenset(_timm_info(f"imagenet_{name}_synsets.txt").split())
+
+
+@cache
+def real_labels() -> tuple[tuple[int, ...], ...]:
+    """ImageNet ReaL: outputs that are right for each of the 50,000 validation images, or none.
+
+    Source: Beyer et al. 2020, "Are we done with ImageNet?"; timm's data file
+        imagenet_real_labels.json.
+    """
+    rows = json.loads(_timm_info("imagenet_real_labels.json"))
+    return tuple(tuple(row) for row in rows)
 
 
 def class_label(name: str) -> str:

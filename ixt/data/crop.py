@@ -135,7 +135,12 @@ def simple_crops(
 
 
 def eval_crops(
-    sizes: NDArray[np.int32], *, size: int, crop_pct: float = 0.875, interpolation: str = "bicubic"
+    sizes: NDArray[np.int32],
+    *,
+    size: int,
+    crop_pct: float = 0.875,
+    interpolation: str = "bicubic",
+    squash: bool = False,
 ) -> Crops:
     """Resize the shorter side to size / crop_pct, cut the centre; torchvision's rounding.
 
@@ -144,11 +149,15 @@ def eval_crops(
         size: side of the square result in pixels.
         crop_pct: share of the resized shorter side that is kept.
         interpolation: bilinear or bicubic.
+        squash: resize both sides to size / crop_pct instead, whatever the aspect ratio.
 
     Source: torchvision Resize and CenterCrop, which timm's transforms_imagenet_eval uses.
     """
     height, width = sizes[:, 0], sizes[:, 1]
-    resize = _short_side(sizes, math.floor(size / crop_pct))
+    short = math.floor(size / crop_pct)
+    resize = _short_side(sizes, short)
+    if squash:
+        resize = np.full_like(resize, short)
     # np.rint rounds halves to even, as Python's round in torchvision's center_crop does.
     offset = np.rint((resize - size) / 2)
     zeros = np.zeros(len(sizes), np.int32)

@@ -1,7 +1,7 @@
-"""Turn planned crops of image files into batches of pixels: what both decoders have in common.
+"""Turn planned crops of image files into batches of pixels: what all decoders have in common.
 
-`decode_torch` and `decode_dali` do the work; this module says what they promise, chooses between
-them. `image` explains why a single image cannot be decoded.
+`decode_torch`, `decode_dali` and `decode_pillow` do the work; this module says what they promise
+and chooses between them. `image` explains why a single image cannot be decoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ixt.data.crop import Crops
 from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
-DecoderKind = Literal["auto", "torch", "dali"]
+DecoderKind = Literal["auto", "torch", "dali", "exact"]
 OnError = Literal["stop", "skip"]
 
 GREY = 128
@@ -35,6 +35,8 @@ class Request:
     """(n,) where the encoded images lie."""
     crops: Crops
     """n rows: what to cut out of each, and how to resize and flip it."""
+    also: tuple[Crops, ...] = ()
+    """Further cuts of the same images, each into a batch of its own; a file is read once."""
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -48,6 +50,8 @@ class Decoded:
     """(n, 3, size, size) uint8 RGB on the decoder's device; channels_last in memory."""
     damaged: dict[int, str]
     """Why the image of a row was left out; such a row is grey. Empty unless on_error is skip."""
+    also: tuple[Tensor, ...] = ()
+    """The further cuts that the request asked for, as `images`."""
 
 
 class Decoder(Protocol):
@@ -84,7 +88,7 @@ def make_decoder(
     """Create a decoder.
 
     Args:
-        kind: auto takes DALI where device is a CUDA device and DALI is installed, else torch.
+        kind: see `resolve_decoder`.
         device: where the images are wanted.
         num_threads: CPU threads that decode.
         prefetch: batches decoded ahead of the consumer.
@@ -96,8 +100,7 @@ def make_decoder(
     """
     if num_threads < 1 or prefetch < 1:
         raise ValueError(f"num_threads {num_threads} and prefetch {prefetch} must be at least 1")
-    if kind == "auto":
-        kind = "dali" if device.type == "cuda" and _has_dali() else "torch"
+    kind = resolve_decoder(kind, device)
     if kind == "dali":
         if not _has_dali():
             raise DataError(
@@ -109,11 +112,28 @@ def make_decoder(
         return DaliDecoder(
             device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error
         )
-    from ixt.data.decode_torch import TorchDecoder
+    from ixt.data.decode_torch import TORCH, TorchDecoder
 
+    codec = TORCH
+    if kind == "exact":
+        from ixt.data.decode_pillow import PILLOW
+
+        codec = PILLOW
     return TorchDecoder(
-        device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error
+        device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, codec=codec
     )
+
+
+def resolve_decoder(kind: DecoderKind, device: torch.device) -> DecoderKind:
+    """The decoder that `auto` stands for; any other as it is.
+
+    DALI where the device is a CUDA device and DALI is installed, else torch. `exact` gives, bit
+    for bit, the pixels of torchvision's transforms on Pillow images, with which published
+    accuracies were measured; it is the slowest.
+    """
+    if kind != "auto":
+        return kind
+    return "dali" if device.type == "cuda" and _has_dali() else "torch"
 
 
 def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -74,9 +76,13 @@ class DaliDecoder:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
-        feed = self._feed(requests)
+        counts: deque[int] = deque()
+        feed = self._feed(_one_cut_each(requests, counts))
         try:
-            yield from self._decode(feed, self._decode_singly)
+            decoded = self._decode(feed, self._decode_singly)
+            for first in decoded:
+                also = tuple(cut.images for cut in islice(decoded, counts.popleft() - 1))
+                yield Decoded(first.images, first.damaged, also)
         finally:
             feed.cancel()
 
@@ -178,6 +184,18 @@ class DaliDecoder:
                 "better convert them to JPEG",
                 foreign[0],
             )
+
+
+def _one_cut_each(requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
+    """A request for each cut; how many belong together goes into `counts`.
+
+    A file is decoded once for each of them: a graph with several outputs would have to be built
+    anew for each number of cuts.
+    """
+    for request in requests:
+        counts.append(1 + len(request.also))
+        for crops in (request.crops, *request.also):
+            yield Request(request.ranges, crops)
 
 
 def _graph(source: Callable[[], _Columns], decoder: dict[str, Any], files: bool) -> Any:

@@ -6,9 +6,11 @@ No worker processes: the operators release the interpreter lock, so threads suff
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +35,38 @@ _RGB = torchvision.io.ImageReadMode.RGB.value
 _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 
+@dataclass(frozen=True)
+class Codec:
+    """How a single image is decoded, and how a square is cut out of it; both release the lock."""
+
+    decode: Callable[[ByteRange, Bytes], Any]
+    """Where the image lies (for errors) and its bytes -> the image; raises DamagedImage."""
+    cut: Callable[[Any, str, Crops, int], Tensor]
+    """The image, its name, the crops, its row of them -> (size, size, 3) uint8 RGB."""
+
+
 class TorchDecoder:
     """The decoder of `ixt.data.decode.Decoder` over a pool of threads."""
 
     def __init__(
-        self, *, device: torch.device, num_threads: int, prefetch: int, on_error: OnError
+        self,
+        *,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        on_error: OnError,
+        codec: Codec | None = None,
     ) -> None:
-        """Start the threads; the arguments are those of `make_decoder`."""
+        """Start the threads; the arguments are those of `make_decoder`.
+
+        Args:
+            device: where the images are wanted.
+            num_threads: threads that decode.
+            prefetch: batches decoded ahead.
+            on_error: stop or skip.
+            codec: what decodes a single image; torch's operators if not given.
+        """
+        self._codec = codec or TORCH
         self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
@@ -71,7 +98,7 @@ class TorchDecoder:
         # Decoding threads read local files as fast as any; of a bucket they would each wait.
         remote = any(source.is_remote for source in request.ranges)
         reading = self._read_ahead.start(request.ranges) if remote else None
-        batch = _Batch(request, reading, pinned=self._device.type == "cuda")
+        batch = _Batch(request, self._codec, reading, pinned=self._device.type == "cuda")
         # Every thread works on the batch, so the next one starts only when this one has no rows
         # left: batches are completed in order and no thread waits for another in between.
         batch.jobs = [self._pool.submit(batch.work) for _ in range(self._num_threads)]
@@ -84,22 +111,34 @@ class TorchDecoder:
             job.result()
         started.popleft()
         stop_if_damaged(batch.damaged, self._on_error)
-        pixels = batch.pixels.to(self._device, non_blocking=batch.pixels.is_pinned())
-        return Decoded(pixels.permute(0, 3, 1, 2), dict(sorted(batch.damaged.items())))
+        images, *also = (
+            pixels.to(self._device, non_blocking=pixels.is_pinned()).permute(0, 3, 1, 2)
+            for pixels in batch.pixels
+        )
+        return Decoded(images, dict(sorted(batch.damaged.items())), tuple(also))
 
 
 class _Batch:
     """A request in the works: threads take its rows in turn and fill them."""
 
-    def __init__(self, request: Request, reading: Reading | None, *, pinned: bool) -> None:
-        size = request.crops.size
-        shape = (len(request), size, size, 3)
+    def __init__(
+        self, request: Request, codec: Codec, reading: Reading | None, *, pinned: bool
+    ) -> None:
         self.request = request
-        self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        self.cuts = (request.crops, *request.also)
+        self.pixels = [
+            torch.empty(
+                (len(request), crops.size, crops.size, 3),
+                dtype=torch.uint8,
+                pin_memory=pinned,
+            )
+            for crops in self.cuts
+        ]
         self.damaged: dict[int, str] = {}
         self.jobs: list[Future[None]] = []
+        self._codec = codec
         self._reading = reading
-        self._rows = deque(range(shape[0]))
+        self._rows = deque(range(len(request)))
 
     def work(self) -> None:
         while True:
@@ -108,10 +147,11 @@ class _Batch:
             except IndexError:
                 return
             try:
-                self.pixels[row] = self._decode(row)
+                self._fill(row)
             except DamagedImage as error:
                 self.damaged[row] = str(error)
-                self.pixels[row] = GREY
+                for pixels in self.pixels:
+                    pixels[row] = GREY
 
     def cancel(self) -> None:
         """Let the threads stop after the image that each has at hand."""
@@ -119,15 +159,20 @@ class _Batch:
         if self._reading is not None:
             self._reading.cancel()
 
-    def _decode(self, row: int) -> Tensor:
+    def _bytes(self, row: int) -> Bytes:
         source = self.request.ranges[row]
         if self._reading is None:
-            return decode_image(source, self.request.crops, row)
+            return read_image(source)
         try:
-            data = self._reading.row(row)
+            return self._reading.row(row)
         except OSError as error:
             raise unreadable(source, error) from error
-        return decode_image(source, self.request.crops, row, data)
+
+    def _fill(self, row: int) -> None:
+        source = self.request.ranges[row]
+        image = self._codec.decode(source, self._bytes(row))
+        for crops, pixels in zip(self.cuts, self.pixels, strict=True):
+            pixels[row] = self._codec.cut(image, source.name, crops, row)
 
 
 def decode_image(source: ByteRange, crops: Crops, row: int, data: Bytes | None = None) -> Tensor:
@@ -146,10 +191,15 @@ def decode_image(source: ByteRange, crops: Crops, row: int, data: Bytes | None =
         DamagedImage: the file cannot be decoded.
         DataError: the window does not lie inside the image.
     """
-    pixels = _pixels(source, read_image(source) if data is None else data)
+    image = _pixels(source, read_image(source) if data is None else data)
+    return _cut(image, source.name, crops, row)
+
+
+def _cut(pixels: Tensor, name: str, crops: Crops, row: int) -> Tensor:
+    """A square of a decoded image: see `decode_image`."""
     top, left, height, width = crops.window[row].tolist()
     if not (0 < height <= pixels.shape[0] - top and 0 < width <= pixels.shape[1] - left):
-        raise outdated(source.name, crops, row, pixels.shape[0], pixels.shape[1])
+        raise outdated(name, crops, row, pixels.shape[0], pixels.shape[1])
     # Contiguous and with a batch dimension in front, torch resizes interleaved pixels at twice
     # the speed of a strided window, with the same result.
     window = pixels[top : top + height, left : left + width].contiguous()[None]
@@ -180,6 +230,10 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
         except RuntimeError:
             pass  # Pillow reads it all the same, or says what is wrong
     return torch.from_numpy(np.array(decode_with_pillow(source, data)))
+
+
+TORCH = Codec(_pixels, _cut)
+"""torchvision's JPEG decoder and torch's antialiased resize; Pillow for what is no JPEG."""
 
 
 def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:

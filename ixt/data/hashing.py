@@ -33,6 +33,7 @@ class Draw(IntEnum):
     MIX = 8
     MODEL = 9
     LEDGER = 10
+    SHOTS = 11
     AUTO_AUGMENT = 20
     AUGMIX = 21
     AUGMIX_WEIGHT = 22

@@ -7,7 +7,7 @@ positions, cut into micro-batches; process r of W takes micro-batches r, r + W, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
-from ixt.data.crop import eval_crops
+from ixt.data.crop import Crops, eval_crops
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
 from ixt.data.index import Index
@@ -139,15 +139,49 @@ class TrainLoader:
 
 
 @dataclass(frozen=True)
+class View:
+    """How a test image is cut; the fields are those of the recipe's eval section."""
+
+    image_size: int
+    """Side of the square, in pixels."""
+    crop_pct: float
+    """Share of the resized shorter side that is kept."""
+    crop_mode: str = "center"
+    """center or squash."""
+    interpolation: str = "bicubic"
+    """bilinear or bicubic."""
+
+    def crops(self, sizes: NDArray[np.int32]) -> Crops:
+        """The plan of some images by their (n, 2) height and width."""
+        return eval_crops(
+            np.maximum(sizes, 1),
+            size=self.image_size,
+            crop_pct=self.crop_pct,
+            interpolation=self.interpolation,
+            squash=self.crop_mode == "squash",
+        )
+
+
+def recipe_view(recipe: Recipe) -> View:
+    """The view that a recipe's evaluation takes."""
+    settings = recipe.eval
+    return View(recipe.eval_size, settings.crop_pct, settings.crop_mode, settings.interpolation)
+
+
+@dataclass(frozen=True)
 class EvalBatch:
     """Consecutive images of an evaluation."""
 
     number: int
     """Its number, from 0, over all processes."""
+    samples: NDArray[np.int64]
+    """(B,) row numbers of the index."""
+    pixels: tuple[Tensor, ...]
+    """For each view (B, 3, S, S) uint8 on the device."""
     images: Tensor
-    """(B, 3, S, S) float32, normalised, on the device."""
+    """(B, 3, S, S) float32: the first view, normalised as the recipe says."""
     labels: Tensor
-    """(B,) int64 output numbers; -1 for an image left out."""
+    """As those given to the loader, on the device; -1 for an image left out."""
     damaged: dict[str, str]
     """Path to reason, for images left out."""
 
@@ -169,9 +203,27 @@ class EvalLoader:
         device: torch.device,
         rank: int,
         world_size: int,
+        views: Sequence[View] = (),
     ) -> None:
-        self._index, self._labels, self._decoder = index, labels, decoder
+        """Settle what the batches hold.
+
+        Args:
+            index: the images.
+            labels: (n,) or (n, k) output numbers of each sample; -1 for none.
+            decoder: of the images.
+            recipe: batch size, mean and standard deviation; the view, if none is given.
+            device: where batches are wanted.
+            rank: number of this process.
+            world_size: number of processes.
+            views: how to cut the images; each file is read once for all of them.
+        """
+        self._index, self._decoder = index, decoder
+        self.labels = labels
+        """As given."""
         self._recipe, self._device = recipe, device
+        self._views = tuple(views) or (recipe_view(recipe),)
+        self.num_samples = len(index)
+        """Images over all processes."""
         self._rank, self._world_size = rank, world_size
         self.num_batches = -(-len(index) // recipe.eval.batch_size)
         """Batches over all processes; the last one may be short."""
@@ -194,30 +246,26 @@ class EvalLoader:
         return np.arange(number * size, min((number + 1) * size, len(self._index)))
 
     def _requests(self) -> Iterator[Request]:
-        settings = self._recipe.eval
         for number in range(self._rank, self.num_batches, self._world_size):
             samples = self._samples(number)
-            crops = eval_crops(
-                np.maximum(self._index.sizes[samples], 1),
-                size=self._recipe.eval_size,
-                crop_pct=settings.crop_pct,
-                interpolation=settings.interpolation,
-            )
-            yield Request(self._index.ranges(samples), crops)
+            sizes = self._index.sizes[samples]
+            crops, *also = (view.crops(sizes) for view in self._views)
+            yield Request(self._index.ranges(samples), crops, tuple(also))
 
     @torch.no_grad()
     def _finish(self, number: int, decoded: Decoded) -> EvalBatch:
         samples = self._samples(number)
-        numbers = self._labels[samples].copy()
+        numbers = self.labels[samples].copy()
         numbers[list(decoded.damaged)] = -1
         augment = self._recipe.augment
-        images = normalise(
-            decoded.images.to(self._device, non_blocking=True), augment.mean, augment.std
+        pixels = tuple(
+            cut.to(self._device, non_blocking=True) for cut in (decoded.images, *decoded.also)
         )
+        images = normalise(pixels[0], augment.mean, augment.std)
         if self._recipe.engine.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         paths = {
             self._index.paths(samples[[row]])[0]: reason for row, reason in decoded.damaged.items()
         }
         labels = torch.from_numpy(numbers).to(self._device, non_blocking=True)
-        return EvalBatch(number, images, labels, paths)
+        return EvalBatch(number, samples, pixels, images, labels, paths)

@@ -111,6 +111,22 @@ def list_images(folder: Path) -> Listing:
     )
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """List the image files below any folder, as below a class folder: sorted byte by byte.
+
+    Raises:
+        DataError: a folder may not be read.
+    """
+    try:
+        found = _list_class(os.fsencode(folder), b"")
+    except OSError as error:
+        raise DataError(
+            f"{os.fsdecode(error.filename or folder)}: cannot be listed "
+            f"({(error.strerror or str(error)).lower()})"
+        ) from error
+    return [folder / os.fsdecode(file) for file in found.files]
+
+
 def is_image(name: bytes) -> bool:
     """Whether a file name is that of an image."""
     return name.lower().endswith(_SUFFIXES)

@@ -19,7 +19,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ixt.engine import deepspeed
-from ixt.errors import Interrupted
+from ixt.errors import EngineError, Interrupted
 from ixt.recipe import Recipe
 from ixt.recipe.schema import Engine
 from ixt.runtime import build_accelerator
@@ -44,6 +44,7 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     """
     if recipe.engine.kind == "ddp":
         _quieten()
+        _check_static_graph(recipe.engine, int(os.environ.get("WORLD_SIZE", "1")))
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
     options = deepspeed.options(recipe)
     deepspeed.join_alone()
@@ -131,6 +132,16 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Depthwise weights have dimensions of one element, whose strides mean nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+
+
+def _check_static_graph(engine: Engine, processes: int) -> None:
+    """Refuse what fails an internal assert of torch 2.14's DDP: a first backward without sync."""
+    accumulation = engine.micro_batches // processes
+    if engine.static_graph and processes > 1 and accumulation > 1:
+        raise EngineError(
+            f"engine.static_graph: does not go with {accumulation} micro-batches per process and "
+            "update; remove it, or raise engine.micro_batch_size"
+        )
 
 
 def _ddp(engine: Engine) -> DistributedDataParallelKwargs:

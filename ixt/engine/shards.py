@@ -44,12 +44,14 @@ def gather_rows(part: Tensor, device: torch.device) -> Tensor:
 
 
 def whole(model: nn.Module, held: Mapping[str, Tensor]) -> Named:
-    """Copy tensors to the CPU, whole. Every process must call it.
+    """Put divided tensors together, on the CPU; others come back as they are, not copied.
+
+    Every process must call it.
 
     Args:
         model: its parameters tell which names are cut.
         held: for names of parameters, this process's part of a value of that parameter (the
-            weight itself, an average of it); any other tensor as it is.
+            weight itself, an average of it); any other tensor is taken as whole.
     """
     parameters = dict(model.named_parameters())
     return {name: _join(parameters.get(name), tensor) for name, tensor in held.items()}
@@ -82,7 +84,7 @@ def assembled(model: nn.Module) -> Iterator[None]:
 def _join(parameter: Tensor | None, part: Tensor) -> Tensor:
     shape: torch.Size | None = getattr(parameter, "ds_shape", None)
     if shape is None:
-        return part.detach().to("cpu", copy=True)
+        return part.detach()
     flat = gather_rows(part, part.device).flatten()
     # A copy: a view would be saved with the padding behind it.
     return flat[: shape.numel()].view(shape).clone()

@@ -8,21 +8,30 @@
 Importing this package registers what timm lacks (`ixt.models.variants`) with timm.
 """
 
+from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.cost import count_macs, count_params
-from ixt.models.create import EvalSettings, create_model, eval_settings
-from ixt.models.loading import LoadedWeights, load_weights
+from ixt.models.create import EvalSettings, create_model, eval_settings, is_known_model
+from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
-from ixt.models.variants import PartialDepthwiseConv2d
+from ixt.models.paper_keys import with_paper_keys
+from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
 
 __all__ = [
     "EvalSettings",
     "LoadedWeights",
     "ModelInfo",
     "PartialDepthwiseConv2d",
+    "classes_in",
     "count_macs",
     "count_params",
     "create_model",
     "eval_settings",
+    "freeze",
+    "is_known_model",
     "load_weights",
     "paper_models",
+    "scale_classifier",
+    "sized",
+    "timm_equivalent",
+    "with_paper_keys",
 ]

@@ -34,6 +34,8 @@ class EvalSettings:
     """Side of the square test image, in pixels."""
     crop_pct: float
     """Share of the resized shorter side that the centre crop keeps."""
+    crop_mode: str
+    """center; squash, which resizes both sides instead; border, which pads the shorter one."""
     interpolation: str
     """Resampling filter: bilinear, bicubic, ..."""
     mean: tuple[float, ...]
@@ -104,10 +106,31 @@ def eval_settings(name: str) -> EvalSettings:
     return EvalSettings(
         image_size=row.image_size if row else resolved["input_size"][-1],
         crop_pct=row.crop_pct if row else resolved["crop_pct"],
+        crop_mode="center" if row else resolved["crop_mode"],
         interpolation=resolved["interpolation"],
         mean=tuple(resolved["mean"]),
         std=tuple(resolved["std"]),
     )
+
+
+def is_known_model(name: str) -> bool:
+    """Whether timm or the paper has a model of that name, with the tag if there is one."""
+    if find_paper_model(name) is not None:
+        return True
+    architecture, _, tag = name.partition(".")
+    return is_model(name) and (not tag or name in get_arch_pretrained_cfgs(architecture))
+
+
+def fixed_image_size(name: str) -> int | None:
+    """Side of the images, in pixels, that a model is built for; None where any size will do.
+
+    Another size needs the argument `img_size`.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    cfg = get_pretrained_cfg(_timm_name(name))
+    return int(cfg.input_size[-1]) if cfg.fixed_input_size else None
 
 
 def _timm_name(name: str) -> str:
@@ -115,10 +138,9 @@ def _timm_name(name: str) -> str:
     row = find_paper_model(name)
     if row is not None:
         return row.timm_name
-    architecture, _, tag = name.partition(".")
-    tagged = list(get_arch_pretrained_cfgs(architecture))
-    if is_model(name) and (not tag or name in tagged):
+    if is_known_model(name):
         return name
+    tagged = list(get_arch_pretrained_cfgs(name.partition(".")[0]))
     known = [*(row.name for row in paper_models()), *list_models(), *tagged]
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5)
     hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists what there is"

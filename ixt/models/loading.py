@@ -5,7 +5,9 @@ Renames Facebook's ConvNeXt keys; containers and file formats are `ixt.weights`'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,7 @@ from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ixt.errors import ModelError
+from ixt.models.adapt import classifier_parameters
 from ixt.models.create import create_model
 from ixt.models.paper import paper_models
 from ixt.weights import Container, Kind, Weights, read_weights
@@ -23,6 +26,8 @@ Format = Container | Literal["facebook-convnext"]
 State = dict[str, Tensor]
 
 _SHOWN = 3  # keys of each sort in a message
+# What depends on the image size: tables over positions, absolute and relative.
+_POSITIONS = re.compile(r"pos_embed|relative_position|rel_pos|attention_bias")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class LoadedWeights:
     """Outputs of the head in the file; None where it has no head."""
     head_replaced: bool
     """Whether the file's head was left out and the model's own kept."""
+    resampled: bool = False
+    """Whether position embeddings were resampled to the model's image size."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,12 @@ class _Difference:
 
 
 def load_weights(
-    model: nn.Module, path: str | Path, *, prefer_ema: bool = True, replace_head: bool = False
+    model: nn.Module,
+    path: str | Path | Weights,
+    *,
+    prefer_ema: bool = True,
+    replace_head: bool = False,
+    resample: bool = False,
 ) -> LoadedWeights:
     """Load weights of ixt, timm, the paper's repository or Facebook's ConvNeXt into a model.
 
@@ -69,10 +81,11 @@ def load_weights(
     Args:
         model: a model of `create_model`.
         path: a run folder (its newest checkpoint), a checkpoint folder, or a .safetensors, .pth,
-            .pt or .pth.tar file.
+            .pt or .pth.tar file; or what `read_weights` gave, to read a file only once.
         prefer_ema: take averaged weights where there are both; the other kind where not.
         replace_head: where the file's head has another number of classes, or is missing, keep
             the model's own classifier as initialised; everything else must fit all the same.
+        resample: let timm interpolate position embeddings of another image size.
 
     Returns:
         Which file, which weights, in which format.
@@ -82,15 +95,19 @@ def load_weights(
         ModelError: the weights do not fit; the message shows the first keys that differ and the
             likely cause.
     """
-    weights = read_weights(path, prefer_ema)
+    weights = path if isinstance(path, Weights) else read_weights(path, prefer_ema)
     state = _with_model_keys(weights.state, model)
-    head = _head_keys(model)
+    head = classifier_parameters(model)
     num_classes = _num_classes(state, head)
     own = model.state_dict()
     replaced = replace_head and num_classes != _num_classes(own, head)
     if replaced:
         state = {**state, **{key: own[key] for key in own if key in head}}
     difference = _compare(state, model)
+    resampled = resample and any(_POSITIONS.search(key) for key in difference.reshaped)
+    if resampled:
+        state = _at_model_s_size(state, model)
+        difference = _compare(state, model)
     if difference:
         raise ModelError(_misfit(weights, state, model, difference))
     model.load_state_dict(state)
@@ -101,7 +118,18 @@ def load_weights(
         format="facebook-convnext" if facebook else weights.container,
         num_classes=num_classes,
         head_replaced=replaced,
+        resampled=resampled,
     )
+
+
+def classes_in(weights: Weights, model: nn.Module) -> int | None:
+    """Outputs of the head in a file's weights; None where they have none that fits the model.
+
+    Args:
+        weights: what `read_weights` gave.
+        model: of the file's architecture, with any number of classes; it may be on `meta`.
+    """
+    return _num_classes(_with_model_keys(weights.state, model), classifier_parameters(model))
 
 
 def _has_facebook_keys(state: Mapping[str, Tensor]) -> bool:
@@ -124,24 +152,17 @@ def _with_model_keys(state: State, model: nn.Module) -> State:
     return {key: _like(value, own.get(key)) for key, value in renamed.items()}
 
 
+def _at_model_s_size(state: State, model: nn.Module) -> State:
+    """The weights with their position embeddings interpolated by the architecture's own filter."""
+    module = sys.modules[type(model).__module__]
+    adapt = getattr(module, "checkpoint_filter_fn", None)
+    return state if adapt is None else dict(adapt(dict(state), model))
+
+
 def _like(value: Tensor, own: Tensor | None) -> Tensor:
     """A linear layer's (out, in) weight as that of a 1x1 convolution, where the model has one."""
     pointwise = own is not None and value.ndim == 2 and own.shape == (*value.shape, 1, 1)
     return value[:, :, None, None] if pointwise else value
-
-
-def _head_keys(model: nn.Module) -> set[str]:
-    """Names of the classifier's parameters."""
-    found = model.get_classifier()  # type: ignore[operator]
-    heads: Iterable[nn.Module] = found if isinstance(found, (tuple, list)) else (found,)
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if any(module is head for head in heads)
-    }
-    return {
-        f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()
-    }
 
 
 def _num_classes(state: Mapping[str, Tensor], head: set[str]) -> int | None:
@@ -188,7 +209,7 @@ def _misfit(
 def _likely_cause(
     weights: Weights, state: Mapping[str, Tensor], model: nn.Module, difference: _Difference
 ) -> str:
-    head = _head_keys(model)
+    head = classifier_parameters(model)
     if not difference.without(head):
         found, wanted = (_num_classes(s, head) for s in (state, model.state_dict()))
         if found in (None, wanted):
@@ -211,11 +232,14 @@ def _name_of(model: nn.Module) -> str:
 
 def _recognise(state: State) -> str | None:
     """The model of the paper that a state dict fits, whatever its head."""
-    for row in paper_models():
+    size = sum(value.numel() for value in state.values())
+    # Building a candidate takes up to a second; a head of 21,841 classes adds half of a model.
+    likely = (row for row in paper_models() if 0.5 < size / row.params < 2)
+    for row in likely:
         # On the meta device a model has shapes but no memory.
         candidate = create_model(row.name, device="meta")
         if not _compare(_with_model_keys(state, candidate), candidate).without(
-            _head_keys(candidate)
+            classifier_parameters(candidate)
         ):
             return row.name
     return None

@@ -90,6 +90,19 @@ class PartialDepthwiseConv2d(nn.Module):
         return torch.cat((passed, self.conv(convolved)), dim=1)
 
 
+def timm_equivalent(architecture: str) -> tuple[str, dict[str, Any]] | None:
+    """How timm without ixt builds an architecture.
+
+    Returns:
+        timm's own name of it and the arguments to add; None for the partial variants, whose
+        convolution timm does not have.
+    """
+    if architecture not in _VARIANTS:
+        return architecture, {}
+    kernel_size, ratio = _VARIANTS[architecture]
+    return ("convnext_tiny", {"kernel_sizes": kernel_size}) if ratio == 1 else None
+
+
 def _partial_convnext(ratio: float, **kwargs: Any) -> nn.Module:
     """A ConvNeXt of timm with every depthwise convolution made partial."""
     model: nn.Module = ConvNeXt(**kwargs)

@@ -74,11 +74,12 @@ def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
         half: autocast to bf16.
     """
     owned = {_memory(parameter) for parameter in module.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
         if _memory(tensor) not in owned:
-            kept[_memory(tensor)] = tensor.untyped_storage().nbytes()
+            # Held until all are summed: freed memory would be given to another tensor.
+            kept[_memory(tensor)] = tensor.untyped_storage()
         return tensor
 
     unpack: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
@@ -86,10 +87,9 @@ def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
         torch.autocast("cpu", torch.bfloat16, enabled=half),
         saved_tensors_hooks(note, unpack),
     ):
-        # Held until the sum is made: freed memory would be given to another tensor.
         output = module(images)
     del output
-    return list(kept.values())
+    return [storage.nbytes() for storage in kept.values()]
 
 
 def _without_values(tensor: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ixt.data.index import load_index
+from ixt.data.scan import Split
+from ixt.data.subset import take_subset
 from ixt.errors import EngineError
-from ixt.models import count_params, create_model
+from ixt.models import count_params, create_model, sized
 from ixt.optim import learning_rate
 from ixt.plan.activations import saved_activations
 from ixt.plan.curve import Curve, sample_curve
@@ -176,7 +178,8 @@ def _data_size(recipe: Recipe) -> tuple[int, int, int]:
     if recipe.data.root is None:
         num_train, num_val, num_classes = IMAGENET
     else:
-        train, val = (load_index(recipe.data.root, split) for split in ("train", "val"))
+        splits: tuple[Split, Split] = ("train", "val")
+        train, val = (take_subset(load_index(recipe.data.root, s), recipe, s) for s in splits)
         num_train, num_val, num_classes = len(train), len(val), len(train.classes)
     return num_train, num_val, recipe.model.num_classes or num_classes
 
@@ -190,7 +193,7 @@ def _device_name(target: Target) -> str:
 
 
 def _model_without_values(recipe: Recipe, num_classes: int) -> nn.Module:
-    settings = recipe.model
+    settings = sized(recipe).model
     rates: dict[str, Any] = {
         "drop_path_rate": settings.drop_path_rate,
         "drop_rate": settings.drop_rate,

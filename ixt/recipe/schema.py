@@ -18,7 +18,7 @@ from pydantic import (
 
 from ixt.errors import RecipeError
 from ixt.recipe.augment_checks import augment_problems
-from ixt.recipe.sharding import engine_problems, optimizer_problems
+from ixt.recipe.sharding import engine_problems, fused_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -54,8 +54,17 @@ class Model(Section):
     """Dropout in front of the classifier."""
     pretrained: bool = False
     """Start from timm's published weights (needs the hub or its cache)."""
+    freeze: Positive | str | tuple[str, ...] | None = None
+    """What is not trained: the stem and so many first stages; backbone, all but the classifier (a
+    linear probe); or names of modules, as [stem, stages.0]. Its batch norms keep their averages."""
+    head_init_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    """Multiply the initial weights of a new classifier by this."""
     kwargs: dict[str, Any] = {}
     """Further keyword arguments of the timm model function."""
+    fused: Literal["auto"] | bool = False
+    """Run Inception mixers as one kernel each, and 1x1 convolutions in NHWC as matrix products.
+    auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
+    true: also warn where the check fails, and use the same operators on a CPU."""
 
 
 class Data(Section):
@@ -63,14 +72,21 @@ class Data(Section):
 
     root: str | None = None
     """Folder with train/ and val/ (or validation/); `--data` sets it."""
-    decoder: Literal["auto", "dali", "torch"] = "auto"
-    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU."""
+    decoder: Literal["auto", "dali", "torch", "exact"] = "auto"
+    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU.
+
+    exact is Pillow, bit for bit timm's and torchvision's pixels, and slow.
+    """
     num_threads: Positive | None = None
     """Decoding threads per process; null takes the process's share of the CPU cores."""
     prefetch_batches: Positive = 4
     """Micro-batches decoded ahead of the training step."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a damaged image does: stop the run, or be left out, counted and listed."""
+    classes: tuple[str, ...] | None = None
+    """Class folders to train and evaluate on; null for all."""
+    shots: Positive | None = None
+    """Training images of each class, chosen by run.seed; null for all."""
 
 
 class Augment(Section):
@@ -265,7 +281,8 @@ class Engine(Section):
     bucket_mib: Positive | None = None
     """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
     static_graph: bool = False
-    """Tell DDP that every update uses the same parameters in the same order."""
+    """Tell DDP that every update uses the same parameters in the same order; not with several
+    micro-batches per process and update."""
     global_batch_size: Positive = 4096
     """Images per optimizer update, over all processes."""
     micro_batch_size: NonNegative = 128
@@ -274,6 +291,9 @@ class Engine(Section):
     mixed; the run's own recipe then has the number."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights stay fp32."""
+    half_residual: bool = False
+    """Keep the residual stream of InceptionNeXt and ConvNeXt in the autocast type; else layer scale
+    lifts it to fp32, and batch norms and mixers with it."""
     tf32: bool = True
     """Let a CUDA device multiply fp32 in TF32, in convolutions and linear layers alike."""
     deterministic: bool = True
@@ -342,6 +362,8 @@ class Eval(Section):
     """Side of the square test image; null takes the training size."""
     crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
     """Share of the resized shorter side that the centre crop keeps."""
+    crop_mode: Literal["center", "squash"] = "center"
+    """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Resampling filter."""
     batch_size: Positive = 128
@@ -449,6 +471,8 @@ class Recipe(Section):
                 f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
             )
         for problem in optimizer_problems(self.engine, self.optim):
+            raise ValueError(problem)
+        for problem in fused_problems(self.model, self.engine):
             raise ValueError(problem)
         if self.augment.repeats > self.engine.global_batch_size:
             raise ValueError(

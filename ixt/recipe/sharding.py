@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ixt.recipe.schema import Engine, Optim
+    from ixt.recipe.schema import Engine, Model, Optim
 
 ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
 """Optimizers that treat every weight alone, whatever the shape of its parameter.
@@ -18,6 +18,8 @@ otherwise than on whole parameters.
 
 def engine_problems(engine: Engine) -> Iterator[str]:
     """What is wrong with an engine section, a sentence each."""
+    if engine.half_residual and engine.precision == "fp32":
+        yield "half_residual acts only with precision: bf16 or fp16; set that, or remove it"
     if engine.kind == "ddp":
         given = {
             "zero_stage": engine.zero_stage is not None,
@@ -30,6 +32,15 @@ def engine_problems(engine: Engine) -> Iterator[str]:
         yield "kind is deepspeed; give zero_stage: 0, 1, 2 or 3"
     else:
         yield from _deepspeed_problems(engine)
+
+
+def fused_problems(model: Model, engine: Engine) -> Iterator[str]:
+    """What is wrong with fused layers under an engine."""
+    if engine.zero_stage == 3 and model.fused is True:
+        yield (
+            "model.fused: engine.zero_stage 3 brings weights to the layer that owns them, and "
+            "fused layers read those of several; give auto or false, or zero_stage 2"
+        )
 
 
 def optimizer_problems(engine: Engine, optim: Optim) -> Iterator[str]:

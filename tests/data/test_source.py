@@ -47,7 +47,8 @@ def test_threads_read_the_right_shard_while_others_are_closed(
     # Four in the cache, one in the hands of each thread, and one for each thread's listing.
     assert most - before <= 4 + 8 + 8
     source._open_shard.cache_clear()
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Fewer where something else of the process was closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_missing_file_hides_no_other(shards: list[Path]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from engine_runs import Result, Sections, Train, TrainTogether, free_port, start
 
 from ixt.recipe import parse_recipe
 from ixt.train import train
-from runs import Result, Sections, Train, TrainTogether, free_port, start
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +90,7 @@ def train_together(tmp_path_factory: pytest.TempPathFactory) -> TrainTogether:
         (folder / "jobs.json").write_text(json.dumps(listed))
         processes = [start(folder, rank) for rank in range(2)]
         for process in processes:
-            process.wait(timeout=600)
+            process.wait(timeout=1200)
         logs = [(folder / f"rank-{rank}.log").read_text() for rank in range(2)]
         assert [process.returncode for process in processes] == [0, 0], "\n".join(logs)
         return {name: Result(Path(job["run_dir"])) for name, job in zip(jobs, listed, strict=True)}

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from engine_runs import ENGINES, Sections, Train, changed
 
+from ixt.engine import start
 from ixt.engine.deepspeed import configuration, inlined
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import dump_recipe, parse_recipe
-from runs import ENGINES, Sections, Train, changed
 
 ZERO_2 = ENGINES["zero 2"]
 
@@ -173,3 +174,12 @@ def test_a_setting_that_deepspeed_does_not_know_is_one_line_and_leaves_the_proce
     assert "RANK" not in os.environ
     assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
     assert not dist.is_initialized()
+
+
+def test_a_static_graph_that_accumulates_is_refused(
+    sections: Sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = parse_recipe(changed(sections, engine={"static_graph": True, "micro_batch_size": 8}))
+    with pytest.raises(EngineError, match="does not go with 2 micro-batches per process"):
+        start(recipe, tmp_path)

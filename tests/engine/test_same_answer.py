@@ -1,4 +1,4 @@
-"""The same recipe gives the same answer under every engine; `test_matrix.py` tries all of them."""
+"""The same recipe gives the same answer under every engine; `test_engine_matrix.py` has all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ixt import train as training
-from ixt.errors import Diverged
-from runs import (
+from engine_runs import (
     ENGINES,
     LOSS,
     Result,
@@ -20,6 +17,9 @@ from runs import (
     assert_same_bits,
     changed,
 )
+
+from ixt import train as training
+from ixt.errors import Diverged
 
 SHARDED = ("zero 1", "zero 3")
 

@@ -118,8 +118,8 @@ def test_running_out_of_device_memory_says_what_fits(
 
 
 def test_running_out_of_host_memory_says_what_to_try(tiny: Recipe) -> None:
-    message = r"the host: out of memory .* 64; try 32, and go on"
-    with pytest.raises(EngineError, match=message), out_of_memory_explained(tiny, no_model):
+    said = pytest.raises(EngineError, match=r"the host: out of memory .* 64; try 32, and go on")
+    with said, out_of_memory_explained(tiny, no_model):
         torch.empty(2**55)
     with pytest.raises(RuntimeError, match="of ours"), out_of_memory_explained(tiny, no_model):
         raise RuntimeError("of ours")

@@ -1,4 +1,4 @@
-"""Guards and instruments in whole runs: skipped updates, spikes, profile, Prometheus."""
+"""What watches over a run, in whole runs: skipped updates, spikes, profile, Prometheus."""
 
 from __future__ import annotations
 

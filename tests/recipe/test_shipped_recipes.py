@@ -74,6 +74,18 @@ def test_the_384_px_recipe_holds_5e_5_for_30_epochs() -> None:
     assert curve(load("inceptionnext_base_384")) == [pytest.approx(5e-5)] * 30
 
 
+def test_the_384_px_recipe_is_the_papers_fine_tuning() -> None:
+    recipe = load("inceptionnext_base_384")
+    assert (recipe.engine.global_batch_size, recipe.engine.micro_batch_size) == (1024, 32)
+    assert (recipe.schedule.epochs, recipe.schedule.cooldown_epochs) == (30, 0)
+    assert (recipe.model.drop_path_rate, recipe.model.drop_rate) == (0.7, 0.5)
+    assert not recipe.augment.mixes
+    assert (recipe.augment.erase_prob, recipe.augment.policy) == (0.25, "rand-m9-mstd0.5-inc1")
+    assert (recipe.optim.label_smoothing, recipe.optim.weight_decay) == (0.1, 0.05)
+    assert recipe.ema.decay == 0.9999
+    assert (recipe.augment.image_size, recipe.eval_size, recipe.eval.crop_pct) == (384, 384, 1.0)
+
+
 @pytest.mark.parametrize(
     ("name", "updates"),
     [

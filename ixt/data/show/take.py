@@ -19,7 +19,9 @@ from ixt.data.loader import Batch, EvalLoader, TrainLoader
 from ixt.data.plan import Plan, build_planner
 from ixt.data.scan import Split
 from ixt.data.show.numbers import row_numbers
+from ixt.data.show.pixels import denormalise
 from ixt.data.show.sample import Sample, Source
+from ixt.data.subset import take_subset
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -52,7 +54,7 @@ def take_samples(
     Raises:
         DataError: the folder does not fit, or a position lies outside the split.
     """
-    index = load_index(root, split)
+    index = take_subset(load_index(root, split), recipe, split)
     if split == "val":
         return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
     return train_samples(
@@ -153,7 +155,7 @@ def eval_samples(
                     source=source,
                     label=int(labels[row]),
                     image=batch.images[0],
-                    pixels=_denormalise(batch.images[0], recipe),
+                    pixels=denormalise(batch.images[0], recipe),
                     numbers={"crops": row_numbers(request.crops, 0, 1, "crops")},
                     partner=None,
                     targets={source.class_name: 1.0},
@@ -206,7 +208,7 @@ def _train_sample(
         source=source,
         label=int(plan.labels[row]),
         image=batch.images[row],
-        pixels=_denormalise(batch.images[row], recipe),
+        pixels=denormalise(batch.images[row], recipe),
         numbers={name: value for name, value in numbers.items() if name not in _TOLD},
         partner=(int(plan.positions[pair[1]]), partner) if mixed else None,
         targets=_largest(batch.targets[row], names),
@@ -244,15 +246,6 @@ def _class_names(index: Index, recipe: Recipe) -> tuple[str, ...]:
         return output_classes(index.classes, recipe.model.num_classes)
     except DataError:
         return output_classes(index.classes, None)
-
-
-def _denormalise(image: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
-    mean, std = (
-        torch.tensor([255 * value for value in triple]).view(3, 1, 1)
-        for triple in (recipe.augment.mean, recipe.augment.std)
-    )
-    pixels = (image * std + mean).round_().clamp_(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _largest(targets: Tensor, names: tuple[str, ...]) -> dict[str, float]:

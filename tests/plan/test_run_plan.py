@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ixt.bench.results import Protocol, Report, Row, write_report
+from ixt.checkpoint_writer import HostCopies
 from ixt.cli import app
 from ixt.ema import Ema
 from ixt.errors import IxtError
@@ -195,7 +196,7 @@ def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> No
     optimizer = build_optimizer(model, tiny.optim)
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     optimizer.step()
-    files, _ = capture(Accelerator(cpu=True), model, optimizer, Ema(model))
+    files, _ = capture(Accelerator(cpu=True), model, optimizer, Ema(model), HostCopies(wanted=True))
     written = sum(t.numel() * t.element_size() for named in files.values() for t in named.values())
     assert planned == pytest.approx(written, rel=0.01)
 

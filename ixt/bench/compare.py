@@ -1,0 +1,142 @@
+"""Whether one benchmark is faster than another, cell by cell, beyond what noise explains.
+
+The windows of one process are not independent: they share a memory layout, chosen algorithms and
+a temperature. So a round, a fresh process each, counts as one observation, the median of its
+windows. Nothing is said of a cell that has one round on either side.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import t as student
+
+from ixt.bench.differences import Difference, find_differences
+from ixt.bench.results import Cell, Report, Row
+from ixt.errors import EngineError
+
+Verdict = Literal["faster", "slower", "same", "cannot tell", "fails"]
+
+
+@dataclass(frozen=True)
+class CellComparison:
+    """A cell of both reports."""
+
+    cell: Cell
+    verdict: Verdict
+    ratio: float | None = None
+    """Rate of B over that of A; None where a side has no rate."""
+    low: float | None = None
+    """Lower end of the ratio's confidence interval; None where no round repeats another."""
+    high: float | None = None
+    """Upper end."""
+    reason: str = ""
+    """Why nothing can be told."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports, A the older one."""
+
+    cells: tuple[CellComparison, ...]
+    """Those measured in both."""
+    only_a: tuple[Cell, ...]
+    only_b: tuple[Cell, ...]
+    differences: tuple[Difference, ...]
+    threshold: float
+    confidence: float
+
+    @property
+    def regressed(self) -> bool:
+        """Whether a cell is slower in B, or was measured in A and fails in B."""
+        return any(cell.verdict in ("slower", "fails") for cell in self.cells)
+
+
+def compare(
+    a: Report, b: Report, *, threshold: float = 0.01, confidence: float = 0.95
+) -> Comparison:
+    """Compare two benchmarks of the same cells.
+
+    Args:
+        a: the benchmark to compare with.
+        b: the newer one.
+        threshold: change, as a fraction, below which two rates count as the same.
+        confidence: of each cell's interval. Of many unchanged cells a share of up to
+            `1 - confidence` gets a wrong verdict, and less where the noise is well below the
+            threshold.
+
+    Raises:
+        EngineError: the reports have no cell in common.
+    """
+    rows_a, rows_b = ({row.cell: row for row in report.rows} for report in (a, b))
+    shared = [cell for cell in rows_a if cell in rows_b]
+    if not shared:
+        raise EngineError(
+            "the two results files have no cell in common: they differ in models, modes, layouts, "
+            "precisions, batch or image sizes; measure the same command twice"
+        )
+    return Comparison(
+        cells=tuple(
+            compare_rows(rows_a[cell], rows_b[cell], threshold, confidence) for cell in shared
+        ),
+        only_a=tuple(cell for cell in rows_a if cell not in rows_b),
+        only_b=tuple(cell for cell in rows_b if cell not in rows_a),
+        differences=tuple(find_differences(a, b)),
+        threshold=threshold,
+        confidence=confidence,
+    )
+
+
+def compare_rows(a: Row, b: Row, threshold: float, confidence: float) -> CellComparison:
+    """Compare one cell; the interval is Student's, on the log rates of the rounds.
+
+    Both sides share one variance, as the same machine and protocol give them the same noise: with
+    two or three rounds a side, variances of their own would tell next to nothing.
+
+    `same` means that the whole interval lies within the threshold; `faster` and `slower` that the
+    interval excludes no change and the ratio lies beyond the threshold; `fails` that A was
+    measured and B has an error.
+    """
+    if a.error is not None or b.error is not None:
+        if a.error is None:
+            return CellComparison(a.cell, "fails", reason=f"B: {b.error}")
+        return CellComparison(a.cell, "cannot tell", reason=f"A: {a.error}")
+    logs_a, logs_b = (_round_logs(row) for row in (a, b))
+    difference = statistics.fmean(logs_b) - statistics.fmean(logs_a)
+    ratio = math.exp(difference)
+    freedom = len(logs_a) + len(logs_b) - 2
+    if freedom == 0:
+        return CellComparison(
+            a.cell, "cannot tell", ratio, reason="one round each shows no noise; use --rounds 3"
+        )
+    squares = sum(_squares(logs) for logs in (logs_a, logs_b))
+    error = math.sqrt(squares / freedom * (1 / len(logs_a) + 1 / len(logs_b)))
+    half = float(student.ppf((1 + confidence) / 2, freedom)) * error
+    low, high = difference - half, difference + half
+    verdict = _verdict(difference, low, high, math.log1p(threshold))
+    reason = ""
+    if verdict == "cannot tell":
+        reason = f"noise hides it; {len(logs_a)} and {len(logs_b)} rounds, measure more"
+    return CellComparison(a.cell, verdict, ratio, math.exp(low), math.exp(high), reason)
+
+
+def _verdict(difference: float, low: float, high: float, threshold: float) -> Verdict:
+    if -threshold <= low and high <= threshold:
+        return "same"
+    if low > 0 and difference > threshold:
+        return "faster"
+    if high < 0 and difference < -threshold:
+        return "slower"
+    return "cannot tell"
+
+
+def _round_logs(row: Row) -> list[float]:
+    return [math.log(statistics.median(timing.rates)) for timing in row.rounds]
+
+
+def _squares(values: list[float]) -> float:
+    mean = statistics.fmean(values)
+    return sum((value - mean) ** 2 for value in values)

@@ -1,0 +1,107 @@
+"""What two benchmarks do not share: machines, software, clocks, protocols."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ixt.bench.results import Report, Timing
+from ixt.errors import EngineError
+
+# Keys of `describe_machine`. The commit, the command and the time of day may always differ.
+_HARDWARE = ("devices", "cpu", "cpu_cores")
+_SOFTWARE = ("cuda", "python", "platform")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that two benchmarks do not share."""
+
+    what: str
+    a: str
+    b: str
+    decisive: bool
+    """Whether it makes a ratio one of machines, protocols or models, not of code."""
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.a}; {self.b})"
+
+
+def find_differences(a: Report, b: Report) -> list[Difference]:
+    """All that could explain a change other than the code; what is decisive comes first."""
+    found = [
+        Difference(what, _text(left), _text(right), decisive)
+        for decisive, (what, left, right) in _pairs(a, b)
+        if left != right
+    ]
+    return sorted(found, key=lambda difference: not difference.decisive)
+
+
+def refuse_decisive(differences: tuple[Difference, ...]) -> None:
+    """Refuse to judge code by benchmarks of two machines, protocols or models.
+
+    Raises:
+        EngineError: a difference is decisive; the message names all that are.
+    """
+    decisive = [str(difference) for difference in differences if difference.decisive]
+    if decisive:
+        raise EngineError(
+            f"--fail-on-regression: the benchmarks differ in {', '.join(decisive)}, which says "
+            "nothing about the code; measure both on one machine with the same options"
+        )
+
+
+def _pairs(a: Report, b: Report) -> Iterator[tuple[bool, tuple[str, Any, Any]]]:
+    for name in type(a.protocol).model_fields:
+        # More rounds only narrow the interval.
+        pair = getattr(a.protocol, name), getattr(b.protocol, name)
+        yield name != "rounds", (f"protocol {name}", *pair)
+    for name in _HARDWARE:
+        yield True, (name, a.machine.get(name), b.machine.get(name))
+    yield True, ("threads", _threads(a), _threads(b))
+    yield True, ("model", *_changed_models(a, b))
+    for name in _SOFTWARE:
+        yield False, (name, a.machine.get(name), b.machine.get(name))
+    packages_a, packages_b = (report.machine.get("packages", {}) for report in (a, b))
+    for name in sorted({*packages_a, *packages_b}):
+        yield False, (name, packages_a.get(name), packages_b.get(name))
+    yield False, ("driver", _sensor(a, "driver"), _sensor(b, "driver"))
+    yield False, ("power limit in W", _sensor(a, "power_limit_w"), _sensor(b, "power_limit_w"))
+    yield False, ("SM clock in MHz", _sensor(a, "sm_mhz", -2), _sensor(b, "sm_mhz", -2))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)
+
+
+def _timings(report: Report) -> list[Timing]:
+    return [timing for row in report.rows for timing in row.rounds]
+
+
+def _threads(report: Report) -> list[int]:
+    return sorted({t.checks["threads"] for t in _timings(report) if "threads" in t.checks})
+
+
+def _sensor(report: Report, key: str, digits: int | None = None) -> Any:
+    """The commonest reading, rounded to 10 ** -digits: small changes are the governor's."""
+    values = [r[key] for t in _timings(report) for r in t.checks.get("readings", []) if key in r]
+    rounded = [value if digits is None else round(value, digits) for value in values]
+    return Counter(rounded).most_common(1)[0][0] if rounded else None
+
+
+def _changed_models(a: Report, b: Report) -> tuple[list[str], list[str]]:
+    """Models that cost one thing in A and another in B under the same name."""
+    costs_a, costs_b = (
+        {
+            (row.model, row.image_size): f"{row.model} of {row.params} parameters, {row.macs} MACs"
+            for row in report.rows
+            if row.params
+        }
+        for report in (a, b)
+    )
+    changed = [key for key in costs_a if key in costs_b and costs_a[key] != costs_b[key]]
+    return [costs_a[key] for key in changed], [costs_b[key] for key in changed]

@@ -1,0 +1,222 @@
+"""Published throughput of others (`peers.json`), to set one's own figures beside.
+
+The paper's own table is in `ixt.models.paper`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.table import Table
+
+from ixt.bench.results import Layout, Mode, Precision, Report, Row
+from ixt.models.paper import ModelInfo, find_paper_model, paper_models
+
+_FILE = Path(__file__).with_name("peers.json")
+_FILE_WIDTH = 200  # characters, where the output is no terminal that would wrap them
+_NEAREST = 3
+_FAMILY = re.compile(
+    r"RTX PRO \d+|RTX A?\d{4}|(?<![A-Z0-9])(?:G[BH]\d00|[ABHLVT]\d{1,3}[SG]?|MI\d{3}X?)\b"
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Figure(_Part):
+    """One model's rate."""
+
+    model: str
+    """timm's name of the architecture."""
+    mode: Mode
+    image_size: int = Field(ge=1)
+    """Side of the square image, in pixels; where it grows during training, the last."""
+    batch_size: int | None = Field(ge=1)
+    """Images per step of one device; None where it is not published."""
+    images_per_s: float = Field(gt=0.0)
+    """Of one device, also where several were measured together."""
+
+
+class PeerRun(_Part):
+    """Figures that share a source, a device and a setting."""
+
+    publisher: str = Field(min_length=1)
+    """Who measured."""
+    source: str = Field(min_length=1)
+    """Repository and file."""
+    device: str = Field(min_length=1)
+    num_devices: int = Field(ge=1)
+    """Devices that trained together."""
+    framework: str = Field(min_length=1)
+    precision: Precision
+    """The nearest of ours; other frameworks' mixed fp16 is amp-fp16."""
+    layout: Layout | None
+    """None where it is not published."""
+    compile: bool
+    """Whether torch.compile was on."""
+    data: str = Field(min_length=1)
+    """synthetic, or the loader that fed the device: then its cost is in the rate."""
+    note: str
+    """How a rate was derived, and what else matters; may be empty."""
+    figures: tuple[Figure, ...] = Field(min_length=1)
+
+
+class Accuracy(_Part):
+    """A published top-1 of weights that saw ImageNet-1k only."""
+
+    model: str
+    """timm's name of the architecture."""
+    weights: str
+    """timm's name with its tag."""
+    image_size: int = Field(ge=1)
+    """Side of the square test image, in pixels."""
+    top1: float = Field(gt=0.0, lt=100.0)
+    """In percent."""
+
+
+class _File(_Part):
+    format: Literal[1]
+    note: str
+    accuracy_source: str = Field(min_length=1)
+    """Repository and file of the accuracies."""
+    accuracies: tuple[Accuracy, ...]
+    runs: tuple[PeerRun, ...] = Field(min_length=1)
+
+
+@cache
+def _file() -> _File:
+    return _File.model_validate_json(_FILE.read_bytes())
+
+
+def peer_runs() -> tuple[PeerRun, ...]:
+    """All published figures, by source."""
+    return _file().runs
+
+
+def peer_accuracies() -> tuple[Accuracy, ...]:
+    """Timm's published accuracies of models that are no rows of the paper, and of some that are."""
+    return _file().accuracies
+
+
+def published_top1(model: str, image_size: int) -> float | None:
+    """The paper's accuracy in percent, else timm's at this size; None where neither has one."""
+    row = find_paper_model(model) or _paper_row(model)
+    if row is not None and row.image_size == image_size:
+        return row.top1
+    name = architecture(model)
+    found = (a.top1 for a in peer_accuracies() if (a.model, a.image_size) == (name, image_size))
+    return next(found, None)
+
+
+def _paper_row(model: str) -> ModelInfo | None:
+    """The paper's row of a timm name, with or without its tag: same architecture and weights.
+
+    Not for resnet50, whose tag in timm is of another training run than the paper's figure.
+    """
+    for row in paper_models():
+        if row.name != "resnet50" and model in (row.timm_name, row.timm_name.split(".")[0]):
+            return row
+    return None
+
+
+def device_family(device: str) -> str:
+    """The part of a device's name that its memory size and form factor do not change.
+
+    NVIDIA A100-SXM4-80GB and NVIDIA A100-PCIE-40GB are both A100; a name without a known part is
+    its own family.
+    """
+    found = _FAMILY.search(device)
+    return found[0].removeprefix("RTX ") if found else device
+
+
+def architecture(model: str) -> str:
+    """Timm's name without its tag of weights, for a name of the paper or of timm."""
+    row = find_paper_model(model)
+    return (row.timm_name if row else model).split(".")[0]
+
+
+def nearest_peers(row: Row, count: int = _NEAREST) -> list[tuple[PeerRun, Figure]]:
+    """Published figures of a row's model and mode, the most alike first.
+
+    Alike is, in this order: the device's family, one device, the image size, precision,
+    compilation, layout, batch size.
+
+    Args:
+        row: a measured row, or one with an error.
+        count: most figures given.
+    """
+    name, family = architecture(row.model), device_family(row.device or "cpu")
+    found = [
+        (run, figure)
+        for run in peer_runs()
+        for figure in run.figures
+        if (figure.model, figure.mode) == (name, row.mode)
+    ]
+
+    def distance(entry: tuple[PeerRun, Figure]) -> tuple[bool | int, ...]:
+        run, figure = entry
+        return (
+            device_family(run.device) != family,
+            run.num_devices > 1,
+            figure.image_size != row.image_size,
+            run.precision != row.precision,
+            run.compile != row.compile,
+            run.layout != row.layout,
+            abs((figure.batch_size or 0) - row.batch_size),
+        )
+
+    return sorted(found, key=distance)[:count]
+
+
+def print_peers(report: Report) -> None:
+    """Print the nearest published figures under each model, mode and precision measured."""
+    table = Table(title="Published by others, img/s of one device")
+    for name in ("model", "mode", "setting", "device", "img/s", "ours / theirs", "source"):
+        table.add_column(name, justify="right" if name in ("img/s", "ours / theirs") else "left")
+    for row in best_rows(report):
+        for run, figure in nearest_peers(row):
+            same = device_family(run.device) == device_family(row.device or "cpu")
+            ratio = (row.images_per_s or 0) / figure.images_per_s
+            table.add_row(
+                row.model,
+                row.mode,
+                describe(run, figure),
+                run.device + (f" x{run.num_devices}" if run.num_devices > 1 else ""),
+                f"{figure.images_per_s:.0f}",
+                f"{ratio:.2f}" if same else "another device",
+                run.source,
+            )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    console.print(table if table.row_count else "no published figures of these models are known")
+
+
+def best_rows(report: Report) -> list[Row]:
+    """The fastest measured row of each model, mode, precision and image size."""
+    best: dict[tuple[object, ...], Row] = {}
+    for row in report.rows:
+        if row.images_per_s is None:
+            continue
+        key = (row.model, row.mode, row.precision, row.image_size)
+        if key not in best or row.images_per_s > (best[key].images_per_s or 0):
+            best[key] = row
+    return list(best.values())
+
+
+def describe(run: PeerRun, figure: Figure) -> str:
+    """A run's setting in a few words."""
+    words = [run.precision, {"channels_last": "NHWC", "contiguous": "NCHW"}.get(run.layout or "")]
+    words += ["compiled" if run.compile else None]
+    words += [f"batch {figure.batch_size}" if figure.batch_size else None]
+    words += [f"{figure.image_size} px" if figure.image_size != 224 else None]
+    words += [run.framework, run.data if run.data != "synthetic" else None]
+    return ", ".join(word for word in words if word)

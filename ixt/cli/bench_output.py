@@ -1,0 +1,113 @@
+"""`ixt bench report` and `ixt bench compare`: what becomes of results files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import write_text
+from ixt.cli.bench import bench_app
+from ixt.errors import EngineError
+
+_FORMATS = (".html", ".csv", ".md")
+
+
+@bench_app.command("report")
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Results files (JSON).")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .html with charts, .csv or .md with figures.")
+    ] = Path("report.html"),
+    device: Annotated[
+        str | None,
+        typer.Option(help="GPU type or YAML file for the roofline; the measured one if not given."),
+    ] = None,
+) -> None:
+    """Turn results of `ixt bench --results` into a page with charts, or a table.
+
+    The HTML file is complete in itself: no network, no other files. Several results files become
+    one page.
+
+    Example: `ixt bench report bench.json --out report.html`
+    """
+    from ixt.bench.export import csv_text, markdown_text
+    from ixt.bench.page import Source, page_html
+    from ixt.bench.results import read_report
+
+    if out.suffix not in _FORMATS:
+        raise EngineError(f"--out: {out}: the name must end in {', '.join(_FORMATS)}")
+    reports = [read_report(file) for file in results]
+    if out.suffix == ".html":
+        labels = _labels(results)
+        sources = [Source(*pair) for pair in zip(labels, reports, strict=True)]
+        write_text(out, page_html(sources, device))
+    elif len(reports) > 1:
+        raise EngineError(f"--out: {out}: holds one results file; {len(reports)} are given")
+    else:
+        write_text(out, (csv_text if out.suffix == ".csv" else markdown_text)(reports[0]))
+    print(out)
+
+
+def _labels(files: list[Path]) -> list[str]:
+    """The shortest names that tell the files apart."""
+    stems = [file.stem for file in files]
+    names = stems if len(set(stems)) == len(stems) else [str(file) for file in files]
+    if len(set(names)) < len(names):
+        raise EngineError("a results file is given twice; give each once")
+    return names
+
+
+@bench_app.command("compare")
+def compare(
+    a: Annotated[Path, typer.Argument(help="Results to compare with (JSON).")],
+    b: Annotated[Path, typer.Argument(help="Newer results.")],
+    threshold: Annotated[
+        str, typer.Option(help="Smaller changes count as none: 1% or 0.01.")
+    ] = "1%",
+    confidence: Annotated[
+        str, typer.Option(help="Confidence of each cell's interval: 95% or 0.95.")
+    ] = "95%",
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit with status 1 if a cell is slower or fails; refuse two machines.",
+        ),
+    ] = False,
+) -> None:
+    """Tell cell by cell whether B is faster or slower than A beyond what noise explains.
+
+    Rounds are the independent measurements; with two a side only large changes can be told, so
+    measure with `--rounds 3` or more.
+
+    Example: `ixt bench compare before.json after.json --threshold 1%`
+    """
+    from ixt.bench.compare import compare as compare_reports
+    from ixt.bench.compare_table import print_comparison
+    from ixt.bench.differences import refuse_decisive
+    from ixt.bench.results import read_report
+
+    comparison = compare_reports(
+        read_report(a),
+        read_report(b),
+        threshold=_share("--threshold", threshold, 0.0),
+        confidence=_share("--confidence", confidence, 0.5),
+    )
+    if fail_on_regression:
+        refuse_decisive(comparison.differences)
+    print_comparison(comparison)
+    if fail_on_regression and comparison.regressed:
+        raise typer.Exit(1)
+
+
+def _share(option: str, text: str, least: float) -> float:
+    """A fraction, given as one or in percent."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < 1:
+        raise EngineError(f"{option}: {text}: give a share from {least:.0%} to below 100%")
+    return value

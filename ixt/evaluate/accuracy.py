@@ -1,0 +1,160 @@
+"""Records summed up: accuracies with their intervals, calibration, classes, confusions.
+
+Counts are of images that are readable and have a label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ixt.evaluate.records import Records
+
+NUM_BINS = 15
+"""Bins of the calibration error, as in Guo et al. 2017."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Results over all images of a split."""
+
+    top1: float
+    """Percent of images whose label has the highest logit."""
+    top5: float
+    """Percent of images whose label is among the five highest logits (or all, if fewer)."""
+    loss: float
+    """Mean cross entropy against the hard label."""
+    count: int
+    """Images counted."""
+    skipped: int
+    """Damaged images left out."""
+
+    def row(self, prefix: str = "") -> dict[str, Any]:
+        """The numbers under their names, for a log row."""
+        return {prefix + key: value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Results over the images of one class."""
+
+    output: int
+    """Number of the model's output."""
+    count: int
+    """Images counted."""
+    top1: float
+    """Percent."""
+    top5: float
+    """Percent."""
+    most_predicted_instead: int | None
+    """The wrong output that was predicted most often; None where all is right."""
+
+
+def counted(records: Records, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) which images count: readable, with a label."""
+    known: NDArray[np.bool_] = labels.reshape(len(labels), -1).max(axis=1) >= 0
+    return records.readable & known
+
+
+def hits(records: Records, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """(n,) whether one of an image's labels is among its k highest logits.
+
+    Args:
+        records: n rows.
+        labels: (n,) or (n, m) output numbers, any of which is right; -1 for none.
+        k: 1 to 5.
+    """
+    wanted = labels.reshape(len(labels), 1, -1)
+    found = (records.top[:, :k, None] == wanted) & (wanted >= 0)
+    right: NDArray[np.bool_] = found.any(axis=(1, 2))
+    return right
+
+
+def accuracy(records: Records, labels: NDArray[np.int64]) -> Accuracy:
+    """Sum records up, in the order of the index."""
+    counts = counted(records, labels)
+    count = int(counts.sum())
+    shares = [100 * int((hits(records, labels, k) & counts).sum()) / max(1, count) for k in (1, 5)]
+    return Accuracy(
+        top1=shares[0],
+        top5=shares[1],
+        loss=float(records.loss[counts].sum()) / max(1, count),
+        count=count,
+        skipped=int((~records.readable).sum()),
+    )
+
+
+def wilson_interval(num_hits: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, in percent.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    from scipy.stats import binomtest
+
+    if not count:
+        return 0.0, 100.0
+    interval = binomtest(num_hits, count).proportion_ci(0.95, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy over 15 equal bins.
+
+    Args:
+        confidence: (n,) probability of the predicted class.
+        right: (n,) whether that class is right.
+
+    Returns:
+        in [0, 1]; 0 for no images.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; a bin holds
+        its upper edge.
+    """
+    if not len(confidence):
+        return 0.0
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    surplus = np.bincount(bins, weights=confidence - right, minlength=NUM_BINS)
+    return float(np.abs(surplus).sum() / len(confidence))
+
+
+def class_results(records: Records, labels: NDArray[np.int64]) -> list[ClassResult]:
+    """Results by class, for the classes that have images, in the order of the outputs.
+
+    Args:
+        records: n rows.
+        labels: (n,) one label per image, -1 for none.
+    """
+    counts = counted(records, labels)
+    right1, right5 = hits(records, labels, 1), hits(records, labels, 5)
+    results = []
+    for output in np.unique(labels[counts]).tolist():
+        of_class = counts & (labels == output)
+        wrong = records.top[of_class & ~right1, 0]
+        results.append(
+            ClassResult(
+                output=output,
+                count=int(of_class.sum()),
+                top1=100 * float(right1[of_class].mean()),
+                top5=100 * float(right5[of_class].mean()),
+                most_predicted_instead=int(np.bincount(wrong).argmax()) if len(wrong) else None,
+            )
+        )
+    return results
+
+
+def confusions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """(label, prediction, images) of wrong predictions, the most frequent first.
+
+    Args:
+        records: n rows.
+        labels: (n,) one label per image, -1 for none.
+    """
+    wrong = counted(records, labels) & ~hits(records, labels, 1)
+    pairs = np.stack([labels[wrong], records.top[wrong, 0]], axis=1)
+    unique, numbers = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-numbers, kind="stable")
+    return [(*map(int, unique[n]), int(numbers[n])) for n in order]  # type: ignore[misc]

@@ -1,0 +1,139 @@
+"""The models to evaluate: checkpoints of any kind, averages of them, published weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ixt.assess import build_model, recipe_of
+from ixt.checkpoint import sha256
+from ixt.errors import CheckpointError
+from ixt.evaluate.average import average_checkpoints, has_batch_norm
+from ixt.models import create_model, is_known_model
+from ixt.recipe import Recipe
+from ixt.weights import CheckpointInfo, read_weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to load."""
+
+    checkpoint: Path
+    """A run, a checkpoint folder or a weights file; a model's name, if published."""
+    model_name: str | None = None
+    """Architecture, where the file does not tell it."""
+    published: bool = False
+    """Load the published weights of the model whose name `checkpoint` is."""
+    average: str | None = None
+    """best:N or last:N checkpoints of a run, averaged."""
+    prefer_ema: bool = True
+    """Take averaged weights where there are some."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate."""
+
+    name: str
+    """What tells it from the others in tables."""
+    model: nn.Module
+    """On the CPU."""
+    recipe: Recipe
+    """Its evaluation settings, and normalisation."""
+    num_classes: int
+    """Its outputs."""
+    class_names: tuple[str, ...] | None
+    """Class of each output; None where the checkpoint does not tell."""
+    origin: dict[str, Any]
+    """For the protocol: model, checkpoint, sha256, weights, format, ..."""
+
+
+def open_candidates(
+    sources: Sequence[Source], data: dict[str, Any], batch_size: int | None = None
+) -> list[Candidate]:
+    """Load the models, each file read once.
+
+    Args:
+        sources: what to load.
+        data: replaces values of the recipes' data section.
+        batch_size: images per forward pass; None takes the recipe's.
+
+    Raises:
+        IxtError: a file, a name or weights do not fit.
+    """
+    names = _short_names([source.checkpoint for source in sources])
+    return [
+        _open(source, name, data, batch_size) for source, name in zip(sources, names, strict=True)
+    ]
+
+
+def _open(source: Source, name: str, data: dict[str, Any], batch_size: int | None) -> Candidate:
+    if source.published:
+        return _open_published(source, data, batch_size)
+    if not source.checkpoint.exists() and is_known_model(str(source.checkpoint)):
+        raise CheckpointError(
+            f"{source.checkpoint}: no such file; add --pretrained for the model's published weights"
+        )
+    average = None
+    if source.average is not None:
+        average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)
+    weights = average.weights if average else read_weights(source.checkpoint, source.prefer_ema)
+    recipe = recipe_of(source.checkpoint, weights.info, source.model_name, data, batch_size)
+    model, loaded, class_names = build_model(weights, recipe, weights.info)
+    files = [_weight_file(folder, loaded.kind) for folder in average.folders] if average else []
+    origin: dict[str, Any] = {
+        "model": recipe.model.name,
+        "checkpoint": str(loaded.file),
+        "sha256": _digest(files) if average else sha256(loaded.file),
+        "weights": loaded.kind,
+        "format": loaded.format,
+    }
+    if average:
+        origin |= {"average": source.average, "averaged": [str(f) for f in average.folders]}
+        if has_batch_norm(model):
+            origin["batch_norm"] = "averaged"
+    num_classes = loaded.num_classes
+    if num_classes is None:
+        raise CheckpointError(f"{loaded.file}: has no head, so no classes to predict")
+    return Candidate(name, model, recipe, num_classes, class_names, origin)
+
+
+def _open_published(source: Source, data: dict[str, Any], batch_size: int | None) -> Candidate:
+    name = str(source.checkpoint)
+    recipe = recipe_of(
+        source.checkpoint, CheckpointInfo(name, None, None, None), None, data, batch_size
+    )
+    model = create_model(name, pretrained=True)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    origin = {
+        "model": name,
+        "checkpoint": "published",
+        "sha256": digest.hexdigest(),
+        "weights": "raw",
+        "format": "hub",
+    }
+    num_classes = int(model.num_classes)  # type: ignore[arg-type]
+    return Candidate(name, model, recipe, num_classes, None, origin)
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path; whole paths where that does not tell them apart."""
+    short = [path.name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _weight_file(folder: Path, kind: str) -> Path:
+    return folder / ("ema.safetensors" if kind == "ema" else "model.safetensors")
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """One SHA-256 of several files: that of theirs, one behind the other."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""One pass over the images for any number of models and views: a file is read once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ixt.data.augment import normalise
+from ixt.data.loader import EvalBatch, EvalLoader
+from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
+
+Triple = tuple[float, float, float]
+Report = Callable[[int, int], None]
+"""Called with the images done by this process and in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A model and how it sees the images."""
+
+    model: nn.Module
+    """On the device, in evaluation mode."""
+    mean: Triple
+    """Of its normalisation."""
+    std: Triple
+    """Of its normalisation."""
+    channels_last: bool
+    """Whether its images are laid out so."""
+    view: int
+    """Which of the loader's views it takes."""
+    flip: bool
+    """Whether to average the logits of the image and of its mirror image."""
+    labels: Tensor
+    """(n, k) int64 on the device, as `Targets.labels`."""
+    competing: Tensor | None
+    """(C,) bool on the device, as `Targets.competing`."""
+
+
+@torch.no_grad()
+def examine(
+    contenders: Sequence[Contender],
+    loader: EvalLoader,
+    device: torch.device,
+    report: Report | None = None,
+) -> list[Records]:
+    """Evaluate models on all images; every process takes part and gets the same answer.
+
+    Args:
+        contenders: at least one.
+        loader: this process's share of the batches.
+        device: where the models are.
+        report: called after each batch.
+
+    Returns:
+        The records of each contender.
+    """
+    tables = [new_table(loader.num_samples, device) for _ in contenders]
+    done = 0
+    for batch in loader:
+        images: dict[object, Tensor] = {}
+        readable = batch.labels >= 0
+        first, last = int(batch.samples[0]), int(batch.samples[-1]) + 1
+        for contender, table in zip(contenders, tables, strict=True):
+            logits = _logits(contender, _images(contender, batch, images))
+            rows = record_rows(logits, contender.labels[first:last], readable, contender.competing)
+            fill(table, batch.samples, rows)
+        done += len(batch.samples)
+        if report is not None:
+            report(done, loader.num_samples)
+    return [gather(table) for table in tables]
+
+
+def _images(contender: Contender, batch: EvalBatch, made: dict[object, Tensor]) -> Tensor:
+    """The images of a batch as a model wants them, made once for all that want the same."""
+    key = (contender.view, contender.mean, contender.std, contender.channels_last)
+    if key not in made:
+        images = normalise(batch.pixels[contender.view], contender.mean, contender.std)
+        if contender.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        made[key] = images
+    return made[key]
+
+
+def _logits(contender: Contender, images: Tensor) -> Tensor:
+    logits: Tensor = contender.model(images)
+    if contender.flip:
+        logits = (logits.float() + contender.model(images.flip(3)).float()) / 2
+    return logits

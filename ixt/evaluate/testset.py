@@ -1,0 +1,104 @@
+"""Find the images of an evaluation: ImageNet's layout, class folders alone, or a flat folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ixt.data.headers import read_headers
+from ixt.data.index import Index, join_paths, load_index
+from ixt.data.scan import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_images
+from ixt.errors import DataError
+
+
+def open_test_set(data: str) -> Index:
+    """The images of a folder.
+
+    The folder holds val/ (or validation/), or class folders, or the image files themselves; so
+    does val/. Class folders beside no val/ are ImageNet-V2, -A, -R, -Sketch and sets of one's own.
+    An index of val/CLASS/IMAGE is cached as for training, others are read anew.
+
+    Args:
+        data: path of the folder.
+
+    Returns:
+        The index; a flat folder has the one class "".
+
+    Raises:
+        DataError: the folder is missing, empty or of another layout.
+    """
+    root = Path(data).expanduser().absolute()
+    try:
+        folder = _images_folder(root)
+        if folder is None:
+            return load_index(data, "val")
+        if _has_images(folder):
+            return _flat_index(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{error.filename or root}: cannot be read ({reason})") from error
+    return _class_folders_index(folder)
+
+
+def _images_folder(root: Path) -> Path | None:
+    """The folder to index here; None where it is the trainer's layout, or none of these."""
+    if not root.is_dir():
+        return None
+    for name in SPLIT_FOLDERS["val"]:
+        if (root / name).is_dir():
+            return root / name if _has_images(root / name) else None
+    if _has_images(root):
+        return root
+    folders = [entry for entry in root.iterdir() if _is_class_folder(entry)]
+    return root if folders else None
+
+
+def _is_class_folder(path: Path) -> bool:
+    """Whether a folder may be a class: it holds images, and is not a split of folders."""
+    return not path.name.startswith(".") and path.is_dir() and _has_images(path)
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(
+            entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
+            for entry in entries
+        )
+
+
+def _class_folders_index(folder: Path) -> Index:
+    listing = list_images(folder)
+    labels = np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts)
+    return _index(folder, listing.files, listing.classes, labels)
+
+
+def _flat_index(folder: Path) -> Index:
+    names = sorted(
+        os.fsencode(entry.name)
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
+    )
+    return _index(folder, names, ("",), np.zeros(len(names), np.int32))
+
+
+def _index(
+    folder: Path,
+    files: list[bytes],
+    classes: tuple[str, ...],
+    labels: np.ndarray[tuple[int], np.dtype[np.int32]],
+) -> Index:
+    headers = read_headers(os.fsencode(folder), files)
+    blob, offsets = join_paths(files)
+    return Index(
+        root=folder,
+        folder=folder,
+        classes=classes,
+        labels=labels,
+        sizes=headers.sizes,
+        num_bytes=headers.num_bytes,
+        formats=headers.formats,
+        path_blob=blob,
+        path_offsets=offsets,
+    )

@@ -1,0 +1,98 @@
+"""What is exported: a model in evaluation mode, and what its checkpoint tells of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import ixt
+from ixt.assess import build_model, recipe_of
+from ixt.checkpoint import sha256
+from ixt.data.classes import IMAGENET_CLASSES, imagenet_synsets
+from ixt.models import LoadedWeights
+from ixt.recipe import Recipe
+from ixt.weights import read_checkpoint_info
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model and where it comes from."""
+
+    model: nn.Module
+    """On the CPU, fp32, in evaluation mode."""
+    recipe: Recipe
+    """The checkpoint's own, or one with the evaluation settings of the model."""
+    loaded: LoadedWeights
+    """Which file, which weights."""
+    class_names: tuple[str, ...] | None
+    """Name of each output; None for a file that does not tell them."""
+    record: Mapping[str, Any]
+    """state.json of a checkpoint of ixt (step, metrics, machine, ...); empty for other files."""
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model function, without tag."""
+        return str(self.model.pretrained_cfg["architecture"])  # type: ignore[index]
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether the outputs are ImageNet-1k's classes."""
+        return self.class_names == imagenet_synsets()
+
+
+def open_source(checkpoint: Path, model_name: str | None, prefer_ema: bool) -> Source:
+    """Load a checkpoint for export.
+
+    A file of 1000 outputs that does not tell its classes is taken for ImageNet-1k's.
+
+    Args:
+        checkpoint: a run folder, a checkpoint folder, or a weights file.
+        model_name: architecture, where the file does not hold it.
+        prefer_ema: take averaged weights where there are some.
+
+    Raises:
+        IxtError: the file is missing or damaged, or does not fit the model.
+    """
+    info = read_checkpoint_info(checkpoint)
+    recipe = recipe_of(checkpoint, info, model_name, {"decoder": "torch"})
+    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
+    if names is None and loaded.num_classes == IMAGENET_CLASSES:
+        names = imagenet_synsets()
+    record = loaded.file.with_name("state.json")
+    return Source(
+        model=model.eval().requires_grad_(False),
+        recipe=recipe,
+        loaded=loaded,
+        class_names=names,
+        record=json.loads(record.read_text()) if record.is_file() else {},
+    )
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What a file of weights or a graph cannot say itself, JSON-able."""
+    recipe = source.recipe
+    return {
+        "model": recipe.model.name,
+        "model_kwargs": recipe.model.kwargs,
+        "num_classes": source.num_classes,
+        "class_names": source.class_names,
+        "image_size": recipe.eval_size,
+        "crop_pct": recipe.eval.crop_pct,
+        "crop_mode": recipe.eval.crop_mode,
+        "interpolation": recipe.eval.interpolation,
+        "mean": recipe.augment.mean,
+        "std": recipe.augment.std,
+        "weights": source.loaded.kind,
+        "source_sha256": sha256(source.loaded.file),
+        "ixt": ixt.__version__,
+    }

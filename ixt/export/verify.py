@@ -1,0 +1,97 @@
+"""Whether an export computes what its source does: the same images through both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ixt.data.augment import normalise
+from ixt.data.crop import eval_crops
+from ixt.data.decode import Request, make_decoder
+from ixt.data.index import load_index
+from ixt.errors import DataError
+from ixt.recipe import Recipe
+
+Forward = Callable[[Tensor], Tensor]
+
+_RANDOM = 4  # a batch of one and one of three
+_REAL = 4
+# Two kernels for the same sum round differently; logits beyond 1 do so in proportion.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the logits of two models are apart."""
+
+    max_difference: float
+    """Largest absolute difference of a logit."""
+    allowed: float
+    """1e-4, times the largest logit where that exceeds 1."""
+    num_random: int
+    """Images of normal noise compared."""
+    num_real: int
+    """Validation images compared."""
+
+    def __bool__(self) -> bool:
+        return self.max_difference <= self.allowed  # False for NaN
+
+
+@torch.no_grad()
+def compare(model: nn.Module, exported: Forward, recipe: Recipe, real_images: bool) -> Agreement:
+    """Compare logits on noise and on validation images, in batches of one, three and the rest.
+
+    Args:
+        model: the source, in evaluation mode, on the CPU.
+        exported: from (B, 3, S, S) float32 images, for any B, to (B, num_classes) logits.
+        recipe: its evaluation settings prepare the images.
+        real_images: use images of the recipe's data folder, if it is here.
+    """
+    noise = _noise(recipe.eval_size)
+    real = _validation_images(recipe) if real_images else noise[:0]
+    images = torch.cat((noise, real))
+    batches = [batch for batch in images.tensor_split([1, _RANDOM]) if len(batch)]
+    expected = torch.cat([model(batch) for batch in batches])
+    found = torch.cat([exported(batch) for batch in batches])
+    return Agreement(
+        max_difference=float((found - expected).abs().max()),
+        allowed=_TOLERANCE * max(1.0, float(expected.abs().max())),
+        num_random=len(noise),
+        num_real=len(real),
+    )
+
+
+def _noise(size: int) -> Tensor:
+    return torch.randn(_RANDOM, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _validation_images(recipe: Recipe) -> Tensor:
+    """A few images spread over the validation split; none where the data is not on this machine."""
+    nothing = torch.empty(0, 3, recipe.eval_size, recipe.eval_size)
+    root = recipe.data.root
+    if root is None or not Path(root).is_dir():
+        return nothing
+    try:
+        index = load_index(root, "val")
+    except DataError:
+        return nothing
+    readable = np.setdiff1d(np.arange(len(index)), index.unreadable)
+    if not len(readable):
+        return nothing
+    samples = np.unique(readable[np.linspace(0, len(readable) - 1, _REAL).astype(np.int64)])
+    crops = eval_crops(
+        index.sizes[samples],
+        size=recipe.eval_size,
+        crop_pct=recipe.eval.crop_pct,
+        interpolation=recipe.eval.interpolation,
+    )
+    decoder = make_decoder(
+        "torch", device=torch.device("cpu"), num_threads=1, prefetch=1, on_error="skip"
+    )
+    (decoded,) = decoder.stream(iter([Request(index.ranges(samples), crops)]))
+    return normalise(decoded.images, recipe.augment.mean, recipe.augment.std).contiguous()

@@ -1,0 +1,57 @@
+"""What a recipe says about kernels, done to a model."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from ixt.errors import ModelError
+from ixt.kernels.modules import fuse, keep_residual_half
+from ixt.kernels.selfcheck import disagreement, mixer_shapes
+from ixt.recipe import Recipe
+
+_log = logging.getLogger("ixt")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    """Put in the layers that model.fused and engine.half_residual ask for, in place.
+
+    The state dict keeps its names and shapes. On a CUDA device fused layers are first compared
+    with plain ones; if they disagree, or do not compile, a warning says so and the model stays as
+    it is.
+
+    Args:
+        model: fresh from `create_model`, on any device.
+        recipe: its model and engine sections decide.
+        device: where the model will run.
+
+    Raises:
+        ModelError: the model has no layer that a setting acts on.
+    """
+    name, engine = recipe.model.name, recipe.engine
+    wanted = recipe.model.fused
+    shapes = mixer_shapes(model) if wanted else []
+    if engine.half_residual and not keep_residual_half(model):
+        raise ModelError(
+            f"engine.half_residual: {name} has no layer scale that lifts its residual stream; "
+            "set it to false"
+        )
+    if wanted is True and not shapes:
+        raise ModelError(f"model.fused: {name} has no Inception mixer; set it to false or auto")
+    if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
+        return
+    if device.type == "cuda":
+        order = torch.channels_last if engine.channels_last else torch.contiguous_format
+        problem = disagreement(shapes, device, _DTYPES[engine.precision], order)
+        if problem is not None:
+            _log.warning(
+                "model.fused: plain layers instead, on %s the fused ones are not right: %s",
+                torch.cuda.get_device_name(device),
+                problem,
+            )
+            return
+    fuse(model)

@@ -1,0 +1,187 @@
+"""Pictures of predictions: many images with bars, and where the model looked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ixt.data.classes import class_label
+from ixt.data.scan import IMAGE_SUFFIXES
+from ixt.data.show.pixels import denormalise
+from ixt.data.show.tiles import Tile, draw_tiles, enlarge, write_png
+from ixt.errors import IxtError, ModelError
+from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_cam
+from ixt.predict.classifier import Classifier, logits
+from ixt.predict.inputs import STDIN
+from ixt.predict.run import Guess, Outcome
+
+NUM_TILES = 60
+"""Images that one picture holds at most."""
+
+
+class Album:
+    """Collects pictures of outcomes on their way to somebody else."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        grid: Path | None = None,
+        cam: Path | None = None,
+        cam_class: str | None = None,
+    ) -> None:
+        """Settle what to draw.
+
+        Args:
+            classifier: that makes the outcomes.
+            grid: PNG file for the images as the model gets them, with their most probable
+                classes, the first 60 at most.
+            cam: PNG file for the images beside where the model looked, the first 60 at most; or
+                a folder for a file of each.
+            cam_class: name, words or output number of the class to look for; None for each
+                image's most probable one.
+
+        Raises:
+            IxtError: a file is not a PNG file, pytorch-grad-cam is missing, or the model has no
+                such class.
+        """
+        self._classifier = classifier
+        self._grid, self._cam = _png("--grid", grid), _png_or_folder("--cam", cam)
+        if cam_class is not None and cam is None:
+            raise IxtError("--cam-class asks where the model looked; add --cam FILE.png")
+        if cam is not None:
+            require_grad_cam()
+        names = classifier.class_names
+        self._output = None if cam_class is None else find_output(names, cam_class)
+        self._layer: Layer | None = None
+        self._seen = 0
+        self._grid_tiles: list[Tile] = []
+        self._cam_tiles: list[Tile] = []
+        self._written: list[Path] = []
+
+    def watch(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Pass outcomes on, taking pictures of those that could be read."""
+        for outcome in outcomes:
+            if outcome.problem is None:
+                self._take(outcome)
+            yield outcome
+
+    def save(self) -> list[Path]:
+        """Write what has been collected; return all files written.
+
+        Raises:
+            IxtError: a file cannot be written.
+        """
+        title = _title(self._classifier, self._seen)
+        if self._grid is not None and self._grid_tiles:
+            self._write(self._grid, self._grid_tiles, title)
+        if self._cam is not None and self._cam_tiles:
+            self._write(self._cam, self._cam_tiles, f"where it looked \u00b7 {title}")
+        return self._written
+
+    def _take(self, outcome: Outcome) -> None:
+        self._seen += 1
+        room = self._seen <= NUM_TILES
+        if self._grid is not None and room:
+            self._grid_tiles.append(_grid_tile(self._classifier, outcome))
+        if self._cam is None:
+            return
+        if self._cam.suffix:
+            if room:
+                self._cam_tiles.append(self._cam_tile(outcome))
+        else:
+            tile = self._cam_tile(outcome)
+            self._write(self._free_name(self._cam, outcome), [tile], _title(self._classifier, 1))
+
+    def _cam_tile(self, outcome: Outcome) -> Tile:
+        image, model = outcome.image, self._classifier.model
+        assert image is not None
+        if self._layer is None:
+            self._layer = find_layer(model, image)
+        guess = self._guess(outcome)
+        (heat,) = heat_maps(model, self._layer, image[None], [guess.output])
+        shown = enlarge(denormalise(image, self._classifier.recipe))
+        return Tile(
+            (shown, overlay(shown, heat)),
+            (_short(outcome),),
+            ((_words(guess), guess.probability),),
+        )
+
+    def _guess(self, outcome: Outcome) -> Guess:
+        """The class to look for in this image."""
+        output = outcome.guesses[0].output if self._output is None else self._output
+        for guess in outcome.guesses:
+            if guess.output == output:
+                return guess
+        assert outcome.image is not None
+        shares = logits(self._classifier, outcome.image[None])[0].softmax(dim=0)
+        return Guess(output, self._classifier.class_names[output], float(shares[output]))
+
+    def _free_name(self, folder: Path, outcome: Outcome) -> Path:
+        name = outcome.file.name
+        stem = "stdin" if name == STDIN else Path(name).stem
+        path, number = folder / f"{stem}.png", 1
+        while path in self._written:
+            number += 1
+            path = folder / f"{stem}-{number}.png"
+        return path
+
+    def _write(self, path: Path, tiles: Sequence[Tile], title: str) -> None:
+        write_png(path, draw_tiles(tiles, title))
+        self._written.append(path)
+
+
+def find_output(class_names: Sequence[str], wanted: str) -> int:
+    """The output number of a class by its name, one of its words, or the number itself.
+
+    Raises:
+        ModelError: there is no such class.
+    """
+    if wanted in class_names:
+        return class_names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(class_names):
+        return int(wanted)
+    words: dict[str, int] = {}
+    for output, name in enumerate(class_names):
+        for word in class_label(name).lower().split(", "):
+            words.setdefault(word, output)  # `crane` is a bird and a machine: the first one
+    if wanted.lower() in words:
+        return words[wanted.lower()]
+    near = difflib.get_close_matches(wanted.lower(), words, n=3, cutoff=0.5)
+    hint = f"near ones: {', '.join(near)}" if near else f"give a number below {len(class_names)}"
+    raise ModelError(f"--cam-class: the model has no class {wanted}; {hint}")
+
+
+def _grid_tile(classifier: Classifier, outcome: Outcome) -> Tile:
+    assert outcome.image is not None
+    return Tile(
+        (enlarge(denormalise(outcome.image, classifier.recipe)),),
+        (_short(outcome),),
+        tuple((_words(guess), guess.probability) for guess in outcome.guesses),
+    )
+
+
+def _title(classifier: Classifier, seen: int) -> str:
+    shown = f"the first {NUM_TILES} of {seen:,} images" if seen > NUM_TILES else ""
+    return f"{classifier.recipe.model.name}{f': {shown}' if shown else ''}"
+
+
+def _short(outcome: Outcome) -> str:
+    return "/".join(outcome.file.name.rsplit("/", 2)[-2:])
+
+
+def _words(guess: Guess) -> str:
+    return guess.label.split(",")[0]
+
+
+def _png(option: str, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise IxtError(f"{option}: {path}: pictures are PNG files; give a name that ends in .png")
+    return path
+
+
+def _png_or_folder(option: str, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+        return _png(option, path)
+    return path

@@ -1,0 +1,125 @@
+"""A model ready to look at images, with the settings of its evaluation and its class names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor, nn
+
+from ixt.assess import build_model, recipe_of
+from ixt.data.classes import IMAGENET_CLASSES, imagenet_synsets
+from ixt.data.decode import DecoderKind
+from ixt.errors import CheckpointError, ModelError
+from ixt.models import create_model, eval_settings
+from ixt.recipe import Recipe
+from ixt.runtime import build_accelerator
+from ixt.weights import CheckpointInfo, read_checkpoint_info
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with all that predictions need."""
+
+    model: nn.Module
+    """On the accelerator's device, in evaluation mode; its parameters take no gradients."""
+    recipe: Recipe
+    """How images are prepared, the batch size, the precision."""
+    class_names: tuple[str, ...]
+    """Name of each output."""
+    accelerator: Accelerator
+
+
+def open_classifier(
+    source: str | Path,
+    *,
+    model_name: str | None = None,
+    pretrained: bool = False,
+    prefer_ema: bool = True,
+    batch_size: int | None = None,
+    decoder: DecoderKind = "auto",
+) -> Classifier:
+    """Load a model, onto the GPU if there is one.
+
+    Args:
+        source: a run folder, a checkpoint folder or a weights file; a model's name, if pretrained.
+        model_name: architecture, where the file does not hold it.
+        pretrained: take the published weights of the model that `source` names.
+        prefer_ema: take averaged weights where there are some.
+        batch_size: images per forward pass; None takes the recipe's for evaluation.
+        decoder: auto, torch or dali.
+
+    Returns:
+        The classifier. Classes that nobody names are called by their number.
+
+    Raises:
+        IxtError: the file, the name or the weights do not fit.
+    """
+    path = Path(source)
+    data = {"decoder": decoder, "on_error": "skip"}
+    if pretrained:
+        info: CheckpointInfo | None = CheckpointInfo(str(source), None, None, None)
+        recipe = recipe_of(path, info, None, data, batch_size)
+        model, names = create_model(str(source), pretrained=True), None
+    else:
+        _check_is_file(source)
+        info = read_checkpoint_info(path)
+        recipe = recipe_of(path, info, model_name, data, batch_size)
+        model, _, names = build_model(path, recipe, info, prefer_ema)
+    recipe = _runs_here(recipe)
+    accelerator = build_accelerator(recipe, Path())
+    model = model.to(accelerator.device).eval().requires_grad_(False)
+    return Classifier(model, recipe, names or _names(model), accelerator)
+
+
+@torch.no_grad()
+def logits(classifier: Classifier, images: Tensor) -> Tensor:
+    """The model's outputs, as the evaluation gets them.
+
+    Args:
+        classifier: of `open_classifier`.
+        images: (B, 3, S, S) float32, normalised, on the device.
+
+    Returns:
+        (B, num_classes) float32.
+    """
+    with classifier.accelerator.autocast():
+        outputs: Tensor = classifier.model(images)
+    return outputs.float()
+
+
+def _check_is_file(source: str | Path) -> None:
+    """Say what to do where somebody gives a model's name alone."""
+    if Path(source).exists():
+        return
+    try:
+        eval_settings(str(source))
+    except ModelError:
+        return
+    raise CheckpointError(
+        f"{source}: no such file; add --pretrained for the published weights of that model"
+    )
+
+
+def _runs_here(recipe: Recipe) -> Recipe:
+    """The recipe in fp32 where its fp16 does not exist, without a CUDA device."""
+    if recipe.engine.precision != "fp16" or torch.cuda.is_available():
+        return recipe
+    return recipe.model_copy(
+        update={"engine": recipe.engine.model_copy(update={"precision": "fp32"})}
+    )
+
+
+def _names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the outputs of a model that comes without: ImageNet's where their number fits."""
+    num_classes = int(model.num_classes)  # type: ignore[arg-type]
+    if num_classes == IMAGENET_CLASSES:
+        return imagenet_synsets()
+    config: dict[str, Any] = {"num_classes": num_classes}
+    subset = infer_imagenet_subset(config)
+    known = ImageNetInfo(subset).label_names() if subset else []
+    return tuple(known) if len(known) == num_classes else tuple(map(str, range(num_classes)))

@@ -1,0 +1,145 @@
+"""The recipe's switches, and the check of fused layers that stands before them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ixt.errors import ModelError, RecipeError
+from ixt.kernels import (
+    FusedInceptionMixer,
+    HalfResidualBlock,
+    MixerShape,
+    apply,
+    apply_kernels,
+    disagreement,
+    inception_mix,
+)
+from ixt.models import create_model
+from ixt.recipe import Recipe, parse_recipe
+
+SHAPE = MixerShape(channels=10, groups=2, square=3, band=5, dilation=1)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def wrong_border(*inputs: Any) -> Tensor:
+    out = inception_mix(*inputs)
+    return torch.cat((out[..., :-1], out[..., -1:] * 1.1), dim=-1)
+
+
+def wrong_gradient(*inputs: Any) -> Tensor:
+    out = inception_mix(*inputs)
+    extra = 0.1 * inputs[5].sum()
+    return out + extra - extra.detach()
+
+
+def not_written(*inputs: Any) -> Tensor:
+    return inception_mix(*inputs) * float("nan")
+
+
+def not_compiled(*inputs: Any) -> Tensor:
+    raise RuntimeError("ptxas failed\nwith a long text")
+
+
+def look(mix: Any, dtype: torch.dtype = torch.float32) -> str | None:
+    return disagreement([SHAPE], CPU, dtype, torch.channels_last, mix)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_operator_passes_its_own_check(dtype: torch.dtype) -> None:
+    state = torch.get_rng_state()
+    assert look(inception_mix, dtype) is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_check_finds_wrong_values_gradients_and_failures() -> None:
+    assert "output is off by" in str(look(wrong_border, torch.bfloat16))
+    assert "gradient of the column filters is off" in str(look(wrong_gradient))
+    assert "output is off by nan" in str(look(not_written))
+    assert look(not_compiled) == "RuntimeError: ptxas failed"
+
+
+def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: Any) -> nn.Module:
+    model, engine = tiny.model, tiny.engine
+    if name:
+        model = model.model_copy(update={"name": name, "kwargs": {}})
+    recipe = tiny.model_copy(
+        update={
+            "model": model.model_copy(update={"fused": given.get("fused", False)}),
+            "engine": engine.model_copy(
+                update={"half_residual": given.get("half", False), "precision": "bf16"}
+            ),
+        }
+    )
+    net = create_model(model.name, num_classes=10, **model.kwargs)
+    apply_kernels(net, recipe, device)
+    return net
+
+
+def num_fused(model: nn.Module) -> int:
+    return sum(isinstance(module, FusedInceptionMixer) for module in model.modules())
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "disagreement", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("fused", "device", "expected"),
+    [
+        (False, CUDA, 0), ("auto", CUDA, 4), (True, CUDA, 4),
+        (False, CPU, 0), ("auto", CPU, 0), (True, CPU, 4),
+    ],
+)  # fmt: skip
+def test_the_switch_decides(
+    tiny: Recipe, trusted: None, fused: bool | str, device: torch.device, expected: int
+) -> None:
+    assert num_fused(build(tiny, device, fused=fused)) == expected
+
+
+def test_a_failed_check_leaves_timms_layers_and_says_why(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(apply, "disagreement", lambda *_: "output is off by 0.5")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+    with caplog.at_level(logging.WARNING):
+        assert num_fused(build(tiny, CUDA, fused=True)) == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "model.fused: plain layers instead, on H200 the fused ones are not right: "
+        "output is off by 0.5"
+    ]
+
+
+def test_half_residual_is_a_switch_of_its_own(tiny: Recipe) -> None:
+    model = build(tiny, CPU, half=True)
+    assert num_fused(model) == 0
+    assert sum(isinstance(module, HalfResidualBlock) for module in model.modules()) == 4
+
+
+def test_a_switch_without_effect_is_refused(tiny: Recipe) -> None:
+    with pytest.raises(ModelError, match=r"^model\.fused: resnet18 has no Inception mixer"):
+        build(tiny, CPU, "resnet18", fused=True)
+    build(tiny, CUDA, "resnet18", fused="auto")
+    with pytest.raises(ModelError, match=r"^engine\.half_residual: resnet18 has no layer scale"):
+        build(tiny, CPU, "resnet18", half=True)
+
+
+def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, object]]) -> None:
+    def refused(section: str, **keys: object) -> str:
+        sections = {**tiny_sections, section: {**tiny_sections[section], **keys}}
+        if section == "model":
+            zero = {"kind": "deepspeed", "zero_stage": 3}
+            sections["engine"] = {**tiny_sections["engine"], **zero}
+        with pytest.raises(RecipeError) as error:
+            parse_recipe(sections)
+        return str(error.value)
+
+    assert "half_residual acts only with precision: bf16 or fp16" in refused(
+        "engine", half_residual=True
+    )
+    assert "model.fused: engine.zero_stage 3 brings weights" in refused("model", fused=True)

@@ -1,0 +1,43 @@
+"""A run trains, evaluates and resumes with the replaced layers as with timm's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ixt.assess import assess
+from ixt.recipe import Recipe
+from ixt.train import train
+from ixt.weights import read_weights
+
+
+def changed(recipe: Recipe, fused: bool, half: bool) -> Recipe:
+    engine = recipe.engine.model_copy(
+        update={"precision": "bf16" if half else "fp32", "half_residual": half}
+    )
+    schedule = recipe.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
+    model = recipe.model.model_copy(update={"fused": fused})
+    return recipe.model_copy(update={"model": model, "engine": engine, "schedule": schedule})
+
+
+@pytest.mark.slow
+def test_a_fused_run_is_a_plain_run_but_for_rounding(tiny: Recipe, tmp_path: Path) -> None:
+    states = []
+    for fused in (False, True):
+        folder = tmp_path / str(fused)
+        folder.mkdir()
+        train(changed(tiny, fused, half=False), folder)
+        states.append(read_weights(folder).state)
+    assert list(states[0]) == list(states[1])
+    for key, expected in states[0].items():
+        torch.testing.assert_close(states[1][key], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_eval_of_a_half_precision_run_repeats_its_own_number(tiny: Recipe, tmp_path: Path) -> None:
+    metrics = train(changed(tiny, fused=True, half=True), tmp_path)
+    assert tiny.data.root is not None
+    results = assess(tmp_path, tiny.data.root, prefer_ema=False)
+    assert results["top1"] == metrics["top1"]

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ixt.assess import load_model, recipe_of
+from ixt.cli import main
+from ixt.data.index import load_index
+from ixt.errors import CheckpointError, ModelError
+from ixt.models import create_model
+from ixt.predict import Classifier, ImageFile, open_classifier, predict
+from ixt.predict.album import find_output
+from ixt.recipe import Recipe
+from ixt.runtime import build_accelerator
+from ixt.session import build_eval_loader
+from ixt.weights import read_checkpoint_info
+
+RUN = Path(__file__).parents[1] / "formats" / "1"
+
+
+def files(digits: Path, count: int) -> list[ImageFile]:
+    index = load_index(digits, "val")
+    return [ImageFile(path, path) for path in index.paths(range(count))]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predictions_have_the_bits_of_the_evaluation(
+    digits: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = read_checkpoint_info(RUN)
+    assert info is not None and info.recipe is not None
+    info.recipe["engine"]["precision"] = precision
+    monkeypatch.setattr("ixt.predict.classifier.read_checkpoint_info", lambda path: info)
+    recipe = recipe_of(RUN, info, None, {"root": str(digits)})
+    index = load_index(digits, "val")
+    model, _, names = load_model(RUN, recipe, info, index.classes)
+    accelerator = build_accelerator(recipe, Path())
+    model = accelerator.prepare_model(model, evaluation_mode=True).eval()
+    expected = []
+    with torch.no_grad():
+        for batch in build_eval_loader(recipe, index, names, accelerator):
+            expected.append(model(batch.images).float().softmax(dim=1))
+    table = torch.cat(expected)
+    outcomes = list(predict(open_classifier(RUN), files(digits, len(index)), top=10))
+    assert len(outcomes) == 360
+    for outcome, row in zip(outcomes, table, strict=True):
+        assert [guess.probability for guess in outcome.guesses] == row.sort(
+            descending=True
+        ).values.tolist()
+        assert all(row[g.output].item() == g.probability for g in outcome.guesses)
+        assert all(names[g.output] == g.name for g in outcome.guesses)
+
+
+def test_order_and_answers_do_not_hang_on_batches_and_damage(digits: Path, tmp_path: Path) -> None:
+    good = files(digits, 7)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(Path(good[0].path).read_bytes()[:-60])
+    (tmp_path / "text.jpg").write_text("<html>")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    bad = [ImageFile(f"my/{n}", str(tmp_path / n)) for n in ("cut.jpg", "text.jpg", "no.jpg")]
+    bad.append(ImageFile("my/pipe.jpg", str(tmp_path / "pipe.jpg")))
+    mixed = [bad[1], *good[:3], bad[0], bad[2], *good[3:], bad[3]]
+    outcomes = list(predict(open_classifier(RUN, batch_size=3), mixed, top=1))
+    assert [outcome.file for outcome in outcomes] == mixed
+    alone = list(predict(open_classifier(RUN), good, top=1))
+    read = [outcome for outcome in outcomes if outcome.problem is None]
+    assert [o.guesses[0].output for o in read] == [o.guesses[0].output for o in alone]
+    for one, other in zip(read, alone, strict=True):
+        assert one.guesses[0].probability == pytest.approx(other.guesses[0].probability, rel=1e-5)
+    problems = [outcome.problem for outcome in outcomes if outcome.problem is not None]
+    assert problems[0] == "my/text.jpg: is not an image"
+    assert problems[1].startswith("my/cut.jpg: cannot be decoded (")
+    assert problems[2] == "my/no.jpg: no such file"
+    assert problems[3] == "my/pipe.jpg: is not a regular file; pipe an image to `-`"
+
+
+def ixt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit status of the command line, in this process."""
+    monkeypatch.setattr(sys, "argv", ["ixt", "predict", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_json_csv_and_table_tell_the_same(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [file.path for file in files(digits, 2)]
+    assert ixt(monkeypatch, RUN, *paths, "--top", 2, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["image"] for row in rows] == paths
+    assert ixt(monkeypatch, RUN, *paths, "--top", 2, "--csv") == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    flat = [
+        {"image": row["image"], "rank": str(rank)} | {k: str(v) for k, v in guess.items()}
+        for row in rows
+        for rank, guess in enumerate(row["predictions"], 1)
+    ]
+    assert table == flat and len(flat) == 4
+    assert ixt(monkeypatch, RUN, *paths, "--top", 2) == 0
+    shown = capsys.readouterr().out
+    for row in flat:
+        assert row["image"] in shown
+        assert f"{float(row['probability']):.1%}" in shown
+
+
+def test_a_bad_image_among_good_ones_makes_the_status_1(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (good,) = files(digits, 1)
+    grid, folder = tmp_path / "a" / "grid.png", tmp_path / "cam"
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    pictures = ("--grid", grid, "--cam", folder, "--cam-class", "three")
+    assert ixt(monkeypatch, RUN, bad, good.path, good.path, *pictures, "--json") == 1
+    captured = capsys.readouterr()
+    stem = Path(good.path).stem
+    written = [folder / f"{stem}.png", folder / f"{stem}-2.png", grid]
+    assert captured.err.splitlines() == [f"{bad}: is empty", *map(str, written)]
+    assert len(captured.out.splitlines()) == 2
+    for path in written:
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "--csv"], "--json and --csv exclude each other; give one of them"),
+        (["--grid", "a.jpg"], "--grid: a.jpg: pictures are PNG files; give a name that ends in"),
+        (["--cam-class", "three"], "--cam-class asks where the model looked; add --cam FILE.png"),
+        (["--cam", "c", "--cam-class", "thre"], "the model has no class thre; near ones: three"),
+        (["--pretrained", "--raw"], "--pretrained takes published weights"),
+    ],
+)
+def test_options_that_contradict_are_refused(
+    arguments: list[str],
+    message: str,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ixt(monkeypatch, RUN, files(digits, 1)[0].path, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_grid_shows_the_pixels_that_the_model_gets(digits: Path, tmp_path: Path) -> None:
+    from ixt.predict import Album
+
+    (file,) = files(digits, 1)
+    classifier = open_classifier(RUN)
+    album = Album(classifier, grid=tmp_path / "g.png")
+    (outcome,) = album.watch(predict(classifier, [file]))
+    assert album.save() == [tmp_path / "g.png"]
+    picture = np.asarray(Image.open(tmp_path / "g.png"))
+    with Image.open(file.path) as image:
+        stored = np.asarray(image.convert("RGB"))  # 32 px: neither resized nor cropped
+    side = 32 * 14
+    tile = picture[:, picture.shape[1] // 2 - side // 2 :][:, :side]
+    rows = [y for y in range(len(tile) - side) if (tile[y, :14] == stored[0, 0]).all()]
+    enlarged = stored.repeat(14, axis=0).repeat(14, axis=1)
+    assert any(np.array_equal(tile[y : y + side], enlarged) for y in rows)
+    # The first bar is as long as its probability.
+    orange = (picture == (0xE4, 0x57, 0x2E)).all(axis=2).sum(axis=1).max()
+    assert orange == round(side * outcome.guesses[0].probability)
+
+
+def test_a_model_name_alone_asks_for_pretrained() -> None:
+    with pytest.raises(CheckpointError, match="resnet18: no such file; add --pretrained"):
+        open_classifier("resnet18")
+
+
+def test_published_weights_bring_imagenets_names(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def published(name: str, *, pretrained: bool) -> torch.nn.Module:
+        assert pretrained
+        return create_model(name)
+
+    monkeypatch.setattr("ixt.predict.classifier.create_model", published)
+    classifier = open_classifier("inceptionnext_atto", pretrained=True)
+    assert classifier.recipe.eval.crop_pct == 0.875
+    (outcome,) = predict(classifier, files(digits, 1), top=1)
+    assert outcome.guesses[0].name.startswith("n")
+    assert find_output(classifier.class_names, "Tinca tinca") == 0
+    assert find_output(classifier.class_names, "n01443537") == 1
+    assert find_output(classifier.class_names, "999") == 999
+    with pytest.raises(ModelError, match="has no class 1000"):
+        find_output(classifier.class_names, "1000")
+
+
+def test_classes_without_names_go_by_their_number(digits: Path, tmp_path: Path) -> None:
+    model = create_model("resnet18", num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    classifier = open_classifier(tmp_path / "x.pth", model_name="resnet18")
+    assert classifier.class_names == tuple("0123456")
+    assert isinstance(classifier, Classifier) and isinstance(classifier.recipe, Recipe)
