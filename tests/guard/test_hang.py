@@ -42,22 +42,26 @@ def test_within_an_update_it_is_the_one_that_exchanges_nothing_then_the_least_fa
 
 
 def test_without_progress_the_stacks_name_the_place(
-    tmp_path: Path, left: list[tuple[Sight, Sight]]
+    tmp_path: Path, left: list[tuple[Sight, Sight]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = ""
+    written: list[str] = []
+
+    def leave(own: Sight, guilty: Sight, run_dir: Path) -> None:
+        written.append((run_dir / "stacks-rank-0.txt").read_text())
+        left.append((own, guilty))
+
+    monkeypatch.setattr(hang, "leave", leave)
     with HangWatch(tmp_path, timeout_s=0.2):
         progress.update_done(3)
         progress.note("waiting for data")
         deadline_s = time.monotonic() + 10
         while not left and time.monotonic() < deadline_s:
-            text = (tmp_path / "stacks-rank-0.txt").read_text()
-            seen = text or seen
             time.sleep(0.02)
     own, guilty = left[0]
     assert own.rank == guilty.rank == 0
     assert (own.step, own.doing) == (3, "waiting for data")
     assert "test_hang.py" in own.where and own.left_s < 0 and not own.waits
-    header, _, stacks = seen.partition("\n")
+    header, _, stacks = written[0].partition("\n")
     assert json.loads(header)["rank"] == 0
     assert "test_without_progress_the_stacks_name_the_place" in stacks  # the main thread's
     assert "_consult" in stacks  # and the others'
