@@ -38,7 +38,7 @@ typecheck: $(STAMP)  ## Check types.
 	$(BIN)/mypy
 
 test: lint typecheck  ## Lint, types and the CPU test suite.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## Whole runs on several processes and machines, wide sweeps; an hour or two.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ixt.assess import assess
+from ixt.evaluate.candidates import Source
+from ixt.evaluate.command import Settings, assess
 from ixt.recipe import Recipe
 from ixt.train import train
 from ixt.weights import read_weights
@@ -39,5 +40,9 @@ def test_a_fused_run_is_a_plain_run_but_for_rounding(tiny: Recipe, tmp_path: Pat
 def test_eval_of_a_half_precision_run_repeats_its_own_number(tiny: Recipe, tmp_path: Path) -> None:
     metrics = train(changed(tiny, fused=True, half=True), tmp_path)
     assert tiny.data.root is not None
-    results = assess(tmp_path, tiny.data.root, prefer_ema=False)
+    results = (
+        assess([Source(tmp_path, prefer_ema=False)], str(tiny.data.root), Settings())
+        .measurements[0]
+        .numbers()
+    )
     assert results["top1"] == metrics["top1"]

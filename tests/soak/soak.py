@@ -43,7 +43,11 @@ _START_S = 2.0  # what a life takes, about, from its start to its first update
 _UPDATE_S = 0.05
 _WRITE_S = 0.02
 _LIFE_S = 120.0  # longer than any life: something hangs
-_MEASURED = {"images_per_s", "data_wait", "memory_gib"}
+_MEASURED = {"images_per_s", "data_wait", "memory_gib"} | {
+    "memory_gib_per_rank",
+    "slowest_rank",
+    "slowest_wait",
+}
 UPDATES_PER_EPOCH = 1437 // 64
 UPDATES_PER_LIFE = 3
 
