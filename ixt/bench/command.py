@@ -46,6 +46,8 @@ class Request:
     image_size: int | None = None
     fit: bool = False
     """Take the largest batch that fits instead."""
+    device: str | None = None
+    """Name or YAML file with the device's peaks; None goes by the driver's name."""
     protocol: Protocol = field(default_factory=Protocol)
     results: Path | None = None
     resume: bool = False
@@ -75,7 +77,7 @@ def bench(request: Request) -> Report:
     ) as bar:
         task = bar.add_task("starting", total=None)
         try:
-            for progress, report in run_matrix(cells, request.protocol, done):
+            for progress, report in run_matrix(cells, request.protocol, done, request.device):
                 bar.update(
                     task,
                     description=progress.cell.name,

@@ -11,12 +11,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from ixt.bench.limits import shares
 from ixt.bench.results import Cell, Layout, Mode, Precision, Protocol, Report, Row, Timing
 from ixt.errors import EngineError
 from ixt.models import create_model, eval_settings
@@ -80,7 +81,10 @@ def expand(
 
 
 def run_matrix(
-    cells: Sequence[Cell], protocol: Protocol, done: Report | None = None
+    cells: Sequence[Cell],
+    protocol: Protocol,
+    done: Report | None = None,
+    device: str | None = None,
 ) -> Iterator[tuple[Progress, Report]]:
     """Measure cells round by round; yields the report so far before each measurement and last.
 
@@ -90,6 +94,7 @@ def run_matrix(
         cells: what to measure.
         protocol: how.
         done: a report of the same protocol to go on with.
+        device: a name or YAML file with the device's peaks; None goes by the driver's name.
 
     Raises:
         EngineError: `done` was measured by another protocol.
@@ -107,7 +112,7 @@ def run_matrix(
             row = rows.get(cell)
             if row is None or (row.error is None and len(row.rounds) <= number):
                 yield Progress(cell, count, total), _report(protocol, machine, rows)
-                rows[cell] = add_round(row, cell, run_cell(cell, protocol))
+                rows[cell] = add_round(row, cell, run_cell(cell, protocol), device)
             count += 1
     yield Progress(cells[-1], count, total), _report(protocol, machine, rows)
 
@@ -116,7 +121,9 @@ def _report(protocol: Protocol, machine: dict[str, Any], rows: dict[Cell, Row]) 
     return Report(protocol=protocol, machine=machine, rows=tuple(rows.values()))
 
 
-def add_round(row: Row | None, cell: Cell, result: dict[str, Any]) -> Row:
+def add_round(
+    row: Row | None, cell: Cell, result: dict[str, Any], device: str | None = None
+) -> Row:
     """A cell's row with one more measurement; percentiles are over the windows of all rounds."""
     if "error" in result:
         return Row(**cell.model_dump(), error=result["error"])
@@ -133,6 +140,7 @@ def add_round(row: Row | None, cell: Cell, result: dict[str, Any]) -> Row:
         p5_images_per_s=low,
         p95_images_per_s=high,
         ms_per_step=1000 * cell.batch_size / median,
+        **asdict(shares(cell, device or result["device"], median)),
         rounds=timings,
     )
 

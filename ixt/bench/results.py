@@ -111,6 +111,12 @@ class Row(Cell):
     """95th percentile of the windows."""
     ms_per_step: float | None = None
     """Milliseconds per step at the median rate."""
+    mfu: float | None = None
+    """Model FLOPs utilisation, a fraction; None where the device's peak is not known."""
+    of_memory_floor: float | None = None
+    """Fraction of the images per second that memory traffic alone allows."""
+    of_limit: float | None = None
+    """Fraction of the roofline's tight bound."""
     rounds: tuple[Timing, ...] = ()
     """What each process measured."""
 

@@ -21,6 +21,8 @@ COLUMNS = (
     ("ms/step", "right"),
     ("GiB", "right"),
     ("GMACs", "right"),
+    ("MFU", "right"),
+    ("of limit", "right"),
     ("paper, A100", "right"),
     ("ratio", "right"),
 )
@@ -100,6 +102,8 @@ def line(layouts: list[Row], bold: str) -> list[str]:
         f"{best.ms_per_step:.1f}" if best else "",
         f"{peak_gib(best):.1f}" if best else "",
         f"{best.macs / 1e9:.2f}" if best and best.macs else "",
+        f"{best.mfu:.1%}" if best and best.mfu is not None else "",
+        f"{best.of_limit:.1%}" if best and best.of_limit is not None else "",
         str(published or ""),
         f"{best.images_per_s / published:.2f}" if best and best.images_per_s and published else "",
     ]

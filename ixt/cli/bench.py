@@ -60,6 +60,10 @@ def models(
         bool, typer.Option("--fit", help="Find and take the largest batch that fits.")
     ] = False,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Name or YAML file with the device's peaks, if it is not known."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time measured per cell and round.")
     ] = 20.0,
@@ -99,6 +103,7 @@ def models(
             batch_sizes=batch_size,
             fit=fit,
             image_size=image_size,
+            device=device,
             protocol=Protocol(seconds=seconds, rounds=rounds),
             results=results,
             resume=resume,

@@ -18,7 +18,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """The cells that a benchmark would measure."""
     cells: list[Cell] = []
 
-    def run(given: list[Cell], protocol: Protocol, done: object) -> object:
+    def run(given: list[Cell], protocol: Protocol, done: object, device: object) -> object:
         cells.extend(given)
         return iter(())
 
