@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
@@ -27,6 +28,7 @@ from ixt.recipe import Recipe
 from ixt.recipe.schema import Engine
 
 _BYTES_PER_GRADIENT = 4
+_LINEAR = F.linear  # ZeRO-3 puts its own in its place, for the rest of the process
 
 # Where the recipe, or what a checkpoint can hold, leaves DeepSpeed's file no say.
 _REFUSED = {
@@ -162,6 +164,7 @@ def leave(inner: Any = None) -> None:
     if inner is not None:
         inner.destroy()
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # the next run may be in fp32
+    F.linear = _LINEAR
     if dist.is_initialized() and comm.is_initialized():
         comm.destroy_process_group()  # with the groups that DeepSpeed remembers
     if _MARK in os.environ:
