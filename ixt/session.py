@@ -36,7 +36,7 @@ from ixt.guard.ranks import SlowRank
 from ixt.guard.spikes import Spikes
 from ixt.guard.undo import Undo
 from ixt.kernels import apply_kernels
-from ixt.models import create_model, freeze, scale_classifier, sized
+from ixt.models import create_model, freeze, recipe_arguments, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.report import Reporter
@@ -281,13 +281,11 @@ def _build_model(
 ) -> nn.Module:
     seed_model(recipe.run.seed)
     settings = recipe.model
-    rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
     model = create_model(
         settings.name,
         num_classes=num_classes,
         pretrained=settings.pretrained,
-        **{key: rate for key, rate in rates.items() if rate},
-        **settings.kwargs,
+        **recipe_arguments(settings),
     )
     if settings.head_init_scale != 1:
         scale_classifier(model, settings.head_init_scale)
