@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.options import DecoderOption, ModelOption, RawOption
 
 if TYPE_CHECKING:
     from ixt.predict import Outcome
@@ -23,20 +24,14 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, quoted patterns; - for standard input.")
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Model name, where the file does not tell it.")
-    ] = None,
+    model: ModelOption = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Take the published weights of the model named.")
     ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")
-    ] = False,
+    raw: RawOption = False,
     top: Annotated[int, typer.Option(min=1, help="Classes shown per image.")] = 5,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
-    decoder: Annotated[
-        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
-    ] = "auto",
+    decoder: DecoderOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per image.")] = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV, a row per image and class.")
