@@ -96,7 +96,7 @@ def test_auto_with_mixing_needs_a_group_and_other_commands_a_number(
 
 
 def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
-    from ixt.session import probe_model
+    from ixt.run_model import probe_model
 
     train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
 

@@ -20,8 +20,8 @@ from ixt.models import create_model
 from ixt.predict import Classifier, ImageFile, open_classifier, predict
 from ixt.predict.album import find_output
 from ixt.recipe import Recipe
+from ixt.run_data import build_eval_loader
 from ixt.runtime import build_accelerator
-from ixt.session import build_eval_loader
 from ixt.weights import read_checkpoint_info
 
 RUN = Path(__file__).parents[1] / "formats" / "1"
