@@ -9,11 +9,8 @@ from ixt.checkpoint import checkpoint_folders
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
 from ixt.models import sized
-from ixt.recipe import Recipe, load_recipe, parse_recipe
+from ixt.recipe import RUN_RECIPE, Recipe, load_recipe, parse_recipe
 from ixt.run_model import probe_model
-
-RECIPE = "recipe.yaml"
-"""Name of its file in the run's folder."""
 
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = {
@@ -51,7 +48,7 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     Raises:
         IxtError: it does not fit the run that it continues, or no micro-batch fits.
     """
-    folders, stored = checkpoint_folders(run_dir), run_dir / RECIPE
+    folders, stored = checkpoint_folders(run_dir), run_dir / RUN_RECIPE
     if folders and not resume:
         raise CheckpointError(
             f"{run_dir}: holds a run already; add --resume to go on with it, "

@@ -27,11 +27,11 @@ from ixt.guard.ranks import SlowRank
 from ixt.guard.spikes import Spikes
 from ixt.guard.undo import Undo
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
-from ixt.recipe import Recipe, dump_recipe
+from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.report import Reporter
 from ixt.run_data import build_eval_loader, build_train_loader, usable_index
 from ixt.run_model import Prepare, build_model
-from ixt.run_recipe import RECIPE, settle
+from ixt.run_recipe import settle
 from ixt.runtime import describe_machine
 
 
@@ -158,6 +158,6 @@ def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Em
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
     if run.accelerator.is_main_process:
-        replace_text(run.run_dir / RECIPE, dump_recipe(run.recipe))
+        replace_text(run.run_dir / RUN_RECIPE, dump_recipe(run.recipe))
         machine = describe_machine()
         replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")

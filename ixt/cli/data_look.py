@@ -133,13 +133,13 @@ def data_show(
     """
     from ixt.data.show import draw_grid, print_samples, take_samples, write_png
     from ixt.errors import IxtError
-    from ixt.recipe import find_recipe, load_recipe
+    from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
 
     if original and out is None:
         raise IxtError("--original draws into a picture; add --out FILE.png")
     if epoch and split == "val":
         raise IxtError("--epoch means nothing for --split val; leave it out")
-    stored = Path(recipe) / "recipe.yaml"  # of a run
+    stored = Path(recipe) / RUN_RECIPE
     settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
     samples = take_samples(folder, split, settings, epoch, position, count, decoder)
     print_samples(samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,14 +57,12 @@ def predict(
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
     from ixt.errors import IxtError
-    from ixt.predict import Album, open_classifier, open_inputs, print_csv, print_json, print_table
+    from ixt.predict import Album, open_classifier, open_inputs
     from ixt.predict import predict as predict_images
 
-    if as_json and as_csv:
-        raise IxtError("--json and --csv exclude each other; give one of them")
+    show = _printer(as_json, as_csv)
     if pretrained and (model is not None or raw):
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
-    show = print_json if as_json else print_csv if as_csv else print_table
     problems: list[str] = []
     with open_inputs(images) as files:
         classifier = open_classifier(
@@ -81,6 +79,15 @@ def predict(
         for path in album.save():
             print(path, file=sys.stderr)
     raise typer.Exit(1 if problems else 0)
+
+
+def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Outcome]], None]:
+    from ixt.errors import IxtError
+    from ixt.predict import print_csv, print_json, print_table
+
+    if as_json and as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
+    return print_json if as_json else print_csv if as_csv else print_table
 
 
 def _telling(outcomes: Iterable[Outcome], problems: list[str]) -> Iterator[Outcome]:

@@ -107,10 +107,11 @@ def resume(
     from ixt.checkpoint import checkpoint_folders
     from ixt.errors import CheckpointError
     from ixt.launch.agent import parse_nodes
+    from ixt.recipe import RUN_RECIPE
 
-    recipe = run / "recipe.yaml"
+    recipe = run / RUN_RECIPE
     if not recipe.is_file():
-        raise CheckpointError(f"{run}: holds no run: there is no recipe.yaml; give a run's folder")
+        raise CheckpointError(f"{run}: holds no run: there is no {RUN_RECIPE}; give a run's folder")
     if not checkpoint_folders(run):
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "

@@ -4,6 +4,7 @@ from ixt.recipe.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine
 from ixt.recipe.load import (
+    RUN_RECIPE,
     Origins,
     dump_recipe,
     find_recipe,
@@ -19,6 +20,7 @@ from ixt.recipe.schema import Recipe
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "RUN_RECIPE",
     "Augment",
     "Data",
     "Ema",
