@@ -39,7 +39,7 @@ def print_table(report: Report) -> None:
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
     console.print(table)
-    for remark in remarks(report.rows):
+    for remark in [*conditions(report), *remarks(report.rows)]:
         console.print(remark, highlight=False, soft_wrap=True)
 
 
@@ -81,6 +81,34 @@ def remarks(rows: Iterable[Row]) -> list[str]:
                 f"{row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
             )
     return found
+
+
+def conditions(report: Report) -> list[str]:
+    """What the figures rest on: flags as read back from torch, and the device's own ceilings."""
+    found = [f"{name}: {flags}" for name, flags in flags_by_precision(report.rows).items()]
+    if report.ceilings is not None:
+        products = report.ceilings.matmul_tflops
+        found.append(
+            f"this device reaches {report.ceilings.copy_gb_per_s:,.0f} GB/s in a copy"
+            + "".join(
+                f", {rate:.3g} TFLOP/s in a {name} product" for name, rate in products.items()
+            )
+        )
+    return found
+
+
+def flags_by_precision(rows: Iterable[Row]) -> dict[str, str]:
+    """What each precision has set, in words, as its cells read it back."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for checks in (timing.checks for timing in row.rounds):
+            if "weight_dtype" in checks:
+                text = (
+                    f"convolutions {checks['conv_fp32_precision']}, matrix products "
+                    f"{checks['matmul_fp32_precision']}, weights {checks['weight_dtype']}"
+                )
+                found.setdefault(row.precision, []).append(text)
+    return {name: " or ".join(dict.fromkeys(texts)) for name, texts in found.items()}
 
 
 def line(layouts: list[Row], bold: str) -> list[str]:

@@ -10,7 +10,13 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 
 from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.cost import count_macs, count_params
-from ixt.models.create import EvalSettings, create_model, eval_settings, is_known_model
+from ixt.models.create import (
+    EvalSettings,
+    create_model,
+    eval_settings,
+    is_known_model,
+    training_image_size,
+)
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.paper_keys import with_paper_keys
@@ -33,5 +39,6 @@ __all__ = [
     "scale_classifier",
     "sized",
     "timm_equivalent",
+    "training_image_size",
     "with_paper_keys",
 ]
