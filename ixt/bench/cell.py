@@ -14,6 +14,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from ixt.bench.host import HostReading, other_cores, read_host
 from ixt.bench.power import Reading, read_device
 from ixt.bench.results import Cell, Protocol, Timing
 from ixt.bench.steps import Impossible, Workload, build_workload, refuse_impossible
@@ -66,8 +67,14 @@ def _time(cell: Cell, protocol: Protocol, model: nn.Module, device: torch.device
     weight = next(workload.model.parameters())
     before_weight = weight.detach().clone()
     readings: list[Reading | None] = []
-    timed = time_step(workload.step, protocol, device, lambda: readings.append(read_device(device)))
-    readings.append(read_device(device))
+    host: list[HostReading] = []
+
+    def read() -> None:
+        readings.append(read_device(device))
+        host.append(read_host())
+
+    timed = time_step(workload.step, protocol, device, read)
+    read()
     cuda = device.type == "cuda"
     return Timing(
         rates=tuple(cell.batch_size / seconds for seconds in timed.seconds_per_step),
@@ -80,6 +87,7 @@ def _time(cell: Cell, protocol: Protocol, model: nn.Module, device: torch.device
         throttled=tuple(sorted({text for r in readings if r for text in r.throttled})),
         checks={
             **_checks(workload),
+            "other_cores": round(other_cores(*host), 3),
             "weights_moved": not torch.equal(before_weight, weight.detach()),
             "readings": [asdict(reading) for reading in readings if reading],
         },

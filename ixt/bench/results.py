@@ -135,6 +135,11 @@ class Row(Cell):
         return all(timing.settled for timing in self.rounds)
 
     @property
+    def other_cores(self) -> float:
+        """Cores that other processes kept busy, in the round in which it was most."""
+        return max((t.checks.get("other_cores", 0.0) for t in self.rounds), default=0.0)
+
+    @property
     def throttled(self) -> bool:
         """Whether the device lowered its clocks in any round."""
         return any(timing.throttled for timing in self.rounds)

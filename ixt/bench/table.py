@@ -10,6 +10,7 @@ from rich.table import Table
 from ixt.bench.results import Report, Row
 from ixt.models.paper import find_paper_model
 
+_QUIET_CORES = 0.1  # what an idle system's own services may take
 _FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
 COLUMNS = (
     ("model", "left"),
@@ -75,12 +76,18 @@ def remarks(rows: Iterable[Row]) -> list[str]:
         elif row.throttled:
             reasons = {reason for timing in row.rounds for reason in timing.throttled}
             found.append(f"{row.cell.name}: the device throttled ({', '.join(sorted(reasons))})")
-        elif not row.settled:
+        elif row.device == "cpu" and row.other_cores > _QUIET_CORES:
             found.append(
-                f"{row.cell.name}: the warm-up did not settle; spread "
-                f"{row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
+                f"{row.cell.name}: other processes kept {row.other_cores:.1f} cores busy; "
+                f"{_spread(row)}"
             )
+        elif not row.settled:
+            found.append(f"{row.cell.name}: the warm-up did not settle; {_spread(row)}")
     return found
+
+
+def _spread(row: Row) -> str:
+    return f"spread {row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
 
 
 def conditions(report: Report) -> list[str]:
