@@ -140,8 +140,7 @@ def describe_machine() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in _PACKAGES},
-        # Without the folder of the program, which says nothing about the run.
-        "command": ["ixt", *sys.argv[1:]],
+        "command": _command(),
         "platform": _platform(),
         "cpu": _cpu_name(),
         "cpu_cores": len(os.sched_getaffinity(0)),
@@ -179,6 +178,12 @@ def _git(folder: str, *arguments: str) -> str:
         ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def _command() -> list[str]:
+    """The command line, without the folder of the program, which says nothing about the run."""
+    program = Path(sys.argv[0]).name
+    return ["ixt" if program == "__main__.py" else program, *sys.argv[1:]]
 
 
 def _platform() -> str:

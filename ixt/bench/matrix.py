@@ -21,7 +21,7 @@ from ixt.bench.differences import refuse_another_machine
 from ixt.bench.limits import shares
 from ixt.bench.results import Cell, Layout, Mode, Precision, Protocol, Report, Row, Timing
 from ixt.errors import EngineError
-from ixt.models import create_model, training_image_size
+from ixt.models import training_image_size
 from ixt.runtime import describe_machine
 
 OUT_OF_MEMORY = "out of memory"
@@ -64,8 +64,6 @@ def expand(
         ModelError: a model is unknown.
     """
     sizes = {name: image_size or training_image_size(name) for name in models}
-    for name in models:
-        create_model(name)  # refuses what cannot be built before anything is measured
     combinations = product(models, modes, precisions, compiles, batch_sizes, layouts)
     return [
         Cell(

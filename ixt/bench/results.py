@@ -20,13 +20,15 @@ Precision = Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16"]
 TrainingStep = Literal["full", "plain"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A frozen piece of a file; the texts under its fields are in its JSON schema."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
-class Cell(_Part):
+class Cell(Part):
     """One setting to measure, in a process of its own."""
 
     model: str
@@ -55,7 +57,7 @@ class Cell(_Part):
         )
 
 
-class Protocol(_Part):
+class Protocol(Part):
     """How a cell is timed."""
 
     seconds: float = Field(default=20.0, gt=0.0)
@@ -73,7 +75,7 @@ class Protocol(_Part):
     loss, backward and SGD alone, as the paper's and timm's benchmark scripts time it."""
 
 
-class Timing(_Part):
+class Timing(Part):
     """What one process measured."""
 
     rates: tuple[float, ...]
@@ -145,7 +147,7 @@ class Row(Cell):
         return any(timing.throttled for timing in self.rounds)
 
 
-class Ceilings(_Part):
+class Ceilings(Part):
     """What a device was seen to reach at best, however little of its published peaks that is."""
 
     copy_gb_per_s: float = Field(gt=0.0)
@@ -154,7 +156,7 @@ class Ceilings(_Part):
     """A large matrix product, by precision, in 1e12 FLOP/s."""
 
 
-class Report(_Part):
+class Report(Part):
     """A results file."""
 
     format: Literal[3] = FORMAT

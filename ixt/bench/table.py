@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from ixt.bench.results import Report, Row
+from ixt.bench.results import Ceilings, Report, Row
 from ixt.models.paper import find_paper_model
 
 _QUIET_CORES = 0.1  # what an idle system's own services may take
+PAPER_BATCH = 128
+"""Images per step of the paper's table."""
 _FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
 COLUMNS = (
     ("model", "left"),
@@ -60,7 +62,7 @@ def best_row(layouts: Iterable[Row]) -> Row | None:
 
 
 def published_rate(row: Row) -> int | None:
-    """The paper's images per second for a row's model and mode: one A100, TF32, batch 128."""
+    """The paper's images per second for a row's model and mode: one A100, TF32, `PAPER_BATCH`."""
     info = find_paper_model(row.model)
     if info is None or row.image_size != info.image_size:
         return None
@@ -94,14 +96,18 @@ def conditions(report: Report) -> list[str]:
     """What the figures rest on: flags as read back from torch, and the device's own ceilings."""
     found = [f"{name}: {flags}" for name, flags in flags_by_precision(report.rows).items()]
     if report.ceilings is not None:
-        products = report.ceilings.matmul_tflops
-        found.append(
-            f"this device reaches {report.ceilings.copy_gb_per_s:,.0f} GB/s in a copy"
-            + "".join(
-                f", {rate:.3g} TFLOP/s in a {name} product" for name, rate in products.items()
-            )
-        )
+        found.append(f"this device reaches {ceilings_text(report.ceilings)}")
     return found
+
+
+def ceilings_text(ceilings: Ceilings | None) -> str:
+    """What a device was seen to reach, in words; empty if nothing was measured."""
+    if ceilings is None:
+        return ""
+    parts = [f"{ceilings.copy_gb_per_s:,.0f} GB/s in a copy"]
+    for name, tflops in ceilings.matmul_tflops.items():
+        parts.append(f"{tflops:.3g} TFLOP/s in {name} products")
+    return ", ".join(parts)
 
 
 def flags_by_precision(rows: Iterable[Row]) -> dict[str, str]:

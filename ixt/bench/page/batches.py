@@ -46,7 +46,7 @@ def _chart(curves: list[list[Entry]], number: int) -> Drawing:
     title = f"{first.model}, {WORDS[first.mode]}"
     several = len({line[0].source.label for line in curves}) > 1
     colours = _colours(curves)
-    with new_chart(4.1, 3.3) as chart:
+    with new_chart(5.6, 3.8) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log", base=2)
         axes.set_xlabel("images per step")
