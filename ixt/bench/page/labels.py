@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _SIZE = 9
 _GAP = 3.0  # points between mark and name
+_SPACE = 3.0  # points between names, which also covers what hinting adds to their width
 _DISTANCES = (0.0, 12.0, 26.0, 42.0)  # points beyond the gap
 # Directions from the mark's edge, the preferred first: right, left, above, below, and aslant.
 _DIRECTIONS = (
@@ -95,7 +96,7 @@ def _places(
     label: Label, x: float, y: float, scale: float, distances: Sequence[float]
 ) -> Iterator[_Place]:
     """All places for a name, the best first."""
-    width, height = 0.56 * _SIZE * len(label.text) * scale, 1.15 * _SIZE * scale
+    width, height = (scale * length for length in _extent(label.text))
     for far in distances:
         for east, north, across, along in _DIRECTIONS:
             reach = label.radius + _GAP + far
@@ -103,6 +104,16 @@ def _places(
             left = x + right * scale - width * {"left": 0.0, "center": 0.5, "right": 1.0}[across]
             low = y + up * scale - height * {"bottom": 0.0, "center": 0.5, "top": 1.0}[along]
             yield _Place(right, up, across, along, far, (left, low, left + width, low + height))
+
+
+def _extent(text: str) -> tuple[float, float]:
+    """Width and height of a name in points, in matplotlib's font, wider than most of browsers."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=_SIZE)
+    width, height, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) + _SPACE, max(float(height), 1.15 * _SIZE)
 
 
 def _write(axes: Axes, label: Label, place: _Place) -> None:
