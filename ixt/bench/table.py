@@ -13,6 +13,7 @@ from ixt.models.paper import find_paper_model
 _QUIET_CORES = 0.1  # what an idle system's own services may take
 PAPER_BATCH = 128
 """Images per step of the paper's table."""
+_MOST_REMARKS = 3  # of one kind, before they become one
 _FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
 COLUMNS = (
     ("model", "left"),
@@ -70,26 +71,49 @@ def published_rate(row: Row) -> int | None:
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
-    """What a reader must know before trusting the figures: errors, throttling, noise."""
-    found = []
+    """What a reader must know before trusting the figures: errors, throttling, noise.
+
+    What many cells share is said once.
+    """
+    rows = list(rows)
+    groups: dict[str, list[tuple[Row, str]]] = {}
     for row in rows:
-        if row.error is not None:
-            found.append(f"{row.cell.name}: {row.error}")
-        elif row.throttled:
-            reasons = {reason for timing in row.rounds for reason in timing.throttled}
-            found.append(f"{row.cell.name}: the device throttled ({', '.join(sorted(reasons))})")
-        elif row.device == "cpu" and row.other_cores > _QUIET_CORES:
-            found.append(
-                f"{row.cell.name}: other processes kept {row.other_cores:.1f} cores busy; "
-                f"{_spread(row)}"
-            )
-        elif not row.settled:
-            found.append(f"{row.cell.name}: the warm-up did not settle; {_spread(row)}")
+        kind, text = _remark(row)
+        groups.setdefault(kind, []).append((row, text))
+    found = []
+    for kind, group in groups.items():
+        if not kind:
+            continue
+        if len(group) > _MOST_REMARKS:
+            spreads = [spread for row, _ in group if (spread := relative_spread(row)) is not None]
+            noise = f"; spread ±{min(spreads):.1%} to ±{max(spreads):.1%}" if spreads else ""
+            found.append(f"{len(group)} of {len(rows)} cells: {kind}{noise}")
+        else:
+            found += [f"{row.cell.name}: {text}" for row, text in group]
     return found
 
 
-def _spread(row: Row) -> str:
-    return f"spread {row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
+def _remark(row: Row) -> tuple[str, str]:
+    """What is wrong with a row, as it is said of many and of this one; empty if nothing is."""
+    spread = f"spread {row.p5_images_per_s or 0:.1f} to {row.p95_images_per_s or 0:.1f} img/s"
+    if row.error is not None:
+        return row.error, row.error
+    if row.throttled:
+        reasons = {reason for timing in row.rounds for reason in timing.throttled}
+        text = f"the device throttled ({', '.join(sorted(reasons))})"
+        return text, text
+    if row.device == "cpu" and row.other_cores > _QUIET_CORES:
+        text = f"other processes kept {row.other_cores:.1f} cores busy"
+        return "other processes kept cores busy", f"{text}; {spread}"
+    if not row.settled:
+        return "the warm-up did not settle", f"the warm-up did not settle; {spread}"
+    return "", ""
+
+
+def relative_spread(row: Row) -> float | None:
+    """Half the distance from the 5th to the 95th percentile, as a share of the median."""
+    rate, low, high = row.images_per_s, row.p5_images_per_s, row.p95_images_per_s
+    return (high - low) / 2 / rate if rate and low is not None and high is not None else None
 
 
 def conditions(report: Report) -> list[str]:
@@ -146,7 +170,7 @@ def line(layouts: list[Row], bold: str) -> list[str]:
         f"{best.mfu:.1%}" if best and best.mfu is not None else "",
         f"{best.of_limit:.1%}" if best and best.of_limit is not None else "",
         str(published or ""),
-        f"{best.images_per_s / published:.2f}" if best and best.images_per_s and published else "",
+        f"{best.images_per_s / published:.3g}" if best and best.images_per_s and published else "",
     ]
 
 
@@ -160,8 +184,7 @@ def _rate(row: Row | None, best: Row | None, bold: str) -> str:
         return ""
     if row.images_per_s is None:
         return "-"
-    spread = ((row.p95_images_per_s or 0) - (row.p5_images_per_s or 0)) / 2 / row.images_per_s
-    text = f"{row.images_per_s:.1f} ±{spread:.1%}"
+    text = f"{row.images_per_s:.1f} ±{relative_spread(row) or 0:.1%}"
     return bold.format(text) if row is best else text
 
 

@@ -33,7 +33,7 @@ def test_markdown_is_the_terminal_s_table() -> None:
         "| GMACs | MFU | of limit | paper, A100 | ratio |\n"
         f"| --- | --- | --- |{' ---: |' * 10}\n"
         "| inceptionnext_atto | train | fp32 | 4 | 10.0 ±1.0% | **12.5 ±1.0%** | 320.0 | 1.2 "
-        "| 0.50 |  |  | 2661 | 0.00 |\n"
+        "| 0.50 |  |  | 2661 | 0.0047 |\n"
         "| inceptionnext_atto | infer | fp32 | 4 | - |  |  |  |  |  |  | 9876 |  |\n\n"
         "- inceptionnext_atto infer contiguous fp32 batch 4: out of memory\n"
     )
@@ -63,3 +63,14 @@ def test_a_cpu_that_others_used_is_told_and_a_gpu_s_host_is_not() -> None:
         "spread 9.9 to 10.1 img/s"
     ]
     assert remarks([own.model_copy(update={"device": "NVIDIA H200"})]) == []
+
+
+def test_what_many_cells_share_is_said_once() -> None:
+    busy = (timing(10.0, checks={"other_cores": 1.0}),)
+    rows = [row(10.0, batch_size=n).model_copy(update={"rounds": busy}) for n in (1, 2, 3, 4)]
+    failed = row(None, mode="infer")
+    assert remarks([*rows, failed]) == [
+        "4 of 5 cells: other processes kept cores busy; spread ±1.0% to ±1.0%",
+        "inceptionnext_atto infer contiguous fp32 batch 4: out of memory",
+    ]
+    assert len(remarks(rows[:3])) == 3

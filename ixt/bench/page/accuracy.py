@@ -58,7 +58,7 @@ def accuracy_chart(entries: Sequence[Entry], mode: Mode) -> Drawing | None:
         _explain(axes, points)
         legend_below(axes, columns=7)
         place_labels(chart, axes, _labels(points, mode), _marks(points, mode))
-        devices = ", ".join(sorted({entry.row.device or "?" for _, entry, _ in points}))
+        devices = ", ".join(dict.fromkeys(entry.source.device for _, entry, _ in points))
         alt = f"{_TITLE[mode]}: {len(points)} measured points on {devices}, and the paper's 14."
         svg = finish(chart, f"accuracy-{mode}", alt)
     caption = (

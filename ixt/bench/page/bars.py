@@ -18,6 +18,7 @@ _KEY = (
     '<p class="key"><span class="fill-1"></span>NCHW, contiguous'
     '<span class="fill-2"></span>NHWC, channels_last{paper}</p>'
 )
+_OFF_SCALE = 4  # times the longest own bar: a longer one of the paper would make dots of them
 _PAPER_KEY = '<span class="published"></span>the paper, one A100, TF32, batch 128'
 
 
@@ -52,7 +53,9 @@ def _bars(group: Sequence[Entry], several: bool) -> str:
     bars = [entry for entry in group if entry.row.batch_size == batch]
     first, fastest, published = bars[0].row, best(bars), published_rate(bars[0].row)
     base = {entry.source.label: entry.rate for entry in reversed(bars)}
-    longest = max([*(entry.row.p95_images_per_s or entry.rate for entry in bars), published or 0])
+    longest = max(entry.row.p95_images_per_s or entry.rate for entry in bars)
+    if published is not None and published < _OFF_SCALE * longest:
+        longest = max(longest, published)
     lines = [
         _bar(entry, longest, base[entry.source.label], several, bold=entry is fastest)
         for entry in bars
@@ -85,9 +88,11 @@ def _bar(entry: Entry, longest: float, base: float, several: bool, *, bold: bool
 def _published(rate: int, longest: float, fastest: float) -> str:
     text = f"the paper, one A100, TF32, batch 128: {rate:,} img/s; the fastest bar is "
     text += f"{fastest / rate:.3g} times it"
+    beyond = " beyond" if rate > longest else ""
     return (
         f'<div class="bar paper tip" title="{escape(text)}"><span>paper</span>'
-        f'<span class="track"><i class="published" style="width:{rate / longest:.2%}"></i></span>'
+        f'<span class="track"><i class="published{beyond}" '
+        f'style="width:{min(1, rate / longest):.2%}"></i></span>'
         f"<b>{rate:,}</b><small></small></div>"
     )
 

@@ -140,7 +140,9 @@ def plain_log_axis(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis that is labelled with plain numbers, more of them on a short range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    if high / low < 8:
+        steps = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(10, subs=steps))
     axis.set_minor_locator(LogLocator(10, subs=tuple(map(float, range(1, 10)))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))

@@ -36,7 +36,7 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     entries = measured(sources)
     if not entries:
         raise EngineError("nothing to show: no cell of the results has a figure, only errors")
-    device_names = list(dict.fromkeys(_device(source) for source in sources))
+    device_names = list(dict.fromkeys(source.device for source in sources))
     models = list(dict.fromkeys(entry.row.model for entry in entries))
     heading = f"Throughput of {_join(models)} on {_join(device_names)}"
     return Template((_FOLDER / "page.html").read_text()).substitute(
@@ -130,11 +130,6 @@ def _tiles(entries: list[Entry]) -> str:
             text = f"{words}, geometric mean of {len(ratios)} pairs"
             tiles.append((f"{mean:.2f}x", text))
     return "\n".join(f"<div><dt>{escape(text)}</dt><dd>{big}</dd></div>" for big, text in tiles)
-
-
-def _device(source: Source) -> str:
-    machine = source.report.machine
-    return next(iter(machine.get("devices") or []), machine.get("cpu") or "an unknown device")
 
 
 def _join(names: Sequence[str]) -> str:

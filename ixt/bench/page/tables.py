@@ -15,6 +15,7 @@ from ixt.bench.table import (
     pair_layouts,
     peak_gib,
     published_rate,
+    relative_spread,
     remarks,
 )
 
@@ -72,9 +73,7 @@ def _line(cells: Sequence[tuple[str, float | None]], columns: Sequence[str], bes
 
 def _cells(row: Row) -> list[tuple[str, float | None]]:
     """Text and value of each of `_COLUMNS`."""
-    rate, low, high = row.images_per_s, row.p5_images_per_s, row.p95_images_per_s
-    spread = (high - low) / 2 / rate if rate and low is not None and high is not None else None
-    published, joule = published_rate(row), images_per_joule(row)
+    rate, published, joule = row.images_per_s, published_rate(row), images_per_joule(row)
     ratio = rate / published if rate and published else None
     gmacs = row.macs / 1e9 if row.macs else None
     gib = peak_gib(row) if row.rounds else None
@@ -85,9 +84,9 @@ def _cells(row: Row) -> list[tuple[str, float | None]]:
         (LAYOUT[row.layout], None),
         (str(row.batch_size), row.batch_size),
         ("failed" if rate is None else f"{rate:,.1f}", rate),
-        _number(spread, "±{:.1%}"),
+        _number(relative_spread(row), "±{:.1%}"),
         _number(published, "{:,}"),
-        _number(ratio, "{:.2f}"),
+        _number(ratio, "{:.3g}"),
         _number(row.ms_per_step, "{:,.1f}"),
         _number(row.mfu, "{:.1%}"),
         _number(row.of_memory_floor, "{:.1%}"),
