@@ -29,6 +29,7 @@ from ixt.errors import EngineError, Interrupted
 from ixt.models import paper_models
 from ixt.roofline import find_device
 
+_ALL_DAY_S = 24 * 3600.0
 _SWITCH = {"off": False, "on": True}
 
 
@@ -81,6 +82,7 @@ def bench(request: Request) -> Report:
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
+        speed_estimate_period=_ALL_DAY_S,  # cells may take longer than rich looks back
     ) as bar:
         task = bar.add_task("starting", total=None)
         try:

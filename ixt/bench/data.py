@@ -41,7 +41,8 @@ class Setting:
     @property
     def name(self) -> str:
         """A short name for people."""
-        return f"{self.decoder}, {self.num_threads} threads, prefetch {self.prefetch_batches}"
+        threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
+        return f"{self.decoder}, {threads}, prefetch {self.prefetch_batches}"
 
 
 @dataclass(frozen=True)

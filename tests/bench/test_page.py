@@ -189,6 +189,16 @@ def test_a_browser_draws_it_sorts_it_and_asks_the_network_for_nothing(
         assert browser.execute_script(column) == [*largest[-2::-1], "failed"]
         header = button.find_element("xpath", "..")
         assert header.get_attribute("aria-sort") == "ascending"
+        tip = browser.find_element("id", "tip")
+        for kind, says in (("svg .tip", "img/s"), (".bar.tip", "fp32 NCHW: 11.0 img/s")):
+            mark = browser.find_element("css selector", kind)
+            browser.execute_script(
+                "arguments[0].dispatchEvent(new PointerEvent('pointermove', "
+                "{clientX: innerWidth - 5, clientY: 5}))",
+                mark,
+            )
+            assert says in tip.text
+            assert tip.rect["x"] + tip.rect["width"] <= 1280
         assert browser.get_log("browser") == []
         requests = re.findall(
             r'"Network.requestWillBeSent".*?"documentURL":"(.*?)".*?"url":"(.*?)"',
