@@ -21,7 +21,7 @@ def data(
     data: DataOption = None,
     overrides: SetOption = None,
     decoder: Annotated[
-        str | None, typer.Option(help="torch, dali, or both; the recipe's if not given.")
+        str | None, typer.Option(help="torch, dali, exact, several; the recipe's if not given.")
     ] = None,
     num_threads: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def data(
     from ixt.runtime import cores_per_process
 
     loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
-    kinds = words("--decoder", decoder, ("torch", "dali", "auto")) if decoder else []
+    kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
     cores = cores_per_process()
     threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
     ahead = integers("--prefetch", prefetch) if prefetch else []

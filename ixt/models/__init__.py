@@ -16,6 +16,7 @@ from ixt.models.create import (
     eval_settings,
     is_known_model,
     recipe_arguments,
+    training_image_size,
 )
 from ixt.models.empty import create_empty_model
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
@@ -42,5 +43,6 @@ __all__ = [
     "scale_classifier",
     "sized",
     "timm_equivalent",
+    "training_image_size",
     "with_paper_keys",
 ]

@@ -123,6 +123,18 @@ def eval_settings(name: str) -> EvalSettings:
     )
 
 
+def training_image_size(name: str) -> int:
+    """Side of the images, in pixels, that a model is trained on: the paper's, else timm's.
+
+    timm's benchmark takes this one; the size to evaluate at (`eval_settings`) is often larger.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    row = find_paper_model(name)
+    return row.image_size if row else int(get_pretrained_cfg(_timm_name(name)).input_size[-1])
+
+
 def is_known_model(name: str) -> bool:
     """Whether timm or the paper has a model of that name, with the tag if there is one."""
     if find_paper_model(name) is not None:
