@@ -68,7 +68,7 @@ def test_another_recipe_on_a_rank_stops_both_with_the_same_line(folder: Path) ->
     )
 
 
-def test_a_loss_that_is_no_number_on_one_rank_is_taken_back_on_both(folder: Path) -> None:
+def test_a_loss_that_is_infinite_on_one_rank_alone_is_taken_back_on_both(folder: Path) -> None:
     steps = [row for row in rows(folder / "run", "metrics.jsonl") if row["kind"] == "steps"]
     assert [row["nonfinite"] for row in steps] == [int(n == BROKEN_STEP) for n in range(5)]
     (spike,) = rows(folder / "run", "spikes.jsonl")

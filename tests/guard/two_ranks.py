@@ -61,7 +61,10 @@ def of_another_recipe(recipe: Recipe, run_dir: Path) -> str:
 
 
 def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
-    """Rank 1 dawdles in every forward pass, and its loss is no number in one update."""
+    """Rank 1 dawdles in every forward pass, and its loss is infinite in one update.
+
+    The gradient is not: what the other one computes and receives is finite, so it must be told.
+    """
     original = training.train_step
 
     def step(run: Any, number: int, *rest: Any) -> None:
@@ -69,7 +72,7 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
 
         def other(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             time.sleep(SLEEP_S)
-            return loss(logits, targets) * (math.nan if number == BROKEN_STEP else 1.0)
+            return loss(logits, targets) + (math.inf if number == BROKEN_STEP else 0.0)
 
         run.loss = other if RANK == 1 else loss
         original(run, number, *rest)
