@@ -5,8 +5,8 @@
 The peer is a plain loop over timm's public API that does what timm's benchmark script does: the
 same random images, warm-up steps, then each step timed by itself, images over the sum. Ours is the
 cell's own step and timing, with `--step plain`: forward, loss, backward and SGD, as timm's. The two
-take turns, each the first in every other round, and what must agree within 3 % is the median of the rounds' ratios, which a drift of the
-machine does not touch. The status is 1 if a ratio does not agree.
+take turns, each the first in every other round, and what must agree within 3 % is the median of the
+rounds' ratios, which a drift of the machine does not touch. The status is 1 if one does not agree.
 """
 
 from __future__ import annotations
