@@ -23,8 +23,8 @@ from ixt.data.plan import Plan, build_planner
 from ixt.data.source import read_bytes
 from ixt.errors import DataError
 from ixt.recipe import Recipe
+from ixt.run_data import build_decoder
 from ixt.runtime import describe_machine
-from ixt.session import build_decoder
 
 TOGETHER = "together"
 """The stage that is the real TrainLoader."""

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import DataOption, RecipeArgument, SetOption, write_text
+from ixt.cli.app import write_text
 from ixt.cli.bench import bench_app
+from ixt.cli.options import DataOption, RecipeArgument, SetOption
 
 ResultsOption = Annotated[Path | None, typer.Option(help="Results file (JSON).")]
 

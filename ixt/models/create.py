@@ -22,6 +22,7 @@ from torch import nn
 import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
 from ixt.errors import ModelError
 from ixt.models.paper import find_paper_model, paper_models
+from ixt.recipe import Model
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
@@ -88,6 +89,15 @@ def create_model(
             raise
         raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
     return model
+
+
+def recipe_arguments(settings: Model) -> dict[str, Any]:
+    """What a recipe's model section adds to the keyword arguments of `create_model`.
+
+    A rate of 0 is left out: it is every model's default, and not every model knows both rates.
+    """
+    rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
+    return {**{key: rate for key, rate in rates.items() if rate}, **settings.kwargs}
 
 
 def eval_settings(name: str) -> EvalSettings:
