@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,14 +11,7 @@ from ixt.bench.host import HostReading, other_cores, read_host
 from ixt.bench.results import Protocol
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def math_settings() -> Iterator[None]:
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
-    yield
-    conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
+pytestmark = pytest.mark.usefixtures("math_settings")
 
 
 def test_a_copy_counts_twice_and_a_product_two_operations_per_multiplication(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from ixt.bench.cell import build_model, measure
 from ixt.bench.results import Cell, Protocol
+
+pytestmark = pytest.mark.usefixtures("math_settings")
 
 PROTOCOL = Protocol(seconds=0.1, windows=3, agreement=0.5, max_warmup=1.0)
 
@@ -25,14 +26,6 @@ class Small(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.conv(images).mean((2, 3)))
-
-
-@pytest.fixture(autouse=True)
-def math_settings() -> Iterator[None]:
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
-    yield
-    conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
 
 
 def cell(**changes: Any) -> Cell:

@@ -56,6 +56,7 @@ _SETTINGS: dict[str, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "legend.frameon": False,
+    "legend.handletextpad": 0.4,
     "legend.labelcolor": INK,
     "lines.linewidth": 2.0,
 }
