@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook
 
 from ixt.errors import ModelError
 
@@ -24,7 +26,7 @@ class Activations:
     fixed_bytes: float
     """Does not: autocast's copies of the weights, batch norm's statistics."""
     largest_bytes: float
-    """The largest saved tensor of one image."""
+    """The largest tensor of one image that a layer gives, saved or not: a frozen one saves none."""
 
 
 def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activations:
@@ -44,7 +46,7 @@ def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activat
     module.train()
     found = []
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), _largest_output() as largest:
             module._apply(_without_values)  # type: ignore[no-untyped-call]
             for batch in _BATCHES:
                 images = torch.empty(batch, 3, image_size, image_size, device="cpu")
@@ -59,7 +61,7 @@ def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activat
     return Activations(
         per_image_bytes=per_image,
         fixed_bytes=sum(small) - _BATCHES[0] * per_image,
-        largest_bytes=max((b - a) / more for a, b in zip(small, large, strict=True)),
+        largest_bytes=largest[0] / _BATCHES[1],
     )
 
 
@@ -90,6 +92,22 @@ def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
         output = module(images)
     del output
     return [storage.nbytes() for storage in kept.values()]
+
+
+@contextmanager
+def _largest_output() -> Iterator[list[int]]:
+    """The bytes of the largest tensor that a layer has given so far, in a list of one."""
+    largest = [0]
+
+    def note(_layer: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            largest[0] = max(largest[0], output.nbytes)
+
+    hook = register_module_forward_hook(note)
+    try:
+        yield largest
+    finally:
+        hook.remove()
 
 
 def _without_values(tensor: Tensor) -> Tensor:

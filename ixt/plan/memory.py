@@ -58,7 +58,7 @@ class Memory:
     activations: float
     """What the forward pass saves, autocast's copies of the weights included."""
     working: float
-    """The gradients in flight: two of the largest saved tensor."""
+    """What comes and goes: two of the largest tensor, a gradient or a frozen layer's in and out."""
     input: float
     """Decoded images waiting, and a micro-batch being augmented."""
     allowance: float

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ixt.models import create_model
@@ -76,3 +77,10 @@ def test_torchs_own_memory_tracker_agrees(half: bool) -> None:
     # The plan adds weights, gradients and the working set to it: an upper bound, and a near one.
     planned = saved + 2 * weights + 2 * batch * predicted.largest_bytes
     assert 0.75 * planned < peak["Total"] < planned
+
+
+def test_a_frozen_network_saves_nothing_but_its_largest_layer_still_passes() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.MaxPool2d(2)).requires_grad_(False)
+    found = saved_activations(model, 8, half=False)
+    assert (found.per_image_bytes, found.largest_bytes) == (0, 5 * 8 * 8 * 4)
