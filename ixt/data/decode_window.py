@@ -1,4 +1,4 @@
-"""Decode only the window of a JPEG that a crop takes, where nvImageCodec is installed (`ixt[dali]`).
+"""Decode only the window of a JPEG that a crop takes, with nvImageCodec (in `ixt[dali]`).
 
 No row below the window is decoded, and of what lies above and beside it only the coefficients are
 read: a training crop takes four fifths of the time. Both libraries run libjpeg-turbo, so that the
