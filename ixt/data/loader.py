@@ -23,6 +23,7 @@ from ixt.data.index import Index
 from ixt.data.mixing import mix_images, mix_targets, smooth_targets
 from ixt.data.plan import Plan, Planner
 from ixt.data.policy import fill_colour
+from ixt.data.threads import one_torch_thread
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -77,7 +78,9 @@ class TrainLoader:
             first_update: updates of this epoch already done.
         """
         for micro, plan, decoded in self.decode(epoch, first_update):
-            yield self._finish(micro, plan, decoded)
+            with one_torch_thread(self._device):
+                batch = self._finish(micro, plan, decoded)
+            yield batch
 
     def decode(
         self, epoch: int, first_update: int = 0
@@ -269,7 +272,9 @@ class EvalLoader:
     def __iter__(self) -> Iterator[EvalBatch]:
         numbers = range(self._rank, self.num_batches, self._world_size)
         for number, decoded in zip(numbers, self._decoder.stream(self._requests()), strict=True):
-            yield self._finish(number, decoded)
+            with one_torch_thread(self._device):
+                batch = self._finish(number, decoded)
+            yield batch
 
     def blank(self) -> Tensor | None:
         """An image without content, where this process has one batch less than others."""

@@ -305,6 +305,6 @@ def test_no_image_or_batch_is_leaked_over_fifty_epochs(
     decoder.close()
     slope = float(np.polyfit(np.arange(30), resident[20:], 1)[0])
     # An image kept per epoch would be 0.5 MiB, a batch over 7 MiB. DALI's limit is the batch's:
-    # each epoch's pipeline starts threads of its own, whose heaps fragment for some 80 epochs;
-    # with MALLOC_ARENA_MAX=2 they do not.
+    # in two runs its memory grew for some 80 epochs and then stayed, and with MALLOC_ARENA_MAX=2
+    # it did not grow; the heaps of each pipeline's threads may be the reason.
     assert slope < most_mib, resident

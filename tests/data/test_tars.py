@@ -275,5 +275,5 @@ def test_a_range_behind_the_end_of_its_tar_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(b"0123456789")
     assert read_bytes(ByteRange(str(path), 2, 3)).tobytes() == b"234"
-    with pytest.raises(OSError, match="the shard ends before the image does"):
+    with pytest.raises(OSError, match="the file ends before the image does"):
         read_bytes(ByteRange(str(path), 8, 3))

@@ -1,0 +1,178 @@
+"""What only a GPU can tell of the data path: `python tests/benchmarks/gpu_data.py OUT.json`.
+
+On generated JPEGs of ImageNet's size, in one command:
+
+pixels        mixed decoding against libjpeg-turbo's, in grey levels; one batch in two orders, with
+              no and with all images on the hardware decoder
+rates         images per second of each stage by CPU threads, decoding on the GPU (by the share of
+              the hardware decoder) or on the CPU
+memory        of the device and of the process, over 200 batches
+end to end    training with the loader against training on a batch that stays on the device
+
+OUT.json names the device. Without a CUDA device the script refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from photo_set import NUM_CLASSES, mean_kb, write_photos
+
+from ixt.bench.data import Setting, bench_data
+from ixt.bench.demand import find_demand
+from ixt.bench.end_to_end import bench_end_to_end
+from ixt.bench.results import Protocol
+from ixt.data.crop import train_crops
+from ixt.data.decode import Decoder, GpuDecoding, Request, make_decoder
+from ixt.data.index import load_index
+from ixt.recipe import Recipe, find_recipe, load_recipe
+
+BATCH, NUM_BATCHES = 128, 200
+MODES = {
+    "mixed, load 0": GpuDecoding("gpu", 0.0),
+    "mixed, load 1": GpuDecoding("gpu", 1.0),
+    "CPU decode, GPU resize": GpuDecoding("cpu"),
+}
+
+
+def recipe_for(root: Path, gpu: GpuDecoding, *more: str) -> Recipe:
+    """The paper's recipe on the generated images, decoded by DALI in one mode."""
+    changes = [
+        f"data.root={root}",
+        "data.decoder=dali",
+        f"data.decode_device={gpu.decode_device}",
+        f"data.hw_decoder_load={gpu.hw_decoder_load}",
+        f"model.num_classes={NUM_CLASSES}",
+        f"engine.micro_batch_size={BATCH}",
+        f"engine.global_batch_size={BATCH}",
+    ]
+    return load_recipe(find_recipe("inceptionnext_tiny"), [*changes, *more])
+
+
+def batch_of(root: Path, order: Any = slice(None)) -> Request:
+    """The first images of the training set, cut as training does, in some order."""
+    index = load_index(root, "train")
+    rows = np.arange(BATCH)[order]
+    return Request(index.ranges(rows), train_crops(index.sizes[rows], (0, 0, rows), size=224))
+
+
+@contextmanager
+def decoder_of(device: str, gpu: GpuDecoding | None = None, threads: int = 4) -> Iterator[Decoder]:
+    """DALI on a device."""
+    decoder = make_decoder(
+        "dali",
+        device=torch.device(device),
+        num_threads=threads,
+        prefetch=2,
+        on_error="stop",
+        gpu=gpu or GpuDecoding(),
+    )
+    with closing(decoder):
+        yield decoder
+
+
+def check_pixels(root: Path) -> dict[str, Any]:
+    """Differences from DALI's CPU decoder, and whether a batch's order changes any pixel."""
+    with decoder_of("cpu") as decoder:
+        expected = next(iter(decoder.stream([batch_of(root)]))).images.float().clone()
+    found: dict[str, Any] = {}
+    for name, gpu in MODES.items():
+        with decoder_of("cuda", gpu) as decoder:
+            stream = iter(decoder.stream([batch_of(root), batch_of(root, slice(None, None, -1))]))
+            first, turned = (next(stream).images.cpu() for _ in range(2))
+        difference = (first.float() - expected).abs()
+        found[name] = {
+            "mean_difference": difference.mean().item(),
+            "largest_difference": difference.max().item(),
+            "independent_of_order": torch.equal(turned.flip(0), first),
+        }
+    return found
+
+
+def measure_rates(root: Path, threads: list[int], seconds: float) -> dict[str, Any]:
+    """The stages of `ixt bench data` in each mode."""
+    found = {}
+    for name, gpu in MODES.items():
+        recipe = recipe_for(root, gpu)
+        settings = [Setting("dali", count, 2) for count in threads]
+        report = bench_data(recipe, settings, find_demand(recipe, None, None), seconds)
+        found[name] = report.as_json()
+    return found
+
+
+def measure_memory(root: Path) -> dict[str, Any]:
+    """Memory after each of many batches, and by how much the second half's peak is higher."""
+    request, found = batch_of(root), {}
+    for name, gpu in MODES.items():
+        device_mib, process_mib = [], []
+        with decoder_of("cuda", gpu) as decoder:
+            for _ in decoder.stream([request] * NUM_BATCHES):
+                free, total = torch.cuda.mem_get_info()
+                device_mib.append((total - free) / 2**20)
+                process_mib.append(psutil.Process().memory_info().rss / 2**20)
+        half = NUM_BATCHES // 2
+        found[name] = {
+            f"{place}_{key}": value
+            for place, used in (("device", device_mib), ("process", process_mib))
+            for key, value in (
+                ("peak_mib", max(used)),
+                ("growth_mib", max(used[half:]) - max(used[:half])),
+            )
+        }
+    return found
+
+
+def measure_end_to_end(root: Path) -> dict[str, Any]:
+    """Training as it is and on synthetic batches, in each mode."""
+    protocol = Protocol()
+    return {
+        name: bench_end_to_end(recipe_for(root, gpu, "engine.precision=bf16"), protocol).as_json()
+        for name, gpu in MODES.items()
+    }
+
+
+def main() -> None:
+    """Run everything and write the file, after each part."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path, metavar="OUT.json")
+    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--threads", default="2,4,8,16")
+    parser.add_argument("--seconds", type=float, default=5.0, help="per stage and setting")
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("gpu_data.py: no CUDA device here; run it on a machine with an NVIDIA GPU")
+    threads = [int(count) for count in given.threads.split(",")]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_photos(root, given.images, 2 * BATCH)
+        found: dict[str, Any] = {
+            "device": torch.cuda.get_device_name(),
+            "images": {"count": given.images, "mean_kb": mean_kb(root)},
+            "modes": {mode: asdict(gpu) for mode, gpu in MODES.items()},
+        }
+        parts = {
+            "pixels": lambda: check_pixels(root),
+            "rates": lambda: measure_rates(root, threads, given.seconds),
+            "memory": lambda: measure_memory(root),
+            "end_to_end": lambda: measure_end_to_end(root),
+        }
+        for part, measure in parts.items():
+            found[part] = measure()
+            given.out.write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{part}: done", flush=True)
+    print(f"{given.out}: results for {found['device']}")
+
+
+if __name__ == "__main__":
+    main()
