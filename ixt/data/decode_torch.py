@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.io  # registers torch.ops.image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -32,7 +35,8 @@ from ixt.data.image import DamagedImage, decode_with_pillow, read_image, unreada
 from ixt.data.source import ByteRange, Bytes, ReadAhead, Reading
 
 _JPEG_START = b"\xff\xd8"
-_RGB = torchvision.io.ImageReadMode.RGB.value
+_LIBRARIES = ("image_stable.so", "image.so")  # from torchvision 0.29 on, and before
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 
@@ -70,6 +74,7 @@ class TorchDecoder:
             codec: what decodes a single image; torch's operators if not given.
         """
         self._codec = codec or TORCH
+        _register_decode_jpeg()
         self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
@@ -199,6 +204,7 @@ def decode_image(source: ByteRange, crops: Crops, row: int, data: Bytes | None =
         DamagedImage: the file cannot be decoded.
         DataError: the window does not lie inside the image.
     """
+    _register_decode_jpeg()
     image = _pixels(source, read_image(source) if data is None else data)
     return _cut(image, source.name, crops, row)
 
@@ -248,6 +254,23 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
         except RuntimeError:
             pass  # Pillow reads it all the same, or says what is wrong
     return torch.from_numpy(np.array(decode_with_pillow(source, data)))
+
+
+@cache
+def _register_decode_jpeg() -> None:
+    """Make torch.ops.image.decode_jpeg known.
+
+    By torchvision's library alone, where it lies where the wheels have it: to import torchvision
+    takes two seconds, for models and torch._dynamo behind them.
+    """
+    found = find_spec("torchvision")
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    candidates = (Path(folder, name) for folder in folders for name in _LIBRARIES)
+    library = next((path for path in candidates if path.is_file()), None)
+    if library is not None:
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    else:
+        import_module("torchvision.io")
 
 
 TORCH = Codec(_pixels, _cut, _decode_and_cut)

@@ -40,8 +40,8 @@ def decode_window(data: Bytes, top: int, left: int, height: int, width: int) -> 
 
     Returns:
         (height, width, 3) uint8 RGB; None where the image has to be decoded as a whole: no
-        ordinary JPEG, cut off, smaller than the window, a window of a few columns, or
-        nvImageCodec is not installed.
+        ordinary JPEG, cut off, smaller than the window or no larger, a window of a
+        few columns, or nvImageCodec is not installed.
     """
     if not has_window_decoder() or data[-2:].tobytes() != _END:
         return None
@@ -50,6 +50,8 @@ def decode_window(data: Bytes, top: int, left: int, height: int, width: int) -> 
         return None
     if not (0 < height <= frame.height - top and _LEAST_WIDTH <= width <= frame.width - left):
         return None
+    if (height, width) == (frame.height, frame.width):
+        return None  # nothing is saved, and torchvision refuses more kinds of damage
     codec, decoder, settings = _decoder()
     window = codec.Region(top, left, top + height, left + width)
     image = decoder.decode(codec.CodeStream(data).get_sub_code_stream(0, window), params=settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -295,3 +297,14 @@ def test_dali_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.M
 def test_a_decoder_needs_a_thread_and_a_batch_ahead(num_threads: int, prefetch: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         torch_decoder(num_threads, prefetch)
+
+
+def test_torchvision_is_not_imported_and_may_be_afterwards() -> None:
+    code = (
+        "import sys, torch; from ixt.data.decode import make_decoder; "
+        "make_decoder('torch', device=torch.device('cpu'), num_threads=1, prefetch=1, "
+        "on_error='stop').close(); torch.ops.image.decode_jpeg; "
+        "assert 'torchvision' not in sys.modules; import torchvision.io; "
+        "assert torchvision.io.ImageReadMode.RGB.value == 3"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
