@@ -83,9 +83,7 @@ def empty(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _parts(x: Tensor, filters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Channels that pass, and those of each band."""
     groups = filters[0].shape[0]
-    return torch.split(
-        x, [x.shape[1] - len(filters) * groups, *(groups for _ in filters)], dim=1
-    )
+    return torch.split(x, [x.shape[1] - len(filters) * groups, *(groups for _ in filters)], dim=1)
 
 
 def _pads(filters: Sequence[Tensor], dilation: int) -> Iterator[tuple[int, int]]:

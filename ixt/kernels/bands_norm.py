@@ -121,7 +121,8 @@ def _weight_grad_plain(
     inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float, norm: bool,
 ) -> list[Tensor]:  # fmt: skip
     grad = _norm_grad(u, inputs, sums, moments, eps, count) if norm else wide(u)
-    return bands_weight_grad(wide(x), grad, filters, biases, dilation)
+    grads: list[Tensor] = bands_weight_grad(wide(x), grad, filters, biases, dilation)
+    return grads
 
 
 def _weight_grad_fused(

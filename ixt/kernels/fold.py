@@ -238,16 +238,12 @@ scaled_gelu = operator(
 """GELU of (rows, hidden), exact, times the scale (N,) of the image that a row belongs to."""
 
 
-def _gelu_grad_plain(
-    hidden: Tensor, grad: Tensor, scale: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _gelu_grad_plain(hidden: Tensor, grad: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     out = torch.ops.aten.gelu_backward(wide(grad), wide(hidden)) * per_row(scale, len(hidden))
     return out.to(hidden.dtype), out.sum(0)
 
 
-def _gelu_grad_fused(
-    hidden: Tensor, grad: Tensor, scale: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _gelu_grad_fused(hidden: Tensor, grad: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     from ixt.kernels import triton_mlp
 
     out = torch.empty_like(hidden)

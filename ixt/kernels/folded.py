@@ -171,7 +171,7 @@ class FoldedBlock(nn.Module):
         for name, layer in block.named_children():
             self.add_module(name, layer)
         self.gamma = block.gamma
-        self.half = isinstance(block, HalfResidualBlock)
+        self.half_stream = isinstance(block, HalfResidualBlock)
         self.train(block.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class FoldedBlock(nn.Module):
         if not x.is_contiguous(memory_format=torch.channels_last) or (
             stats and x.numel() == x.shape[1]
         ):
-            return self._plain(x.to(stream) if self.half else x)
+            return self._plain(x.to(stream) if self.half_stream else x)
         mixer, mlp = layers.token_mixer, layers.mlp
         plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream)
         filters, biases = mixer.weights()
@@ -202,7 +202,7 @@ class FoldedBlock(nn.Module):
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
-        if self.half:
+        if self.half_stream:
             return dtype, dtype
         branch = dtype if self.gamma is None else torch.promote_types(dtype, self.gamma.dtype)
         return dtype, torch.promote_types(branch, x.dtype)
@@ -221,7 +221,7 @@ class FoldedBlock(nn.Module):
         layers = cast(Any, self)
         y = layers.mlp(layers.norm(layers.token_mixer(x)))
         if self.gamma is not None:
-            gamma = self.gamma.to(y.dtype) if self.half else self.gamma
+            gamma = self.gamma.to(y.dtype) if self.half_stream else self.gamma
             y = y * gamma.reshape(1, -1, 1, 1)
         out: Tensor = layers.drop_path(y) + x
         return out
@@ -232,7 +232,7 @@ def _group(norm: nn.Module) -> Any:
     shares = isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized()
     if not shares:
         return None
-    group = norm.process_group or dist.group.WORLD
+    group = cast(Any, norm).process_group or dist.group.WORLD
     return group if dist.get_world_size(group) > 1 else None
 
 

@@ -158,6 +158,14 @@ def token_mixers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
+def fused_mixer(layer: Any) -> nn.Module:
+    """The fused layer for one that has `bands_of`."""
+    if isinstance(layer, InceptionDWConv2d):
+        return FusedInceptionMixer(layer)
+    partial = isinstance(layer, PartialDepthwiseConv2d)
+    return FusedPartialConv2d(layer) if partial else FusedDepthwiseConv2d(layer)
+
+
 def fuse_mixers(model: nn.Module) -> int:
     """Put fused layers in the place of `token_mixers`, and `MatmulMlp` beside InceptionNeXt's.
 
@@ -166,16 +174,10 @@ def fuse_mixers(model: nn.Module) -> int:
     """
     mixers = {id(layer) for layer in token_mixers(model)}
 
-    def make(layer: Any) -> nn.Module:
-        if isinstance(layer, InceptionDWConv2d):
-            return FusedInceptionMixer(layer)
-        partial = isinstance(layer, PartialDepthwiseConv2d)
-        return FusedPartialConv2d(layer) if partial else FusedDepthwiseConv2d(layer)
-
     def is_plain_mlp(layer: nn.Module) -> bool:
         return isinstance(layer, ConvMlp) and isinstance(layer.norm, nn.Identity)
 
-    found = replace(model, lambda layer: id(layer) in mixers, make)
+    found = replace(model, lambda layer: id(layer) in mixers, fused_mixer)
     if found:
         replace(model, is_plain_mlp, MatmulMlp)
     return found

@@ -161,9 +161,7 @@ def mlp(size: str) -> Pairs:
     )
     # The bias follows from the weights as they were rounded.
     offset = wide(b1)[0] + wide(w1)[0] @ wide(bias)[0] - wide(folded[0])[0] @ wide(moments[0])[0]
-    right = fold._unfold_norm_plain(
-        *wide(d_w1, b1, folded[0], w1, moments, weight, bias), EPS
-    )
+    right = fold._unfold_norm_plain(*wide(d_w1, b1, folded[0], w1, moments, weight, bias), EPS)
     pairs: Pairs = {
         "gelu": (active, fold._gelu_plain(*wide(h, scale))),
         "gelu gradient": (d_hidden, right_grad),
@@ -176,7 +174,9 @@ def mlp(size: str) -> Pairs:
         "wide b2'": (folded[3], offset2),
     }
     right_scale = fold._unfold_scale_plain(*wide(d_w2, b2, w2, b2, gamma))
-    for i, (found, expected) in enumerate(zip((*normed, *unscaled), (*right, *right_scale), strict=True)):
+    for i, (found, expected) in enumerate(
+        zip((*normed, *unscaled), (*right, *right_scale), strict=True)
+    ):
         if found.numel():
             pairs[f"wide unfolded {i}"] = (found, expected)
     return pairs
