@@ -48,7 +48,8 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
         )
     if wanted is True and not shapes:
         raise ModelError(
-            f"model.fused: {name} has no depthwise layer that the kernels compute; set it to false or auto"
+            f"model.fused: {name} has no depthwise layer that the kernels compute; "
+            "set it to false or auto"
         )
     if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return

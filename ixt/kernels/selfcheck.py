@@ -189,8 +189,8 @@ def _block_problem(
         # Written so that NaN is a disagreement.
         if not off <= 3 * usual + _TOLERANCE[dtype]:
             return (
-                f"{name} of a folded block of {size[1]} channels is off by {off:.1e} of its largest "
-                f"value, of a plain one by {usual:.1e}"
+                f"{name} of a folded block of {size[1]} channels is off by {off:.1e} of its "
+                f"largest value, of a plain one by {usual:.1e}"
             )
     return None
 

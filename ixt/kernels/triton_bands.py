@@ -179,7 +179,7 @@ def bands_kernel(
     Y += image
     T += image
     R += image
-    if id_blocks > 0:  # noqa: SIM102: known at compile time
+    if id_blocks > 0:  # noqa: SIM102 - known at compile time
         if section < id_blocks:
             _copy_tile(
                 X, Y, T, R, Shifts, Stats, sums, moments, eps, norm_count, tile, section, H, W,

@@ -18,6 +18,7 @@ from pydantic import (
 
 from ixt.errors import RecipeError
 from ixt.recipe.augment_checks import augment_problems
+from ixt.recipe.graphs import graph_problems
 from ixt.recipe.sharding import engine_problems, fused_problems, optimizer_problems
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -62,7 +63,8 @@ class Model(Section):
     kwargs: dict[str, Any] = {}
     """Further keyword arguments of the timm model function."""
     fused: Literal["auto"] | bool = False
-    """Run Inception mixers as one kernel each, and 1x1 convolutions in NHWC as matrix products.
+    """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold batch
+    norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
     auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
     true: also warn where the check fails, and use the same operators on a CPU."""
 
@@ -327,6 +329,10 @@ class Engine(Section):
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
+    cuda_graph: bool = False
+    """Record an update, from forward pass to EMA, as one CUDA graph, and replay it: no time goes
+    into launching kernels one by one. Needs one micro-batch per process and update, and AdamW,
+    which then is torch's fused one."""
     hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
     """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
     checkpoint and up to the first update's end) after which a process ends the run and writes its
@@ -495,7 +501,7 @@ class Recipe(Section):
             )
         for problem in optimizer_problems(self.engine, self.optim):
             raise ValueError(problem)
-        for problem in fused_problems(self.model, self.engine):
+        for problem in (*fused_problems(self.model, self.engine), *graph_problems(self)):
             raise ValueError(problem)
         if self.augment.repeats > self.engine.global_batch_size:
             raise ValueError(
