@@ -246,7 +246,7 @@ def convolve_grad(
 
 def num_tiles(x: Tensor, bands: Bands) -> tuple[int, int]:
     """Tiles of each image, and pixels of a whole tile."""
-    pixels: int = tile_shape(x, bands)["BLOCK_P"]
+    pixels: int = bands_shape(x, bands)["BLOCK_P"]
     return triton.cdiv(x.shape[2] * x.shape[3], pixels), pixels
 
 
@@ -294,7 +294,7 @@ def bands_shape(x: Tensor, bands: Bands, **flags: bool) -> dict[str, Any]:
     """
     without = dict.fromkeys(("SHIFT", "STATS", "NORM", "RESIDUAL"), False)
     shape = {**tile_shape(x, bands), **without, **flags, "SIZES": bands.sizes}
-    if shape["NORM"]:
-        # Two tensors are read at every tap: half the pixels, or registers run out.
-        shape["BLOCK_P"] = max(16, shape["BLOCK_P"] // 2)
+    if shape["NORM"] or any(h * w > MOST_TAPS.value for h, w in bands.sizes):
+        # Two tensors are read at every tap, or many taps: fewer pixels, or registers run out.
+        shape["BLOCK_P"] = min(shape["BLOCK_P"], max(16, 1024 // shape["BLOCK_G"]))
     return shape

@@ -105,14 +105,13 @@ def check_bands(
     build: Any, arch: int, channels: int, bands: Bands, order: torch.memory_format, widest: int = 0
 ) -> None:
     x, num = images(channels, order), len(bands.sizes)
-    taps = sum(h * w for h, w in bands.sizes) if widest else 0
+    # Rows of a large filter share their code.
+    taps = sum(w if h * w > 11 else h * w for h, w in bands.sizes) if widest else 0
     for backward in (False, True):
         constants = {**triton_bands.bands_shape(x, bands), "BACKWARD": backward}
         check(build(triton_bands.bands_kernel, arch, constants, num), widest, taps)
     constants = triton_band_grads.band_grads_shape(x, bands)
-    # Rows of a divided filter share their code.
-    shared = sum(part[2] * part[1] for part in constants["PARTS"]) if widest else 0
-    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, shared)
+    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, taps)
     parts = {"PARTS": constants["PARTS"], "TAPS": constants["TAPS"], "G": bands.groups}
     check(build(triton_band_grads.add_up_kernel, arch, {**parts, "BLOCK_CHUNKS": 32, "BLOCK_C": 16},
                 num))  # fmt: skip
