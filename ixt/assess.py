@@ -8,9 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from ixt.data.classes import output_classes
 from ixt.errors import ModelError
-from ixt.models import LoadedWeights, classes_in, create_model, eval_settings, load_weights
+from ixt.models import (
+    LoadedWeights,
+    classes_in,
+    create_empty_model,
+    create_model,
+    eval_settings,
+    load_weights,
+)
 from ixt.recipe import Recipe, parse_recipe
 from ixt.weights import CheckpointInfo, Weights, read_weights
 
@@ -65,13 +71,12 @@ def _known_mode(name: str, mode: str) -> str:
     return "center"
 
 
-def load_model(
+def build_model(
     checkpoint: Path | Weights,
     recipe: Recipe,
     info: CheckpointInfo | None,
-    folder_names: tuple[str, ...] | None,
     prefer_ema: bool = True,
-) -> tuple[nn.Module, LoadedWeights, tuple[str, ...]]:
+) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
     """The model of a checkpoint with its weights, and the class name of each of its outputs.
 
     Args:
@@ -79,29 +84,21 @@ def load_model(
             gave, to read it only once.
         recipe: what `recipe_of` gave.
         info: what the checkpoint tells of itself.
-        folder_names: class folders of the data; None to take ImageNet's names.
         prefer_ema: take averaged weights where there are some.
+
+    Returns:
+        Model, weights and names; these are None where the checkpoint does not tell them.
+
+    Raises:
+        ModelError: the weights do not fit the model.
     """
-    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
-    return model, loaded, names or output_classes(folder_names or (), loaded.num_classes)
-
-
-def build_model(
-    checkpoint: Path | Weights,
-    recipe: Recipe,
-    info: CheckpointInfo | None,
-    prefer_ema: bool = True,
-) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
-    """As `load_model`; the names are None where the checkpoint does not tell them."""
     if not isinstance(checkpoint, Weights):
         checkpoint = read_weights(checkpoint, prefer_ema)
     settings = recipe.model
     names = tuple(info.class_names) if info is not None and info.class_names else None
     num_classes = len(names) if names else settings.num_classes
     if num_classes is None:
-        # On the meta device a model has shapes but no memory.
-        shape = create_model(settings.name, device="meta", **settings.kwargs)
-        num_classes = classes_in(checkpoint, shape)
+        num_classes = classes_in(checkpoint, create_empty_model(settings.name, **settings.kwargs))
     model = create_model(settings.name, num_classes=num_classes, **settings.kwargs)
     loaded = load_weights(model, checkpoint)
     return model, loaded, names

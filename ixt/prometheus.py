@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import EngineError
-from ixt.recipe.schema import Prometheus
+from ixt.recipe import Prometheus
 
 _GAUGES = {
     "step": "Optimizer updates done.",

@@ -18,7 +18,7 @@ from ixt.durable import fsync, replace_text
 from ixt.errors import CheckpointError
 from ixt.guard.spikes import SPIKES
 from ixt.prometheus import Exporter
-from ixt.recipe.schema import Prometheus
+from ixt.recipe import Prometheus
 
 METRICS = "metrics.jsonl"
 LEDGER = "ledger.jsonl"

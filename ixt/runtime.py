@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from functools import cache
@@ -24,6 +25,7 @@ from ixt.recipe import Recipe
 _PACKAGES = (
     "torch",
     "torchvision",
+    "triton",
     "timm",
     "accelerate",
     "deepspeed",
@@ -138,12 +140,13 @@ def describe_machine() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in _PACKAGES},
-        "command": sys.argv,
-        "platform": platform.platform(),
+        "command": _command(),
+        "platform": _platform(),
         "cpu": _cpu_name(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "cuda": torch.version.cuda if devices else None,
+        "cudnn": torch.backends.cudnn.version() if devices else None,  # type: ignore[no-untyped-call]
         "devices": devices,
         "processes": world_size(),
     }
@@ -175,6 +178,20 @@ def _git(folder: str, *arguments: str) -> str:
         ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def _command() -> list[str]:
+    """The command line, without the folder of the program, which says nothing about the run."""
+    program = Path(sys.argv[0]).name
+    return ["ixt" if program == "__main__.py" else program, *sys.argv[1:]]
+
+
+def _platform() -> str:
+    """System, kernel without its builder's suffix, instruction set and C library."""
+    kernel = re.match(r"[\d.]*\d", platform.release())
+    return " ".join(
+        (platform.system(), kernel[0] if kernel else "", platform.machine(), *platform.libc_ver())
+    )
 
 
 def _cpu_name() -> str:

@@ -11,64 +11,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ixt import engine, micro_batch
-from ixt.checkpoint import checkpoint_folders
+from ixt import engine
 from ixt.checkpoint_writer import CheckpointWriter
-from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoder, GpuDecoding, make_decoder
-from ixt.data.image import image_problem
-from ixt.data.index import Index, load_index
+from ixt.data.classes import output_classes
 from ixt.data.loader import EvalLoader, TrainLoader
-from ixt.data.plan import build_planner
-from ixt.data.scan import Split
-from ixt.data.subset import take_subset
 from ixt.durable import replace_text
 from ixt.ema import Ema
-from ixt.engine.deepspeed import inlined
-from ixt.errors import CheckpointError, DataError
+from ixt.errors import DataError
 from ixt.guard import alike
 from ixt.guard.ranks import SlowRank
 from ixt.guard.spikes import Spikes
 from ixt.guard.undo import Undo
-from ixt.kernels import apply_kernels
-from ixt.models import create_model, freeze, scale_classifier, sized
 from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
-from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.report import Reporter
-from ixt.runtime import cores_per_process, describe_machine, seed_model
-
-RECIPE = "recipe.yaml"
-
-Prepare = Callable[[nn.Module], None]
-
-# What may differ between a run and its continuation without changing what is computed.
-_FREE = {
-    "data": ("root", "num_threads", "prefetch_batches"),
-    "engine": (
-        "micro_batch_size",
-        *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
-        "hang_timeout_s",
-    ),
-    "run": (
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "checkpoint_every_minutes",
-        "async_checkpoints",
-        "keep_last",
-        "keep_best",
-        "keep_every_epochs",
-        "trackers",
-        "prometheus",
-        "on_nonfinite",
-        "max_skips",
-        "spike_sigma",
-    ),
-}
+from ixt.run_data import build_eval_loader, build_train_loader, usable_index
+from ixt.run_model import Prepare, build_model
+from ixt.run_recipe import settle
+from ixt.runtime import describe_machine
 
 
 @dataclass
@@ -127,13 +91,7 @@ def open_run(
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
-    stored = run_dir / RECIPE
-    recipe = micro_batch.settle(
-        inlined(recipe),
-        stored if resume and stored.exists() else None,
-        lambda: probe_model(recipe),
-    )
-    recipe = _settle(recipe, run_dir, resume)
+    recipe = settle(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)
@@ -157,14 +115,14 @@ def _build(
     hosts: list[str],
 ) -> Run:
     with accelerator.main_process_first():
-        train_index = _usable_index(recipe, "train")
-        eval_index = _usable_index(recipe, "val")
+        train_index = usable_index(recipe, "train")
+        eval_index = usable_index(recipe, "val")
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
-    model = _build_model(recipe, len(class_names), device, prepare).to(device)
+    model = build_model(recipe, len(class_names), device, prepare).to(device)
     stream = engine.graph_stream(recipe.engine, device)
     optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
-    train_loader = _train_loader(recipe, train_index, class_names, accelerator)
+    train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     with torch.cuda.stream(stream):
         wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
     ema = _build_ema(recipe, model, accelerator)
@@ -198,173 +156,15 @@ def _build(
     )
 
 
-def build_eval_loader(
-    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
-) -> EvalLoader:
-    """This process's share of an evaluation.
-
-    Raises:
-        DataError: the split has classes that the model does not know.
-    """
-    device = accelerator.device
-    return EvalLoader(
-        index,
-        target_labels(index, class_names),
-        build_decoder(recipe, index, device),
-        recipe,
-        device=device,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def _settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
-    """The recipe with its mixing group written down, checked against the run it continues."""
-    folders = checkpoint_folders(run_dir)
-    file = run_dir / RECIPE
-    recipe = sized(recipe)
-    if folders and not resume:
-        raise CheckpointError(
-            f"{run_dir}: holds a run already; add --resume to go on with it, "
-            "or give another --run-dir"
-        )
-    group = recipe.augment.mixing_group
-    if resume and folders and file.exists():
-        old = load_recipe(file)
-        group = group or old.augment.mixing_group
-        recipe = _with_group(recipe, group)
-        _check_same(old, recipe, file)
-    settled = _with_group(recipe, group or recipe.mixing_group)
-    # Checked again: the group of the run may not fit another micro-batch.
-    return parse_recipe(settled.model_dump(mode="json"), str(file))
-
-
-def _with_group(recipe: Recipe, group: int | None) -> Recipe:
-    augment = recipe.augment.model_copy(update={"mixing_group": group})
-    return recipe.model_copy(update={"augment": augment})
-
-
-def _check_same(old: Recipe, new: Recipe, file: Path) -> None:
-    was, now = old.model_dump(), new.model_dump()
-    changes = [
-        f"{section}.{key} was {was[section][key]!r} and is {value!r}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if value != was[section][key] and key not in _FREE.get(section, ())
-    ]
-    if changes:
-        raise CheckpointError(
-            f"{file}: the run to resume has another recipe: {'; '.join(changes)}; "
-            "give the same recipe, or start a new run with another --run-dir"
-        )
-
-
-def _usable_index(recipe: Recipe, split: Split) -> Index:
-    assert recipe.data.root is not None
-    index = take_subset(load_index(recipe.data.root, split), recipe, split)
-    if recipe.data.on_error == "stop":
-        refuse_unreadable(index)
-    return index
-
-
-def refuse_unreadable(index: Index) -> None:
-    """Refuse a split with files that are no images, before the work begins.
-
-    Raises:
-        DataError: there is such a file; the message names the first one and says what is wrong.
-    """
-    bad = index.unreadable
-    if len(bad):
-        (first,) = index.ranges(bad[:1])
-        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
-        raise DataError(
-            f"{image_problem(first) or first.name}{more}; remove it, "
-            "or set data.on_error: skip to leave such images out"
-        )
-
-
-def _build_model(
-    recipe: Recipe, num_classes: int, device: torch.device, prepare: Prepare | None
-) -> nn.Module:
-    seed_model(recipe.run.seed)
-    settings = recipe.model
-    rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
-    model = create_model(
-        settings.name,
-        num_classes=num_classes,
-        pretrained=settings.pretrained,
-        **{key: rate for key, rate in rates.items() if rate},
-        **settings.kwargs,
-    )
-    if settings.head_init_scale != 1:
-        scale_classifier(model, settings.head_init_scale)
-    if prepare is not None:
-        prepare(model)
-    apply_kernels(model, recipe, device)
-    if settings.freeze is not None:
-        freeze(model, settings.freeze)
-    # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
-    # NHWC make convolutions run in that order all the same.
-    if recipe.engine.channels_last and recipe.engine.kind == "ddp":
-        model = model.to(memory_format=torch.channels_last)
-    if recipe.engine.compile:
-        model.compile(mode=recipe.engine.compile_mode)
-    return model
-
-
-def probe_model(recipe: Recipe) -> nn.Module:
-    """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
-    model = recipe.model.model_copy(update={"pretrained": False})
-    settings = recipe.engine.model_copy(update={"compile": False})
-    plain = recipe.model_copy(update={"model": model, "engine": settings})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return _build_model(plain, recipe.model.num_classes or 1000, device, None)
-
-
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:
     if recipe.ema.decay is None:
         return None
     return Ema(model, on_swap=partial(engine.drop_gathered, accelerator))
 
 
-def _train_loader(
-    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
-) -> TrainLoader:
-    planner = build_planner(recipe, target_labels(index, class_names), index.sizes)
-    return TrainLoader(
-        index,
-        planner,
-        build_decoder(recipe, index, accelerator.device),
-        recipe,
-        num_classes=len(class_names),
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder:
-    """The decoder of a split's images, by the recipe's data section."""
-    data = recipe.data
-    return make_decoder(
-        data.decoder,
-        device=device,
-        num_threads=data.num_threads or cores_per_process(),
-        prefetch=data.prefetch_batches,
-        on_error=data.on_error,
-        gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
-    )
-
-
-def _large_size(index: Index) -> tuple[int, int]:
-    """The 99th percentiles of height and width, in pixels."""
-    height, width = np.percentile(index.sizes, 99, axis=0).astype(int).tolist()
-    return height, width
-
-
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
     if run.accelerator.is_main_process:
-        replace_text(run.run_dir / RECIPE, dump_recipe(run.recipe))
+        replace_text(run.run_dir / RUN_RECIPE, dump_recipe(run.recipe))
         machine = describe_machine()
         replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")

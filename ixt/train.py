@@ -30,9 +30,10 @@ from ixt.profiling import StepProfiler
 from ixt.recipe import Recipe
 from ixt.report import SKIPPED
 from ixt.run_lock import locked
+from ixt.run_model import Prepare, probe_model
 from ixt.runtime import seed_model
 from ixt.saves import due_by_clock, finish_saves, newest_for_all, save
-from ixt.session import Prepare, Run, open_run, probe_model
+from ixt.session import Run, open_run
 from ixt.signals import StopRequest
 
 Metrics = dict[str, Any]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -48,6 +49,37 @@ def tiny_sections(digits: Path) -> dict[str, dict[str, object]]:
 def tiny(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
     """The recipe of `tiny_sections`."""
     return parse_recipe(tiny_sections)
+
+
+@pytest.fixture
+def ixt_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line in this process; its exit status."""
+
+    def run(*arguments: object) -> int:
+        from ixt.cli import main
+
+        monkeypatch.setattr("sys.argv", ["ixt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process has an infinite loss in every update."""
+    from ixt import train as training
+
+    opened = training.open_run
+
+    def poisoned(*arguments: Any) -> Any:
+        run = opened(*arguments)
+        loss = run.loss
+        run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
+        return run
+
+    monkeypatch.setattr(training, "open_run", poisoned)
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from process_group import start_two
 
 from ixt.agreement import StopAgreement
 from ixt.signals import STOP_SIGNALS, SignalListener, StopRequest
@@ -48,26 +48,7 @@ with StopRequest() as request, StopAgreement(request, patience_s=1) as stop:
 @contextmanager
 def two_processes(**variables: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes in their loop."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        **variables,
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", LOOP],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    processes = start_two("-c", LOOP, **variables)
     try:
         for process in processes:
             assert process.stdout is not None

@@ -12,8 +12,7 @@ import pytest
 from ixt import prometheus
 from ixt.errors import EngineError, RecipeError
 from ixt.prometheus import Exporter
-from ixt.recipe import parse_recipe
-from ixt.recipe.schema import Prometheus
+from ixt.recipe import Prometheus, parse_recipe
 
 ROW: dict[str, Any] = {
     "step": 50,

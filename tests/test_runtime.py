@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_group import rank_environment
 
 from ixt.errors import EngineError
 from ixt.recipe import Recipe, dump_recipe
@@ -67,11 +67,10 @@ def test_a_port_in_use_is_one_line_and_status_2(tiny: Recipe, tmp_path: Path) ->
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        port = taken.getsockname()[1]
         done = subprocess.run(
             [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"],
-            env={**os.environ, **group, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            env=rank_environment(0, 2, port),
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from run_files import rows, stop_after
 
 from ixt import saves
 from ixt import train as training
@@ -55,22 +53,6 @@ def short(tiny_sections: Sections, few_digits: Path) -> Callable[..., Recipe]:
 
 def steps(run: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in checkpoint_folders(run)]
-
-
-def rows(run: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Send SIGTERM within an update."""
-    original = training.train_step
-
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        original(run, number, *rest)
-        if number + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(training, "train_step", stopping)
 
 
 def test_minutes_are_looked_at_with_every_log_row(

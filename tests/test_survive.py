@@ -57,10 +57,10 @@ class Session:
         self.workers = sorted(workers, key=lambda worker: int(worker.environ()["RANK"]))
 
     def end(self, limit_s: float = 60) -> tuple[int, list[str]]:
-        """The exit status, and the lines that are not of the progress."""
+        """The exit status, and the lines that tell of ends and starts."""
         status = self.agent.wait(limit_s)
         lines = self._log.read_text().splitlines()
-        told = re.compile(r"(rank|stopped|resumed) ")
+        told = re.compile(r"stopped |resumed |rank \d+ (?!.* holds the others up)")
         return status, [line for line in lines if told.match(line)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from run_files import rows, stop_after
 from safetensors.torch import load_file
 
 from ixt import train as training
@@ -24,10 +24,6 @@ from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.train import train
 
 STEPS = 10  # 5 updates per epoch, 2 epochs
-
-
-def rows(run_dir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
 
 
 def final(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -91,14 +87,7 @@ def test_another_seed_gives_other_weights_and_another_ledger(
 def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
     unbroken: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    step = training.train_step
-
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        step(run, number, *rest)
-        if number + 1 == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(training, "train_step", stopping)
+    stop_after(monkeypatch, stop_at)
     with pytest.raises(Interrupted, match=f"step {stop_at}"):
         train(tiny, tmp_path / "run")
     monkeypatch.undo()
@@ -239,18 +228,8 @@ def test_nothing_to_resume_is_an_error(tiny: Recipe, tmp_path: Path) -> None:
         train(tiny, tmp_path / "empty", resume=True)
 
 
-def test_an_infinite_loss_stops_with_step_and_learning_rate(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = training.open_run
-
-    def poisoned(*arguments: Any) -> Any:
-        run = opened(*arguments)
-        loss = run.loss
-        run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
-        return run
-
-    monkeypatch.setattr(training, "open_run", poisoned)
+@pytest.mark.usefixtures("infinite_loss")
+def test_an_infinite_loss_stops_with_step_and_learning_rate(tiny: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"loss is inf in step 0 at learning rate 1\.000e-06"):
         train(tiny, tmp_path / "run")
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ixt.bench.ceilings import find_ceilings
 from ixt.bench.matrix import OUT_OF_MEMORY, expand, largest_batch, run_cell, run_matrix
 from ixt.bench.results import (
     Cell,
@@ -20,12 +21,15 @@ from ixt.bench.results import (
     Precision,
     Protocol,
     Report,
+    TrainingStep,
     read_report,
     write_report,
 )
 from ixt.errors import EngineError, Interrupted
 from ixt.models import paper_models
+from ixt.roofline import find_device
 
+_ALL_DAY_S = 24 * 3600.0
 _SWITCH = {"off": False, "on": True}
 
 
@@ -57,15 +61,19 @@ def bench(request: Request) -> Report:
     """Measure what is asked for; a results file is written after every measurement.
 
     Raises:
-        EngineError: a list holds an unknown word, or there is nothing to measure.
+        EngineError: a list holds an unknown word, the device is not known, or there is nothing to
+            measure.
         ModelError: a model is unknown.
         Interrupted: Ctrl-C; what was measured is in the results file.
     """
     cells = _cells(request)
     done = _done(request)
+    if request.device is not None:
+        find_device(request.device)  # refuses it before anything is measured
     if request.fit:
         cells = _fit(cells, request.protocol)
     report = Report(protocol=request.protocol, machine={}, rows=())
+    ceilings = (done and done.ceilings) or find_ceilings([cell.precision for cell in cells])
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -74,6 +82,7 @@ def bench(request: Request) -> Report:
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
+        speed_estimate_period=_ALL_DAY_S,  # cells may take longer than rich looks back
     ) as bar:
         task = bar.add_task("starting", total=None)
         try:
@@ -84,6 +93,7 @@ def bench(request: Request) -> Report:
                     completed=progress.done,
                     total=progress.total,
                 )
+                report = report.model_copy(update={"ceilings": ceilings})
                 if request.results is not None:
                     write_report(report, request.results)
         except KeyboardInterrupt:
@@ -148,6 +158,19 @@ def words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
         found = wrong[0] if wrong else "nothing"
         raise EngineError(f"{option}: {found}: give one or more of {', '.join(allowed)}")
     return list(dict.fromkeys(words))
+
+
+def training_step(text: str) -> TrainingStep:
+    """The one word of `--step`.
+
+    Raises:
+        EngineError: it is not allowed, or there are several.
+    """
+    found = words("--step", text, get_args(TrainingStep))
+    if len(found) > 1:
+        raise EngineError(f"--step: {text}: give one of {', '.join(get_args(TrainingStep))}")
+    step: TrainingStep = found[0]
+    return step
 
 
 def integers(option: str, text: str) -> list[int]:

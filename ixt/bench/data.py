@@ -16,15 +16,15 @@ import torch
 from ixt.bench.demand import Demand, verdict
 from ixt.bench.rate import Rate, measure_rate
 from ixt.data.classes import output_classes, target_labels
-from ixt.data.decode import Decoded, Decoder, DecoderKind
+from ixt.data.decode import Decoded, Decoder, DecoderKind, resolve_decoder
 from ixt.data.index import Index, load_index
 from ixt.data.loader import EvalLoader, TrainLoader
 from ixt.data.plan import Plan, build_planner
 from ixt.data.source import read_bytes
 from ixt.errors import DataError
 from ixt.recipe import Recipe
+from ixt.run_data import build_decoder
 from ixt.runtime import describe_machine
-from ixt.session import build_decoder
 
 TOGETHER = "together"
 """The stage that is the real TrainLoader."""
@@ -41,7 +41,8 @@ class Setting:
     @property
     def name(self) -> str:
         """A short name for people."""
-        return f"{self.decoder}, {self.num_threads} threads, prefetch {self.prefetch_batches}"
+        threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
+        return f"{self.decoder}, {threads}, prefetch {self.prefetch_batches}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def bench_data(
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     train, val = load_index(recipe.data.root, "train"), load_index(recipe.data.root, "val")
-    recipe = _one_batch_per_update(recipe)
+    recipe = one_batch_per_update(recipe)
     stages = {}
     for setting in settings:
         data = recipe.data.model_copy(update=asdict(setting))
@@ -98,14 +99,15 @@ def bench_data(
     return DataReport(stages, demand, verdict(best.name, stages[best], best.decoder, demand))
 
 
-def _one_batch_per_update(recipe: Recipe) -> Recipe:
+def one_batch_per_update(recipe: Recipe) -> Recipe:
+    """The recipe with one micro-batch per update, for which a small folder will do."""
     size = {"global_batch_size": recipe.engine.micro_batch_size}
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update=size)})
 
 
 def _stages(recipe: Recipe, train: Index, val: Index, seconds: float) -> dict[str, Rate]:
     """The stages under one setting, by name."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     batch = recipe.engine.micro_batch_size
     threads, ahead = recipe.data.num_threads or 1, recipe.data.prefetch_batches + 1
     measured = partial(measure_rate, seconds=seconds, device=device)
@@ -204,11 +206,21 @@ def settings_of(
     threads: Sequence[int],
     prefetch: Sequence[int],
 ) -> list[Setting]:
-    """All combinations; an empty list takes the recipe's own value."""
-    data = recipe.data
+    """All combinations; an empty list takes the recipe's own value.
+
+    A decoder called auto becomes the one that it stands for here.
+    """
+    data, device = recipe.data, _device()
+    kinds = [
+        resolve_decoder(cast(DecoderKind, kind), device) for kind in decoders or [data.decoder]
+    ]
     return [
-        Setting(cast(DecoderKind, kind), count, ahead)
+        Setting(kind, count, ahead)
         for kind, count, ahead in itertools.product(
-            decoders or [data.decoder], threads, prefetch or [data.prefetch_batches]
+            dict.fromkeys(kinds), threads, prefetch or [data.prefetch_batches]
         )
     ]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ from ixt.errors import EngineError
 
 # Keys of `describe_machine`. The commit, the command and the time of day may always differ.
 _HARDWARE = ("devices", "cpu", "cpu_cores")
-_SOFTWARE = ("cuda", "python", "platform")
+_SOFTWARE = ("cuda", "cudnn", "python", "platform")
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,33 @@ class Difference:
 
 def find_differences(a: Report, b: Report) -> list[Difference]:
     """All that could explain a change other than the code; what is decisive comes first."""
-    found = [
+    return sorted(_unequal(_pairs(a, b)), key=lambda difference: not difference.decisive)
+
+
+def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a benchmark where its first rounds would not compare with the rest.
+
+    Args:
+        before: `describe_machine` of the benchmark.
+        now: of this process.
+
+    Raises:
+        EngineError: hardware or software differ; the message names all that does.
+    """
+    found = _unequal(_machine_pairs(before, now))
+    if found:
+        raise EngineError(
+            f"the results to go on with are of another {', '.join(map(str, found))}; give another "
+            "--results"
+        )
+
+
+def _unequal(pairs: Iterator[tuple[bool, tuple[str, Any, Any]]]) -> list[Difference]:
+    return [
         Difference(what, _text(left), _text(right), decisive)
-        for decisive, (what, left, right) in _pairs(a, b)
+        for decisive, (what, left, right) in pairs
         if left != right
     ]
-    return sorted(found, key=lambda difference: not difference.decisive)
 
 
 def refuse_decisive(differences: tuple[Difference, ...]) -> None:
@@ -58,18 +79,24 @@ def _pairs(a: Report, b: Report) -> Iterator[tuple[bool, tuple[str, Any, Any]]]:
         # More rounds only narrow the interval.
         pair = getattr(a.protocol, name), getattr(b.protocol, name)
         yield name != "rounds", (f"protocol {name}", *pair)
-    for name in _HARDWARE:
-        yield True, (name, a.machine.get(name), b.machine.get(name))
+    yield from _machine_pairs(a.machine, b.machine)
     yield True, ("threads", _threads(a), _threads(b))
     yield True, ("model", *_changed_models(a, b))
-    for name in _SOFTWARE:
-        yield False, (name, a.machine.get(name), b.machine.get(name))
-    packages_a, packages_b = (report.machine.get("packages", {}) for report in (a, b))
-    for name in sorted({*packages_a, *packages_b}):
-        yield False, (name, packages_a.get(name), packages_b.get(name))
     yield False, ("driver", _sensor(a, "driver"), _sensor(b, "driver"))
     yield False, ("power limit in W", _sensor(a, "power_limit_w"), _sensor(b, "power_limit_w"))
     yield False, ("SM clock in MHz", _sensor(a, "sm_mhz", -2), _sensor(b, "sm_mhz", -2))
+
+
+def _machine_pairs(
+    a: dict[str, Any], b: dict[str, Any]
+) -> Iterator[tuple[bool, tuple[str, Any, Any]]]:
+    for name in _HARDWARE:
+        yield True, (name, a.get(name), b.get(name))
+    for name in _SOFTWARE:
+        yield False, (name, a.get(name), b.get(name))
+    packages_a, packages_b = a.get("packages", {}), b.get("packages", {})
+    for name in sorted({*packages_a, *packages_b}):
+        yield False, (name, packages_a.get(name), packages_b.get(name))
 
 
 def _text(value: Any) -> str:

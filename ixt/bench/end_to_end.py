@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt import engine
+from ixt.bench.data import one_batch_per_update
 from ixt.bench.results import Protocol
 from ixt.bench.timing import Timed, time_step
 from ixt.data.loader import Batch
@@ -83,10 +84,8 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
 
 
 def _short(recipe: Recipe) -> Recipe:
-    batch = {"global_batch_size": recipe.engine.micro_batch_size}
-    engine_section = recipe.engine.model_copy(update=batch)
     quiet = recipe.run.model_copy(update={"trackers": ()})
-    return recipe.model_copy(update={"engine": engine_section, "run": quiet})
+    return one_batch_per_update(recipe).model_copy(update={"run": quiet})
 
 
 def _measure(run: Run, protocol: Protocol) -> EndToEndReport:
@@ -134,14 +133,20 @@ def _batches(run: Run) -> Iterator[Batch]:
 
 
 def name_bottleneck(report: EndToEndReport) -> str:
-    """What binds training: the loader, the step, or that both want the same cores."""
+    """What binds training: the loader, the step, or that both want the same cores.
+
+    Says so where a rate that this rests on had not settled.
+    """
+    modes = {"training": report.together, "synthetic": report.synthetic, "loader": report.loader}
+    unsettled = [name for name, mode in modes.items() if not mode.settled]
+    doubt = f"; not settled: {', '.join(unsettled)}; give more --seconds" if unsettled else ""
     real, step, loader = (
         mode.images_per_s for mode in (report.together, report.synthetic, report.loader)
     )
     facts = (
         f"training takes {real:,.0f} images/s, {real / step:.0%} of the {step:,.0f} on synthetic "
         f"batches; the loader alone delivers {loader:,.0f}; {report.data_wait:.0%} of the time "
-        "is spent waiting for data"
+        f"is spent waiting for data{doubt}"
     )
     if real >= _ENOUGH * step:
         return f"the training step is the bottleneck: {facts}"

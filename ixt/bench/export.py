@@ -8,7 +8,16 @@ import statistics
 from typing import Any
 
 from ixt.bench.results import Cell, Report, Row
-from ixt.bench.table import COLUMNS, line, pair_layouts, peak_gib, published_rate, remarks, title
+from ixt.bench.table import (
+    COLUMNS,
+    conditions,
+    line,
+    pair_layouts,
+    peak_gib,
+    published_rate,
+    remarks,
+    title,
+)
 
 _FIGURES = (
     "device",
@@ -43,12 +52,12 @@ def csv_text(report: Report) -> str:
 
 
 def markdown_text(report: Report) -> str:
-    """The table of the terminal, with its title and its remarks."""
+    """The table of the terminal, with its title, conditions and remarks."""
     names = [name for name, _ in COLUMNS]
     rule = ["---:" if justify == "right" else "---" for _, justify in COLUMNS]
     lines = [names, rule, *(line(layouts, "**{}**") for layouts in pair_layouts(report.rows))]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    notes = "".join(f"\n- {remark}" for remark in remarks(report.rows))
+    notes = "".join(f"\n- {note}" for note in [*conditions(report), *remarks(report.rows)])
     return f"{title(report)}\n\n{table}\n{notes}\n" if notes else f"{title(report)}\n\n{table}\n"
 
 

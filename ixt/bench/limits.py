@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
-from ixt.bench.results import Cell
+from ixt.bench.results import Ceilings, Cell
+from ixt.bench.results import Precision as CellPrecision
 from ixt.errors import EngineError
-from ixt.roofline import Costs, Precision, find_device, limits, mfu, model_costs
+from ixt.roofline import Costs, Device, Precision, find_device, limits, mfu, model_costs
 
-_TYPES: dict[str, Precision] = {
+ARITHMETIC: dict[str, Precision] = {
     "fp32": "fp32",
     "tf32": "tf32",
     "amp-bf16": "bf16",
     "bf16": "bf16",
     "amp-fp16": "fp16",
 }
+"""What products run in, by the name of a cell's precision."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
     Raises:
         EngineError: a YAML file was given, and it cannot be read.
     """
-    precision = _TYPES[cell.precision]
+    precision = ARITHMETIC[cell.precision]
     try:
         device = find_device(device_name)
         device.peak_flops(precision)
@@ -49,7 +52,7 @@ def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
         if device_name.endswith((".yaml", ".yml")):
             raise
         return Shares()
-    costs = _costs(cell.model, cell.image_size)
+    costs = costs_of(cell.model, cell.image_size)
     bound = limits(costs, device, precision, cell.batch_size, cell.mode)
     return Shares(
         mfu=mfu(costs, device, precision, images_per_s, cell.mode),
@@ -58,6 +61,29 @@ def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
     )
 
 
+def measured_device(ceilings: Ceilings, precision: str) -> Device | None:
+    """A device whose peaks are what a copy and a product in a cell's precision were seen to reach.
+
+    None where that product was not measured.
+    """
+    tflops = ceilings.matmul_tflops.get(cast("CellPrecision", precision))
+    if tflops is None:
+        return None
+    # Depthwise convolutions count at the fp32 peak.
+    fp32 = ceilings.matmul_tflops.get("fp32", tflops)
+    peaks = {"fp32": fp32, "tf32": None, "bf16": None, "fp16": None, ARITHMETIC[precision]: tflops}
+    return Device(
+        name="this device",
+        fp32_tflops=peaks["fp32"] or tflops,
+        tf32_tflops=peaks["tf32"],
+        bf16_tflops=peaks["bf16"],
+        fp16_tflops=peaks["fp16"],
+        bandwidth_gb_per_s=ceilings.copy_gb_per_s,
+        memory_gib=1.0,  # of no account here
+    )
+
+
 @cache
-def _costs(model: str, image_size: int) -> Costs:
+def costs_of(model: str, image_size: int) -> Costs:
+    """A model's FLOPs and traffic; counted once per process, which takes a second."""
     return model_costs(model, image_size)

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from ixt.bench.differences import refuse_another_machine
 from ixt.bench.limits import shares
 from ixt.bench.results import Cell, Layout, Mode, Precision, Protocol, Report, Row, Timing
 from ixt.errors import EngineError
-from ixt.models import create_model, eval_settings
+from ixt.models import training_image_size
 from ixt.runtime import describe_machine
 
 OUT_OF_MEMORY = "out of memory"
@@ -57,14 +58,12 @@ def expand(
         precisions: names of `Precision`.
         compiles: without and with torch.compile.
         batch_sizes: images per step.
-        image_size: side in pixels; None takes each model's own.
+        image_size: side in pixels; None takes the size each model is trained on.
 
     Raises:
         ModelError: a model is unknown.
     """
-    sizes = {name: image_size or eval_settings(name).image_size for name in models}
-    for name in models:
-        create_model(name)  # refuses what cannot be built before anything is measured
+    sizes = {name: image_size or training_image_size(name) for name in models}
     combinations = product(models, modes, precisions, compiles, batch_sizes, layouts)
     return [
         Cell(
@@ -97,7 +96,7 @@ def run_matrix(
         device: a name or YAML file with the device's peaks; None goes by the driver's name.
 
     Raises:
-        EngineError: `done` was measured by another protocol.
+        EngineError: `done` was measured by another protocol, or on another machine.
     """
     if done is not None and done.protocol != protocol:
         raise EngineError(
@@ -106,6 +105,8 @@ def run_matrix(
         )
     rows = {row.cell: row for row in done.rows} if done else {}
     machine = describe_machine()
+    if done is not None:
+        refuse_another_machine(done.machine, machine)
     total, count = len(cells) * protocol.rounds, 0
     for number in range(protocol.rounds):
         for cell in cells:

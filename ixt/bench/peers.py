@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from ixt.bench.results import Layout, Mode, Precision, Report, Row
+from ixt.bench.results import Layout, Mode, Part, Precision, Report, Row
 from ixt.models.paper import ModelInfo, find_paper_model, paper_models
 
 _FILE = Path(__file__).with_name("peers.json")
@@ -25,13 +25,7 @@ _FAMILY = re.compile(
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
-
-
-class Figure(_Part):
+class Figure(Part):
     """One model's rate."""
 
     model: str
@@ -45,7 +39,7 @@ class Figure(_Part):
     """Of one device, also where several were measured together."""
 
 
-class PeerRun(_Part):
+class PeerRun(Part):
     """Figures that share a source, a device and a setting."""
 
     publisher: str = Field(min_length=1)
@@ -69,7 +63,7 @@ class PeerRun(_Part):
     figures: tuple[Figure, ...] = Field(min_length=1)
 
 
-class Accuracy(_Part):
+class Accuracy(Part):
     """A published top-1 of weights that saw ImageNet-1k only."""
 
     model: str
@@ -82,7 +76,7 @@ class Accuracy(_Part):
     """In percent."""
 
 
-class _File(_Part):
+class _File(Part):
     format: Literal[1]
     note: str
     accuracy_source: str = Field(min_length=1)

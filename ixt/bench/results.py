@@ -12,20 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ixt.errors import EngineError
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 
 Mode = Literal["train", "infer"]
 Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16"]
+TrainingStep = Literal["full", "plain"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A frozen piece of a file; the texts under its fields are in its JSON schema."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
-class Cell(_Part):
+class Cell(Part):
     """One setting to measure, in a process of its own."""
 
     model: str
@@ -54,7 +57,7 @@ class Cell(_Part):
         )
 
 
-class Protocol(_Part):
+class Protocol(Part):
     """How a cell is timed."""
 
     seconds: float = Field(default=20.0, gt=0.0)
@@ -67,9 +70,12 @@ class Protocol(_Part):
     """The warm-up ends when three windows in a row lie within this share of each other."""
     max_warmup: float = Field(default=3.0, ge=1.0)
     """The warm-up ends, unsettled, after this many times `seconds`."""
+    training_step: TrainingStep = "full"
+    """full: as training does it, with drop path, clipped gradients, AdamW and EMA. plain: forward,
+    loss, backward and SGD alone, as the paper's and timm's benchmark scripts time it."""
 
 
-class Timing(_Part):
+class Timing(Part):
     """What one process measured."""
 
     rates: tuple[float, ...]
@@ -131,19 +137,35 @@ class Row(Cell):
         return all(timing.settled for timing in self.rounds)
 
     @property
+    def other_cores(self) -> float:
+        """Cores that other processes kept busy, in the round in which it was most."""
+        return max((t.checks.get("other_cores", 0.0) for t in self.rounds), default=0.0)
+
+    @property
     def throttled(self) -> bool:
         """Whether the device lowered its clocks in any round."""
         return any(timing.throttled for timing in self.rounds)
 
 
-class Report(_Part):
+class Ceilings(Part):
+    """What a device was seen to reach at best, however little of its published peaks that is."""
+
+    copy_gb_per_s: float = Field(gt=0.0)
+    """A tensor copied on the device, read and write counted, in 1e9 bytes/s."""
+    matmul_tflops: dict[Precision, float]
+    """A large matrix product, by precision, in 1e12 FLOP/s."""
+
+
+class Report(Part):
     """A results file."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     """Version of this schema."""
     protocol: Protocol
     machine: dict[str, Any]
     """Versions, hardware and commit, as `ixt.runtime.describe_machine` gives them."""
+    ceilings: Ceilings | None = None
+    """Measured before the first row; None where that failed."""
     rows: tuple[Row, ...]
 
 

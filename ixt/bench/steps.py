@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ixt.bench.results import Cell
+from ixt.bench.results import Cell, TrainingStep
 from ixt.ema import Ema
 
-_AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+"""Types of products under autocast, by precision."""
 _EMA_DECAY = 0.9999
 _MAX_NORM = 1.0
+_LR, _MOMENTUM = 1e-4, 0.9
 
 
 class Impossible(Exception):
@@ -35,18 +37,27 @@ class Workload:
     """Enqueues one step."""
 
 
+def refuse_impossible_precision(precision: str, device: torch.device) -> None:
+    """Refuse arithmetic that the device does not have.
+
+    Raises:
+        Impossible: the precision does not exist here.
+    """
+    if device.type != "cuda" and precision in ("tf32", "amp-fp16"):
+        raise Impossible(f"{precision} needs a CUDA device; here: fp32, amp-bf16, bf16")
+    if device.type == "cuda" and precision == "tf32":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise Impossible(f"tf32 needs compute capability 8.0, this device has {major}.{minor}")
+
+
 def refuse_impossible(cell: Cell, device: torch.device) -> None:
     """Refuse what the device cannot do.
 
     Raises:
         Impossible: the precision or the compiler does not exist here.
     """
-    if device.type != "cuda" and cell.precision in ("tf32", "amp-fp16"):
-        raise Impossible(f"{cell.precision} needs a CUDA device; here: fp32, amp-bf16, bf16")
-    if device.type == "cuda" and cell.precision == "tf32":
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            raise Impossible(f"tf32 needs compute capability 8.0, this device has {major}.{minor}")
+    refuse_impossible_precision(cell.precision, device)
     compilers = ("g++", "clang++")
     if cell.compile and device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise Impossible("--compile on needs a C++ compiler; install g++")
@@ -60,13 +71,16 @@ def set_math(precision: str) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def build_workload(cell: Cell, model: nn.Module, device: torch.device) -> Workload:
+def build_workload(
+    cell: Cell, model: nn.Module, device: torch.device, training_step: TrainingStep = "full"
+) -> Workload:
     """Put a model and random images on a device and make the step.
 
     Args:
         cell: layout, precision, mode, batch and image size.
         model: gives (B, 1000) logits.
         device: where it runs.
+        training_step: what a training step holds; see `Protocol`.
     """
     set_math(cell.precision)
     layout = torch.channels_last if cell.layout == "channels_last" else torch.contiguous_format
@@ -77,30 +91,25 @@ def build_workload(cell: Cell, model: nn.Module, device: torch.device) -> Worklo
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
     if cell.compile:
         model.compile()
-    make = _train_step if cell.mode == "train" else _infer_step
-    return Workload(model, images, make(cell, model, images, device))
+    makers = {"full": _full_step, "plain": _plain_step}
+    make = makers[training_step] if cell.mode == "train" else _infer_step
+    return Workload(model, images, make(cell, model, images))
 
 
 def _autocast(cell: Cell, device: torch.device) -> AbstractContextManager[Any]:
-    dtype = _AUTOCAST.get(cell.precision)
+    dtype = AUTOCAST.get(cell.precision)
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def _train_step(
-    cell: Cell, model: nn.Module, images: Tensor, device: torch.device
-) -> Callable[[], object]:
+def _full_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:
     """Gradients cleared, forward, loss, backward, clipping, AdamW, EMA: what training does."""
-    labels = torch.randint(1000, (cell.batch_size,), device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "amp-fp16")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
+    scaler = torch.amp.GradScaler(images.device.type, enabled=cell.precision == "amp-fp16")
+    backward = _backward(cell, model, images, optimizer, scaler)
     ema = Ema(model)
-    model.train()
 
     def step() -> None:
-        optimizer.zero_grad()
-        with _autocast(cell, device):
-            logits = model(images)
-        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()  # type: ignore[no-untyped-call]
+        backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
         scaler.step(optimizer)
@@ -110,14 +119,46 @@ def _train_step(
     return step
 
 
-def _infer_step(
-    cell: Cell, model: nn.Module, images: Tensor, device: torch.device
-) -> Callable[[], object]:
+def _plain_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Gradients cleared, forward, loss, backward, SGD: what benchmark scripts do."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=_LR, momentum=_MOMENTUM)
+    scaler = torch.amp.GradScaler(images.device.type, enabled=cell.precision == "amp-fp16")
+    backward = _backward(cell, model, images, optimizer, scaler)
+
+    def step() -> None:
+        backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def _backward(
+    cell: Cell,
+    model: nn.Module,
+    images: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Callable[[], None]:
+    """The part that all training steps begin with: up to fresh, scaled gradients."""
+    labels = torch.randint(1000, (cell.batch_size,), device=images.device)
+    model.train()
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        with _autocast(cell, images.device):
+            logits = model(images)
+        scaler.scale(F.cross_entropy(logits.float(), labels)).backward()  # type: ignore[no-untyped-call]
+
+    return backward
+
+
+def _infer_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:
     model.eval()
 
     @torch.inference_mode()
     def step() -> Tensor:
-        with _autocast(cell, device):
+        with _autocast(cell, images.device):
             logits: Tensor = model(images)
         return logits
 

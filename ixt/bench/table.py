@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from ixt.bench.results import Report, Row
+from ixt.bench.results import Ceilings, Report, Row
 from ixt.models.paper import find_paper_model
 
+_QUIET_CORES = 0.1  # what an idle system's own services may take
+PAPER_BATCH = 128
+"""Images per step of the paper's table."""
+_MOST_REMARKS = 3  # of one kind, before they become one
 _FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
 COLUMNS = (
     ("model", "left"),
@@ -39,7 +43,7 @@ def print_table(report: Report) -> None:
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
     console.print(table)
-    for remark in remarks(report.rows):
+    for remark in [*conditions(report), *remarks(report.rows)]:
         console.print(remark, highlight=False, soft_wrap=True)
 
 
@@ -59,7 +63,7 @@ def best_row(layouts: Iterable[Row]) -> Row | None:
 
 
 def published_rate(row: Row) -> int | None:
-    """The paper's images per second for a row's model and mode: one A100, TF32, batch 128."""
+    """The paper's images per second for a row's model and mode: one A100, TF32, `PAPER_BATCH`."""
     info = find_paper_model(row.model)
     if info is None or row.image_size != info.image_size:
         return None
@@ -67,20 +71,81 @@ def published_rate(row: Row) -> int | None:
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
-    """What a reader must know before trusting the figures: errors, throttling, noise."""
-    found = []
+    """What a reader must know before trusting the figures: errors, throttling, noise.
+
+    What many cells share is said once.
+    """
+    rows = list(rows)
+    groups: dict[str, list[tuple[Row, str]]] = {}
     for row in rows:
-        if row.error is not None:
-            found.append(f"{row.cell.name}: {row.error}")
-        elif row.throttled:
-            reasons = {reason for timing in row.rounds for reason in timing.throttled}
-            found.append(f"{row.cell.name}: the device throttled ({', '.join(sorted(reasons))})")
-        elif not row.settled:
-            found.append(
-                f"{row.cell.name}: the warm-up did not settle; spread "
-                f"{row.p5_images_per_s:.1f} to {row.p95_images_per_s:.1f} img/s"
-            )
+        kind, text = _remark(row)
+        groups.setdefault(kind, []).append((row, text))
+    found = []
+    for kind, group in groups.items():
+        if not kind:
+            continue
+        if len(group) > _MOST_REMARKS:
+            spreads = [spread for row, _ in group if (spread := relative_spread(row)) is not None]
+            noise = f"; spread ±{min(spreads):.1%} to ±{max(spreads):.1%}" if spreads else ""
+            found.append(f"{len(group)} of {len(rows)} cells: {kind}{noise}")
+        else:
+            found += [f"{row.cell.name}: {text}" for row, text in group]
     return found
+
+
+def _remark(row: Row) -> tuple[str, str]:
+    """What is wrong with a row, as it is said of many and of this one; empty if nothing is."""
+    spread = f"spread {row.p5_images_per_s or 0:.1f} to {row.p95_images_per_s or 0:.1f} img/s"
+    if row.error is not None:
+        return row.error, row.error
+    if row.throttled:
+        reasons = {reason for timing in row.rounds for reason in timing.throttled}
+        text = f"the device throttled ({', '.join(sorted(reasons))})"
+        return text, text
+    if row.device == "cpu" and row.other_cores > _QUIET_CORES:
+        text = f"other processes kept {row.other_cores:.1f} cores busy"
+        return "other processes kept cores busy", f"{text}; {spread}"
+    if not row.settled:
+        return "the warm-up did not settle", f"the warm-up did not settle; {spread}"
+    return "", ""
+
+
+def relative_spread(row: Row) -> float | None:
+    """Half the distance from the 5th to the 95th percentile, as a share of the median."""
+    rate, low, high = row.images_per_s, row.p5_images_per_s, row.p95_images_per_s
+    return (high - low) / 2 / rate if rate and low is not None and high is not None else None
+
+
+def conditions(report: Report) -> list[str]:
+    """What the figures rest on: flags as read back from torch, and the device's own ceilings."""
+    found = [f"{name}: {flags}" for name, flags in flags_by_precision(report.rows).items()]
+    if report.ceilings is not None:
+        found.append(f"this device reaches {ceilings_text(report.ceilings)}")
+    return found
+
+
+def ceilings_text(ceilings: Ceilings | None) -> str:
+    """What a device was seen to reach, in words; empty if nothing was measured."""
+    if ceilings is None:
+        return ""
+    parts = [f"{ceilings.copy_gb_per_s:,.0f} GB/s in a copy"]
+    for name, tflops in ceilings.matmul_tflops.items():
+        parts.append(f"{tflops:.3g} TFLOP/s in {name} products")
+    return ", ".join(parts)
+
+
+def flags_by_precision(rows: Iterable[Row]) -> dict[str, str]:
+    """What each precision has set, in words, as its cells read it back."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for checks in (timing.checks for timing in row.rounds):
+            if "weight_dtype" in checks:
+                text = (
+                    f"convolutions {checks['conv_fp32_precision']}, matrix products "
+                    f"{checks['matmul_fp32_precision']}, weights {checks['weight_dtype']}"
+                )
+                found.setdefault(row.precision, []).append(text)
+    return {name: " or ".join(dict.fromkeys(texts)) for name, texts in found.items()}
 
 
 def line(layouts: list[Row], bold: str) -> list[str]:
@@ -105,7 +170,7 @@ def line(layouts: list[Row], bold: str) -> list[str]:
         f"{best.mfu:.1%}" if best and best.mfu is not None else "",
         f"{best.of_limit:.1%}" if best and best.of_limit is not None else "",
         str(published or ""),
-        f"{best.images_per_s / published:.2f}" if best and best.images_per_s and published else "",
+        f"{best.images_per_s / published:.3g}" if best and best.images_per_s and published else "",
     ]
 
 
@@ -119,8 +184,7 @@ def _rate(row: Row | None, best: Row | None, bold: str) -> str:
         return ""
     if row.images_per_s is None:
         return "-"
-    spread = ((row.p95_images_per_s or 0) - (row.p5_images_per_s or 0)) / 2 / row.images_per_s
-    text = f"{row.images_per_s:.1f} ±{spread:.1%}"
+    text = f"{row.images_per_s:.1f} ±{relative_spread(row) or 0:.1%}"
     return bold.format(text) if row is best else text
 
 

@@ -1,4 +1,4 @@
-"""The Typer application, and what every command shares: options, errors, exit statuses."""
+"""The Typer application, and what every command shares: errors, exit statuses, result files."""
 
 from __future__ import annotations
 
@@ -20,73 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="An exact, resumable ImageNet trainer.",
 )
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="Folder with train/ and val/ (or validation/), or s3://..."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a recipe value, as optim.lr=1.0e-3; repeatable."),
-]
-RunDirOption = Annotated[
-    Path | None, typer.Option(help="Folder of the run; runs/RECIPE if not given.")
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")]
-AutoResumeOption = Annotated[
-    bool,
-    typer.Option("--auto-resume", help="Go on with the run in --run-dir if it holds one."),
-]
-ProcessesOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes on this machine; one per GPU if not given."),
-]
-ProfileOption = Annotated[
-    int,
-    typer.Option(
-        "--profile",
-        metavar="STEPS",
-        min=0,
-        help="Trace so many steps, after three of warm-up, into profile/ of the run's folder.",
-    ),
-]
-NodesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|MIN:MAX",
-        help="Machines that train together, or how few and how many; run this on each of them.",
-        rich_help_panel="Several machines",
-    ),
-]
-EndpointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--rdzv-endpoint",
-        metavar="HOST:PORT",
-        help="The first machine, where all of them meet.",
-        rich_help_panel="Several machines",
-    ),
-]
-MeetingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--rdzv-id",
-        help="Name of the meeting, where several share an endpoint.",
-        rich_help_panel="Several machines",
-    ),
-]
-RestartsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="How often failed processes start again from the newest checkpoint; "
-        "3 for a range of machines, else 0.",
-        rich_help_panel="Several machines",
-    ),
-]
 
 # A full disk, a used-up quota, a missing permission, a read-only file system.
 _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)

@@ -59,10 +59,18 @@ def models(
     fit: Annotated[
         bool, typer.Option("--fit", help="Find and take the largest batch that fits.")
     ] = False,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side in pixels; if not given, what each model is trained on."),
+    ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Name or YAML file with the device's peaks, if it is not known."),
+        typer.Option(
+            "--device",
+            "--peak",
+            help="Peaks of a device that is not known: a name, a YAML file, or "
+            "fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80.",
+        ),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time measured per cell and round.")
@@ -70,6 +78,13 @@ def models(
     rounds: Annotated[
         int, typer.Option(min=1, help="Times through the whole matrix, A B A B.")
     ] = 2,
+    step: Annotated[
+        str,
+        typer.Option(
+            help="full: train as training does, with drop path, clipping, AdamW and EMA; plain: "
+            "forward, backward and SGD alone, as the paper's and timm's scripts."
+        ),
+    ] = "full",
     results: Annotated[
         Path | None, typer.Option(help="Results file (JSON), written after each cell.")
     ] = None,
@@ -90,7 +105,7 @@ def models(
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
     from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
-    from ixt.bench.command import Request, bench
+    from ixt.bench.command import Request, bench, training_step
 
     report = bench(
         Request(
@@ -104,7 +119,7 @@ def models(
             fit=fit,
             image_size=image_size,
             device=device,
-            protocol=Protocol(seconds=seconds, rounds=rounds),
+            protocol=Protocol(seconds=seconds, rounds=rounds, training_step=training_step(step)),
             results=results,
             resume=resume,
         )

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import DataOption, RecipeArgument, SetOption, write_text
+from ixt.cli.app import write_text
 from ixt.cli.bench import bench_app
+from ixt.cli.options import DataOption, RecipeArgument, SetOption
 
 ResultsOption = Annotated[Path | None, typer.Option(help="Results file (JSON).")]
 
@@ -20,7 +21,7 @@ def data(
     data: DataOption = None,
     overrides: SetOption = None,
     decoder: Annotated[
-        str | None, typer.Option(help="torch, dali, or both; the recipe's if not given.")
+        str | None, typer.Option(help="torch, dali, exact, several; the recipe's if not given.")
     ] = None,
     num_threads: Annotated[
         str | None,
@@ -50,7 +51,7 @@ def data(
     from ixt.runtime import cores_per_process
 
     loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
-    kinds = words("--decoder", decoder, ("torch", "dali", "auto")) if decoder else []
+    kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
     cores = cores_per_process()
     threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
     ahead = integers("--prefetch", prefetch) if prefetch else []

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import SetOption, write_text
+from ixt.cli.app import write_text
 from ixt.cli.data import data_app
+from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
+from ixt.cli.progress import bars, progress
 
 if TYPE_CHECKING:
     from ixt.data.scan import Split
+
+SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
+ResultsOption = Annotated[Path | None, typer.Option(help="Write the numbers to this file.")]
 
 
 @data_app.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
-    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
+    split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,
         typer.Option(help="quarantine: move broken files to DIR/.quarantine; restore: back."),
@@ -28,9 +31,7 @@ def data_check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Take files that libjpeg only warns of as broken.")
     ] = False,
-    num_threads: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
-    ] = None,
+    num_threads: ThreadsOption = None,
     results: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
 ) -> None:
     """Decode every image once and say which are broken, odd or there twice.
@@ -46,14 +47,14 @@ def data_check(
         moved = restore(folder.expanduser().absolute())
         print(f"{folder}: {len(moved)} files moved back")
         return
-    with _progress() as progress:
+    with bars("images") as start_bar:
         report = check_folder(
             folder,
             splits=_splits(split),
             fix=fix,
             strict=strict,
             num_threads=num_threads,
-            progress=progress,
+            progress=start_bar,
         )
     print_report(report)
     if results is not None:
@@ -63,21 +64,6 @@ def data_check(
 
 def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
     return ("train", "val") if choice == "all" else (choice,)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """A progress bar per split on a terminal; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-
-        def start(name: str) -> Callable[[int, int], None]:
-            task = bars.add_task(name, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
-
-        yield start
 
 
 @data_app.command("stats")
@@ -90,11 +76,9 @@ def data_stats(
         int | None,
         typer.Option(min=1, help="Take mean and std over this many images, always the same."),
     ] = None,
-    split: Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")] = "all",
-    num_threads: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
-    ] = None,
-    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    split: SplitOption = "all",
+    num_threads: ThreadsOption = None,
+    results: ResultsOption = None,
 ) -> None:
     """Show how many images and classes there are, how large, how even; the index tells it all.
 
@@ -113,9 +97,8 @@ def data_stats(
         if mean_std or sample is not None:
             from ixt.data.pixel_stats import pixel_stats
 
-            with _progress() as progress:
-                bar = progress(str(index.folder))
-                pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=bar)
+            with progress(str(index.folder), "images") as report:
+                pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
         stats = split_stats(index, pixels)
         print_stats(stats, index.root)
         rows[name] = stats.row()
@@ -139,11 +122,9 @@ def data_show(
     split: Annotated[
         Literal["train", "val"], typer.Option(help="val: as the evaluation sees it.")
     ] = "train",
-    decoder: Annotated[
-        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
-    ] = "auto",
+    decoder: DecoderOption = "auto",
     overrides: SetOption = None,
-    results: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Show samples as the network gets them: what was planned for each, and a picture.
 
@@ -152,13 +133,13 @@ def data_show(
     """
     from ixt.data.show import draw_grid, print_samples, take_samples, write_png
     from ixt.errors import IxtError
-    from ixt.recipe import find_recipe, load_recipe
+    from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
 
     if original and out is None:
         raise IxtError("--original draws into a picture; add --out FILE.png")
     if epoch and split == "val":
         raise IxtError("--epoch means nothing for --split val; leave it out")
-    stored = Path(recipe) / "recipe.yaml"  # of a run
+    stored = Path(recipe) / RUN_RECIPE
     settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
     samples = take_samples(folder, split, settings, epoch, position, count, decoder)
     print_samples(samples)

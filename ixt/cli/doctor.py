@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import DataOption, app
+from ixt.cli.app import app
+from ixt.cli.options import DataOption
 
 
 @app.command(rich_help_panel="Measure")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.options import ModelOption, RawOption
 
 
 class ExportFormat(StrEnum):
@@ -35,12 +36,8 @@ def export(
             "onnx and torch-export: a graph for any batch.",
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Model name, where the file does not tell it.")
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")
-    ] = False,
+    model: ModelOption = None,
+    raw: RawOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export.")
     ] = False,

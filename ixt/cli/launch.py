@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import DataOption, RecipeArgument, RunDirOption, SetOption, app, write_text
+from ixt.cli.app import app, write_text
+from ixt.cli.options import DataOption, RecipeArgument, RunDirOption, SetOption
 
 if TYPE_CHECKING:
     from ixt.launch.jobs import Job

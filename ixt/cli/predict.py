@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.options import DecoderOption, ModelOption, RawOption
 
 if TYPE_CHECKING:
     from ixt.predict import Outcome
@@ -23,20 +24,14 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, quoted patterns; - for standard input.")
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Model name, where the file does not tell it.")
-    ] = None,
+    model: ModelOption = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Take the published weights of the model named.")
     ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")
-    ] = False,
+    raw: RawOption = False,
     top: Annotated[int, typer.Option(min=1, help="Classes shown per image.")] = 5,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
-    decoder: Annotated[
-        Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")
-    ] = "auto",
+    decoder: DecoderOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per image.")] = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV, a row per image and class.")
@@ -62,14 +57,12 @@ def predict(
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
     from ixt.errors import IxtError
-    from ixt.predict import Album, open_classifier, open_inputs, print_csv, print_json, print_table
+    from ixt.predict import Album, open_classifier, open_inputs
     from ixt.predict import predict as predict_images
 
-    if as_json and as_csv:
-        raise IxtError("--json and --csv exclude each other; give one of them")
+    show = _printer(as_json, as_csv)
     if pretrained and (model is not None or raw):
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
-    show = print_json if as_json else print_csv if as_csv else print_table
     problems: list[str] = []
     with open_inputs(images) as files:
         classifier = open_classifier(
@@ -86,6 +79,15 @@ def predict(
         for path in album.save():
             print(path, file=sys.stderr)
     raise typer.Exit(1 if problems else 0)
+
+
+def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Outcome]], None]:
+    from ixt.errors import IxtError
+    from ixt.predict import print_csv, print_json, print_table
+
+    if as_json and as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
+    return print_json if as_json else print_csv if as_csv else print_table
 
 
 def _telling(outcomes: Iterable[Outcome], problems: list[str]) -> Iterator[Outcome]:

@@ -1,22 +1,30 @@
-"""A progress bar with the time that is left, for commands that work through files."""
+"""Progress bars with the time that is left, for commands that work through files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Report = Callable[[int, int], None]
+"""Called with the count done and the count in all."""
+
 
 @contextmanager
-def progress(title: str, noun: str) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
     """Show a bar on a terminal, and nothing elsewhere, as long as the block runs.
 
     Args:
         title: what is being done.
         noun: what is counted.
-
-    Yields:
-        a function to call with the count done and the count in all.
+        shown: False for the processes of which only the first speaks.
     """
+    with bars(noun, shown) as start:
+        yield start(title)
+
+
+@contextmanager
+def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
+    """As `progress`, with as many bars as are started by title within the block."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -28,8 +36,8 @@ def progress(title: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(title),
+    progress = Progress(
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(noun),
@@ -38,8 +46,12 @@ def progress(title: str, noun: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
-    with bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def start(title: str) -> Report:
+        task = progress.add_task(title, total=None)
+        return lambda done, total: progress.update(task, completed=done, total=total)
+
+    with progress:
+        yield start

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import (
+from ixt.cli.app import app
+from ixt.cli.options import (
     AutoResumeOption,
     DataOption,
     EndpointOption,
@@ -22,7 +22,7 @@ from ixt.cli.app import (
     ResumeOption,
     RunDirOption,
     SetOption,
-    app,
+    all_overrides,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def train(
     from ixt.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(recipe, data, run_dir, resume, auto_resume, num_processes, overrides, machines, profile)
+    settings = all_overrides(overrides, data)
+    _train(recipe, settings, run_dir, resume, auto_resume, num_processes, machines, profile)
 
 
 @app.command(rich_help_panel="Train")
@@ -83,18 +84,8 @@ def finetune(
     from ixt.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(
-        recipe,
-        data,
-        run_dir,
-        resume,
-        auto_resume,
-        num_processes,
-        overrides,
-        machines,
-        profile,
-        source,
-    )
+    settings = all_overrides(overrides, data)
+    _train(recipe, settings, run_dir, resume, auto_resume, num_processes, machines, profile, source)
 
 
 @app.command(rich_help_panel="Train")
@@ -116,27 +107,28 @@ def resume(
     from ixt.checkpoint import checkpoint_folders
     from ixt.errors import CheckpointError
     from ixt.launch.agent import parse_nodes
+    from ixt.recipe import RUN_RECIPE
 
-    recipe = run / "recipe.yaml"
+    recipe = run / RUN_RECIPE
     if not recipe.is_file():
-        raise CheckpointError(f"{run}: holds no run: there is no recipe.yaml; give a run's folder")
+        raise CheckpointError(f"{run}: holds no run: there is no {RUN_RECIPE}; give a run's folder")
     if not checkpoint_folders(run):
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "
             f"ixt train {recipe} --run-dir {run}"
         )
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    _train(str(recipe), data, run, True, False, num_processes, overrides, machines, profile)
+    settings = all_overrides(overrides, data)
+    _train(str(recipe), settings, run, True, False, num_processes, machines, profile)
 
 
 def _train(
     name: str,
-    data: str | None,
+    settings: list[str],
     run_dir: Path | None,
     resume: bool,
     auto_resume: bool,
     num_processes: int | None,
-    overrides: list[str] | None,
     nodes: Nodes | None,
     profile: int,
     source: Path | None = None,
@@ -145,9 +137,6 @@ def _train(
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
-    settings = list(overrides or [])
-    if data is not None:
-        settings.append(f"data.root={json.dumps(data)}")
     recipe = load_recipe(path, settings)
     folder = run_dir or Path("runs") / path.stem
     status = in_processes(num_processes, nodes, recipe.num_shares, folder)

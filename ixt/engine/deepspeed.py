@@ -24,8 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from ixt.errors import EngineError
-from ixt.recipe import Recipe
-from ixt.recipe.schema import Engine
+from ixt.recipe import Engine, Recipe
 
 _BYTES_PER_GRADIENT = 4
 _LINEAR = F.linear  # ZeRO-3 puts its own in its place, for the rest of the process

@@ -20,8 +20,7 @@ from torch import nn
 
 from ixt.engine import deepspeed, step_graph
 from ixt.errors import EngineError, Interrupted
-from ixt.recipe import Recipe
-from ixt.recipe.schema import Engine
+from ixt.recipe import Engine, Recipe
 from ixt.runtime import build_accelerator
 
 _HOOKS = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ixt.errors import EngineError
-from ixt.recipe.schema import Engine
+from ixt.recipe import Engine
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """Trains on images and targets and gives the loss: everything that an update does on the device."""

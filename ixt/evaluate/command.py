@@ -29,9 +29,9 @@ from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.kernels import apply_kernels
-from ixt.recipe.schema import Engine
+from ixt.recipe import Engine
+from ixt.run_data import refuse_unreadable
 from ixt.runtime import build_accelerator, cores_per_process
-from ixt.session import refuse_unreadable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,15 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 
 from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.cost import count_macs, count_params
-from ixt.models.create import EvalSettings, create_model, eval_settings, is_known_model
+from ixt.models.create import (
+    EvalSettings,
+    create_model,
+    eval_settings,
+    is_known_model,
+    recipe_arguments,
+    training_image_size,
+)
+from ixt.models.empty import create_empty_model
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.paper_keys import with_paper_keys
@@ -24,14 +32,17 @@ __all__ = [
     "classes_in",
     "count_macs",
     "count_params",
+    "create_empty_model",
     "create_model",
     "eval_settings",
     "freeze",
     "is_known_model",
     "load_weights",
     "paper_models",
+    "recipe_arguments",
     "scale_classifier",
     "sized",
     "timm_equivalent",
+    "training_image_size",
     "with_paper_keys",
 ]

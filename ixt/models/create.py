@@ -22,6 +22,7 @@ from torch import nn
 import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
 from ixt.errors import ModelError
 from ixt.models.paper import find_paper_model, paper_models
+from ixt.recipe import Model
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
@@ -90,6 +91,15 @@ def create_model(
     return model
 
 
+def recipe_arguments(settings: Model) -> dict[str, Any]:
+    """What a recipe's model section adds to the keyword arguments of `create_model`.
+
+    A rate of 0 is left out: it is every model's default, and not every model knows both rates.
+    """
+    rates = {"drop_path_rate": settings.drop_path_rate, "drop_rate": settings.drop_rate}
+    return {**{key: rate for key, rate in rates.items() if rate}, **settings.kwargs}
+
+
 def eval_settings(name: str) -> EvalSettings:
     """How images are prepared to evaluate a model.
 
@@ -111,6 +121,18 @@ def eval_settings(name: str) -> EvalSettings:
         mean=tuple(resolved["mean"]),
         std=tuple(resolved["std"]),
     )
+
+
+def training_image_size(name: str) -> int:
+    """Side of the images, in pixels, that a model is trained on: the paper's, else timm's.
+
+    timm's benchmark takes this one; the size to evaluate at (`eval_settings`) is often larger.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    row = find_paper_model(name)
+    return row.image_size if row else int(get_pretrained_cfg(_timm_name(name)).input_size[-1])
 
 
 def is_known_model(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from ixt.data.index import load_index
 from ixt.data.scan import Split
 from ixt.data.subset import take_subset
 from ixt.errors import EngineError
-from ixt.models import count_params, create_model, sized
+from ixt.models import count_params, create_empty_model, freeze, recipe_arguments, sized
 from ixt.optim import learning_rate
 from ixt.plan.activations import saved_activations
 from ixt.plan.curve import Curve, sample_curve
@@ -35,9 +34,10 @@ from ixt.plan.memory import (
     rank_memory,
     zero_stage,
 )
-from ixt.plan.network import Traffic, find_link, update_traffic
+from ixt.plan.network import Link, Traffic, find_link, update_traffic
+from ixt.plan.settings import Setting, list_settings
 from ixt.plan.steps import Steps, count_steps
-from ixt.recipe import Origins, Recipe, trace_recipe
+from ixt.recipe import Recipe, trace_recipe
 from ixt.roofline import Costs, Device, Precision, find_device, model_costs
 
 # Training images, validation images and classes of ImageNet-1k.
@@ -62,16 +62,6 @@ class Target:
     """Results of `ixt bench`; None estimates from the roofline."""
     price_per_gpu_hour: float | None = None
     """In any currency."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One value of the resolved recipe."""
-
-    key: str
-    value: Any
-    origin: str
-    """`file:line`, `--set ...` or `default`."""
 
 
 @dataclass(frozen=True)
@@ -126,21 +116,13 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = find_device(_device_name(target))
     link = find_link(target.interconnect, device, target.num_gpus)
-    stage = zero_stage(recipe.engine)
     model = _model_without_values(recipe, num_classes)
     costs = _costs(model, recipe)
     size = _size(model, recipe)
     memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
-    traffic = update_traffic(
-        size.params,
-        steps.num_gpus,
-        steps.accumulation,
-        stage,
-        link,
-        getattr(recipe.engine, "gradient_dtype", "fp32"),
-    )
+    traffic = _traffic(size, recipe, steps, link)
     if target.bench is not None:
         rates = bench_rates(target.bench, recipe, device)
     else:
@@ -148,16 +130,16 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     return Plan(
         name=path.stem,
         recipe=recipe,
-        settings=_settings(recipe, origins),
+        settings=list_settings(recipe, origins),
         device=device,
         precision=precision_of(recipe),
-        engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
+        engine=_engine_title(recipe),
         steps=steps,
         curve=_curve(recipe, steps),
         costs=costs,
         memory=memory,
         largest_micro_batch=largest,
-        disk=_disk(recipe, size, costs.params, steps.num_gpus),
+        disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
         duration=estimate(
@@ -194,17 +176,10 @@ def _device_name(target: Target) -> str:
 
 def _model_without_values(recipe: Recipe, num_classes: int) -> nn.Module:
     settings = sized(recipe).model
-    rates: dict[str, Any] = {
-        "drop_path_rate": settings.drop_path_rate,
-        "drop_rate": settings.drop_rate,
-    }
-    with torch.device("meta"):
-        return create_model(
-            settings.name,
-            num_classes=num_classes,
-            **{key: rate for key, rate in rates.items() if rate},
-            **settings.kwargs,
-        )
+    model = create_empty_model(settings.name, num_classes=num_classes, **recipe_arguments(settings))
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
+    return model
 
 
 def _costs(model: nn.Module, recipe: Recipe) -> Costs:
@@ -216,12 +191,30 @@ def _costs(model: nn.Module, recipe: Recipe) -> Costs:
 def _size(model: nn.Module, recipe: Recipe) -> ModelSize:
     return ModelSize(
         params=count_params(model),
+        trained_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         buffers=sum(b.numel() for b in model.buffers() if b.is_floating_point()),
         optimizer_bytes_per_param=optimizer_bytes_per_param(recipe.optim),
         activations=saved_activations(
             model, recipe.augment.image_size, half=recipe.engine.precision != "fp32"
         ),
     )
+
+
+def _traffic(size: ModelSize, recipe: Recipe, steps: Steps, link: Link) -> Traffic:
+    return update_traffic(
+        size.trained_params,
+        steps.num_gpus,
+        steps.accumulation,
+        zero_stage(recipe.engine),
+        link,
+        recipe.engine.gradient_dtype,
+        frozen=size.params - size.trained_params,
+    )
+
+
+def _engine_title(recipe: Recipe) -> str:
+    stage = zero_stage(recipe.engine)
+    return "ddp" if stage is None else f"DeepSpeed ZeRO {stage}"
 
 
 def _check_memory(recipe: Recipe, memory: Memory, device: Device, largest: int | None) -> None:
@@ -250,37 +243,10 @@ def _curve(recipe: Recipe, steps: Steps) -> Curve:
     return sample_curve(rate, steps.updates_per_epoch, steps.epochs, points)
 
 
-def _disk(recipe: Recipe, size: ModelSize, params: int, num_gpus: int) -> Disk:
-    weights = _FP32 * (params + size.buffers)
+def _disk(recipe: Recipe, size: ModelSize, num_gpus: int) -> Disk:
+    weights = _FP32 * (size.params + size.buffers)
     with_ema = 2 if recipe.ema.decay is not None else 1
     statistics = _FP32 * size.buffers * num_gpus * with_ema
-    one = with_ema * weights + size.optimizer_bytes_per_param * size.params + statistics
+    one = with_ema * weights + size.optimizer_bytes_per_param * size.trained_params + statistics
     kept = recipe.run.keep_last + recipe.run.keep_best
     return Disk(one, kept, (kept + 1) * one)
-
-
-def _settings(recipe: Recipe, origins: Origins) -> tuple[Setting, ...]:
-    return tuple(
-        Setting(key, value, origins.get(key) or _section_origin(key, origins))
-        for key, value in _leaves(recipe.model_dump(mode="json"))
-    )
-
-
-def _leaves(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of the sections; `kwargs` count as one value."""
-    rows = []
-    for key, value in data.items():
-        if isinstance(value, dict) and not prefix:
-            rows += _leaves(value, f"{key}.")
-        else:
-            rows.append((prefix + key, value))
-    return rows
-
-
-def _section_origin(key: str, origins: Origins) -> str:
-    """Where a value comes from whose key is not written: the whole section's override, or none."""
-    below = [place for name, place in origins.items() if name.startswith(f"{key}.")]
-    section = origins.get(key.partition(".")[0], "")
-    if below:
-        return below[0]
-    return section if section.startswith("--set") else "default"

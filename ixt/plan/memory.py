@@ -30,11 +30,13 @@ class ModelSize:
     """What memory depends on besides the batch."""
 
     params: int
-    """Parameters that are trained."""
+    """Parameters, frozen ones included."""
+    trained_params: int
+    """Parameters with a gradient and optimizer state."""
     buffers: int
     """Elements of floating-point buffers: batch norm's statistics."""
     optimizer_bytes_per_param: float
-    """State of the optimizer: 8 for Adam's two fp32 moments."""
+    """State of the optimizer for each trained one: 8 for Adam's two fp32 moments."""
     activations: Activations
     """What the forward pass saves."""
 
@@ -70,9 +72,7 @@ class Memory:
 
 def zero_stage(engine: Engine) -> int | None:
     """DeepSpeed's ZeRO stage; None under plain data parallelism."""
-    if getattr(engine, "kind", "ddp") != "deepspeed":
-        return None
-    return int(getattr(engine, "zero_stage", None) or 0)
+    return engine.zero_stage if engine.kind == "deepspeed" else None
 
 
 def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int) -> Memory:
@@ -87,23 +87,19 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
         micro_batch: images per forward pass.
         num_gpus: ranks.
     """
-    stage, weights = zero_stage(recipe.engine), _FP32 * size.params
-    shard, buffers = weights / num_gpus, _FP32 * size.buffers
-    sharded = stage is not None and stage >= 1
-    state = size.optimizer_bytes_per_param * size.params
-    copy = shard if stage in (1, 2) else 0.0
-    offloaded = getattr(recipe.engine, "offload", "none") == "cpu"
-    averaged = shard if stage == 3 else weights
-    saved = size.activations
-    activations = saved.fixed_bytes + micro_batch * saved.per_image_bytes
+    stage, saved = zero_stage(recipe.engine), size.activations
+    weights = _FP32 * size.params / (num_gpus if stage == 3 else 1)
+    buffers = _FP32 * size.buffers
+    gradients = _FP32 * size.trained_params
+    shard = gradients / num_gpus
     pixels = 3 * recipe.augment.image_size**2 * micro_batch
     parts = {
-        "parameters": (shard if stage == 3 else weights) + buffers,
-        "gradients": shard if stage in (2, 3) else weights,
-        "optimizer": 0.0 if offloaded else (state / num_gpus if sharded else state) + copy,
-        "ema": averaged + buffers if recipe.ema.decay is not None else 0.0,
-        "communication": _communication(recipe.engine, stage, weights),
-        "activations": activations,
+        "parameters": weights + buffers,
+        "gradients": shard if stage in (2, 3) else gradients,
+        "optimizer": _optimizer(size, recipe.engine, stage, num_gpus),
+        "ema": weights + buffers if recipe.ema.decay is not None else 0.0,
+        "communication": _communication(size, recipe.engine, stage),
+        "activations": saved.fixed_bytes + micro_batch * saved.per_image_bytes,
         "working": 2 * micro_batch * saved.largest_bytes,
         # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
         "input": (recipe.data.prefetch_batches + 2 * _FP32) * pixels,
@@ -112,15 +108,22 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     return Memory(**parts, allowance=allowance)
 
 
-def _communication(engine: Engine, stage: int | None, weights: float) -> float:
+def _optimizer(size: ModelSize, engine: Engine, stage: int | None, num_gpus: int) -> float:
+    if engine.offload == "cpu":
+        return 0.0
+    # ZeRO 1 and 2 step an fp32 copy of the weights beside those of the model.
+    per_param = size.optimizer_bytes_per_param + (_FP32 if stage in (1, 2) else 0)
+    return per_param * size.trained_params / (num_gpus if stage else 1)
+
+
+def _communication(size: ModelSize, engine: Engine, stage: int | None) -> float:
     if stage is None:  # DDP's gradients are views of its buckets
         return 0.0
     if stage == 0:  # one flat copy of the gradients
-        return weights
-    bucket_mib = getattr(engine, "bucket_mib", None)
-    bucket = bucket_mib * 2**20 if bucket_mib else _FP32 * _ZERO_BUCKET_ELEMENTS
+        return _FP32 * size.trained_params
+    bucket = engine.bucket_mib * 2**20 if engine.bucket_mib else _FP32 * _ZERO_BUCKET_ELEMENTS
     # ZeRO 3 reduces from two buckets in turn, and may gather the whole of a network this small.
-    return 2 * bucket + weights if stage == 3 else bucket
+    return 2 * bucket + _FP32 * size.params if stage == 3 else bucket
 
 
 def largest_micro_batch(

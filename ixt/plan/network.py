@@ -84,6 +84,7 @@ def update_traffic(
     stage: int | None,
     link: Link,
     gradient_dtype: str = "fp32",
+    frozen: int = 0,
 ) -> Traffic:
     """What the ranks exchange for one optimizer update.
 
@@ -92,12 +93,13 @@ def update_traffic(
     from Rajbhandari et al. 2020, "ZeRO", section 7.
 
     Args:
-        params: parameters that are trained; weights are fp32.
+        params: parameters that are trained, P in the formula; weights are fp32.
         num_gpus: ranks on the ring.
         accumulation: micro-batches of one rank per update.
         stage: ZeRO stage; None for data parallelism.
         link: what connects them.
         gradient_dtype: fp32, bf16 or fp16, in which gradients travel.
+        frozen: parameters that are not trained, which ZeRO 3 gathers all the same.
     """
     gradient, k = _GRADIENT_BYTES[gradient_dtype], accumulation
     if stage == 3:
@@ -110,5 +112,8 @@ def update_traffic(
         each, formula = gradient + _FP32, f"(n-1)/n x ({gradient} P scatter + 4 P gather)"
     else:
         each, formula = 2 * gradient, f"2 (n-1)/n x {gradient} P, one ring all-reduce"
-    sent = (num_gpus - 1) / num_gpus * each * params
+    gathered = 2 * k * _FP32 * frozen if stage == 3 else 0
+    if gathered:
+        formula += f" + {k} micro-batches x 2 gathers of {_FP32} x {frozen:,} frozen"
+    sent = (num_gpus - 1) / num_gpus * (each * params + gathered)
     return Traffic(sent, sent / (link.gb_per_s * 1e9), link, formula)

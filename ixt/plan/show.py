@@ -13,9 +13,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ixt.plan.build import Plan, Setting
+from ixt.plan.build import Plan
 from ixt.plan.curve import draw_curve
 from ixt.plan.memory import GIB
+from ixt.plan.settings import Setting
 
 _PLOT_HEIGHT = 6
 
@@ -34,6 +35,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "curve": asdict(plan.curve),
         "model": {
             "params": costs.params,
+            "trainable_params": costs.trainable_params,
             "macs": costs.macs,
             "train_flops": costs.flops("train"),
             "depthwise_train_flops": costs.flops("train", "depthwise"),
@@ -137,10 +139,16 @@ def _steps(plan: Plan) -> tuple[str, RenderableType]:
         ("epochs", f"{s.epochs}"),
         ("updates", f"{s.updates:,}"),
         ("images seen", f"{s.images_seen:,}"),
-        ("parameters", f"{plan.costs.params:,}"),
+        ("parameters", _params(plan)),
         ("MACs per image, forward", f"{plan.costs.macs / 1e9:.2f} G"),
     ]
     return "steps", _rows(rows)
+
+
+def _params(plan: Plan) -> str:
+    costs = plan.costs
+    frozen = costs.params - costs.trainable_params
+    return f"{costs.params:,}" + (f", {frozen:,} of them frozen" if frozen else "")
 
 
 def _memory(plan: Plan) -> tuple[str, RenderableType]:

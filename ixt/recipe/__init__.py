@@ -1,6 +1,10 @@
 """Recipes: the strict schema, and how a YAML file becomes one. Loads no torch."""
 
+from ixt.recipe.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
+from ixt.recipe.data import Data
+from ixt.recipe.engine import Engine
 from ixt.recipe.load import (
+    RUN_RECIPE,
     Origins,
     dump_recipe,
     find_recipe,
@@ -8,20 +12,15 @@ from ixt.recipe.load import (
     parse_recipe,
     trace_recipe,
 )
-from ixt.recipe.schema import (
-    Augment,
-    Data,
-    Ema,
-    Engine,
-    Eval,
-    Model,
-    Optim,
-    Recipe,
-    RunSettings,
-    Schedule,
-)
+from ixt.recipe.model import Model
+from ixt.recipe.optim import Ema, Optim, Schedule
+from ixt.recipe.run import Eval, Prometheus, RunSettings
+from ixt.recipe.schema import Recipe
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "RUN_RECIPE",
     "Augment",
     "Data",
     "Ema",
@@ -30,6 +29,7 @@ __all__ = [
     "Model",
     "Optim",
     "Origins",
+    "Prometheus",
     "Recipe",
     "RunSettings",
     "Schedule",

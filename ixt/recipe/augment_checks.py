@@ -1,4 +1,4 @@
-"""What the schema's types cannot say about the augment section: settings that need each other."""
+"""What the types cannot say about the augment section: settings that need each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ixt.recipe.schema import Augment
+    from ixt.recipe.augment import Augment
 
 _BLUR_REACH = 11  # pixels that timm's blur looks to either side
 _SRC_PADDING = 4

@@ -24,6 +24,9 @@ from ixt.recipe.schema import Recipe
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # in a wheel, in a checkout
 
+RUN_RECIPE = "recipe.yaml"
+"""Name of the resolved recipe in a run's folder."""
+
 Origins = dict[str, str]
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ixt.recipe.schema import Engine, Model, Optim
+    from ixt.recipe.engine import Engine
+    from ixt.recipe.model import Model
+    from ixt.recipe.optim import Optim
 
 ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
 """Optimizers that treat every weight alone, whatever the shape of its parameter.

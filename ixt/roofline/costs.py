@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ixt.errors import ModelError
-from ixt.models import count_params, create_model
+from ixt.models import count_params, create_empty_model
 
 Mode = Literal["train", "infer"]
 Kind = Literal["dense", "depthwise", "shortcut"]
@@ -109,11 +109,7 @@ def model_costs(model: str | nn.Module, image_size: int) -> Costs:
         ModelError: the name is unknown, or the model cannot run without values.
     """
     name = model if isinstance(model, str) else type(model).__name__
-    if isinstance(model, str):
-        with torch.device("meta"):
-            module = create_model(model)
-    else:
-        module = model.to("meta")
+    module = create_empty_model(model) if isinstance(model, str) else model.to("meta")
     module.train()
     counter = _Counter(module)
     images = torch.empty(_BATCH, 3, image_size, image_size, device="meta")

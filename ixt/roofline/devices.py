@@ -74,13 +74,16 @@ def find_device(name: str) -> Device:
 
     Args:
         name: h100, a100-40gb, ...; what `torch.cuda.get_device_name` says, such as
-            NVIDIA H100 80GB HBM3; or the path of a file for `read_device`.
+            NVIDIA H100 80GB HBM3; the path of a file for `read_device`; or the fields themselves,
+            as fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80.
 
     Raises:
         EngineError: no such device; the message names near ones.
     """
     if name.endswith((".yaml", ".yml")):
         return read_device(Path(name))
+    if "=" in name:
+        return _device({"name": "given device", **_inline(name)}, name)
     names = _names()
     key = _key(name)
     if key not in names:
@@ -88,7 +91,8 @@ def find_device(name: str) -> Device:
         near = near or [device.name for device in known_devices()]
         raise EngineError(
             f"{name}: not a known device; there are {', '.join(near)}; "
-            f"or give a YAML file with {', '.join(_required())}"
+            f"or give a YAML file with {', '.join(_required())}, "
+            f"or {','.join(f'{field}=...' for field in _required())} in place of a name"
         )
     return names[key]
 
@@ -111,6 +115,18 @@ def read_device(path: Path) -> Device:
     if not isinstance(data, dict):
         raise EngineError(f"{path}: holds no fields; give {', '.join(_required())}")
     return _device({"name": path.stem, **data}, str(path))
+
+
+def _inline(text: str) -> dict[str, float | str]:
+    """The fields of `name=number,...`; what is no number is left for `_device` to refuse."""
+    row: dict[str, float | str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        try:
+            row[key.strip()] = float(value)
+        except ValueError:
+            row[key.strip()] = value.strip()
+    return row
 
 
 def _device(row: dict[str, Any], where: str) -> Device:

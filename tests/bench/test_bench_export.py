@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from samples import report, row
+from samples import report, row, timing
 
 from ixt.bench.export import csv_text, markdown_text
+from ixt.bench.results import Ceilings
+from ixt.bench.table import remarks
 
 TWO = report(row(10.0), row(12.5, layout="channels_last"), row(None, mode="infer"))
 
@@ -31,7 +33,44 @@ def test_markdown_is_the_terminal_s_table() -> None:
         "| GMACs | MFU | of limit | paper, A100 | ratio |\n"
         f"| --- | --- | --- |{' ---: |' * 10}\n"
         "| inceptionnext_atto | train | fp32 | 4 | 10.0 ±1.0% | **12.5 ±1.0%** | 320.0 | 1.2 "
-        "| 0.50 |  |  | 2661 | 0.00 |\n"
+        "| 0.50 |  |  | 2661 | 0.0047 |\n"
         "| inceptionnext_atto | infer | fp32 | 4 | - |  |  |  |  |  |  | 9876 |  |\n\n"
         "- inceptionnext_atto infer contiguous fp32 batch 4: out of memory\n"
     )
+
+
+def test_flags_as_read_back_and_ceilings_stand_under_the_table() -> None:
+    checks = {
+        "conv_fp32_precision": "tf32",
+        "matmul_fp32_precision": "ieee",
+        "weight_dtype": "float32",
+    }
+    own = row(10.0, precision="tf32")
+    flagged = own.model_copy(update={"rounds": (timing(10.0, checks=checks),)})
+    ceilings = Ceilings(copy_gb_per_s=1500.0, matmul_tflops={"tf32": 128.25})
+    lines = markdown_text(report(flagged).model_copy(update={"ceilings": ceilings})).splitlines()
+    assert lines[-2:] == [
+        "- tf32: convolutions tf32, matrix products ieee, weights float32",
+        "- this device reaches 1,500 GB/s in a copy, 128 TFLOP/s in tf32 products",
+    ]
+
+
+def test_a_cpu_that_others_used_is_told_and_a_gpu_s_host_is_not() -> None:
+    busy = (timing(10.0, checks={"other_cores": 0.02}), timing(9.0, checks={"other_cores": 1.04}))
+    own = row(10.0).model_copy(update={"rounds": busy})
+    assert remarks([own]) == [
+        "inceptionnext_atto train contiguous fp32 batch 4: other processes kept 1.0 cores busy; "
+        "spread 9.9 to 10.1 img/s"
+    ]
+    assert remarks([own.model_copy(update={"device": "NVIDIA H200"})]) == []
+
+
+def test_what_many_cells_share_is_said_once() -> None:
+    busy = (timing(10.0, checks={"other_cores": 1.0}),)
+    rows = [row(10.0, batch_size=n).model_copy(update={"rounds": busy}) for n in (1, 2, 3, 4)]
+    failed = row(None, mode="infer")
+    assert remarks([*rows, failed]) == [
+        "4 of 5 cells: other processes kept cores busy; spread ±1.0% to ±1.0%",
+        "inceptionnext_atto infer contiguous fp32 batch 4: out of memory",
+    ]
+    assert len(remarks(rows[:3])) == 3

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ixt.bench.cell import measure
+from ixt.bench.cell import build_model, measure
 from ixt.bench.results import Cell, Protocol
+
+pytestmark = pytest.mark.usefixtures("math_settings")
 
 PROTOCOL = Protocol(seconds=0.1, windows=3, agreement=0.5, max_warmup=1.0)
 
@@ -26,14 +28,6 @@ class Small(nn.Module):
         return self.head(self.conv(images).mean((2, 3)))
 
 
-@pytest.fixture(autouse=True)
-def math_settings() -> Iterator[None]:
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
-    yield
-    conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
-
-
 def cell(**changes: Any) -> Cell:
     setting = {
         "model": "small",
@@ -48,7 +42,7 @@ def cell(**changes: Any) -> Cell:
 
 
 def measured(**changes: Any) -> dict[str, Any]:
-    result = measure(cell(**changes), PROTOCOL, lambda name: Small())
+    result = measure(cell(**changes), PROTOCOL, lambda *_: Small())
     assert "error" not in result, result
     return result
 
@@ -63,7 +57,7 @@ def test_a_model_of_known_cost_is_reported_within_three_percent() -> None:
             return super().forward(images)
 
     protocol = Protocol(seconds=1.5, windows=3, agreement=0.5, max_warmup=1.0)
-    result = measure(cell(mode="infer"), protocol, lambda name: Slow())
+    result = measure(cell(mode="infer"), protocol, lambda *_: Slow())
     # On a busy machine a sleep takes longer; the test's own watch sees the same.
     steps = 12  # all within the windows
     step_s = (starts[-1] - starts[-steps]) / (steps - 1)
@@ -75,6 +69,30 @@ def test_a_model_of_known_cost_is_reported_within_three_percent() -> None:
 def test_training_moves_the_weights_and_inference_does_not() -> None:
     assert measured(mode="train")["timing"].checks["weights_moved"] is True
     assert measured(mode="infer")["timing"].checks["weights_moved"] is False
+
+
+def test_the_plain_step_trains_too() -> None:
+    plain = PROTOCOL.model_copy(update={"training_step": "plain"})
+    result = measure(cell(), plain, lambda *_: Small())
+    assert result["timing"].checks["weights_moved"] is True
+
+
+@pytest.mark.parametrize(
+    ("mode", "training_step", "rate"),
+    [("train", "full", 0.1), ("train", "plain", 0.0), ("infer", "full", 0.0)],
+)
+def test_only_full_training_drops_paths(mode: str, training_step: Any, rate: float) -> None:
+    protocol = Protocol(training_step=training_step)
+    model = build_model(cell(model="resnet18", mode=mode), protocol)
+    found = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
+    assert max(found, default=0.0) == pytest.approx(rate)
+
+
+def test_a_model_without_drop_path_trains_without() -> None:
+    small = cell(model="vgg11", mode="train")
+    with torch.device("meta"):
+        model = build_model(small, PROTOCOL)
+    assert not any(isinstance(part, DropPath) for part in model.modules())
 
 
 def test_layouts_differ_in_their_strides() -> None:
@@ -101,7 +119,7 @@ def test_autocast_computes_in_its_type() -> None:
             seen.append(logits.dtype)
             return logits
 
-    measure(cell(precision="amp-bf16"), PROTOCOL, lambda name: Spy())
+    measure(cell(precision="amp-bf16"), PROTOCOL, lambda *_: Spy())
     # The first pass counts multiply-accumulates, outside of autocast.
     assert set(seen[1:]) == {torch.bfloat16}
 
@@ -120,7 +138,7 @@ def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_out_of_memory_is_a_result() -> None:
-    def build(name: str) -> nn.Module:
+    def build(cell: Cell, protocol: Protocol) -> nn.Module:
         raise torch.OutOfMemoryError
 
     assert measure(cell(), PROTOCOL, build) == {"error": "out of memory"}

@@ -1,16 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ixt.bench import command
-from ixt.bench.command import Request, bench
-from ixt.bench.results import Cell, Protocol
+from ixt.bench.command import Request, bench, training_step
+from ixt.bench.results import Ceilings, Cell, Protocol
 from ixt.errors import EngineError, Interrupted
 
 PROTOCOL = Protocol(seconds=1, windows=3, rounds=1)
+CEILINGS = Ceilings(copy_gb_per_s=10.0, matmul_tflops={"fp32": 0.1})
+
+
+@pytest.fixture(autouse=True)
+def ceilings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Precisions whose ceilings were asked for, which is replaced."""
+    asked: list[str] = []
+
+    def find(precisions: list[str]) -> Ceilings:
+        asked.extend(precisions)
+        return CEILINGS
+
+    monkeypatch.setattr(command, "find_ceilings", find)
+    return asked
 
 
 @pytest.fixture
@@ -63,7 +78,9 @@ def test_fitting_needs_a_device_that_runs_out_of_memory() -> None:
         bench(Request(["resnet18"], fit=True))
 
 
-def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_measured_and_resume_takes_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ceilings: list[str]
+) -> None:
     def interrupted(cell: Cell, protocol: Protocol) -> dict[str, object]:
         if cell.layout == "channels_last":
             raise KeyboardInterrupt
@@ -75,3 +92,29 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(Interrupted, match="1 cells measured, kept in"):
         bench(request)
     assert [row.error for row in command.read_report(results).rows] == ["out of memory"]
+    assert command.read_report(results).ceilings == CEILINGS
+
+    rest: list[str] = []
+
+    def measured(cell: Cell, protocol: Protocol) -> dict[str, object]:
+        rest.append(cell.layout)
+        return {"error": "out of memory"}
+
+    monkeypatch.setattr("ixt.bench.matrix.run_cell", measured)
+    report = bench(replace(request, resume=True))
+    assert rest == ["channels_last"]
+    assert [row.layout for row in report.rows] == ["contiguous", "channels_last"]
+    assert (report.ceilings, len(ceilings)) == (CEILINGS, 2)  # not measured again
+
+
+def test_an_unknown_device_is_refused_before_anything_is_measured(ceilings: list[str]) -> None:
+    with pytest.raises(EngineError, match="h1000: not a known device"):
+        bench(Request(["resnet18"], device="h1000"))
+    assert ceilings == []
+
+
+@pytest.mark.parametrize("text", ["sgd", "full,plain"])
+def test_one_training_step_is_taken(text: str) -> None:
+    with pytest.raises(EngineError, match=r"--step: .*: give one .*of full, plain"):
+        training_step(text)
+    assert training_step("plain") == "plain"

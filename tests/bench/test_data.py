@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ixt.bench.command import integers
+from ixt.bench.data import settings_of
 from ixt.bench.demand import Demand, verdict
 from ixt.bench.end_to_end import EndToEndReport, Mode
 from ixt.bench.rate import Rate, measure_rate
@@ -72,6 +73,21 @@ def test_the_bottleneck_of_training_is_named() -> None:
     assert starved.verdict.startswith("the loader is the bottleneck")
     shared = replace(report, synthetic=replace(mode, images_per_s=200.0))
     assert shared.verdict.startswith("loader and step slow each other down")
+
+
+def test_a_rate_that_did_not_settle_is_named() -> None:
+    mode = Mode(100.0, (100.0,), True)
+    report = EndToEndReport("cpu", 8, mode, mode, replace(mode, settled=False), 0.01)
+    assert report.verdict.endswith("; not settled: loader; give more --seconds")
+    assert "not settled" not in replace(report, loader=mode).verdict
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is DALI on a CUDA device")
+def test_auto_is_named_by_the_decoder_that_it_stands_for() -> None:
+    recipe = parse_recipe({"model": {"name": "resnet18"}}, "x.yaml")
+    assert recipe.data.decoder == "auto"
+    assert [s.decoder for s in settings_of(recipe, [], [1], [])] == ["torch"]
+    assert [s.decoder for s in settings_of(recipe, ["auto", "torch"], [1], [])] == ["torch"]
 
 
 @pytest.mark.parametrize("wrong", ["0", "two", "1,,2", "-1", ""])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +60,7 @@ def test_the_matrix_is_every_combination_with_layouts_side_by_side() -> None:
     )
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 * 2 * 2
     assert [cell.layout for cell in found[:4]] == ["contiguous", "channels_last"] * 2
-    assert {cell.image_size for cell in found} == {288, 384}
+    assert {cell.image_size for cell in found} == {224, 384}
 
 
 def test_an_unknown_model_is_named_before_anything_is_measured() -> None:
@@ -87,6 +89,14 @@ def test_another_protocol_does_not_go_on(cells: list[Cell], measured: list[Cell]
     *_, (_, report) = run_matrix(cells, PROTOCOL)
     with pytest.raises(EngineError, match="another --results"):
         next(run_matrix(cells, Protocol(seconds=2), report))
+
+
+def test_another_machine_does_not_go_on(cells: list[Cell], measured: list[Cell]) -> None:
+    *_, (_, report) = run_matrix(cells, PROTOCOL)
+    packages = {**report.machine["packages"], "torch": "1.13"}
+    elsewhere = report.model_copy(update={"machine": {**report.machine, "packages": packages}})
+    with pytest.raises(EngineError, match=r"are of another torch \(1.13; .*another --results"):
+        next(run_matrix(cells, PROTOCOL, elsewhere))
 
 
 def test_figures_are_over_the_windows_of_all_rounds(cells: list[Cell]) -> None:
@@ -118,6 +128,17 @@ def test_an_error_is_a_result_and_is_not_tried_again(
 def test_the_largest_batch_is_found(cells: list[Cell], limit: int, found: int | None) -> None:
     best = largest_batch(cells[0], lambda cell: cell.batch_size <= limit)
     assert (best.batch_size if best else None) == found
+
+
+def test_no_two_measurements_share_a_process(
+    cells: list[Cell], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text('#!/bin/sh\necho "{\\"error\\": \\"$$\\"}"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(matrix.sys, "executable", str(interpreter))
+    *_, (_, report) = run_matrix(cells, PROTOCOL)
+    assert len({row.error for row in report.rows} | {str(os.getpid())}) == 1 + len(cells)
 
 
 def test_a_process_that_dies_gives_its_last_line(

@@ -3,10 +3,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-import types
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from samples import report, row, small_report
@@ -15,6 +13,7 @@ from ixt.bench.page import Source, page_html
 from ixt.bench.page.ceiling import roofline_charts
 from ixt.bench.page.entries import measured
 from ixt.bench.page.figures import _VARIABLES
+from ixt.bench.results import Ceilings
 from ixt.errors import EngineError
 
 _VOID = {"meta", "br"}
@@ -39,7 +38,7 @@ class Page(HTMLParser):
             self.open.append(tag)
         if given.get("id"):
             self.ids.append(str(given["id"]))
-        if tag == "svg":
+        if given.get("role") == "img":
             self.labels.append(str(given["aria-label"]))
         self.links += [str(given[name]) for name in ("src", "href") if given.get(name)]
 
@@ -58,7 +57,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return page_html([Source("bench", small_report())])
+    ceilings = Ceilings(copy_gb_per_s=16.0, matmul_tflops={"fp32": 0.08})
+    return page_html([Source("bench", small_report().model_copy(update={"ceilings": ceilings}))])
 
 
 def test_the_page_is_whole_and_loads_nothing(text: str) -> None:
@@ -75,8 +75,8 @@ def test_there_is_a_chart_for_each_question_and_it_says_what_it_shows(text: str)
     page = Page(text)
     for heading in ("Accuracy and speed", "Layouts and precisions", "Batch sizes", "All results"):
         assert heading in page.headings
-    # Accuracy of two modes; bars of four models and modes; batches of one.
-    assert len(page.labels) == 2 + 4 + 1
+    # Accuracy of two modes; bars of four models and modes; batches of one; the roofline.
+    assert len(page.labels) == 2 + 4 + 1 + 1
     assert "inceptionnext_atto, training, images per second: fp32 NCHW 11; fp32 NHWC 14" in (
         page.labels
     )
@@ -125,47 +125,37 @@ def test_a_missing_matplotlib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         page_html([Source("bench", report(row(1.0)))])
 
 
-class _Device:
-    name = "toy"
-    bandwidth_bytes_per_s = 1e12
-
-    def peak_flops(self, precision: str) -> float:
-        return 4e12
-
-
-class _Costs:
-    def flops(self, mode: str) -> float:
-        return {"train": 3e9, "infer": 1e9}[mode]
-
-    def traffic_bytes(self, mode: str, element_bytes: int, batch: int) -> float:
-        return 1e8 * element_bytes
-
-
-def test_the_roofline_places_points_by_intensity_and_share(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def find_device(name: str) -> Any:
-        if name == "cpu":
-            raise EngineError("cpu: not a known device")
-        return _Device()
-
-    fake = types.ModuleType("ixt.roofline")
-    fake.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
-    fake.find_device = find_device  # type: ignore[attr-defined]
-    fake.model_costs = lambda model, size: _Costs()  # type: ignore[attr-defined]
-    fake.limits = lambda *given: types.SimpleNamespace(images_per_s=1000.0)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ixt.roofline", fake)
-    entries = measured([Source("bench", report(row(100.0, precision="amp-bf16", device="toy")))])
-    (drawing,), remarks = roofline_charts(entries)
+def test_the_roofline_places_points_by_intensity_and_share() -> None:
+    # 3.01 GFLOP over 48 MB an image; the limit is 70,213 images per second.
+    own = row(7021.3, precision="amp-bf16", device="NVIDIA H100 80GB HBM3", batch_size=128)
+    (drawing,), remarks = roofline_charts(measured([Source("bench", report(own))]))
     assert remarks == []
-    assert "15 FLOP/byte, 0.3 TFLOP/s, 10.0% of the limit" in drawing.svg
-    drawings, remarks = roofline_charts(measured([Source("bench", report(row(1.0)))]))
-    assert (drawings, remarks) == ([], ["No roofline: cpu: not a known device (--device)."])
+    assert "63 FLOP/byte, 21.1 TFLOP/s, 10.0% of the limit" in drawing.svg
+    assert "Roofline of h100-sxm, bf16" in drawing.alt
+    assert "Dashed" not in drawing.caption
+
+
+def test_ceilings_are_drawn_under_known_peaks_and_stand_in_for_unknown_ones() -> None:
+    ceilings = Ceilings(copy_gb_per_s=16.0, matmul_tflops={"fp32": 0.08, "amp-bf16": 700.0})
+    known = report(row(9.0, precision="amp-bf16", device="h100")).model_copy(
+        update={"ceilings": ceilings}
+    )
+    (drawing,), _ = roofline_charts(measured([Source("bench", known)]))
+    assert "700 TFLOP/s measured" in drawing.svg and "Dashed" in drawing.caption
+    unknown = report(row(9.0)).model_copy(update={"ceilings": ceilings})
+    (drawing,), _ = roofline_charts(measured([Source("bench", unknown)]))
+    assert "Sloping: the 16 GB/s of a copy" in drawing.caption
+    assert "0.0271 TFLOP/s" in drawing.svg  # 3.01 GFLOP, 9 times a second
+
+
+def test_without_any_peaks_there_is_no_roofline() -> None:
+    entries = measured([Source("bench", report(row(1.0)))])
+    drawings, (remark,) = roofline_charts(entries)
+    assert drawings == [] and remark.startswith("No roofline: cpu: not a known device")
     with pytest.raises(EngineError, match="not a known device"):
         roofline_charts(entries, "cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
     reason="needs chromium and chromium-driver",
@@ -199,6 +189,16 @@ def test_a_browser_draws_it_sorts_it_and_asks_the_network_for_nothing(
         assert browser.execute_script(column) == [*largest[-2::-1], "failed"]
         header = button.find_element("xpath", "..")
         assert header.get_attribute("aria-sort") == "ascending"
+        tip = browser.find_element("id", "tip")
+        for kind, says in (("svg .tip", "img/s"), (".bar.tip", "fp32 NCHW: 11.0 img/s")):
+            mark = browser.find_element("css selector", kind)
+            browser.execute_script(
+                "arguments[0].dispatchEvent(new PointerEvent('pointermove', "
+                "{clientX: innerWidth - 5, clientY: 5}))",
+                mark,
+            )
+            assert says in tip.text
+            assert tip.rect["x"] + tip.rect["width"] <= 1280
         assert browser.get_log("browser") == []
         requests = re.findall(
             r'"Network.requestWillBeSent".*?"documentURL":"(.*?)".*?"url":"(.*?)"',

@@ -18,7 +18,7 @@ from ixt.data.crop import BICUBIC, BILINEAR
 from ixt.data.erasing import draw_boxes, erase
 from ixt.data.mixing import draw_mix, mix_images
 from ixt.data.policy import Frame, Op, OpTable, draw_policy, parse_policy
-from ixt.recipe.schema import IMAGENET_MEAN, IMAGENET_STD
+from ixt.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, COUNT, FILL = 224, 32, (124, 116, 104)
 ARGUMENTS = {Op.POSTERIZE: 3, Op.SOLARIZE: 100, Op.ROTATE: 20, Op.TRANSLATE_X: 30.3, Op.HUE: 30}

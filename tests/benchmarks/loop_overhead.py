@@ -31,7 +31,8 @@ from ixt.interval import Interval
 from ixt.optim import build_loss, build_optimizer
 from ixt.profiling import StepProfiler
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
-from ixt.session import Run, open_run, probe_model
+from ixt.run_model import probe_model
+from ixt.session import Run, open_run
 
 WARMUP = 5
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 import torchvision.io
 from PIL import Image
 
-from ixt.cli import main
 from ixt.data.check import CheckReport, check_folder, restore
 from ixt.data.check import facts as facts_module
 from ixt.data.crop import eval_crops
@@ -334,30 +333,22 @@ def test_strict_takes_warnings_for_damage(sound: Path) -> None:
     assert len(check_folder(sound, fix="quarantine", strict=True).moved) == 1
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit status of the command line, in this process."""
-    monkeypatch.setattr(sys, "argv", ["ixt", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
-
-
 def test_the_command_reports_and_its_status_says_whether_training_breaks(
     broken: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     results = tmp_path / "out" / "check.json"
-    assert run(monkeypatch, "data", "check", str(broken), "--results", str(results)) == 1
+    assert ixt_status("data", "check", str(broken), "--results", str(results)) == 1
     printed = capsys.readouterr().out
     assert "6 findings break training" in printed
     assert "train/b/text.JPEG" in printed
     row = json.loads(results.read_text())
     assert row["clean"] is False
     assert row["counts"]["truncated"] == {"severity": "breaks training", "num_files": 4}
-    assert run(monkeypatch, "data", "check", str(broken), "--fix", "quarantine") == 0
+    assert ixt_status("data", "check", str(broken), "--fix", "quarantine") == 0
     assert "6 files moved to" in capsys.readouterr().out.replace("\n", " ")
-    assert run(monkeypatch, "data", "check", str(broken), "--fix", "restore") == 0
-    assert run(monkeypatch, "data", "check", str(broken / "nowhere")) == 2
+    assert ixt_status("data", "check", str(broken), "--fix", "restore") == 0
+    assert ixt_status("data", "check", str(broken / "nowhere")) == 2
     assert "no such folder" in capsys.readouterr().err

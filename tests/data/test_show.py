@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ixt.cli import main
 from ixt.data.classes import target_labels
 from ixt.data.crop import eval_crops
 from ixt.data.decode import Request, make_decoder
@@ -198,19 +197,11 @@ def test_the_table_names_operations_and_the_partner(shown: list[Sample]) -> None
     assert "…" not in printed
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit status of the command line, in this process."""
-    monkeypatch.setattr(sys, "argv", ["ixt", "data", "show", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
-
-
 def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     tiny: Recipe,
     digits: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"
@@ -219,7 +210,7 @@ def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     png, numbers = tmp_path / "a" / "grid.png", tmp_path / "grid.json"
     common = (str(digits), "--recipe", str(folder))
     shown = ("--epoch", "2", "--position", "60", "--grid", "6", "--original", "--out", str(png))
-    assert run(monkeypatch, *common, *shown, "--results", str(numbers)) == 0
+    assert ixt_status("data", "show", *common, *shown, "--results", str(numbers)) == 0
     with Image.open(png) as image:
         assert image.format == "PNG"
     rows = json.loads(numbers.read_text())
@@ -227,9 +218,9 @@ def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     assert {row["epoch"] for row in rows} == {2}
     assert rows[0]["partner"]["position"] == 63 - 60
     capsys.readouterr()
-    assert run(monkeypatch, *common, "--original") == 2
+    assert ixt_status("data", "show", *common, "--original") == 2
     assert "add --out" in capsys.readouterr().err
-    assert run(monkeypatch, *common, "--split", "val", "--epoch", "1") == 2
+    assert ixt_status("data", "show", *common, "--split", "val", "--epoch", "1") == 2
     assert "--epoch means nothing" in capsys.readouterr().err
-    assert run(monkeypatch, *common, "--split", "val", "--count", "2") == 0
+    assert ixt_status("data", "show", *common, "--split", "val", "--count", "2") == 0
     assert "crops.window" in capsys.readouterr().out

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from engine_runs import Result, Sections, Train, TrainTogether, free_port, start
+from engine_runs import Result, Sections, Train, TrainTogether, start
+from process_group import free_port
 
 from ixt.recipe import parse_recipe
 from ixt.train import train

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from process_group import free_port, rank_environment
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -111,24 +110,10 @@ def changed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:
 
 
 def start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    environment = {
-        **os.environ,
-        **{key: str(value) for key, value in group.items()},
-        "MASTER_ADDR": "127.0.0.1",
-        "OMP_NUM_THREADS": "1",
-    }
     with (folder / f"rank-{rank}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, str(WORKER), str(folder / "jobs.json")],
-            env=environment,
+            env=rank_environment(rank, 2, free_port()),  # each job brings its own port
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

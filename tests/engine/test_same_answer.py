@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from engine_runs import (
@@ -18,7 +17,6 @@ from engine_runs import (
     changed,
 )
 
-from ixt import train as training
 from ixt.errors import Diverged
 
 SHARDED = ("zero 1", "zero 3")
@@ -89,18 +87,10 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(
     assert_same_answer(train_here(recipe, run_dir, resume=True), alone)
 
 
+@pytest.mark.usefixtures("infinite_loss")
 @pytest.mark.parametrize("engine", ["ddp", "zero 0", "zero 2"])
 def test_an_infinite_loss_stops_the_run_under_every_engine(
-    sections: Sections, train_here: Train, monkeypatch: pytest.MonkeyPatch, engine: str
+    sections: Sections, train_here: Train, engine: str
 ) -> None:
-    opened = training.open_run
-
-    def poisoned(*arguments: Any) -> Any:
-        run = opened(*arguments)
-        loss = run.loss
-        run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
-        return run
-
-    monkeypatch.setattr(training, "open_run", poisoned)
     with pytest.raises(Diverged, match="loss is inf in step 0"):
         train_here(changed(sections, engine=ENGINES[engine]))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from process_group import start_two
 
 from ixt import micro_batch
 from ixt.errors import EngineError, RecipeError
@@ -96,7 +93,7 @@ def test_auto_with_mixing_needs_a_group_and_other_commands_a_number(
 
 
 def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
-    from ixt.session import probe_model
+    from ixt.run_model import probe_model
 
     train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
 
@@ -145,23 +142,5 @@ def test_processes_agree_on_the_smallest_and_accelerate_joins_their_group(
     tiny_sections: Sections, tmp_path: Path
 ) -> None:
     (tmp_path / "x.yaml").write_text(dump_recipe(auto(tiny_sections)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", AGREE, str(tmp_path / "x.yaml")],
-            env={
-                **os.environ,
-                **group,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "MASTER_PORT": str(port),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    processes = start_two("-c", AGREE, str(tmp_path / "x.yaml"))
     assert [process.communicate(timeout=120)[0] for process in processes] == ["2 64\n"] * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from process_group import free_port
+from run_files import rows
 from safetensors.torch import load_file
 
 from ixt import train as training
@@ -22,10 +23,6 @@ from ixt.recipe import Recipe, parse_recipe
 from ixt.train import train
 
 Sections = dict[str, dict[str, Any]]
-
-
-def rows(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
 
 
 def final(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -51,10 +48,7 @@ def one_epoch(sections: Sections, **run: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
+    return free_port()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ixt.roofline import find_device
 MIB = 2**20
 SIZE = ModelSize(
     params=10_000_000,
+    trained_params=10_000_000,
     buffers=1000,
     optimizer_bytes_per_param=8,
     activations=Activations(100 * MIB, 7 * MIB, 5 * MIB),
@@ -29,21 +31,12 @@ def recipe(**engine: Any) -> Recipe:
     return parse_recipe({"model": {"name": "x"}, "ema": {"decay": 0.9}, "engine": engine})
 
 
-class Zero:
-    """A recipe of the DeepSpeed engine, whatever the schema knows of it."""
-
-    def __init__(self, stage: int, **more: Any) -> None:
-        self._recipe = recipe()
-        engine = {"kind": "deepspeed", "zero_stage": stage, **more}
-        self.engine = type("Engine", (), engine)()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._recipe, name)
+def zero(stage: int, **engine: Any) -> Recipe:
+    return recipe(kind="deepspeed", zero_stage=stage, **engine)
 
 
-def parts(stage: int | None, num_gpus: int) -> tuple[float, ...]:
-    given: Any = recipe() if stage is None else Zero(stage)
-    m = rank_memory(SIZE, given, 16, num_gpus)
+def parts(stage: int | None, num_gpus: int, size: ModelSize = SIZE) -> tuple[float, ...]:
+    m = rank_memory(size, recipe() if stage is None else zero(stage), 16, num_gpus)
     return tuple(round(v / 1e6, 3) for v in (m.parameters, m.gradients, m.optimizer, m.ema))
 
 
@@ -57,13 +50,20 @@ def test_each_engine_holds_its_share() -> None:
     assert parts(3, 1) == parts(None, 1)
 
 
+def test_frozen_parameters_have_neither_gradients_nor_moments() -> None:
+    size, buffers = replace(SIZE, trained_params=1_000_000), 0.004
+    assert parts(None, 8, size) == (40 + buffers, 4, 8, 40 + buffers)
+    assert parts(1, 8, size) == (40 + buffers, 4, 1 + 0.5, 40 + buffers)
+    assert parts(2, 8, size) == (40 + buffers, 0.5, 1 + 0.5, 40 + buffers)
+    assert parts(3, 8, size) == (5 + buffers, 0.5, 1, 5 + buffers)
+    assert rank_memory(size, zero(0), 16, 8).communication == 4e6
+
+
 def test_offloading_and_small_buckets_free_the_card() -> None:
-    given: Any = Zero(2, offload="cpu", bucket_mib=64)
-    memory = rank_memory(SIZE, given, 16, 8)
+    memory = rank_memory(SIZE, zero(2, offload="cpu", bucket_mib=64), 16, 8)
     assert memory.optimizer == 0
     assert memory.communication == 64 * MIB
-    plain: Any = Zero(2)
-    assert rank_memory(SIZE, plain, 16, 8).communication == 2e9
+    assert rank_memory(SIZE, zero(2), 16, 8).communication == 2e9
 
 
 def test_activations_and_working_set_grow_with_the_batch() -> None:
@@ -121,6 +121,12 @@ def test_gradients_in_half_precision_travel_lighter() -> None:
     link = find_link(None, find_device("h100"), 8)
     half = [update_traffic(1000, 2, 4, stage, link, "bf16") for stage in (None, 0, 1, 2, 3)]
     assert [traffic.sent_bytes for traffic in half] == [2000, 2000, 3000, 6000, 20_000]
+
+
+def test_frozen_weights_travel_only_where_zero_3_gathers_them() -> None:
+    link = find_link(None, find_device("h100"), 2)
+    sent = [update_traffic(1000, 2, 4, s, link, frozen=500).sent_bytes for s in (None, 1, 2, 3)]
+    assert sent == [4000, 4000, 10_000, 24_000 + 8000]
 
 
 def test_a_link_that_cannot_span_machines_is_noted() -> None:

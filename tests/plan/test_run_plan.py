@@ -201,6 +201,22 @@ def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> No
     assert planned == pytest.approx(written, rel=0.01)
 
 
+def test_a_linear_probe_is_planned_without_the_state_of_its_frozen_backbone() -> None:
+    probe, whole = (
+        make_plan(ATTO, overrides, Target(2, "l4")) for overrides in (["model.freeze=backbone"], [])
+    )
+    head = sum(p.numel() for p in create_model("inceptionnext_atto").head.fc2.parameters())
+    assert probe.costs.params == whole.costs.params
+    assert probe.costs.trainable_params == head
+    assert (probe.memory.gradients, probe.memory.optimizer) == (4 * head, 8 * head)
+    assert probe.memory.parameters == whole.memory.parameters
+    assert probe.memory.activations < 0.05 * whole.memory.activations
+    assert whole.disk.checkpoint_bytes - probe.disk.checkpoint_bytes == 8 * (
+        whole.costs.params - head
+    )
+    assert probe.traffic.sent_bytes == 4 * head
+
+
 def test_images_of_a_folder_are_counted(tiny: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(dump_recipe(tiny))

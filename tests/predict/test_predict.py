@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ixt.assess import load_model, recipe_of
-from ixt.cli import main
+from ixt.assess import build_model, recipe_of
 from ixt.data.index import load_index
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import create_model
 from ixt.predict import Classifier, ImageFile, open_classifier, predict
 from ixt.predict.album import find_output
 from ixt.recipe import Recipe
+from ixt.run_data import build_eval_loader
 from ixt.runtime import build_accelerator
-from ixt.session import build_eval_loader
 from ixt.weights import read_checkpoint_info
 
 RUN = Path(__file__).parents[1] / "formats" / "1"
@@ -42,7 +41,8 @@ def test_predictions_have_the_bits_of_the_evaluation(
     monkeypatch.setattr("ixt.predict.classifier.read_checkpoint_info", lambda path: info)
     recipe = recipe_of(RUN, info, None, {"root": str(digits)})
     index = load_index(digits, "val")
-    model, _, names = load_model(RUN, recipe, info, index.classes)
+    model, _, names = build_model(RUN, recipe, info)
+    assert names is not None
     accelerator = build_accelerator(recipe, Path())
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
     expected = []
@@ -83,22 +83,14 @@ def test_order_and_answers_do_not_hang_on_batches_and_damage(digits: Path, tmp_p
     assert problems[3] == "my/pipe.jpg: is not a regular file; pipe an image to `-`"
 
 
-def ixt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit status of the command line, in this process."""
-    monkeypatch.setattr(sys, "argv", ["ixt", "predict", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
-
-
 def test_json_csv_and_table_tell_the_same(
-    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    digits: Path, ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [file.path for file in files(digits, 2)]
-    assert ixt(monkeypatch, RUN, *paths, "--top", 2, "--json") == 0
+    assert ixt_status("predict", RUN, *paths, "--top", 2, "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["image"] for row in rows] == paths
-    assert ixt(monkeypatch, RUN, *paths, "--top", 2, "--csv") == 0
+    assert ixt_status("predict", RUN, *paths, "--top", 2, "--csv") == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     flat = [
         {"image": row["image"], "rank": str(rank)} | {k: str(v) for k, v in guess.items()}
@@ -106,7 +98,7 @@ def test_json_csv_and_table_tell_the_same(
         for rank, guess in enumerate(row["predictions"], 1)
     ]
     assert table == flat and len(flat) == 4
-    assert ixt(monkeypatch, RUN, *paths, "--top", 2) == 0
+    assert ixt_status("predict", RUN, *paths, "--top", 2) == 0
     shown = capsys.readouterr().out
     for row in flat:
         assert row["image"] in shown
@@ -116,7 +108,7 @@ def test_json_csv_and_table_tell_the_same(
 def test_a_bad_image_among_good_ones_makes_the_status_1(
     digits: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (good,) = files(digits, 1)
@@ -124,7 +116,7 @@ def test_a_bad_image_among_good_ones_makes_the_status_1(
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     pictures = ("--grid", grid, "--cam", folder, "--cam-class", "three")
-    assert ixt(monkeypatch, RUN, bad, good.path, good.path, *pictures, "--json") == 1
+    assert ixt_status("predict", RUN, bad, good.path, good.path, *pictures, "--json") == 1
     captured = capsys.readouterr()
     stem = Path(good.path).stem
     written = [folder / f"{stem}.png", folder / f"{stem}-2.png", grid]
@@ -149,10 +141,10 @@ def test_options_that_contradict_are_refused(
     arguments: list[str],
     message: str,
     digits: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert ixt(monkeypatch, RUN, files(digits, 1)[0].path, *arguments) == 2
+    assert ixt_status("predict", RUN, files(digits, 1)[0].path, *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 

@@ -80,3 +80,25 @@ def test_a_wrong_device_file_says_what_is_wrong(tmp_path: Path, text: str, messa
     with pytest.raises(EngineError) as caught:
         find_device(str(file))
     assert str(caught.value).startswith(f"{file}: {message}")
+
+
+def test_a_device_is_also_given_by_its_peaks_in_place_of_a_name() -> None:
+    text = "fp32_tflops=67,bandwidth_gb_per_s=3350, memory_gib=80,bf16_tflops=989"
+    device = find_device(text)
+    assert device.peak_flops("bf16") == 989e12
+    assert device.bandwidth_bytes_per_s == 3350e9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fp32_tflops=67", "bandwidth_gb_per_s: is None; give a number above 0"),
+        ("fp32_tflops=much", "fp32_tflops: is 'much'; give a number above 0"),
+        ("fp32=67", "fp32: unknown; the fields are name, fp32_tflops"),
+        ("fp32_tflops=67,", ": unknown; the fields are"),
+    ],
+)
+def test_wrong_peaks_are_one_line(text: str, message: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        find_device(text)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -7,22 +7,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ixt.bench.page.entries import Entry, best, rate_text, setting
+from ixt.bench.page.families import colour_of, explain_families, short_name
 from ixt.bench.page.figures import (
-    GRID,
     INK,
     MUTED,
-    SERIES,
     SURFACE,
     Chart,
     Drawing,
-    Label,
     bounds,
     finish,
     legend_below,
     new_chart,
-    place_labels,
     plain_log_axis,
 )
+from ixt.bench.page.labels import Label, place_labels
 from ixt.bench.peers import architecture, published_top1
 from ixt.bench.results import Mode
 from ixt.models.paper import ModelInfo, paper_models
@@ -31,17 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TITLE = {"train": "Accuracy and training throughput", "infer": "Accuracy and inference throughput"}
-_FAMILIES = ("inception", "convnext", "resnet")
-_NAMES = ("InceptionNeXt", "ConvNeXt", "ResNet", "other")
-_LABELS = {
-    "inceptionnext_atto": "InceptionNeXt-A",
-    "inceptionnext_tiny": "InceptionNeXt-T",
-    "inceptionnext_small": "InceptionNeXt-S",
-    "inceptionnext_base": "InceptionNeXt-B",
-    "inceptionnext_base_384": "InceptionNeXt-B 384 px",
-    "convnext_tiny": "ConvNeXt-T",
-    "resnet50": "ResNet-50",
-}
 _MARKERS = "osD^v"
 _AREA_PER_MILLION = 6.0  # square points
 
@@ -54,7 +41,7 @@ def accuracy_chart(entries: Sequence[Entry], mode: Mode) -> Drawing | None:
     points = _points([entry for entry in entries if entry.row.mode == mode])
     if not points:
         return None
-    with new_chart(6.0, 4.4) as chart:
+    with new_chart(10.6, 5.2) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log")
         axes.set_xlabel("images per second")
@@ -67,11 +54,11 @@ def accuracy_chart(entries: Sequence[Entry], mode: Mode) -> Drawing | None:
         low, high = bounds([*rates, *(entry.rate for _, entry, _ in points)], 1.6)
         axes.set_xlim(low, high)
         plain_log_axis(axes.xaxis, low, high)
-        axes.margins(y=0.1)
+        axes.margins(y=0.12)
         _explain(axes, points)
-        legend_below(axes, columns=3)
+        legend_below(axes, columns=7)
         place_labels(chart, axes, _labels(points, mode), _marks(points, mode))
-        devices = ", ".join(sorted({entry.row.device or "?" for _, entry, _ in points}))
+        devices = ", ".join(dict.fromkeys(entry.source.device for _, entry, _ in points))
         alt = f"{_TITLE[mode]}: {len(points)} measured points on {devices}, and the paper's 14."
         svg = finish(chart, f"accuracy-{mode}", alt)
     caption = (
@@ -103,7 +90,7 @@ def _points(entries: Sequence[Entry]) -> list[tuple[str, Entry, float]]:
     for (_, model, size), group in groups.items():
         top1 = published_top1(model, size)
         if top1 is not None:
-            found.append((_LABELS.get(model, architecture(model)), best(group), top1))
+            found.append((short_name(model), best(group), top1))
     return found
 
 
@@ -117,11 +104,6 @@ def _paper_rate(info: ModelInfo, mode: Mode) -> int:
     return info.train_images_per_s if mode == "train" else info.infer_images_per_s
 
 
-def _colour(model: str) -> str:
-    starts = [model.startswith(family) for family in _FAMILIES]
-    return SERIES[starts.index(True) if any(starts) else len(_FAMILIES)]
-
-
 def _area(params: int | None) -> float:
     return 20 + _AREA_PER_MILLION * (params or 0) / 1e6
 
@@ -133,7 +115,7 @@ def _radius(params: int | None) -> float:
 def _draw_paper(chart: Chart, axes: Axes, info: ModelInfo, mode: Mode) -> None:
     rate = _paper_rate(info, mode)
     mark = axes.scatter(
-        rate, info.top1, _area(info.params), facecolors=SURFACE, edgecolors=_colour(info.name)
+        rate, info.top1, _area(info.params), facecolors=SURFACE, edgecolors=colour_of(info.name)
     )
     mark.set_linewidth(1.5)
     chart.tip(
@@ -151,9 +133,12 @@ def _draw_own(chart: Chart, axes: Axes, entry: Entry, top1: float, marker: str) 
         if architecture(info.name) == architecture(row.model) and info.image_size == row.image_size:
             published = _paper_rate(info, row.mode)
             text += f", {entry.rate / published:.2f} times the paper's rate"
-            axes.plot([published, entry.rate], [info.top1, top1], color=GRID, zorder=0.5)
+            axes.plot(
+                [published, entry.rate], [info.top1, top1], color=colour_of(row.model),
+                alpha=0.3, linewidth=1.5, zorder=0.5,
+            )  # fmt: skip
     mark = axes.scatter(
-        entry.rate, top1, _area(row.params), color=_colour(architecture(row.model)), marker=marker
+        entry.rate, top1, _area(row.params), color=colour_of(row.model), marker=marker
     )
     mark.set_edgecolor(SURFACE)
     chart.tip(mark, text)
@@ -172,9 +157,9 @@ def _labels(points: Sequence[tuple[str, Entry, float]], mode: Mode) -> list[Labe
     ]
     named = {label.text for label in own}
     paper = [
-        Label(_LABELS[info.name], _paper_rate(info, mode), info.top1, MUTED, _radius(info.params))
+        Label(name, _paper_rate(info, mode), info.top1, MUTED, _radius(info.params))
         for info in paper_models()
-        if info.name in _LABELS and _LABELS[info.name] not in named
+        if (name := short_name(info.name)) not in named
     ]
     return own + paper
 
@@ -190,13 +175,11 @@ def _marks(
 
 def _explain(axes: Axes, points: Sequence[tuple[str, Entry, float]]) -> None:
     """Legend entries: families by colour, sources by shape."""
-    drawn = {_colour(info.name) for info in paper_models()}
-    drawn |= {_colour(architecture(entry.row.model)) for _, entry, _ in points}
-    for colour, name in zip(SERIES, _NAMES, strict=False):
-        if colour in drawn:
-            axes.scatter([], [], 50, color=colour, label=name)
-    labels = dict.fromkeys(entry.source.label for _, entry, _ in points)
+    paper = [info.name for info in paper_models()]
+    explain_families(axes, [*paper, *(entry.row.model for _, entry, _ in points)])
+    labels = list(dict.fromkeys(entry.source.label for _, entry, _ in points))
     for number, label in enumerate(labels):
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.scatter([], [], 50, color=MUTED, marker=marker, label=f"measured: {label}")
-    axes.scatter([], [], 50, facecolors=SURFACE, edgecolors=MUTED, label="paper, A100")
+        name = f"measured: {label}" if len(labels) > 1 else "measured"
+        axes.scatter([], [], 50, color=MUTED, marker=marker, label=name)
+    axes.scatter([], [], 50, facecolors=SURFACE, edgecolors=MUTED, label="the paper, A100")

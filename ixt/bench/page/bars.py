@@ -1,65 +1,100 @@
-"""A bar per layout and precision, one small chart per model and mode."""
+"""A bar per layout and precision: a card per model, training beside inference.
+
+These are plain elements of the page, not drawings, so they take any width and its fonts.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
+from typing import get_args
 
 from ixt.bench.page.entries import WORDS, Entry, best, rate_text, setting
-from ixt.bench.page.figures import INK, SERIES, Drawing, finish, new_chart
-from ixt.bench.table import published_rate
+from ixt.bench.results import Mode
+from ixt.bench.table import PAPER_BATCH, published_rate
+
+_KEY = (
+    '<p class="key"><span class="fill-1"></span>NCHW, contiguous'
+    '<span class="fill-2"></span>NHWC, channels_last{paper}</p>'
+)
+_OFF_SCALE = 4  # times the longest own bar: a longer one of the paper would make dots of them
+_PAPER_KEY = '<span class="published"></span>the paper, one A100, TF32, batch 128'
 
 
-def bar_charts(entries: Sequence[Entry]) -> list[Drawing]:
-    """One chart per model, mode and image size, training before inference."""
-    groups: dict[tuple[str, str, int], list[Entry]] = {}
+def bar_cards(entries: Sequence[Entry]) -> str:
+    """A card per model and image size; the fastest bar of each mode is bold."""
+    groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
-        row = entry.row
-        groups.setdefault((row.model, row.mode, row.image_size), []).append(entry)
-    return [_chart(group, number) for number, group in enumerate(groups.values())]
+        groups.setdefault((entry.row.model, entry.row.image_size), []).append(entry)
+    several = len({entry.source.label for entry in entries}) > 1
+    cards = "".join(
+        f'<article class="card"><h3>{escape(model)} <small>{size} px</small></h3>'
+        f'<div class="modes">{_modes(group, several)}</div></article>'
+        for (model, size), group in groups.items()
+    )
+    published = any(published_rate(entry.row) for entry in entries)
+    key = _KEY.format(paper=_PAPER_KEY if published else "")
+    return f'{key}<div class="models">{cards}</div>'
 
 
-def _chart(group: list[Entry], number: int) -> Drawing:
+def _modes(group: Sequence[Entry], several: bool) -> str:
+    parts = []
+    for mode in get_args(Mode):
+        of_mode = [entry for entry in group if entry.row.mode == mode]
+        if of_mode:
+            parts.append(_bars(of_mode, several))
+    return "".join(parts)
+
+
+def _bars(group: Sequence[Entry], several: bool) -> str:
+    """One mode's bars, at the batch size that most settings have."""
     batch = _shared_batch(group)
     bars = [entry for entry in group if entry.row.batch_size == batch]
-    first, fastest = group[0].row, best(bars)
-    several = len({entry.source.label for entry in group}) > 1
+    first, fastest, published = bars[0].row, best(bars), published_rate(bars[0].row)
     base = {entry.source.label: entry.rate for entry in reversed(bars)}
-    published = published_rate(first)
-    title = f"{first.model}, {WORDS[first.mode]}"
-    with new_chart(6.0 if several else 4.5, 0.3 + 0.34 * len(bars)) as chart:
-        axes = chart.figure.add_subplot()
-        axes.grid(False)
-        axes.spines[["bottom", "left"]].set_visible(False)
-        axes.tick_params(length=0)
-        axes.xaxis.set_visible(False)
-        axes.set_yticks(range(len(bars)), [_label(entry, several) for entry in bars])
-        axes.invert_yaxis()
-        for position, entry in enumerate(bars):
-            row = entry.row
-            colour = SERIES[0] if row.layout == "contiguous" else SERIES[1]
-            (bar,) = axes.barh(position, entry.rate, height=0.72, color=colour)
-            chart.tip(bar, f"{_label(entry, several)}: {rate_text(row)}")
-            low, high = row.p5_images_per_s or entry.rate, row.p95_images_per_s or entry.rate
-            axes.plot([low, high], [position, position], color=INK, linewidth=1.2)
-            bold = "bold" if entry is fastest else "normal"
-            text = f"{_number(entry.rate)} · {entry.rate / base[entry.source.label]:.2f}x"
-            axes.annotate(
-                text, (max(high, entry.rate), position), xytext=(6, 0), va="center", color=INK,
-                textcoords="offset points", fontweight=bold,
-            )  # fmt: skip
-        axes.set_xlim(0, 1.6 * max(entry.row.p95_images_per_s or entry.rate for entry in bars))
-        alt = f"{title}, images per second: " + "; ".join(
-            f"{_label(entry, several)} {entry.rate:.0f}" for entry in bars
-        )
-        svg = finish(chart, f"bars-{number}", alt)
-    caption = f"Images per second at batch {batch}, {first.image_size} px."
+    longest = max(entry.row.p95_images_per_s or entry.rate for entry in bars)
+    if published is not None and published < _OFF_SCALE * longest:
+        longest = max(longest, published)
+    lines = [
+        _bar(entry, longest, base[entry.source.label], several, bold=entry is fastest)
+        for entry in bars
+    ]
     if published is not None:
-        ratio = fastest.rate / published
-        caption += (
-            f" The paper, on an A100: {published:,}; the fastest bar is {ratio:.2f} times it."
-        )
-    return Drawing(title, alt, svg, caption)
+        lines.append(_published(published, longest, fastest.rate))
+    alt = f"{first.model}, {WORDS[first.mode]}, images per second: " + "; ".join(
+        f"{_label(entry, several)} {entry.rate:.0f}" for entry in bars
+    )
+    return (
+        f'<div class="bars" role="img" aria-label="{escape(alt)}">'
+        f"<h4>{WORDS[first.mode]} <small>batch {batch}</small></h4>{''.join(lines)}</div>"
+    )
+
+
+def _bar(entry: Entry, longest: float, base: float, several: bool, *, bold: bool) -> str:
+    row, label = entry.row, _label(entry, several)
+    low, high = row.p5_images_per_s or entry.rate, row.p95_images_per_s or entry.rate
+    fill = 1 if row.layout == "contiguous" else 2
+    return (
+        f'<div class="bar tip{" fastest" if bold else ""}" '
+        f'title="{escape(f"{label}: {rate_text(row)}")}">'
+        f'<span>{escape(label)}</span><span class="track">'
+        f'<i class="fill-{fill}" style="width:{entry.rate / longest:.2%}"></i>'
+        f'<i class="spread" style="left:{low / longest:.2%};width:{(high - low) / longest:.2%}">'
+        f"</i></span><b>{_number(entry.rate)}</b><small>{entry.rate / base:.2f}x</small></div>"
+    )
+
+
+def _published(rate: int, longest: float, fastest: float) -> str:
+    text = f"the paper, one A100, TF32, batch 128: {rate:,} img/s; the fastest bar is "
+    text += f"{fastest / rate:.3g} times it"
+    beyond = " beyond" if rate > longest else ""
+    return (
+        f'<div class="bar paper tip" title="{escape(text)}"><span>paper</span>'
+        f'<span class="track"><i class="published{beyond}" '
+        f'style="width:{min(1, rate / longest):.2%}"></i></span>'
+        f"<b>{rate:,}</b><small></small></div>"
+    )
 
 
 def _number(rate: float) -> str:
@@ -71,10 +106,12 @@ def _label(entry: Entry, several: bool) -> str:
 
 
 def _shared_batch(group: Sequence[Entry]) -> int:
-    """The batch size that most settings have; of several such the fastest."""
+    """The batch size that most settings have; of several such the paper's, else the fastest."""
     counts = Counter(entry.row.batch_size for entry in group)
-    most = max(counts.values())
-    return best([e for e in group if counts[e.row.batch_size] == most]).row.batch_size
+    common = [entry for entry in group if counts[entry.row.batch_size] == max(counts.values())]
+    if published_rate(group[0].row) and PAPER_BATCH in {e.row.batch_size for e in common}:
+        return PAPER_BATCH
+    return best(common).row.batch_size
 
 
 def speedup(entries: Sequence[Entry], name: str, slow: object, fast: object) -> list[float]:

@@ -45,14 +45,13 @@ def _chart(curves: list[list[Entry]], number: int) -> Drawing:
     first = curves[0][0].row
     title = f"{first.model}, {WORDS[first.mode]}"
     several = len({line[0].source.label for line in curves}) > 1
-    colours = _colours(curves)
-    with new_chart(4.1, 3.3) as chart:
+    with new_chart(5.6, 3.8) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log", base=2)
         axes.set_xlabel("images per step")
         axes.set_ylabel("images per second")
-        for line in curves:
-            _curve(chart, axes, line, colours[_hue(line)], several)
+        for line, colour in zip(curves, _colours(curves), strict=True):
+            _curve(chart, axes, line, colour, several)
         sizes = sorted({entry.row.batch_size for line in curves for entry in line})
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
@@ -76,9 +75,12 @@ def _hue(line: list[Entry]) -> tuple[str, str, bool]:
     return line[0].source.label, row.precision, row.compile
 
 
-def _colours(curves: list[list[Entry]]) -> dict[tuple[str, str, bool], str]:
-    hues = dict.fromkeys(_hue(line) for line in curves)
-    return {hue: SERIES[number % len(SERIES)] for number, hue in enumerate(hues)}
+def _colours(curves: list[list[Entry]]) -> list[str]:
+    """A colour per curve; where only layouts differ, those that they have in the bars."""
+    hues = list(dict.fromkeys(_hue(line) for line in curves))
+    if len(hues) == 1:
+        return [SERIES[list(_DASHES).index(line[0].row.layout)] for line in curves]
+    return [SERIES[hues.index(_hue(line)) % len(SERIES)] for line in curves]
 
 
 def _curve(chart: Chart, axes: Axes, line: list[Entry], colour: str, several: bool) -> None:

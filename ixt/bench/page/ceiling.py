@@ -4,33 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from ixt.bench.limits import ARITHMETIC, costs_of, measured_device
 from ixt.bench.page.entries import WORDS, Entry, best, setting
+from ixt.bench.page.families import colour_of, explain_families, short_name
 from ixt.bench.page.figures import (
     INK,
     MUTED,
-    SERIES,
     SURFACE,
     Chart,
     Drawing,
-    Label,
     bounds,
     finish,
     legend_below,
     new_chart,
-    place_labels,
     plain_log_axis,
 )
+from ixt.bench.page.labels import Label, place_labels
+from ixt.bench.results import Ceilings
 from ixt.errors import EngineError
+from ixt.roofline import Device, Precision, find_device, limits
+from ixt.roofline.devices import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TYPE = {"amp-bf16": "bf16", "amp-fp16": "fp16"}
 _MARKERS = {"train": "o", "infer": "s"}
+_RADIUS = 4.5  # points
+
+
+@dataclass(frozen=True)
+class _Roof:
+    """A device's ceilings in one type of arithmetic."""
+
+    device: Device
+    precision: Precision
+    published: bool
+    """Whether the peaks are the maker's; else they were measured."""
+    reached: tuple[float, float] | None
+    """FLOP/s and bytes/s that this very device was seen to reach, under published peaks."""
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s."""
+        return self.device.peak_flops(self.precision)
 
 
 @dataclass(frozen=True)
@@ -56,27 +74,43 @@ def roofline_charts(
     Raises:
         EngineError: `device` is not known, or has no such type of arithmetic.
     """
-    if find_spec("ixt.roofline") is None:
-        return [], []
-    roofline: Any = import_module("ixt.roofline")
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        precision = _TYPE.get(entry.row.precision, entry.row.precision)
-        groups.setdefault((device or entry.row.device or "cpu", precision), []).append(entry)
+        name = device or entry.row.device or "cpu"
+        groups.setdefault((name, ARITHMETIC[entry.row.precision]), []).append(entry)
     drawings: list[Drawing] = []
     remarks: list[str] = []
-    for (name, precision), group in groups.items():
+    for (name, _), group in groups.items():
+        row = group[0].row
         try:
-            known = roofline.find_device(name)
-            known.peak_flops(precision)
+            roof = _roof(name, row.precision, group[0].source.report.ceilings)
         except EngineError as error:
             if device is not None:
                 raise
             remarks.append(f"No roofline: {error} (--device).")
             continue
-        points = [_point(roofline, known, precision, entry) for entry in _fastest(group)]
-        drawings.append(_chart(points, known, precision, len(drawings)))
+        points = [_point(roof, entry) for entry in _fastest(group)]
+        drawings.append(_chart(points, roof, len(drawings)))
     return drawings, list(dict.fromkeys(remarks))
+
+
+def _roof(name: str, precision: str, ceilings: Ceilings | None) -> _Roof:
+    """The ceilings by the device's name; of a device without a known one what was measured.
+
+    Raises:
+        EngineError: it is not known, and nothing was measured.
+    """
+    arithmetic = ARITHMETIC[precision]
+    seen = measured_device(ceilings, precision) if ceilings else None
+    reached = (seen.peak_flops(arithmetic), seen.bandwidth_bytes_per_s) if seen else None
+    try:
+        device = find_device(name)
+        device.peak_flops(arithmetic)
+    except EngineError:
+        if seen is None:
+            raise
+        return _Roof(seen, arithmetic, published=False, reached=None)
+    return _Roof(device, arithmetic, published=True, reached=reached)
 
 
 def _fastest(group: Sequence[Entry]) -> list[Entry]:
@@ -89,67 +123,100 @@ def _fastest(group: Sequence[Entry]) -> list[Entry]:
     return [best(entries) for entries in found.values()]
 
 
-def _point(roofline: Any, device: Any, precision: str, entry: Entry) -> _Point:
+def _point(roof: _Roof, entry: Entry) -> _Point:
     row = entry.row
-    costs = roofline.model_costs(row.model, row.image_size)
-    element_bytes = 4 if precision in ("fp32", "tf32") else 2
+    costs = costs_of(row.model, row.image_size)
     flops = costs.flops(row.mode)
-    limit = roofline.limits(costs, device, precision, row.batch_size, row.mode)
+    bytes_ = costs.traffic_bytes(row.mode, ELEMENT_BYTES[roof.precision], row.batch_size)
+    limit = limits(costs, roof.device, roof.precision, row.batch_size, row.mode)
     return _Point(
         entry,
-        intensity=flops / costs.traffic_bytes(row.mode, element_bytes, row.batch_size),
+        intensity=flops / bytes_,
         achieved=flops * entry.rate,
         share=entry.rate / limit.images_per_s,
     )
 
 
-def _chart(points: Sequence[_Point], device: Any, precision: str, number: int) -> Drawing:
-    title = f"Roofline of {device.name}, {precision}"
-    peak, bandwidth = device.peak_flops(precision) / 1e12, device.bandwidth_bytes_per_s / 1e12
-    with new_chart(6.0, 4.4) as chart:
+def _chart(points: Sequence[_Point], roof: _Roof, number: int) -> Drawing:
+    title = f"Roofline of {roof.device.name}, {roof.precision}"
+    with new_chart(10.6, 5.2) as chart:
         axes = chart.figure.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("arithmetic intensity, FLOP per byte of the least traffic")
         axes.set_ylabel("achieved, TFLOP/s")
-        low, high = bounds([*(p.intensity for p in points), peak / bandwidth], 2.5)
-        _roof(axes, low, high, peak, bandwidth)
-        for point in points:
-            _mark(chart, axes, point)
+        ridge = roof.peak / roof.device.bandwidth_bytes_per_s
+        low, high = bounds([*(point.intensity for point in points), ridge], 1.6)
         floor = min(point.achieved for point in points) / 1e12
         axes.set_xlim(low, high)
-        axes.set_ylim(floor / 2.5, 2.2 * peak)
+        axes.set_ylim(floor / 1.8, 1.8 * roof.peak / 1e12)
+        _draw_roof(axes, roof, low, high)
+        for point in points:
+            _mark(chart, axes, point)
         plain_log_axis(axes.xaxis, low, high)
-        plain_log_axis(axes.yaxis, floor, peak)
+        plain_log_axis(axes.yaxis, floor, roof.peak / 1e12)
+        explain_families(axes, [point.entry.row.model for point in points])
         for mode in dict.fromkeys(point.entry.row.mode for point in points):
             axes.scatter([], [], 50, color=MUTED, marker=_MARKERS[mode], label=WORDS[mode])
-        legend_below(axes)
+        legend_below(axes, columns=6)
         labels = [
-            Label(f"{p.entry.row.model} {p.share:.0%}", p.intensity, p.achieved / 1e12, INK, 5.0)
-            for p in points
+            Label(
+                f"{short_name(point.entry.row.model)} {point.share:.0%}",
+                point.intensity,
+                point.achieved / 1e12,
+                INK,
+                _RADIUS,
+            )
+            for point in points
         ]
-        place_labels(chart, axes, labels, [(label.x, label.y, label.radius) for label in labels])
+        marks = [(label.x, label.y, label.radius) for label in labels]
+        place_labels(chart, axes, labels, marks, distances=(0.0,))
         shares = ", ".join(
             f"{p.entry.row.model} {WORDS[p.entry.row.mode]} {p.share:.1%}" for p in points
         )
         alt = f"{title}. Share of the limit reached: {shares}."
         svg = finish(chart, f"roofline-{number}", alt)
-    caption = (
-        f"The fastest setting of each model. Sloping: {1000 * bandwidth:,.0f} GB/s of memory "
-        f"bandwidth; flat: the dense {precision} peak. The least traffic reads and writes every "
+    return Drawing(title, alt, svg, _caption(roof))
+
+
+def _caption(roof: _Roof) -> str:
+    bandwidth = f"{roof.device.bandwidth_gb_per_s:,.0f} GB/s"
+    if roof.published:
+        ceilings = (
+            f"Sloping: {bandwidth} of memory bandwidth; flat: the dense {roof.precision} peak. "
+        )
+        if roof.reached:
+            ceilings += "Dashed: what a copy and a large matrix product reached on this device. "
+    else:
+        ceilings = (
+            f"Sloping: the {bandwidth} of a copy; flat: a large {roof.precision} matrix product; "
+            "both measured here, as no published peaks are known for this device. "
+        )
+    return (
+        f"The fastest setting of each model. {ceilings}The least traffic reads and writes every "
         "tensor once per operation. Percentages are of the limit that each operation taking the "
         "longer of its two times would give."
     )
-    return Drawing(title, alt, svg, caption)
 
 
-def _roof(axes: Axes, low: float, high: float, peak: float, bandwidth: float) -> None:
-    ridge = peak / bandwidth
-    axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=INK)
+def _draw_roof(axes: Axes, roof: _Roof, low: float, high: float) -> None:
+    _line(axes, low, high, roof.peak, roof.device.bandwidth_bytes_per_s)
     axes.annotate(
-        f"{peak:,.4g} TFLOP/s", (high, peak), xytext=(-4, 5), textcoords="offset points",
-        ha="right", color=MUTED, fontsize=9,
+        f"{roof.peak / 1e12:,.3g} TFLOP/s", (high, roof.peak / 1e12), xytext=(-4, 5),
+        textcoords="offset points", ha="right", color=MUTED, fontsize=9,
     )  # fmt: skip
+    if roof.reached:
+        _line(axes, low, high, *roof.reached, linestyle=(0, (4, 3)), linewidth=1.2, color=MUTED)
+        axes.annotate(
+            f"{roof.reached[0] / 1e12:,.3g} TFLOP/s measured", (high, roof.reached[0] / 1e12),
+            xytext=(-4, -12), textcoords="offset points", ha="right", color=MUTED, fontsize=9,
+        )  # fmt: skip
+
+
+def _line(axes: Axes, low: float, high: float, peak: float, bandwidth: float, **style: Any) -> None:
+    ridge = peak / bandwidth
+    heights = [low * bandwidth / 1e12, peak / 1e12, peak / 1e12]
+    axes.plot([low, ridge, high], heights, **{"color": INK, "zorder": 1, **style})
 
 
 def _mark(chart: Chart, axes: Axes, point: _Point) -> None:
@@ -157,8 +224,8 @@ def _mark(chart: Chart, axes: Axes, point: _Point) -> None:
     mark = axes.scatter(
         point.intensity,
         point.achieved / 1e12,
-        80,
-        color=SERIES[0 if row.mode == "train" else 1],
+        64,
+        color=colour_of(row.model),
         marker=_MARKERS[row.mode],
         zorder=3,
     )

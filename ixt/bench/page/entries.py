@@ -19,6 +19,12 @@ class Source:
     """What the page calls it; unique."""
     report: Report
 
+    @property
+    def device(self) -> str:
+        """What was measured on: the first device, else the processor."""
+        machine = self.report.machine
+        return next(iter(machine.get("devices") or []), machine.get("cpu") or "an unknown device")
+
 
 @dataclass(frozen=True)
 class Entry:

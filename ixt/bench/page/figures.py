@@ -40,6 +40,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.edgecolor": GRID,
     "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
+    "axes.labelpad": 8.0,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -55,6 +56,7 @@ _SETTINGS: dict[str, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "legend.frameon": False,
+    "legend.handletextpad": 0.4,
     "legend.labelcolor": INK,
     "lines.linewidth": 2.0,
 }
@@ -139,7 +141,9 @@ def plain_log_axis(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis that is labelled with plain numbers, more of them on a short range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    if high / low < 8:
+        steps = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(10, subs=steps))
     axis.set_minor_locator(LogLocator(10, subs=tuple(map(float, range(1, 10)))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
@@ -160,95 +164,6 @@ def legend_below(axes: Axes, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A name to write beside a point."""
-
-    text: str
-    x: float
-    y: float
-    colour: str
-    radius: float
-    """Of the point's mark, in points."""
-
-
-# Directions from the mark's edge, the preferred first: right, left, above, below, and aslant.
-_PLACES = (
-    (1.0, 0.0, "left", "center"),
-    (-1.0, 0.0, "right", "center"),
-    (0.0, 1.0, "center", "bottom"),
-    (0.0, -1.0, "center", "top"),
-    (0.9, 1.2, "left", "bottom"),
-    (-0.9, 1.2, "right", "bottom"),
-    (0.9, -1.2, "left", "top"),
-    (-0.9, -1.2, "right", "top"),
-)
-_GAP = 3.0  # points between mark and name
-_LABEL_SIZE = 9
-_Box = tuple[float, float, float, float]
-
-
-def place_labels(
-    chart: Chart, axes: Axes, labels: Iterable[Label], marks: Iterable[tuple[float, float, float]]
-) -> None:
-    """Write each name where it covers no mark and no other name, if there is such a place.
-
-    Args:
-        chart: the figure of the axes.
-        axes: with its final limits.
-        labels: the important ones first.
-        marks: x, y and radius, in points, of all points drawn.
-    """
-    chart.figure.draw_without_rendering()  # settles where the axes lie in the figure
-    transform, scale = axes.transData.transform, chart.figure.dpi / 72
-    taken: list[_Box] = []
-    for x_data, y_data, radius in marks:
-        x, y = (float(value) for value in transform((x_data, y_data)))
-        reach = radius * scale
-        taken.append((x - reach, y - reach, x + reach, y + reach))
-    frame = axes.bbox
-    for label in labels:
-        x, y = (float(value) for value in transform((label.x, label.y)))
-        reach = label.radius + _GAP
-        boxes = [_label_box(label.text, x, y, place, reach, scale) for place in _PLACES]
-
-        def cost(box: _Box) -> float:
-            outside = max(0.0, frame.x0 - box[0]) + max(0.0, box[2] - frame.x1)
-            return sum(_overlap(box, other) for other in taken) + 100 * float(outside)
-
-        chosen = min(range(len(boxes)), key=lambda number: cost(boxes[number]))
-        taken.append(boxes[chosen])
-        right, up, across, along = _PLACES[chosen]
-        axes.annotate(
-            label.text,
-            (label.x, label.y),
-            xytext=(right * reach, up * reach),
-            textcoords="offset points",
-            ha=across,
-            va=along,
-            fontsize=_LABEL_SIZE,
-            color=label.colour,
-        )
-
-
-def _label_box(
-    text: str, x: float, y: float, place: tuple[float, float, str, str], reach: float, scale: float
-) -> _Box:
-    """Where a name would stand, in the figure's pixels."""
-    width, height = 0.6 * _LABEL_SIZE * len(text) * scale, 1.1 * _LABEL_SIZE * scale
-    right, up, across, along = place
-    left = x + right * reach * scale - width * {"left": 0.0, "center": 0.5, "right": 1.0}[across]
-    bottom = y + up * reach * scale - height * {"bottom": 0.0, "center": 0.5, "top": 1.0}[along]
-    return left, bottom, left + width, bottom + height
-
-
-def _overlap(a: _Box, b: _Box) -> float:
-    """Shared area of two boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
 
 
 def bounds(values: Iterable[float], margin: float) -> tuple[float, float]:

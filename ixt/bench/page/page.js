@@ -24,8 +24,10 @@ for (const button of document.querySelectorAll("th button")) {
 const tip = document.getElementById("tip");
 for (const mark of document.querySelectorAll(".tip")) {
   const title = mark.querySelector("title");
-  const text = title.textContent;
-  title.remove();  // else the browser shows it a second time
+  const text = title ? title.textContent : mark.title;
+  // Else the browser shows it a second time.
+  if (title) title.remove();
+  mark.removeAttribute("title");
   mark.setAttribute("aria-label", text);
   const show = (x, y) => {
     tip.textContent = text;

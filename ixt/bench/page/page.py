@@ -11,7 +11,7 @@ from typing import get_args
 
 from ixt import __version__
 from ixt.bench.page.accuracy import accuracy_chart, unplaced
-from ixt.bench.page.bars import bar_charts, speedup
+from ixt.bench.page.bars import bar_cards, speedup
 from ixt.bench.page.batches import batch_charts
 from ixt.bench.page.ceiling import roofline_charts
 from ixt.bench.page.entries import WORDS, Entry, Source, best, measured, setting
@@ -36,7 +36,7 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     entries = measured(sources)
     if not entries:
         raise EngineError("nothing to show: no cell of the results has a figure, only errors")
-    device_names = list(dict.fromkeys(_device(source) for source in sources))
+    device_names = list(dict.fromkeys(source.device for source in sources))
     models = list(dict.fromkeys(entry.row.model for entry in entries))
     heading = f"Throughput of {_join(models)} on {_join(device_names)}"
     return Template((_FOLDER / "page.html").read_text()).substitute(
@@ -60,7 +60,7 @@ def _sections(sources: Sequence[Source], entries: list[Entry], device: str | Non
     roofs, why = roofline_charts(entries, device)
     parts = [
         _charts("Accuracy and speed", [d for d in placed if d is not None], note, wide=True),
-        _charts("Layouts and precisions", bar_charts(entries), _BARS_NOTE, wide=len(sources) > 1),
+        _section("Layouts and precisions", bar_cards(entries), _BARS_NOTE),
         _charts("Batch sizes", batch_charts(entries)),
         _charts("Under the roofline", roofs, " ".join(why), wide=True),
         _section("All results", results_table(sources), _TABLE_NOTE),
@@ -71,13 +71,14 @@ def _sections(sources: Sequence[Source], entries: list[Entry], device: str | Non
 
 
 _BARS_NOTE = (
-    "Each number is images per second; the factor compares it with the first bar of its results "
-    "file. NCHW is the contiguous layout, NHWC channels_last. Lines on the bars span the 5th to "
-    "95th percentile."
+    "Images per second; the factor compares with the first bar of the same results file. The line "
+    "at a bar's end spans the 5th to 95th percentile of its windows."
 )
 _TABLE_NOTE = (
     "Medians over the windows of all rounds; the spread is half the distance from the 5th to the "
-    "95th percentile. Paper: one A100, TF32, batch 128. Select a heading to sort."
+    "95th percentile. Paper: one A100, TF32, batch 128. Of floor, of limit: share of the rate that "
+    "memory traffic alone, and that traffic or arithmetic, whichever takes longer in each "
+    "operation, would allow. Select a heading to sort."
 )
 _PEERS_NOTE = (
     "Images per second of one device. The fastest setting of each model is compared where both "
@@ -129,11 +130,6 @@ def _tiles(entries: list[Entry]) -> str:
             text = f"{words}, geometric mean of {len(ratios)} pairs"
             tiles.append((f"{mean:.2f}x", text))
     return "\n".join(f"<div><dt>{escape(text)}</dt><dd>{big}</dd></div>" for big, text in tiles)
-
-
-def _device(source: Source) -> str:
-    machine = source.report.machine
-    return next(iter(machine.get("devices") or []), machine.get("cpu") or "an unknown device")
 
 
 def _join(names: Sequence[str]) -> str:

@@ -9,30 +9,42 @@ from ixt.bench.export import images_per_joule
 from ixt.bench.page.entries import LAYOUT, Source
 from ixt.bench.peers import best_rows, describe, device_family, nearest_peers
 from ixt.bench.results import Row
-from ixt.bench.table import pair_layouts, peak_gib, published_rate, remarks
+from ixt.bench.table import (
+    ceilings_text,
+    flags_by_precision,
+    pair_layouts,
+    peak_gib,
+    published_rate,
+    relative_spread,
+    remarks,
+)
 
 _COLUMNS = (
-    "model", "mode", "precision", "layout", "batch", "img/s", "spread", "paper", "ratio",
-    "ms/step", "GiB", "img/J", "GMACs", "px",
+    "model", "mode", "precision", "layout", "batch", "img/s", "spread", "paper", "ratio", "ms/step",
+    "MFU", "of floor", "of limit", "GiB", "img/J", "GMACs", "px",
 )  # fmt: skip
 _TEXTS = ("model", "mode", "precision", "layout", "results")
+_STEPS = {
+    "full": "gradients cleared, forward with drop path, loss, backward, clipping, AdamW, EMA",
+    "plain": "gradients cleared, forward, loss, backward, SGD",
+}
 _PEER_COLUMNS = ("model", "mode", "device", "setting", "img/s", "ours / theirs", "source")
 
 
 def results_table(sources: Sequence[Source]) -> str:
-    """All cells; the fastest layout of a setting is marked."""
-    several = len(sources) > 1
-    columns = (*(("results",) if several else ()), *_COLUMNS)
-    lines = []
+    """All cells; the fastest layout of a setting is marked, and empty columns are left out."""
+    rows: list[tuple[list[tuple[str, float | None]], bool]] = []
     for source in sources:
         for layouts in pair_layouts(source.report.rows):
             top = max((row.images_per_s or 0.0) for row in layouts)
             for row in layouts:
                 best = len(layouts) > 1 and row.images_per_s == top
-                cells = _cells(row)
-                if several:
-                    cells = [(source.label, None), *cells]
-                lines.append(_line(cells, columns, best))
+                rows.append(([(source.label, None), *_cells(row)], best))
+    names = ("results", *_COLUMNS)
+    kept = [n for n in range(len(names)) if any(cells[n][0] for cells, _ in rows)]
+    kept = kept if len(sources) > 1 else kept[1:]
+    columns = [names[n] for n in kept]
+    lines = [_line([cells[n] for n in kept], columns, best) for cells, best in rows]
     head = "".join(
         f'<th scope="col"{_class(name)}><button type="button">{name}</button></th>'
         for name in columns
@@ -61,9 +73,7 @@ def _line(cells: Sequence[tuple[str, float | None]], columns: Sequence[str], bes
 
 def _cells(row: Row) -> list[tuple[str, float | None]]:
     """Text and value of each of `_COLUMNS`."""
-    rate, low, high = row.images_per_s, row.p5_images_per_s, row.p95_images_per_s
-    spread = (high - low) / 2 / rate if rate and low is not None and high is not None else None
-    published, joule = published_rate(row), images_per_joule(row)
+    rate, published, joule = row.images_per_s, published_rate(row), images_per_joule(row)
     ratio = rate / published if rate and published else None
     gmacs = row.macs / 1e9 if row.macs else None
     gib = peak_gib(row) if row.rounds else None
@@ -74,10 +84,13 @@ def _cells(row: Row) -> list[tuple[str, float | None]]:
         (LAYOUT[row.layout], None),
         (str(row.batch_size), row.batch_size),
         ("failed" if rate is None else f"{rate:,.1f}", rate),
-        _number(spread, "±{:.1%}"),
+        _number(relative_spread(row), "±{:.1%}"),
         _number(published, "{:,}"),
-        _number(ratio, "{:.2f}"),
+        _number(ratio, "{:.3g}"),
         _number(row.ms_per_step, "{:,.1f}"),
+        _number(row.mfu, "{:.1%}"),
+        _number(row.of_memory_floor, "{:.1%}"),
+        _number(row.of_limit, "{:.1%}"),
         _number(gib, "{:.2f}"),
         _number(joule, "{:.2f}"),
         _number(gmacs, "{:.2f}"),
@@ -143,6 +156,7 @@ def _machine(source: Source) -> list[tuple[str, str]]:
         ("processor", f"{machine.get('cpu')}, {machine.get('cpu_cores')} cores"),
         ("memory", f"{machine.get('memory_gib')} GiB"),
         ("threads", ", ".join(str(n) for n in sorted(n for n in threads if n))),
+        ("cuDNN", machine.get("cudnn")),
         ("driver", _span([reading.get("driver") for reading in readings])),
         ("SM clock", _span([reading.get("sm_mhz") for reading in readings], " MHz")),
         ("power limit", _span([reading.get("power_limit_w") for reading in readings], " W")),
@@ -159,8 +173,18 @@ def _machine(source: Source) -> list[tuple[str, str]]:
             f"three windows agree within {protocol.agreement:.0%}, for at most "
             f"{protocol.max_warmup * protocol.seconds:g} s",
         ),
+        ("training step", _STEPS[protocol.training_step]),
+        *flags_by_precision(source.report.rows).items(),
+        ("ceilings", ceilings_text(source.report.ceilings)),
+        ("other load", _other_load(source.report.rows)),
     ]
     return [(name, str(value)) for name, value in found if value]
+
+
+def _other_load(rows: Iterable[Row]) -> str:
+    """How busy other processes were where the host's processor is what was measured."""
+    cores = [row.other_cores for row in rows if row.device == "cpu"]
+    return f"up to {max(cores):.1f} cores kept busy by other processes" if cores else ""
 
 
 def _span(values: Iterable[object], unit: str = "") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from types import TracebackType
 from typing import Self, TextIO
 
 
@@ -28,12 +27,7 @@ class CapturedStderr:
             sys.stderr = open(os.dup(self._real), "w", buffering=1, errors="backslashreplace")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._python is not None:
             sys.stderr.close()
             sys.stderr = self._python

@@ -1,0 +1,74 @@
+"""What `ixt eval` prints and writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ixt.cli.app import write_text
+
+if TYPE_CHECKING:
+    from ixt.evaluate.outcome import Outcome
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print a line per measurement, then how they compare."""
+    print(outcome.measurements[0].targets.said)
+    for measured, row in zip(outcome.measurements, outcome.rows, strict=True):
+        title = f"{measured.title}: " if len(outcome.rows) > 1 else ""
+        low, high = row["top1_interval"]
+        skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
+        print(
+            f"{title}top-1 {row['top1']:.3f} ({low:.2f} to {high:.2f})  top-5 {row['top5']:.3f}"
+            f"  loss {row['loss']:.4f}  calibration error {row['calibration_error']:.4f}"
+            f"  images {row['count']}{skipped}  weights {row['weights']}"
+        )
+    for comparison in outcome.comparisons():
+        print(comparison["verdict"])
+    for flips in outcome.flips():
+        print(
+            f"{flips['first']} and {flips['second']} predict otherwise for {flips['flips']} of "
+            f"{flips['images']} images"
+        )
+        for file in flips["files"][:5]:
+            print(f"  {file}")
+
+
+def write_outcome(outcome: Outcome, results: Path | None, append: Path | None) -> None:
+    """Write the report as JSON, and add its rows to a JSONL file, where they are asked for."""
+    if results is not None:
+        write_text(results, json.dumps(outcome.report(), indent=1) + "\n")
+    if append is not None:
+        old = append.read_text() if append.exists() else ""
+        gap = "\n" if old and not old.endswith("\n") else ""
+        lines = "".join(json.dumps(row) + "\n" for row in outcome.rows)
+        write_text(append, gap + lines, append=True)
+
+
+def write_tables(
+    outcome: Outcome, per_class: Path | None, confusions: Path | None, predictions: Path | None
+) -> None:
+    """Write the CSV files that are asked for."""
+    tables = (
+        (per_class, outcome.class_rows),
+        (confusions, outcome.confusion_rows),
+        (predictions, outcome.prediction_rows),
+    )
+    for path, rows in tables:
+        if path is not None:
+            write_text(path, _as_csv(rows()))
+
+
+def _as_csv(rows: Iterable[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return stream.getvalue()

@@ -1,0 +1,54 @@
+"""The recipe's data section."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from ixt.recipe.section import Positive, Section
+
+
+class Data(Section):
+    """Where images come from and how they are decoded."""
+
+    root: str | None = None
+    """Folder with train/ and val/ (or validation/); `--data` sets it."""
+    decoder: Literal["auto", "dali", "torch", "exact"] = "auto"
+    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU.
+
+    exact is Pillow, bit for bit timm's and torchvision's pixels, and slow.
+    """
+    decode_device: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where DALI decodes for a CUDA device: gpu (auto does the same) with nvJPEG; cpu with
+    libjpeg-turbo, and only resizes on the GPU, for GPUs whose decoder is slow or busy."""
+    hw_decoder_load: float = 0.0
+    """Share of the JPEGs that go to the GPU's hardware decoder: 0 or 1. Its pixels differ a little
+    from the CUDA decoder's, and with a share in between an image's would depend on its batch."""
+    num_threads: Positive | None = None
+    """Decoding threads per process; null takes the process's share of the CPU cores."""
+    prefetch_batches: Positive = 4
+    """Micro-batches decoded ahead of the training step."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a damaged image does: stop the run, or be left out, counted and listed."""
+    classes: tuple[str, ...] | None = None
+    """Class folders to train and evaluate on; null for all."""
+    shots: Positive | None = None
+    """Training images of each class, chosen by run.seed; null for all."""
+
+    @model_validator(mode="after")
+    def _decoding_fits(self) -> Self:
+        load = self.hw_decoder_load
+        if load not in (0.0, 1.0):
+            raise ValueError(
+                f"hw_decoder_load is {load}; give 0 or 1: with a share in between, an image's "
+                "pixels depend on the others in its batch, and a run cannot be repeated"
+            )
+        if load and self.decode_device == "cpu":
+            raise ValueError("hw_decoder_load acts only where decode_device is gpu or auto")
+        if self.decoder not in ("auto", "dali") and (load or self.decode_device != "auto"):
+            raise ValueError(
+                f"decode_device and hw_decoder_load act only with decoder: dali or auto, not "
+                f"{self.decoder}; leave them out"
+            )
+        return self

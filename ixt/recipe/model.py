@@ -1,0 +1,36 @@
+"""The recipe's model section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ixt.recipe.section import Fraction, Positive, Section
+
+
+class Model(Section):
+    """Which network, and its stochastic regularisers."""
+
+    name: str
+    """A timm model name, or a name of the paper (inceptionnext_tiny, convnext_tiny_k3, ...)."""
+    num_classes: Positive | None = None
+    """Outputs of the head; null takes the number of classes of the training data."""
+    drop_path_rate: Fraction = 0.0
+    """Stochastic depth of the last block; earlier blocks rise to it linearly."""
+    drop_rate: Fraction = 0.0
+    """Dropout in front of the classifier."""
+    pretrained: bool = False
+    """Start from timm's published weights (needs the hub or its cache)."""
+    freeze: Positive | str | tuple[str, ...] | None = None
+    """What is not trained: the stem and so many first stages; backbone, all but the classifier (a
+    linear probe); or names of modules, as [stem, stages.0]. Its batch norms keep their averages."""
+    head_init_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    """Multiply the initial weights of a new classifier by this."""
+    kwargs: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the timm model function."""
+    fused: Literal["auto"] | bool = False
+    """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold batch
+    norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
+    auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
+    true: also warn where the check fails, and use the same operators on a CPU."""

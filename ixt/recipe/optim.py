@@ -1,0 +1,84 @@
+"""The recipe's optim, schedule and ema sections: what happens to the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ixt.recipe.section import Fraction, NonNegative, Positive, Section
+
+
+class Optim(Section):
+    """Loss and optimizer."""
+
+    name: str = "adamw"
+    """timm's optimizer name: adamw, sgd, lamb, ..."""
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate for the whole global batch."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    """Decoupled weight decay; never on biases and one-dimensional parameters."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD and its kin."""
+    betas: tuple[Fraction, Fraction] | None = None
+    """Adam's betas; null takes the optimizer's own."""
+    eps: Annotated[float, Field(gt=0.0)] | None = None
+    """Adam's epsilon; null takes the optimizer's own."""
+    kwargs: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the optimizer."""
+    max_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Clip the global gradient norm to this; null for no clipping."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Multiply the learning rate by this per layer from the head down; null for none."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross entropy with (soft) targets, or binary cross entropy per class."""
+    bce_target_threshold: Fraction | None = None
+    """Binarise BCE targets above this; null leaves them soft."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability mass spread evenly over all classes."""
+
+
+class Schedule(Section):
+    """Learning rate over the run, with timm's curves."""
+
+    name: Literal["cosine", "constant", "step", "multistep", "poly", "tanh"] = "cosine"
+    """The curve."""
+    epochs: Positive = 300
+    """Length of the curve in epochs, warm-up included, cooldown not."""
+    cooldown_epochs: NonNegative = 0
+    """Epochs at min_lr after the curve."""
+    warmup_epochs: NonNegative = 0
+    """Epochs that rise linearly from warmup_lr; the curve below them runs on."""
+    warmup_lr: Annotated[float, Field(ge=0.0)] = 1e-6
+    """Learning rate of the first warm-up step."""
+    min_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    """Learning rate at the end of the curve."""
+    unit: Literal["epoch", "update"] = "epoch"
+    """Whether the learning rate changes once per epoch or with every update."""
+    decay_epochs: Annotated[float, Field(gt=0.0)] = 30
+    """Epochs between drops of the step curve."""
+    decay_milestones: tuple[Positive, ...] = (30, 60)
+    """Epochs of the multistep curve's drops."""
+    decay_rate: Annotated[float, Field(gt=0.0)] = 0.1
+    """Factor of a drop; the power of poly."""
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs trained in all, cooldown included."""
+        return self.epochs + self.cooldown_epochs
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs} and epochs is {self.epochs}; "
+                "warm-up must end before the curve does"
+            )
+        return self
+
+
+class Ema(Section):
+    """Exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Weight of the old average in each update; null for no EMA."""

@@ -1,0 +1,77 @@
+"""The recipe's eval and run sections: what is measured, written and kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ixt.recipe.section import NonNegative, Positive, Section
+
+
+class Eval(Section):
+    """How accuracy is measured: shorter side to image_size / crop_pct, then the centre."""
+
+    image_size: Positive | None = None
+    """Side of the square test image; null takes the training size."""
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    """Share of the resized shorter side that the centre crop keeps."""
+    crop_mode: Literal["center", "squash"] = "center"
+    """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Resampling filter."""
+    batch_size: Positive = 128
+    """Images per forward pass of one process."""
+    every_epochs: Positive = 1
+    """Evaluate after every so many epochs, and always after the last one."""
+
+
+class Prometheus(Section):
+    """A page for a Prometheus server to read, or a file for its node exporter."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port of the first process's host; the page is /metrics."""
+    address: str = "0.0.0.0"
+    """Address to listen on."""
+    textfile: str | None = None
+    """File NAME.prom in the node exporter's textfile folder, rewritten with every log row."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.port is None) == (self.textfile is None):
+            raise ValueError("give one of port and textfile, as in prometheus: {port: 9400}")
+        return self
+
+
+class RunSettings(Section):
+    """Seed, logging and checkpoints."""
+
+    seed: NonNegative = 42
+    """The one seed: data order, augmentation, initial weights and drop path follow from it."""
+    log_every_steps: Positive = 50
+    """Updates between log rows."""
+    checkpoint_every_steps: Positive | None = None
+    """Updates between checkpoints within an epoch; null for one per epoch only."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Minutes between checkpoints, too, looked at with every log row; null for none."""
+    async_checkpoints: bool = True
+    """Write checkpoints in a thread while training goes on; costs host memory for one copy."""
+    keep_last: Positive = 2
+    """Newest checkpoints kept."""
+    keep_best: NonNegative = 1
+    """Best checkpoints kept, by top-1 (the EMA's where there is one)."""
+    keep_every_epochs: Positive | None = None
+    """Epochs between checkpoints that are kept for good; null for none."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Names of Accelerate trackers: tensorboard, wandb, mlflow, ..."""
+    prometheus: Prometheus | None = None
+    """Where Prometheus finds the run's numbers; null for nowhere."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What an infinite loss or gradient does: stop the run, or have its update taken back, counted
+    and listed in spikes.jsonl. Skipping costs a copy of weights and optimizer state on the
+    device."""
+    max_skips: Positive = 10
+    """Updates in a row that may be taken back; one more stops the run."""
+    spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
+    """List in spikes.jsonl the updates whose loss is so many standard deviations above the mean of
+    the 200 before; null for none."""

@@ -1,0 +1,108 @@
+"""The data of a run, from its recipe: tables of images, decoders and loaders."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ixt.data.classes import target_labels
+from ixt.data.decode import Decoder, GpuDecoding, make_decoder
+from ixt.data.image import image_problem
+from ixt.data.index import Index, load_index
+from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.plan import build_planner
+from ixt.data.scan import Split
+from ixt.data.subset import take_subset
+from ixt.errors import DataError
+from ixt.recipe import Recipe
+from ixt.runtime import cores_per_process
+
+
+def usable_index(recipe: Recipe, split: Split) -> Index:
+    """The images of a split that the recipe trains or evaluates on.
+
+    Raises:
+        DataError: there are none, or some cannot be read and the recipe does not leave them out.
+    """
+    assert recipe.data.root is not None
+    index = take_subset(load_index(recipe.data.root, split), recipe, split)
+    if recipe.data.on_error == "stop":
+        refuse_unreadable(index)
+    return index
+
+
+def refuse_unreadable(index: Index) -> None:
+    """Refuse a split with files that are no images, before the work begins.
+
+    Raises:
+        DataError: there is such a file; the message names the first one and says what is wrong.
+    """
+    bad = index.unreadable
+    if len(bad):
+        (first,) = index.ranges(bad[:1])
+        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
+        raise DataError(
+            f"{image_problem(first) or first.name}{more}; remove it, "
+            "or set data.on_error: skip to leave such images out"
+        )
+
+
+def build_train_loader(
+    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
+) -> TrainLoader:
+    """This process's share of every training epoch.
+
+    Raises:
+        DataError: the split has classes that the model does not know.
+    """
+    planner = build_planner(recipe, target_labels(index, class_names), index.sizes)
+    return TrainLoader(
+        index,
+        planner,
+        build_decoder(recipe, index, accelerator.device),
+        recipe,
+        num_classes=len(class_names),
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def build_eval_loader(
+    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
+) -> EvalLoader:
+    """This process's share of an evaluation.
+
+    Raises:
+        DataError: the split has classes that the model does not know.
+    """
+    device = accelerator.device
+    return EvalLoader(
+        index,
+        target_labels(index, class_names),
+        build_decoder(recipe, index, device),
+        recipe,
+        device=device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder:
+    """The decoder of a split's images, by the recipe's data section."""
+    data = recipe.data
+    return make_decoder(
+        data.decoder,
+        device=device,
+        num_threads=data.num_threads or cores_per_process(),
+        prefetch=data.prefetch_batches,
+        on_error=data.on_error,
+        gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
+    )
+
+
+def _large_size(index: Index) -> tuple[int, int]:
+    """The 99th percentiles of height and width, in pixels."""
+    height, width = np.percentile(index.sizes, 99, axis=0).astype(int).tolist()
+    return height, width
