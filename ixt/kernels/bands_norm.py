@@ -23,7 +23,7 @@ from ixt.kernels.bands import (
     memory_format,
     ordered,
 )
-from ixt.kernels.fold import operator, wide, wide_dtype
+from ixt.kernels.operators import operator, wide, wide_dtype
 
 
 def _forward_plain(

@@ -28,10 +28,10 @@ from ixt.kernels.fold import (
     scaled_sum,
     unfold_norm,
     unfold_scale,
-    wide_dtype,
     wide_product,
 )
 from ixt.kernels.modules import FusedInceptionMixer, MatmulMlp, fuse_mixers
+from ixt.kernels.operators import wide_dtype
 from ixt.kernels.replace import replace
 from ixt.kernels.residual import HalfResidualBlock
 
