@@ -20,13 +20,17 @@ from ixt.recipe import Optim, Schedule
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, optim: Optim, in_graph: bool = False
+) -> torch.optim.Optimizer:
     """Build timm's optimizer by name, without weight decay on biases and 1-D parameters.
 
     Args:
         model: its trainable parameters are grouped; with layer decay each group carries an
             `lr_scale`.
         optim: the recipe's section.
+        in_graph: its steps will be recorded as a CUDA graph: one kernel that keeps its counts on
+            the device; adamw only.
 
     Raises:
         RecipeError: unknown optimizer, or an argument that it does not take.
@@ -42,6 +46,7 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
             layer_decay=optim.layer_decay,
             param_group_fn=None if optim.weight_decay or optim.layer_decay else _one_group,
             **{key: value for key, value in given.items() if value is not None},
+            **({"fused": True, "capturable": True} if in_graph else {}),
             **optim.kwargs,
         )
         return optimizer

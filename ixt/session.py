@@ -61,6 +61,10 @@ class Run:
     slow_rank: SlowRank
     undone_running: int = 0
     """Updates taken back one after another, up to the last log row."""
+    graph_stream: torch.cuda.Stream | None = None
+    """Where an update is recorded as a CUDA graph; None where that is not done."""
+    graph: engine.StepGraph | None = None
+    """Runs an update, where it is recorded."""
 
     @property
     def updates_per_epoch(self) -> int:
@@ -116,9 +120,11 @@ def _build(
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     model = build_model(recipe, len(class_names), device, prepare).to(device)
-    optimizer = build_optimizer(model, recipe.optim)
+    stream = engine.graph_stream(recipe.engine, device)
+    optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
-    wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
+    with torch.cuda.stream(stream):
+        wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
     ema = _build_ema(recipe, model, accelerator)
     skips = recipe.run.on_nonfinite == "skip"
     return Run(
@@ -144,6 +150,7 @@ def _build(
         ),
         writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
         undo=Undo(accelerator, model, optimizer, ema) if skips else None,
+        graph_stream=stream,
         spikes=Spikes(recipe.run.spike_sigma),
         slow_rank=SlowRank(hosts),
     )

@@ -6,11 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ixt import batch_stats, engine, state
 from ixt.agreement import StopAgreement
@@ -61,6 +64,9 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
+        if run.graph_stream is not None:
+            update = partial(whole_update, run)
+            run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream)
         with engine.closing(run.accelerator):
             try:
                 with (
@@ -122,33 +128,57 @@ def train_epoch(run: Run, step: int, stop: StopAgreement, profiler: StepProfiler
 
 def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval) -> None:
     """One optimizer update over this process's micro-batches."""
-    accelerator, optim = run.accelerator, run.recipe.optim
     losses = []
     if run.undo is not None:
         run.undo.remember()
-    for _ in range(accelerator.gradient_accumulation_steps):
+    for _ in range(run.accelerator.gradient_accumulation_steps):
         batch = _next(batches, interval)
         _note_damaged(run, step, batch, interval)
         seed_model(run.recipe.run.seed, step, batch.micro_batch)
-        with accelerator.accumulate(run.wrapped):
-            with interval.forward:
-                loss = run.loss(run.wrapped(batch.images), batch.targets)
-            if run.undo is not None and accelerator.sync_gradients:
-                run.undo.settle()
-            accelerator.backward(loss)
-            if accelerator.sync_gradients and optim.max_norm is not None:
-                accelerator.clip_grad_norm_(run.wrapped.parameters(), optim.max_norm)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
-        losses.append(loss.detach())
+        if run.graph is not None:
+            losses.append(run.graph(batch.images, batch.targets))
+        else:
+            losses.append(micro_step(run, batch.images, batch.targets, interval.forward))
         interval.fingerprints[-1] += batch.fingerprint
+    if run.graph is None:
+        average(run)
+    scaler = run.accelerator.scaler
+    interval.losses.append(torch.stack(losses).mean())
+    interval.overflows += scaler is not None and run.accelerator.optimizer_step_was_skipped
+    if run.undo is not None:
+        interval.undone.append(run.undo.unless_finite(interval.losses[-1]))
+
+
+def micro_step(
+    run: Run, images: Tensor, targets: Tensor, forward: AbstractContextManager[Any]
+) -> Tensor:
+    """Add a micro-batch's gradients, and step after an update's last; return its loss, 0-d."""
+    accelerator, max_norm = run.accelerator, run.recipe.optim.max_norm
+    with accelerator.accumulate(run.wrapped):
+        with forward:
+            loss = run.loss(run.wrapped(images), targets)
+        if run.undo is not None and accelerator.sync_gradients:
+            run.undo.settle()
+        accelerator.backward(loss)
+        if accelerator.sync_gradients and max_norm is not None:
+            accelerator.clip_grad_norm_(run.wrapped.parameters(), max_norm)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    return loss.detach()
+
+
+def average(run: Run) -> None:
+    """Move the averaged weights, if there are any, by an update."""
     if run.ema is not None:
         assert run.recipe.ema.decay is not None
         run.ema.update(run.recipe.ema.decay)
-    interval.losses.append(torch.stack(losses).mean())
-    interval.overflows += accelerator.scaler is not None and accelerator.optimizer_step_was_skipped
-    if run.undo is not None:
-        interval.undone.append(run.undo.unless_finite(interval.losses[-1]))
+
+
+def whole_update(run: Run, images: Tensor, targets: Tensor) -> Tensor:
+    """What an update of one micro-batch does on the device: the part that a graph records."""
+    loss = micro_step(run, images, targets, nullcontext())
+    average(run)
+    return loss
 
 
 def evaluate_epoch(run: Run, step: int) -> Metrics:

@@ -1,7 +1,8 @@
-"""`ixt bench kernels`: the fused mixer, eager PyTorch, torch.compile and the memory floor."""
+"""`ixt bench kernels`: fused layers, eager PyTorch, torch.compile and the memory floor."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +16,16 @@ from torch import Tensor, nn
 
 from ixt.durable import replace_text
 from ixt.errors import EngineError, ModelError
-from ixt.kernels import disagreement, mixer_shapes
-from ixt.kernels.modules import FusedInceptionMixer, is_fusible
+from ixt.kernels import (
+    block_disagreement,
+    blocks_to_fold,
+    disagreement,
+    fuse,
+    keep_residual_half,
+    mixer_shapes,
+)
+from ixt.kernels.modules import bands_of, fused_mixer, token_mixers
+from ixt.kernels.residual import HalfResidualBlock
 from ixt.models import create_model, eval_settings
 from ixt.runtime import describe_machine
 
@@ -28,11 +37,24 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
-class KernelRow:
-    """One way to compute one mixer."""
+class Subject:
+    """A layer of a model that is measured, and the image that it gets there."""
 
-    mixer: str
-    """Channels, branch width and image side."""
+    label: str
+    """What it is, its channels and its image's side."""
+    layer: nn.Module
+    size: tuple[int, int, int]
+    """Channels, height, width."""
+    floors: tuple[float, float]
+    """Tensors of its input's size that must be moved: forward, and forward and backward."""
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One way to compute one layer."""
+
+    layer: str
+    """What it is, its channels and its image's side."""
     passes: str
     """forward, or forward + backward."""
     how: str
@@ -48,18 +70,18 @@ class KernelRow:
 def bench_kernels(
     model: str, batch_size: int, precision: str, layout: str, results: Path | None = None
 ) -> list[KernelRow]:
-    """Measure every mixer of a model, forward, and forward and backward.
+    """Measure every mixer and block of a model, forward, and forward and backward.
 
     Args:
-        model: a name of `ixt.models.create_model`; its mixers at its own image size are measured.
+        model: a name of `ixt.models.create_model`; its layers at its own image size are measured.
         batch_size: images.
-        precision: bf16, fp16 or fp32; weights are fp32.
-        layout: channels_last or contiguous.
+        precision: bf16, fp16 or fp32; weights are fp32, under autocast.
+        layout: channels_last or contiguous; blocks are measured in the first only.
         results: JSON file for rows and machine.
 
     Raises:
-        EngineError: there is no CUDA device, a word is unknown, or the fused mixer is wrong here.
-        ModelError: the model is unknown or has no mixer to fuse.
+        EngineError: there is no CUDA device, a word is unknown, or a fused layer is wrong here.
+        ModelError: the model is unknown or has nothing to fuse.
     """
     _known("--precision", precision, DTYPES)
     _known("--layout", layout, ORDERS)
@@ -69,16 +91,17 @@ def bench_kernels(
             "Triton's kernels run on nothing else"
         )
     device, dtype, order = torch.device("cuda"), DTYPES[precision], ORDERS[layout]
-    mixers = find_mixers(model)
-    shapes = mixer_shapes(nn.ModuleList(mixer for mixer, _ in mixers))
-    problem = disagreement(shapes, device, dtype, order)
+    subjects = find_subjects(model, blocks=layout == "channels_last")
+    net = create_model(model)
+    problem = disagreement(mixer_shapes(net), device, dtype, order)
+    if layout == "channels_last":
+        problem = problem or block_disagreement(blocks_to_fold(net), device, dtype)
     if problem is not None:
-        raise EngineError(f"{torch.cuda.get_device_name()}: the fused mixer is wrong: {problem}")
+        raise EngineError(f"{torch.cuda.get_device_name()}: fused layers are wrong: {problem}")
     rows = []
-    for mixer, side in mixers:
-        size = (batch_size, sum(mixer.split_indexes), side, side)
-        x = torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=order)
-        rows += measure_mixer(mixer.to(device), x, _time)
+    for subject in subjects:
+        x = torch.randn((batch_size, *subject.size), device=device, dtype=dtype)
+        rows += measure(subject, x.contiguous(memory_format=order), _time)
     if results is not None:
         report = {
             "machine": describe_machine(),
@@ -92,79 +115,116 @@ def bench_kernels(
     return rows
 
 
-def find_mixers(model: str) -> list[tuple[Any, int]]:
-    """The different mixers of a model, each with the side of its image in pixels.
+def find_subjects(model: str, blocks: bool = True) -> list[Subject]:
+    """The different mixers of a model, then its different blocks that can be folded.
+
+    Blocks have a half residual stream, without which they would be measured with casts.
 
     Raises:
-        ModelError: the model is unknown or has none to fuse.
+        ModelError: the model is unknown or has nothing to fuse.
     """
     net = create_model(model).eval()
-    found: dict[tuple[int, ...], tuple[Any, int]] = {}
+    mixers = {id(layer) for layer in token_mixers(net)}
+    if not mixers:
+        raise ModelError(f"{model}: has no mixer to fuse; name an InceptionNeXt or a ConvNeXt")
+    keep_residual_half(net)
+    found: dict[tuple[object, ...], Subject] = {}
+    hooks = []
 
-    def note(mixer: Any, inputs: tuple[Tensor]) -> None:
-        found.setdefault(tuple(inputs[0].shape[1:]), (mixer, inputs[0].shape[-1]))
+    def note(layer: Any, inputs: tuple[Tensor]) -> None:
+        size = (inputs[0].shape[1], inputs[0].shape[2], inputs[0].shape[3])
+        is_mixer = id(layer) in mixers
+        make = _mixer if is_mixer else _block
+        found.setdefault((not is_mixer, size), make(layer, size))
 
-    for module in net.modules():
-        if is_fusible(module):
-            module.register_forward_pre_hook(note)
+    for layer in net.modules():
+        foldable = isinstance(layer, HalfResidualBlock) and blocks_to_fold(nn.ModuleList([layer]))
+        if id(layer) in mixers or (blocks and foldable):
+            hooks.append(layer.register_forward_pre_hook(note))
     side = eval_settings(model).image_size
     with torch.no_grad():
         net(torch.zeros(1, 3, side, side))
-    if not found:
-        raise ModelError(f"{model}: has no Inception mixer; name an InceptionNeXt")
-    return list(found.values())
+    for hook in hooks:
+        hook.remove()
+    return [found[key] for key in sorted(found, key=lambda key: bool(key[0]))]
 
 
-def measure_mixer(mixer: Any, x: Tensor, timer: Timer, compiled: bool = True) -> list[KernelRow]:
-    """Time one mixer fused, eager and compiled, and a copy of its input for comparison.
+def _mixer(layer: nn.Module, size: tuple[int, int, int]) -> Subject:
+    """Floor: read and write; the same for the input's gradient; its bands twice for weights."""
+    shape = bands_of(layer)
+    assert shape is not None
+    bands = " + ".join(f"{height}x{width}" for height, width in shape[1].sizes)
+    share = len(shape[1].sizes) * shape[1].groups / size[0]
+    label = f"{bands} on {share:.0%} of {size[0]} ch, {size[1]} px"
+    return Subject(label, layer, size, (2.0, 4.0 + 2 * share))
+
+
+def _block(layer: Any, size: tuple[int, int, int]) -> Subject:
+    """Floor: the mixer's, every product's operands and result once, the shortcut once each way."""
+    ratio = layer.mlp.fc1.out_channels / size[0]
+    mixer = _mixer(layer.token_mixer, size).floors
+    floors = (mixer[0] + 2 * (1 + ratio) + 1, mixer[1] + 6 * (1 + ratio) + 2)
+    return Subject(f"block of {size[0]} ch, {size[1]} px", layer, size, floors)
+
+
+def measure(subject: Subject, x: Tensor, timer: Timer, compiled: bool = True) -> list[KernelRow]:
+    """Time one layer fused, eager and compiled, and a copy of its input for comparison.
 
     Args:
-        mixer: timm's, with fp32 weights; the plain ways get weights of x's type, as autocast
-            would give them, without the time of the cast.
+        subject: with fp32 weights; they run under autocast to x's type, whose casts are timed.
         x: (N, C, H, W), its input.
         timer: measures a call.
         compiled: also measure torch.compile.
     """
-    fused = FusedInceptionMixer(mixer)
-    plain = type(mixer)(x.shape[1], branch_ratio=mixer.dwconv_hw.in_channels / x.shape[1],
-                        square_kernel_size=mixer.dwconv_hw.kernel_size[0],
-                        band_kernel_size=mixer.dwconv_w.kernel_size[1],
-                        dilation=fused.dilation)  # fmt: skip
-    plain.load_state_dict(mixer.state_dict())
-    plain = plain.to(x.device, x.dtype)
-    ways: dict[str, Any] = {"fused": fused, "eager": plain}
+    holders = [nn.ModuleList([copy.deepcopy(subject.layer)]) for _ in range(2)]
+    for holder in holders:
+        holder.to(x.device).train()
+        for parameter in holder.parameters():
+            parameter.grad = None
+    if isinstance(subject.layer, HalfResidualBlock):
+        fuse(holders[0])
+    else:
+        holders[0][0] = fused_mixer(holders[0][0])
+    ways: dict[str, Any] = {"fused": holders[0][0], "eager": holders[1][0]}
     if compiled:
-        ways["compiled"] = torch.compile(plain, dynamic=False)
+        ways["compiled"] = torch.compile(holders[1][0], dynamic=False)
     target, grad = torch.empty_like(x), torch.randn_like(x)
     copy_rate = 2 * x.nbytes / timer(lambda: target.copy_(x))
-    groups, side = mixer.dwconv_hw.in_channels, x.shape[-1]
-    label = f"{x.shape[1]} ch, branches of {groups}, {side} px"
     rows = []
-    for passes, floor in (("forward", 2.0), ("forward + backward", 4 + 3 * groups / x.shape[1])):
+    for passes, floor in zip(("forward", "forward + backward"), subject.floors, strict=True):
         for how, layer in ways.items():
             call = _forward(layer, x) if passes == "forward" else _both(layer, x, grad)
             ms = timer(call)
             rate = floor * x.nbytes / ms
-            rows.append(KernelRow(label, passes, how, ms, rate / 1e6, 100 * rate / copy_rate))
+            rows.append(
+                KernelRow(subject.label, passes, how, ms, rate / 1e6, 100 * rate / copy_rate)
+            )
     return rows
 
 
 def _forward(layer: nn.Module, x: Tensor) -> Callable[[], object]:
     def call() -> object:
-        with torch.no_grad():
+        with torch.no_grad(), _autocast(x):
             return layer(x)
 
     return call
 
 
 def _both(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], object]:
-    """Forward and all gradients; floor: 2 C, then 2 C for the input, its branches read again."""
+    """Forward and all gradients."""
     leaves = [x.detach().requires_grad_(), *layer.parameters()]
 
     def call() -> object:
-        return torch.autograd.grad(layer(leaves[0]), leaves, grad)
+        with _autocast(x):
+            out = layer(leaves[0])
+        return torch.autograd.grad(out, leaves, grad)
 
     return call
+
+
+def _autocast(x: Tensor) -> torch.autocast:
+    half = x.dtype if x.dtype in (torch.bfloat16, torch.float16) else None
+    return torch.autocast(x.device.type, half, enabled=half is not None)
 
 
 def _time(call: Callable[[], object]) -> float:
@@ -179,9 +239,9 @@ def _known(option: str, word: str, allowed: dict[str, Any]) -> None:
 
 
 def print_kernels(rows: Sequence[KernelRow]) -> None:
-    """Print a table, one line per mixer, pass and way."""
-    table = Table("mixer", "passes", "how", "ms", "GB/s of the floor", "% of a copy")
+    """Print a table, one line per layer, pass and way."""
+    table = Table("layer", "passes", "how", "ms", "GB/s of the floor", "% of a copy")
     for row in rows:
         numbers = (f"{row.ms:.4f}", f"{row.gb_per_s:.0f}", f"{row.percent_of_copy:.0f}")
-        table.add_row(row.mixer, row.passes, row.how, *numbers, end_section=row.how == "compiled")
+        table.add_row(row.layer, row.passes, row.how, *numbers, end_section=row.how == "compiled")
     Console().print(table)

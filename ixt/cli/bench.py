@@ -136,14 +136,14 @@ def models(
 @bench_app.command()
 def kernels(
     model: Annotated[
-        str, typer.Argument(help="An InceptionNeXt, whose mixers are measured.")
+        str, typer.Argument(help="An InceptionNeXt or ConvNeXt, whose layers are measured.")
     ] = "inceptionnext_tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 128,
     precision: Annotated[str, typer.Option(help="bf16, fp16, fp32.")] = "bf16",
     layout: Annotated[str, typer.Option(help="channels_last, contiguous.")] = "channels_last",
     results: Annotated[Path | None, typer.Option(help="Results file (JSON).")] = None,
 ) -> None:
-    """Measure the fused kernels against eager PyTorch, torch.compile and the memory floor.
+    """Measure fused layers against eager PyTorch, torch.compile and the memory floor.
 
     Needs a CUDA device. Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
     """

@@ -19,6 +19,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ixt.data.hashing import Draw, hash64, randint, uniform
+from ixt.data.upload import upload
 
 Ints = NDArray[np.int64]
 
@@ -142,7 +143,7 @@ def _erase_one(
     if mode == "const" or not len(rows):
         patches = [0.0] * len(rows)
     elif mode == "rand":
-        keys = torch.from_numpy(words[rows]).to(images.device)
+        keys = upload(words[rows], images.device)
         # Numbers from S * S on belong to no pixel.
         colours = _normals(keys, torch.full_like(keys, size * size + place))
         patches = colours.T[:, :, None, None].unbind()
@@ -159,7 +160,7 @@ def _pixel_noise(
     top, left, height, width = box.T
     area = height * width
     start = np.cumsum(area) - area
-    table = torch.from_numpy(np.stack([top * size + left, width, start, words, area])).to(device)
+    table = upload(np.stack([top * size + left, width, start, words, area]), device)
     total = int(area.sum())
     # Each pixel looks up its box; the known total spares a GPU from reporting it.
     pixels = table[:-1].repeat_interleave(table[-1], dim=1, output_size=total)
@@ -189,4 +190,4 @@ def _finalise(z: Tensor) -> Tensor:
 def _quantiles(device: torch.device) -> Tensor:
     """(65536,) float32: the middle of each of the normal distribution's equal shares."""
     shares = (np.arange(2**16) + 0.5) / 2**16
-    return torch.from_numpy(ndtri(shares).astype(np.float32)).to(device)
+    return upload(ndtri(shares).astype(np.float32), device)

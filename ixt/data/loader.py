@@ -24,6 +24,7 @@ from ixt.data.mixing import mix_images, mix_targets, smooth_targets
 from ixt.data.plan import Plan, Planner
 from ixt.data.policy import fill_colour
 from ixt.data.threads import one_torch_thread
+from ixt.data.upload import upload
 from ixt.errors import DataError
 from ixt.recipe import Recipe
 
@@ -170,7 +171,7 @@ class TrainLoader:
     def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
         numbers = plan.labels.copy()
         numbers[list(damaged)] = -1
-        labels = torch.from_numpy(numbers).to(self._device, non_blocking=True)
+        labels = upload(numbers, self._device)
         smoothing = self._recipe.optim.label_smoothing
         if plan.mix is None:
             return smooth_targets(labels, self._num_classes, smoothing)
@@ -310,5 +311,5 @@ class EvalLoader:
         paths = {
             self._index.paths(samples[[row]])[0]: reason for row, reason in decoded.damaged.items()
         }
-        labels = torch.from_numpy(numbers).to(self._device, non_blocking=True)
+        labels = upload(numbers, self._device)
         return EvalBatch(number, samples, pixels, images, labels, paths)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ixt.data.augment import rows_at_once
 from ixt.data.hashing import Draw, randint, uniform
+from ixt.data.upload import upload
 
 Floats = NDArray[np.float64]
 Mode = Literal["batch", "pair", "elem"]
@@ -183,7 +184,7 @@ def mix_targets(
     _check_groups(len(labels), table, group_size)
     own = smooth_targets(labels, num_classes, smoothing).view(-1, group_size, num_classes)
     rows = table if table.mode == "batch" else table.per_image(group_size)
-    weights = torch.from_numpy(np.stack(_weights(rows))).to(labels.device)
+    weights = upload(np.stack(_weights(rows)), labels.device)
     lam, rest = weights.view(2, len(own), -1, 1)
     mixed: Tensor = own * lam + own.flip(1) * rest
     return mixed.flatten(0, 1)
@@ -232,8 +233,8 @@ def _mix_each(images: Tensor, result: Tensor, table: MixTable, group_size: int) 
     size = rows_at_once(images)
     for start in range(0, len(blended), size):
         rows = blended[start : start + size]
-        own, other = (torch.from_numpy(k).to(images.device) for k in (rows, partner[rows]))
-        lam, rest = torch.from_numpy(weights[:, rows]).to(images.device)[..., None, None, None]
+        own, other = (upload(k, images.device) for k in (rows, partner[rows]))
+        lam, rest = upload(weights[:, rows], images.device)[..., None, None, None]
         taken = [images.index_select(0, k).float() for k in (own, other)]
         result[own] = _weighted(taken[0], taken[1], lam, rest)
 

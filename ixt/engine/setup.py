@@ -18,7 +18,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from ixt.engine import deepspeed
+from ixt.engine import deepspeed, step_graph
 from ixt.errors import EngineError, Interrupted
 from ixt.recipe import Engine, Recipe
 from ixt.runtime import build_accelerator
@@ -38,12 +38,14 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
         run_dir: where trackers write.
 
     Raises:
-        EngineError: see `build_accelerator`; or DeepSpeed is not installed, or its configuration
-            contradicts the recipe.
+        EngineError: see `build_accelerator` and `step_graph.check`; or DeepSpeed is not installed,
+            or its configuration contradicts the recipe.
     """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    step_graph.check(recipe.engine, torch.cuda.is_available(), processes)
     if recipe.engine.kind == "ddp":
         _quieten()
-        _check_static_graph(recipe.engine, int(os.environ.get("WORLD_SIZE", "1")))
+        _check_static_graph(recipe.engine, processes)
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
     options = deepspeed.options(recipe)
     deepspeed.join_alone()

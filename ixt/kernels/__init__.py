@@ -1,34 +1,41 @@
 """Faster layers for models of timm: fused kernels, and a residual stream in half precision.
 
-    from ixt.kernels import fuse, inception_mix
+    from ixt.kernels import depthwise_bands, fuse
 
     fuse(model)   # state dict and results stay, launches and memory traffic shrink
 
-`ops.py` has the operators, `inception_triton.py` their Triton kernels, `modules.py` the layers
-that use them, `selfcheck.py` compares them with plain PyTorch on the device at hand, and
-`apply.py` does to a model what a recipe says.
+Operators: `bands.py`, `bands_norm.py`, `fold.py`. Their Triton kernels: `triton_*.py`. Layers that
+use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py` compares them with
+plain PyTorch on the device at hand, and `apply.py` does to a model what a recipe says.
 """
 
 from ixt.kernels.apply import apply_kernels
-from ixt.kernels.modules import (
-    FusedInceptionMixer,
-    HalfResidualBlock,
-    MatmulMlp,
-    fuse,
-    keep_residual_half,
+from ixt.kernels.bands import Bands, depthwise_bands
+from ixt.kernels.folded import FoldedBlock, fuse
+from ixt.kernels.modules import FusedDepthwiseConv2d, FusedInceptionMixer, MatmulMlp
+from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
+from ixt.kernels.selfcheck import (
+    MixerShape,
+    block_disagreement,
+    blocks_to_fold,
+    disagreement,
+    mixer_shapes,
 )
-from ixt.kernels.ops import inception_mix
-from ixt.kernels.selfcheck import MixerShape, disagreement, mixer_shapes
 
 __all__ = [
+    "Bands",
+    "FoldedBlock",
+    "FusedDepthwiseConv2d",
     "FusedInceptionMixer",
     "HalfResidualBlock",
     "MatmulMlp",
     "MixerShape",
     "apply_kernels",
+    "block_disagreement",
+    "blocks_to_fold",
+    "depthwise_bands",
     "disagreement",
     "fuse",
-    "inception_mix",
     "keep_residual_half",
     "mixer_shapes",
 ]

@@ -8,8 +8,14 @@ import torch
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.kernels.modules import fuse, keep_residual_half
-from ixt.kernels.selfcheck import disagreement, mixer_shapes
+from ixt.kernels.folded import fuse
+from ixt.kernels.residual import keep_residual_half
+from ixt.kernels.selfcheck import (
+    block_disagreement,
+    blocks_to_fold,
+    disagreement,
+    mixer_shapes,
+)
 from ixt.recipe import Recipe
 
 _log = logging.getLogger("ixt")
@@ -41,12 +47,18 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
             "set it to false"
         )
     if wanted is True and not shapes:
-        raise ModelError(f"model.fused: {name} has no Inception mixer; set it to false or auto")
+        raise ModelError(
+            f"model.fused: {name} has no depthwise layer that the kernels compute; "
+            "set it to false or auto"
+        )
     if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
-        problem = disagreement(shapes, device, _DTYPES[engine.precision], order)
+        dtype = _DTYPES[engine.precision]
+        problem = disagreement(shapes, device, dtype, order)
+        if problem is None and engine.channels_last:
+            problem = block_disagreement(blocks_to_fold(model), device, dtype)
         if problem is not None:
             _log.warning(
                 "model.fused: plain layers instead, on %s the fused ones are not right: %s",

@@ -5,26 +5,28 @@ So checkpoints load and save as before, and a layer can be put in or left out in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from timm.models.convnext import ConvNeXtBlock
-from timm.models.inception_next import ConvMlp, InceptionDWConv2d, MetaNeXtBlock
+from timm.models.inception_next import ConvMlp, InceptionDWConv2d
 from torch import Tensor, nn
 
-from ixt.kernels.ops import inception_mix
+from ixt.kernels.bands import Bands, depthwise_bands
+from ixt.kernels.replace import replace
+from ixt.kernels.residual import HalfResidualBlock
+from ixt.models.variants import PartialDepthwiseConv2d
 
 
 class FusedInceptionMixer(nn.Module):
-    """timm's InceptionDWConv2d as one operator (`ops.inception_mix`).
+    """timm's InceptionDWConv2d as one operator (`bands.depthwise_bands`).
 
     Takes (N, C, H, W) and returns the same shape and memory order.
     """
 
     def __init__(self, mixer: InceptionDWConv2d) -> None:
-        """Take over the three convolutions of a mixer for which `is_fusible` holds."""
+        """Take over the three convolutions of a mixer that has `bands_of`."""
         super().__init__()
         self.dwconv_hw = mixer.dwconv_hw
         self.dwconv_w = mixer.dwconv_w
@@ -32,25 +34,86 @@ class FusedInceptionMixer(nn.Module):
         self.dilation = mixer.dwconv_hw.dilation[0]
         self.train(mixer.training)
 
+    def weights(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Filters and biases of the square, the row and the column band."""
+        convs = (self.dwconv_hw, self.dwconv_w, self.dwconv_h)
+        return [conv.weight for conv in convs], [cast(Tensor, conv.bias) for conv in convs]
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the features, 3 of their parts convolved."""
-        square, row, column = self.dwconv_hw, self.dwconv_w, self.dwconv_h
-        out: Tensor = inception_mix(
-            x,
-            *(square.weight, square.bias),
-            *(row.weight, row.bias),
-            *(column.weight, column.bias),
-            self.dilation,
-        )
+        out: Tensor = depthwise_bands(x, *self.weights(), self.dilation)
         return out
 
 
-def is_fusible(module: nn.Module) -> bool:
-    """Whether a module is a mixer that `FusedInceptionMixer` computes: odd filters, with biases."""
-    if not isinstance(module, InceptionDWConv2d):
-        return False
-    convs = (module.dwconv_hw, module.dwconv_w, module.dwconv_h)
-    return all(conv.bias is not None and all(k % 2 for k in conv.kernel_size) for conv in convs)
+class FusedDepthwiseConv2d(nn.Module):
+    """A depthwise convolution that keeps height and width, as `bands.depthwise_bands`.
+
+    Takes (N, C, H, W) and returns the same shape and memory order.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take over the filters and biases of a convolution that has `bands_of`."""
+        super().__init__()
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.dilation = conv.dilation[0]
+        self.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features, the last of them convolved if there are more than filters."""
+        out: Tensor = depthwise_bands(x, [self.weight], [cast(Tensor, self.bias)], self.dilation)
+        return out
+
+
+class FusedPartialConv2d(nn.Module):
+    """ixt's PartialDepthwiseConv2d as one operator: no split, no concatenation.
+
+    Takes (N, C, H, W) and returns the same shape and memory order.
+    """
+
+    def __init__(self, partial: PartialDepthwiseConv2d) -> None:
+        """Take over the convolution of a layer that has `bands_of`."""
+        super().__init__()
+        self.conv = FusedDepthwiseConv2d(partial.conv)
+        self.train(partial.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features with their last channels convolved."""
+        out: Tensor = self.conv(x)
+        return out
+
+
+def bands_of(layer: nn.Module) -> tuple[int, Bands] | None:
+    """The channels and bands of a layer of timm's or ixt's that the kernels compute.
+
+    None for any other: filters must be odd and have biases, and keep height and width.
+    """
+    convs: list[nn.Conv2d]
+    if isinstance(layer, InceptionDWConv2d):
+        convs = [layer.dwconv_hw, layer.dwconv_w, layer.dwconv_h]
+        channels = sum(layer.split_indexes)
+    elif isinstance(layer, PartialDepthwiseConv2d):
+        convs, channels = [layer.conv], sum(layer.split_sizes)
+    elif isinstance(layer, nn.Conv2d):
+        convs, channels = [layer], layer.in_channels
+    else:
+        return None
+    dilation = convs[0].dilation[0]
+    if not all(_computable(conv, dilation) for conv in convs):
+        return None
+    return channels, Bands.of([conv.weight for conv in convs], dilation)
+
+
+def _computable(conv: nn.Conv2d, dilation: int) -> bool:
+    """Depthwise, with biases, of the shape of its input; a side of 1 has no dilation."""
+    kept = all(
+        size % 2 and step == 1 and pad == size // 2 * dilation and (size == 1 or d == dilation)
+        for size, step, pad, d in zip(
+            conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True
+        )
+    )
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return kept and depthwise and conv.bias is not None and conv.padding_mode == "zeros"
 
 
 class MatmulMlp(nn.Module):
@@ -81,95 +144,40 @@ class MatmulMlp(nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
-class HalfResidualBlock(nn.Module):
-    """A block of InceptionNeXt or ConvNeXt whose residual stream keeps autocast's type.
+def token_mixers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that mix pixels and that the kernels compute, in its order.
 
-    timm multiplies the branch by a layer scale in fp32, which lifts the sum, and with it every
-    layer up to the next convolution, to fp32. Without autocast nothing changes.
-    Takes (N, C, H, W) and returns the same.
+    Those are InceptionNeXt's mixers, and the depthwise convolutions of ConvNeXt's blocks.
     """
-
-    def __init__(self, block: MetaNeXtBlock | ConvNeXtBlock) -> None:
-        """Take over a block's layers and its layer scale."""
-        super().__init__()
-        for name, layer in block.named_children():
-            self.add_module(name, layer)
-        self.gamma = block.gamma
-        self.branch: Callable[[Any, Tensor], Tensor]
-        if isinstance(block, ConvNeXtBlock):
-            self.branch = _conv_mlp_branch if block.use_conv_mlp else _convnext_branch
-        else:
-            self.branch = _metanext_branch
-        self.train(block.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the stream with the block's branch added."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            # ConvNeXt's stem ends in a layer norm, which autocast runs in fp32.
-            x = x.to(torch.get_autocast_dtype(device))
-        y = self.branch(self, x)
-        if self.gamma is not None:
-            y = y * self.gamma.to(y.dtype).reshape(1, -1, 1, 1)
-        layers = cast(Any, self)
-        shortcut = layers.shortcut(x) if hasattr(self, "shortcut") else x
-        out: Tensor = layers.drop_path(y) + shortcut
-        return out
-
-
-def _metanext_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.token_mixer(x)))
-    return out
-
-
-def _conv_mlp_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.conv_dw(x)))
-    return out
-
-
-def _convnext_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.conv_dw(x).permute(0, 2, 3, 1)))
-    return out.permute(0, 3, 1, 2)
-
-
-def replace(
-    model: nn.Module, fits: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]
-) -> int:
-    """Replace layers of a model in place and return how many.
-
-    Args:
-        model: its own layers are looked at, not the model itself.
-        fits: whether to replace a layer.
-        make: gives the new layer from the old one.
-    """
-    found = [
-        (parent, name, layer)
-        for parent in model.modules()
-        for name, layer in parent.named_children()
-        if fits(layer)
+    blocks = (m for m in model.modules() if isinstance(m, ConvNeXtBlock | HalfResidualBlock))
+    convs = {id(block.conv_dw) for block in blocks if hasattr(block, "conv_dw")}
+    return [
+        layer
+        for layer in model.modules()
+        if (isinstance(layer, InceptionDWConv2d) or id(layer) in convs) and bands_of(layer)
     ]
-    for parent, name, layer in found:
-        setattr(parent, name, make(layer))
-    return len(found)
 
 
-def fuse(model: nn.Module) -> int:
-    """Put `FusedInceptionMixer` and `MatmulMlp` into a model; returns how many mixers there are."""
+def fused_mixer(layer: Any) -> nn.Module:
+    """The fused layer for one that has `bands_of`."""
+    if isinstance(layer, InceptionDWConv2d):
+        return FusedInceptionMixer(layer)
+    partial = isinstance(layer, PartialDepthwiseConv2d)
+    return FusedPartialConv2d(layer) if partial else FusedDepthwiseConv2d(layer)
+
+
+def fuse_mixers(model: nn.Module) -> int:
+    """Put fused layers in the place of `token_mixers`, and `MatmulMlp` beside InceptionNeXt's.
+
+    Returns:
+        How many mixers there are.
+    """
+    mixers = {id(layer) for layer in token_mixers(model)}
 
     def is_plain_mlp(layer: nn.Module) -> bool:
         return isinstance(layer, ConvMlp) and isinstance(layer.norm, nn.Identity)
 
-    mixers = replace(model, is_fusible, FusedInceptionMixer)
-    if mixers:
+    found = replace(model, lambda layer: id(layer) in mixers, fused_mixer)
+    if found:
         replace(model, is_plain_mlp, MatmulMlp)
-    return mixers
-
-
-def keep_residual_half(model: nn.Module) -> int:
-    """Put `HalfResidualBlock` into a model; returns how many blocks there are."""
-
-    def has_layer_scale(layer: nn.Module) -> bool:
-        is_block = isinstance(layer, MetaNeXtBlock | ConvNeXtBlock)
-        return is_block and layer.gamma is not None
-
-    return replace(model, has_layer_scale, HalfResidualBlock)
+    return found

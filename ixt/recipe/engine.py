@@ -55,6 +55,10 @@ class Engine(Section):
     """Compile the model with torch.compile."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
+    cuda_graph: bool = False
+    """Record an update, from forward pass to EMA, as one CUDA graph, and replay it: no time goes
+    into launching kernels one by one. Needs one micro-batch per process and update, and AdamW,
+    which then is torch's fused one."""
     hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
     """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
     checkpoint and up to the first update's end) after which a process ends the run and writes its

@@ -30,6 +30,7 @@ class Model(Section):
     kwargs: dict[str, Any] = Field(default={})
     """Further keyword arguments of the timm model function."""
     fused: Literal["auto"] | bool = False
-    """Run Inception mixers as one kernel each, and 1x1 convolutions in NHWC as matrix products.
+    """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold batch
+    norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
     auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
     true: also warn where the check fails, and use the same operators on a CPU."""

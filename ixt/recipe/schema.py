@@ -13,6 +13,7 @@ from pydantic import model_validator
 from ixt.recipe.augment import Augment
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine
+from ixt.recipe.graphs import graph_problems
 from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, RunSettings
@@ -69,7 +70,7 @@ class Recipe(Section):
             )
         for problem in optimizer_problems(self.engine, self.optim):
             raise ValueError(problem)
-        for problem in fused_problems(self.model, self.engine):
+        for problem in (*fused_problems(self.model, self.engine), *graph_problems(self)):
             raise ValueError(problem)
         if self.augment.repeats > self.engine.global_batch_size:
             raise ValueError(

@@ -1,69 +1,197 @@
-"""Run the Triton kernels on a CPU against float64 autograd: `interpreted.py SEED SIZE...`.
+"""Run the Triton kernels on a CPU against float64: `interpreted.py SEED CASE...`.
 
-A process of its own: Triton reads TRITON_INTERPRET when a kernel's module is imported. Each SIZE
-is N,C,G,H,W,S,B,dilation,dtype,order. Prints the largest error of each result, relative to its
-largest value, as JSON.
+A process of its own: Triton reads TRITON_INTERPRET when a kernel's module is imported. A CASE is
+`bands:SIZE`, `norm:SIZE` or `mlp:SIZE`; see the functions of these names. Outputs are full of NaN
+before. Prints, for each case, the largest error of each result relative to its largest value, as
+JSON.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ixt.kernels.inception_triton import Weights, mix, weight_grads
+from ixt.kernels import bands_norm, fold, triton_fold, triton_mlp, triton_stats
+from ixt.kernels.bands import Bands
+from ixt.kernels.triton_band_grads import weight_grads
+from ixt.kernels.triton_bands import NormGrad, convolve, convolve_grad, num_tiles
 
-NAMES = ("square", "row", "column", "square_bias", "row_bias", "column_bias")
+EPS = 1e-3
+Pairs = dict[str, tuple[Tensor, Any]]
 
 
-def reference(x: Tensor, weights: dict[str, Tensor], dilation: int) -> Tensor:
-    """The mixer in plain PyTorch."""
-    groups = len(weights["square"])
-    passed, *parts = torch.split(x, (x.shape[1] - 3 * groups, groups, groups, groups), dim=1)
-    branches = [
+def nan_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.full_like(x, float("nan"), dtype=dtype)
+
+
+class Drawn:
+    """Random inputs of one size: N,C,G,H,W,BANDS,dilation,dtype,order; bands as 3x3+1x11."""
+
+    def __init__(self, size: str) -> None:
+        *numbers, bands, dilation, dtype, order = size.split(",")
+        n, c, g, h, w = map(int, numbers)
+        self.dilation, self.dtype = int(dilation), getattr(torch, dtype)
+        self.order = getattr(torch, order)
+        sizes = [tuple(map(int, band.split("x"))) for band in bands.split("+")]
+        self.size = (n, c, h, w)
+        self.x, self.grad = self.image(), self.image()
+        self.filters = tuple(torch.randn(g, 1, *size) for size in sizes)
+        self.biases = tuple(torch.randn(g) for _ in sizes)
+
+    def image(self, dtype: torch.dtype | None = None) -> Tensor:
+        image = torch.randn(self.size).to(dtype or self.dtype)
+        return image.contiguous(memory_format=self.order)
+
+
+def bands(size: str) -> Pairs:
+    """The bands, and all gradients, against autograd through PyTorch's convolutions."""
+    drawn = Drawn(size)
+    wide = [t.double().requires_grad_() for t in (drawn.x, *drawn.filters, *drawn.biases)]
+    num = len(drawn.filters)
+    groups = len(drawn.filters[0])
+    passed = drawn.size[1] - num * groups
+    parts = torch.split(wide[0], [passed, *(groups for _ in drawn.filters)], dim=1)
+    outs = [
         F.conv2d(
-            part, weights[name], weights[f"{name}_bias"], dilation=dilation, groups=groups,
-            padding=tuple(dilation * (k // 2) for k in weights[name].shape[2:]),  # type: ignore[arg-type]
+            part, k, b, dilation=drawn.dilation, groups=groups,
+            padding=tuple(drawn.dilation * (side // 2) for side in k.shape[2:]),  # type: ignore[arg-type]
         )
-        for name, part in zip(NAMES, parts, strict=False)
+        for part, k, b in zip(parts[1:], wide[1 : 1 + num], wide[1 + num :], strict=True)
     ]  # fmt: skip
-    return torch.cat((passed, *branches), dim=1)
+    expected = torch.cat([parts[0], *outs], dim=1)
+    expected.backward(drawn.grad.double())
+
+    out, x_grad = nan_like(drawn.x), nan_like(drawn.x)
+    filter_grads, bias_grads = ([nan_like(w) for w in ws] for ws in (drawn.filters, drawn.biases))
+    convolve(drawn.x, out, drawn.filters, drawn.biases, drawn.dilation)
+    convolve_grad(drawn.grad, x_grad, drawn.filters, drawn.dilation)
+    weight_grads(drawn.x, drawn.grad, tuple(filter_grads), tuple(bias_grads), drawn.dilation)
+    pairs: Pairs = {"output": (out, expected), "input": (x_grad, wide[0].grad)}
+    for i, found in enumerate((*filter_grads, *bias_grads)):
+        pairs[f"weight {i}"] = (found, wide[1 + i].grad)
+    return pairs
 
 
-def errors(size: str) -> dict[str, float]:
-    """Largest relative error of each result of one size; NaN where nothing was written."""
-    *numbers, dtype_name, order = size.split(",")
-    n, c, g, h, w, s, b, dilation = map(int, numbers)
-    dtype = getattr(torch, dtype_name)
-    memory_format = getattr(torch, order)
-    x, grad = (
-        torch.randn(n, c, h, w).to(dtype).contiguous(memory_format=memory_format) for _ in range(2)
+def norm(size: str) -> Pairs:
+    """The bands with batch norm's statistics and gradient, against the same steps in float64."""
+    drawn = Drawn(size)
+    # The stream may be of another type than what lies between the sums.
+    x, residual = drawn.image(torch.float32), drawn.image(torch.float32)
+    inputs, channels, pixels = drawn.image(), drawn.size[1], drawn.size[2] * drawn.size[3]
+    shift, sums = 30 + torch.randn(channels), torch.randn(2, channels)
+    moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
+    weights = (drawn.filters, drawn.biases)
+    wide = [tuple(t.double() for t in ts) for ts in weights]
+
+    out, x_grad = nan_like(drawn.x), nan_like(x)
+    tiles, tile_pixels = num_tiles(x, Bands.of(drawn.filters, drawn.dilation))
+    stats = nan_like(torch.empty(drawn.size[0] * tiles, 2, channels))
+    convolve(x, out, *weights, drawn.dilation, shift, stats)
+    found = triton_stats.moments_of(stats, drawn.size[0], tile_pixels, pixels)
+    step = NormGrad(inputs, sums, moments, EPS, 77.0)
+    convolve_grad(drawn.grad, x_grad, drawn.filters, drawn.dilation, step, residual)
+    grads = [tuple(nan_like(w) for w in ws) for ws in weights]
+    weight_grads(x, drawn.grad, grads[0], grads[1], drawn.dilation, step)
+
+    plain, _ = bands_norm._forward_plain(
+        x.double(), *wide, drawn.dilation, shift.double(), True, torch.float64
     )
-    shapes = ((g, 1, s, s), (g, 1, 1, b), (g, 1, b, 1), (g,), (g,), (g,))
-    weights = {name: torch.randn(shape) for name, shape in zip(NAMES, shapes, strict=True)}
-    wide = {name: weight.double().requires_grad_() for name, weight in weights.items()}
-    wide_x = x.double().requires_grad_()
-    expected = reference(wide_x, wide, dilation)
-    expected.backward(grad.double())
+    rest = (sums.double(), moments.double(), EPS, 77.0, True)
+    u = drawn.grad.double()
+    right_grad = bands_norm._input_grad_plain(
+        u, wide[0], drawn.dilation, residual.double(), inputs.double(), *rest
+    )
+    right_weights = bands_norm._weight_grad_plain(
+        x.double(), u, *wide, drawn.dilation, inputs.double(), *rest
+    )
+    # Statistics are those of what was stored.
+    variance, mean = torch.var_mean(out.double(), (0, 2, 3), correction=0)
+    count = drawn.size[0] * pixels
+    pairs = {"output": (out, plain), "moments": (found[:2], torch.stack([mean, variance]))}
+    pairs["unbiased"] = (found[2] * (count - 1), variance * count)
+    pairs["wide input"] = (x_grad, right_grad)
+    for i, (grad, right) in enumerate(zip((*grads[0], *grads[1]), right_weights, strict=True)):
+        pairs[f"weight {i}"] = (grad, right)
+    return pairs
 
-    out, x_grad = (torch.full_like(x, float("nan")) for _ in range(2))
-    weight_grad = {name: torch.full_like(weight, float("nan")) for name, weight in weights.items()}
-    mix(x, out, Weights(**weights), dilation)
-    mix(grad, x_grad, Weights(*(weights[name] for name in NAMES[:3])), dilation, backward=True)
-    weight_grads(x, grad, Weights(**weight_grad), dilation)
 
-    pairs = {"output": (out, expected), "input": (x_grad, wide_x.grad)}
-    pairs |= {name: (weight_grad[name], wide[name].grad) for name in NAMES}
+def mlp(size: str) -> Pairs:
+    """What lies around the matrix products, against the same in float64.
+
+    Size: images,pixels,channels,hidden,scaled,dtype.
+    """
+    *numbers, name = size.split(",")
+    images, pixels, channels, hidden, scaled = map(int, numbers)
+    dtype, rows = getattr(torch, name), images * pixels
+    h, dh = (torch.randn(rows, hidden).to(dtype) for _ in range(2))
+    x, y = torch.randn(rows, channels), torch.randn(rows, channels).to(dtype)
+    scale = torch.randn(images) if scaled else None
+    w1, b1 = torch.randn(hidden, channels), torch.randn(hidden)
+    w2, b2 = torch.randn(channels, hidden), torch.randn(channels)
+    gamma = torch.randn(channels) if scaled else None
+    moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.1])
+    weight, bias = torch.randn(channels), torch.randn(channels)
+
+    active, d_hidden, total = nan_like(h), nan_like(h), nan_like(x)
+    triton_mlp.gelu(h, active, scale)
+    d_bias = triton_mlp.gelu_grad(h, dh, d_hidden, scale)
+    triton_mlp.add(x, y, b2, total, scale)
+    summed = triton_mlp.sum_rows(y, scale)
+    terms = triton_fold.Norm(moments, weight, bias, EPS)
+    folded = (nan_like(w1, dtype), nan_like(b1), nan_like(w2, dtype), nan_like(b2))
+    triton_fold.fold(terms, w1, b1, w2, b2, gamma, folded)
+    d_w1, d_w2 = torch.randn_like(w1), torch.randn_like(w2)
+    normed = (nan_like(w1), nan_like(weight), nan_like(bias), nan_like(moments))
+    triton_fold.unfold_norm(terms, d_w1, b1, folded[0], w1, normed)
+    d_gamma = nan_like(b2 if gamma is not None else b2[:0])
+    unscaled = (nan_like(w2), nan_like(b2), d_gamma)
+    triton_fold.unfold_scale(d_w2, b2, w2, b2, gamma, unscaled)
+
+    def wide(*tensors: Tensor | None) -> tuple[Any, ...]:
+        return tuple(t if t is None else t.double() for t in tensors)
+
+    right_grad, right_sum = fold._gelu_grad_plain(*wide(h, dh, scale))
+    small1, offset, small2, offset2 = fold._fold_plain(
+        *wide(w1, b1, w2, b2, gamma, moments, weight, bias), EPS, torch.float64
+    )
+    # The bias follows from the weights as they were rounded.
+    offset = wide(b1)[0] + wide(w1)[0] @ wide(bias)[0] - wide(folded[0])[0] @ wide(moments[0])[0]
+    right = fold._unfold_norm_plain(*wide(d_w1, b1, folded[0], w1, moments, weight, bias), EPS)
+    pairs: Pairs = {
+        "gelu": (active, fold._gelu_plain(*wide(h, scale))),
+        "gelu gradient": (d_hidden, right_grad),
+        "wide sum of it": (d_bias, right_sum),
+        "wide total": (total, fold._add_plain(*wide(y, x, b2, scale), torch.float64)),
+        "wide sum": (summed, fold._sum_plain(*wide(y, scale))),
+        "w1'": (folded[0], small1),
+        "wide b1'": (folded[1], offset),
+        "w2'": (folded[2], small2),
+        "wide b2'": (folded[3], offset2),
+    }
+    right_scale = fold._unfold_scale_plain(*wide(d_w2, b2, w2, b2, gamma))
+    for i, (found, expected) in enumerate(
+        zip((*normed, *unscaled), (*right, *right_scale), strict=True)
+    ):
+        if found.numel():
+            pairs[f"wide unfolded {i}"] = (found, expected)
+    return pairs
+
+
+def errors(case: str) -> dict[str, float]:
+    """Largest relative error of each result; NaN where nothing was written."""
+    kind, size = case.split(":")
+    pairs = {"bands": bands, "norm": norm, "mlp": mlp}[kind](size)
     return {
-        name: float((found.double() - right).abs().max() / right.abs().max())
+        name: float((found.double() - right.detach()).abs().max() / right.detach().abs().max())
         for name, (found, right) in pairs.items()
-        if right is not None
     }
 
 
 if __name__ == "__main__":
     torch.manual_seed(int(sys.argv[1]))
-    print(json.dumps([errors(size) for size in sys.argv[2:]]))
+    print(json.dumps([errors(case) for case in sys.argv[2:]]))

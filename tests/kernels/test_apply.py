@@ -11,34 +11,40 @@ from torch import Tensor, nn
 
 from ixt.errors import ModelError, RecipeError
 from ixt.kernels import (
+    Bands,
+    FoldedBlock,
     FusedInceptionMixer,
     HalfResidualBlock,
     MixerShape,
     apply,
     apply_kernels,
+    block_disagreement,
+    blocks_to_fold,
+    depthwise_bands,
     disagreement,
-    inception_mix,
+    fuse,
+    keep_residual_half,
 )
 from ixt.models import create_model
 from ixt.recipe import Recipe, parse_recipe
 
-SHAPE = MixerShape(channels=10, groups=2, square=3, band=5, dilation=1)
+SHAPE = MixerShape(10, Bands(2, ((3, 3), (1, 5), (5, 1))))
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def wrong_border(*inputs: Any) -> Tensor:
-    out = inception_mix(*inputs)
+    out = depthwise_bands(*inputs)
     return torch.cat((out[..., :-1], out[..., -1:] * 1.1), dim=-1)
 
 
 def wrong_gradient(*inputs: Any) -> Tensor:
-    out = inception_mix(*inputs)
-    extra = 0.1 * inputs[5].sum()
+    out = depthwise_bands(*inputs)
+    extra = 0.1 * inputs[1][2].sum()
     return out + extra - extra.detach()
 
 
 def not_written(*inputs: Any) -> Tensor:
-    return inception_mix(*inputs) * float("nan")
+    return depthwise_bands(*inputs) * float("nan")
 
 
 def not_compiled(*inputs: Any) -> Tensor:
@@ -52,15 +58,55 @@ def look(mix: Any, dtype: torch.dtype = torch.float32) -> str | None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_operator_passes_its_own_check(dtype: torch.dtype) -> None:
     state = torch.get_rng_state()
-    assert look(inception_mix, dtype) is None
+    assert look(depthwise_bands, dtype) is None
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_check_finds_wrong_values_gradients_and_failures() -> None:
     assert "output is off by" in str(look(wrong_border, torch.bfloat16))
-    assert "gradient of the column filters is off" in str(look(wrong_gradient))
+    assert "gradient of the 5x1 filters is off" in str(look(wrong_gradient))
     assert "output is off by nan" in str(look(not_written))
     assert look(not_compiled) == "RuntimeError: ptxas failed"
+
+
+def wrong_statistics(blocks: nn.Module) -> None:
+    """Folded blocks that forget batch norm's own gradient."""
+    fuse(blocks)
+    for block in blocks.modules():
+        if isinstance(block, FoldedBlock):
+            block.get_submodule("norm").eval()
+
+
+def wrong_shortcut(blocks: nn.Module) -> None:
+    fuse(blocks)
+    for block in blocks.children():
+        block.register_forward_hook(lambda _, inputs, out: out + 0.2 * inputs[0])
+
+
+def broken(blocks: nn.Module) -> None:
+    raise RuntimeError("ptxas failed\nwith a long text")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_folded_blocks_pass_their_own_check(half: bool) -> None:
+    model = create_model("inceptionnext_atto")
+    if half:
+        keep_residual_half(model)
+    blocks = blocks_to_fold(model)
+    assert [len(block.get_parameter("norm.bias")) for block in blocks] == [40, 80, 160, 320]
+    state = torch.get_rng_state()
+    for dtype in (torch.float32, torch.bfloat16):
+        assert block_disagreement(blocks[:2], CPU, dtype) is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert blocks_to_fold(create_model("convnext_atto")) == []
+
+
+def test_the_check_of_blocks_finds_wrong_values_gradients_and_failures() -> None:
+    blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
+    for fold in (wrong_statistics, wrong_shortcut):
+        problem = block_disagreement(blocks, CPU, torch.bfloat16, fold)
+        assert str(problem).startswith("output of a folded block of 40 channels is off by")
+    assert block_disagreement(blocks, CPU, torch.float32, broken) == "RuntimeError: ptxas failed"
 
 
 def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: Any) -> nn.Module:
@@ -81,12 +127,18 @@ def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: 
 
 
 def num_fused(model: nn.Module) -> int:
-    return sum(isinstance(module, FusedInceptionMixer) for module in model.modules())
+    mixers, blocks = (
+        sum(isinstance(module, kind) for module in model.modules())
+        for kind in (FusedInceptionMixer, FoldedBlock)
+    )
+    assert mixers == blocks
+    return mixers
 
 
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "disagreement", lambda *_: None)
+    monkeypatch.setattr(apply, "block_disagreement", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +171,11 @@ def test_half_residual_is_a_switch_of_its_own(tiny: Recipe) -> None:
     model = build(tiny, CPU, half=True)
     assert num_fused(model) == 0
     assert sum(isinstance(module, HalfResidualBlock) for module in model.modules()) == 4
+    assert num_fused(build(tiny, CPU, half=True, fused=True)) == 4
 
 
 def test_a_switch_without_effect_is_refused(tiny: Recipe) -> None:
-    with pytest.raises(ModelError, match=r"^model\.fused: resnet18 has no Inception mixer"):
+    with pytest.raises(ModelError, match=r"^model\.fused: resnet18 has no depthwise layer"):
         build(tiny, CPU, "resnet18", fused=True)
     build(tiny, CUDA, "resnet18", fused="auto")
     with pytest.raises(ModelError, match=r"^engine\.half_residual: resnet18 has no layer scale"):

@@ -15,13 +15,24 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from ixt.kernels import inception_triton as kernels  # noqa: E402
+from ixt.kernels import (  # noqa: E402
+    Bands,
+    triton_band_grads,
+    triton_bands,
+    triton_fold,
+    triton_mlp,
+    triton_stats,
+)
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-IMAGES = ("X", "Y", "D")
-NUMBERS = ("H", "W", "tiles", "all_tiles", "chunks")
+# Arguments that are matrices of images or folded weights, integers, floats; all others are fp32.
+HALF = ("X", "Y", "D", "T", "Hidden", "Grad", "Out", "out_w1", "out_b1", "out_w2", "w1")
+COUNTS = ("H", "W", "tiles", "all_tiles", "chunks", "rows", "width", "pixels", "hidden", "blocks",
+          "programs", "num_tiles", "tile_pixels", "num_images")  # fmt: skip
+NUMBERS = ("eps", "norm_count")
 # With four warps a program, three programs fit on a multiprocessor at 168 registers.
 MOST_REGISTERS = 168
+NHWC, NCHW = torch.channels_last, torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -36,22 +47,12 @@ class Binary:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Compile a kernel for bf16 images of C channels and branches of G, for sm_80 or sm_90."""
+    """Compile a kernel for sm_80 or sm_90, with images in bf16."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
 
-    def build(kernel: Any, arch: int, c: int, g: int, band: int, order: torch.memory_format,
-              backward: bool = False) -> Binary:  # fmt: skip
-        images = torch.empty(1, c, 56, 56, device="meta").contiguous(memory_format=order)
-        filters = ((g, 1, 3, 3), (g, 1, 1, band), (g, 1, band, 1))
-        weights = kernels.Weights(*(torch.empty(size, device="meta") for size in filters))
-        if kernel is kernels.mix_kernel:
-            shape = {**kernels.mix_shape(images, weights, 1), "BACKWARD": backward}
-        elif kernel is kernels.weight_grad_kernel:
-            shape = kernels.weight_grad_shape(images, weights, 1)
-        else:
-            shape = {"G": g, "S": 3, "B": band, "BLOCK_CHUNKS": 32, "BLOCK_C": 16}
+    def build(kernel: Any, arch: int, constants: dict[str, Any], num_bands: int = 1) -> Binary:
         binary = tmp_path / "kernel.cubin"
-        binary.write_bytes(compile_kernel(kernel, shape, arch))
+        binary.write_bytes(compile_kernel(kernel, constants, arch, num_bands))
         usage = dump("-res-usage", binary)
         found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         return Binary(found["REG"], found["STACK"] + found["LOCAL"], dump("-sass", binary))
@@ -59,18 +60,26 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return build
 
 
-def compile_kernel(kernel: Any, shape: dict[str, Any], arch: int) -> bytes:
-    signature, aligned = {}, {}
+def compile_kernel(kernel: Any, constants: dict[str, Any], arch: int, num_bands: int) -> bytes:
+    signature: dict[str, Any] = {}
+    aligned: dict[tuple[int, ...], Any] = {}
+    # What some kernel calls tiles is an array of them in another.
+    arrays = ("tiles",) if kernel is triton_stats.image_moments_kernel else ()
     for i, name in enumerate(kernel.arg_names):
-        if name in shape:
+        if name in constants:
             signature[name] = "constexpr"
-        elif name in NUMBERS:
+        elif name in COUNTS and name not in arrays:
             signature[name] = "i32"
+        elif name in NUMBERS:
+            signature[name] = "fp32"
+        elif name in ("filters", "biases"):
+            signature[name] = ("*fp32",) * num_bands
+            aligned |= {(i, band): [["tt.divisibility", 16]] for band in range(num_bands)}
         else:
-            signature[name] = "*bf16" if name in IMAGES else "*fp32"
+            signature[name] = "*bf16" if name in HALF else "*fp32"
             aligned[(i,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(
-        fn=kernel, signature=signature, constexprs=shape, attrs=aligned
+        fn=kernel, signature=signature, constexprs=constants, attrs=aligned
     )
     target = GPUTarget("cuda", arch, 32)
     return bytes(triton.compile(source, target=target, options={"num_warps": 4}).asm["cubin"])
@@ -81,44 +90,112 @@ def dump(what: str, binary: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def check(binary: Binary, widest: int) -> None:
+def images(channels: int, order: torch.memory_format) -> torch.Tensor:
+    return torch.empty(1, channels, 56, 56, device="meta").contiguous(memory_format=order)
+
+
+def check(binary: Binary, widest: int = 0, taps: int = 0) -> None:
+    """No spills; for every tap a load of the widest kind that the channels' alignment allows."""
     assert binary.spilled_bytes == 0
     assert 0 < binary.registers <= MOST_REGISTERS
-    # 31 taps, each at least one load of the widest kind that the channels' alignment allows.
-    assert binary.loads(widest) >= 31
+    assert not taps or binary.loads(widest) >= taps
+
+
+def check_bands(
+    build: Any, arch: int, channels: int, bands: Bands, order: torch.memory_format, widest: int = 0
+) -> None:
+    x, num = images(channels, order), len(bands.sizes)
+    # Rows of a large filter share their code.
+    taps = sum(w if h * w > 11 else h * w for h, w in bands.sizes) if widest else 0
+    for backward in (False, True):
+        constants = {**triton_bands.bands_shape(x, bands), "BACKWARD": backward}
+        check(build(triton_bands.bands_kernel, arch, constants, num), widest, taps)
+    constants = triton_band_grads.band_grads_shape(x, bands)
+    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+    parts = {"PARTS": constants["PARTS"], "TAPS": constants["TAPS"], "G": bands.groups}
+    check(build(triton_band_grads.add_up_kernel, arch, {**parts, "BLOCK_CHUNKS": 32, "BLOCK_C": 16},
+                num))  # fmt: skip
+
+
+def check_norm(build: Any, arch: int, channels: int, bands: Bands, widest: int) -> None:
+    """The kernels of a folded block: with statistics, and with batch norm's gradient."""
+    x, num = images(channels, NHWC), len(bands.sizes)
+    taps = sum(h * w for h, w in bands.sizes)
+    forward = triton_bands.bands_shape(x, bands, SHIFT=True, STATS=True)
+    back = triton_bands.bands_shape(x, bands, NORM=True, RESIDUAL=True)
+    for constants in ({**forward, "BACKWARD": False}, {**back, "BACKWARD": True}):
+        check(build(triton_bands.bands_kernel, arch, constants, num), widest, taps)
+    constants = triton_band_grads.band_grads_shape(x, bands, norm=True)
+    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+
+
+def mixer(groups: int, band: int = 11) -> Bands:
+    return Bands(groups, ((3, 3), (1, band), (band, 1)))
 
 
 def test_the_kernels_of_a_second_stage_compile_for_sm_90(build: Any) -> None:
-    for kernel in (kernels.mix_kernel, kernels.weight_grad_kernel):
-        check(build(kernel, 90, 192, 24, 11, torch.channels_last), widest=128)
+    check_norm(build, 90, 192, mixer(24), widest=128)
 
 
 # Branches of 12 channels begin every 24 bytes: loads of 8 bytes are the widest there.
-SIZES = {"T1": (96, 12, 11, 64), "T2": (192, 24, 11, 128), "T3": (384, 48, 11, 128),
-         "T4": (768, 96, 11, 128), "B1": (128, 16, 11, 128)}  # fmt: skip
+SIZES = {"T1": (96, 12, 64), "T2": (192, 24, 128), "T3": (384, 48, 128), "T4": (768, 96, 128),
+         "B1": (128, 16, 128)}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("size", SIZES)
 def test_nothing_spills_in_nhwc(build: Any, size: str, arch: int) -> None:
-    c, g, band, widest = SIZES[size]
-    for backward in (False, True):
-        binary = build(kernels.mix_kernel, arch, c, g, band, torch.channels_last, backward)
-        check(binary, widest)
-    check(build(kernels.weight_grad_kernel, arch, c, g, band, torch.channels_last), widest)
-    assert build(kernels.add_up_kernel, arch, c, g, band, torch.channels_last).spilled_bytes == 0
+    channels, groups, widest = SIZES[size]
+    check_bands(build, arch, channels, mixer(groups), NHWC, widest)
+    check_norm(build, arch, channels, mixer(groups), widest)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize(("c", "g", "band"), [(40, 10, 9), (96, 12, 11)])
-def test_nothing_spills_in_nchw_or_with_branches_of_10(
-    build: Any, c: int, g: int, band: int, arch: int
+@pytest.mark.parametrize(
+    ("channels", "groups", "side"), [(96, 96, 7), (96, 96, 5), (384, 384, 3), (96, 24, 3)]
+)
+def test_nothing_spills_in_convnexts_bands(
+    build: Any, channels: int, groups: int, side: int, arch: int
 ) -> None:
-    orders = [torch.contiguous_format, *([torch.channels_last] if g == 10 else [])]
-    for order in orders:
-        for kernel in (kernels.mix_kernel, kernels.weight_grad_kernel):
-            binary = build(kernel, arch, c, g, band, order)
-            assert binary.spilled_bytes == 0
-            assert 0 < binary.registers <= MOST_REGISTERS
+    check_bands(build, arch, channels, Bands(groups, ((side, side),)), NHWC, widest=128)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(
+    ("channels", "bands"),
+    [(40, mixer(10, 9)), (96, mixer(12)), (96, Bands(96, ((7, 7),)))],
+    ids=["branches of 10", "branches of 12", "7x7"],
+)
+def test_nothing_spills_in_nchw_or_with_branches_of_10(
+    build: Any, channels: int, bands: Bands, arch: int
+) -> None:
+    for order in [NCHW, *([NHWC] if bands.groups == 10 else [])]:
+        check_bands(build, arch, channels, bands, order)
+
+
+BLOCKS = {"ROWS": 16, "COLUMNS": 64}
+ROWS = {"SCALED": True, "BLOCK_R": 16, "BLOCK_K": 128}
+AROUND = [
+    (triton_mlp.gelu_kernel, ROWS),
+    (triton_mlp.gelu_grad_kernel, ROWS),
+    (triton_mlp.add_kernel, ROWS),
+    (triton_mlp.sum_kernel, ROWS),
+    (triton_fold.fold_kernel, {**BLOCKS, "SCALED": True}),
+    (triton_fold.unfold_norm_kernel, BLOCKS),
+    (triton_fold.finish_norm_kernel, BLOCKS),
+    (triton_fold.unfold_scale_kernel, {**BLOCKS, "SCALED": True}),
+    (triton_stats.image_moments_kernel, {"C": 96, "BLOCK_T": 64, "BLOCK_C": 32}),
+    (triton_stats.batch_moments_kernel, {"C": 96, "BLOCK_N": 64, "BLOCK_C": 32}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(("kernel", "constants"), AROUND, ids=lambda v: getattr(v, "__name__", ""))
+def test_nothing_spills_around_the_products(
+    build: Any, kernel: Any, constants: dict[str, Any], arch: int
+) -> None:
+    check(build(kernel, arch, constants))

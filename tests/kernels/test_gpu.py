@@ -1,4 +1,4 @@
-"""The fused mixer on a CUDA device: `pytest -m gpu tests/kernels`."""
+"""Fused layers on a CUDA device: `pytest -m gpu tests/kernels`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,53 @@ import copy
 import pytest
 import torch
 
-from ixt.kernels import MixerShape, disagreement, fuse, mixer_shapes
-from ixt.kernels.ops import inception_mix
+from ixt.kernels import (
+    Bands,
+    MixerShape,
+    block_disagreement,
+    blocks_to_fold,
+    depthwise_bands,
+    disagreement,
+    fuse,
+    keep_residual_half,
+    mixer_shapes,
+)
 from ixt.models import create_model
 
 pytestmark = pytest.mark.gpu
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CUDA = torch.device("cuda")
 ODD = (
-    MixerShape(channels=17, groups=5, square=5, band=7, dilation=1),
-    MixerShape(channels=12, groups=4, square=3, band=3, dilation=2),
+    MixerShape(17, Bands(5, ((5, 5), (1, 7), (7, 1)))),
+    MixerShape(12, Bands(4, ((3, 3), (1, 3), (3, 1)), dilation=2)),
+    MixerShape(21, Bands(13, ((7, 7),))),
 )
+MODELS = ("inceptionnext_atto", "inceptionnext_tiny", "inceptionnext_base", "convnext_tiny",
+          "convnext_tiny_k5", "convnext_tiny_k3", "convnext_tiny_k3_par3_8")  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_all_mixers_of_the_paper_agree_with_float64(
     dtype: torch.dtype, order: torch.memory_format
 ) -> None:
+    for name in MODELS:
+        shapes = mixer_shapes(create_model(name, device="meta"))
+        assert disagreement((*shapes, *ODD), CUDA, dtype, order) is None
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_folded_blocks_of_the_paper_agree_with_float64(dtype: torch.dtype, half: bool) -> None:
     for size in ("atto", "tiny", "base"):
-        shapes = mixer_shapes(create_model(f"inceptionnext_{size}", device="meta"))
-        assert disagreement((*shapes, *ODD), torch.device("cuda"), dtype, order) is None
+        model = create_model(f"inceptionnext_{size}")
+        if half and dtype != torch.float32:
+            keep_residual_half(model)
+        blocks = blocks_to_fold(model)
+        assert len(blocks) == 4
+        assert block_disagreement(blocks, CUDA, dtype) is None
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -55,8 +81,27 @@ def test_a_fused_model_trains_as_a_plain_one(order: torch.memory_format, compile
 
 
 def test_gradients_of_weights_are_the_same_bits_every_time() -> None:
-    sizes = ((16, 96, 56, 56), (12, 1, 3, 3), (12,), (12, 1, 1, 11), (12,), (12, 1, 11, 1), (12,))
-    inputs = [torch.randn(size, device="cuda").requires_grad_() for size in sizes]
+    sizes = ((16, 96, 56, 56), (12, 1, 3, 3), (12, 1, 1, 11), (12, 1, 11, 1), (12,), (12,), (12,))
+    leaves = [torch.randn(size, device="cuda").requires_grad_() for size in sizes]
     grad = torch.randn(sizes[0], device="cuda")
-    first, second = (torch.autograd.grad(inception_mix(*inputs, 1), inputs, grad) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    def grads() -> tuple[torch.Tensor, ...]:
+        out = depthwise_bands(leaves[0], leaves[1:4], leaves[4:], 1)
+        return torch.autograd.grad(out, leaves, grad)
+
+    assert all(torch.equal(a, b) for a, b in zip(grads(), grads(), strict=True))
+
+
+def test_evaluation_in_bf16_is_as_near_to_float64_as_timms() -> None:
+    model = create_model("inceptionnext_atto", num_classes=10).cuda().eval()
+    model = model.to(memory_format=torch.channels_last)
+    fused = copy.deepcopy(model)
+    fuse(fused)
+    images = torch.randn(8, 3, 224, 224, device="cuda").contiguous(
+        memory_format=torch.channels_last
+    )
+    with torch.no_grad():
+        right = copy.deepcopy(model).double()(images.double())
+        with torch.autocast("cuda", torch.bfloat16):
+            off, usual = ((net(images).double() - right).abs().max() for net in (fused, model))
+    assert off <= 1.5 * usual + 1e-3

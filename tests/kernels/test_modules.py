@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.kernels import FusedInceptionMixer, fuse, keep_residual_half, mixer_shapes
+from ixt.kernels import (
+    FusedDepthwiseConv2d,
+    FusedInceptionMixer,
+    fuse,
+    keep_residual_half,
+    mixer_shapes,
+)
 from ixt.models import create_model
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
@@ -35,21 +41,26 @@ def outcome(model: nn.Module, images: Tensor, half: bool = False) -> list[Tensor
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_fused_model_gives_timms_results_and_gradients(order: torch.memory_format) -> None:
-    model = small("inceptionnext_atto").double().to(memory_format=order)
+@pytest.mark.parametrize(
+    "name", ["inceptionnext_atto", "convnext_tiny", "convnext_tiny_k5", "convnext_tiny_k3_par3_8"]
+)
+def test_a_fused_model_gives_timms_results_and_gradients(
+    name: str, order: torch.memory_format
+) -> None:
+    model = small(name).double().to(memory_format=order)
     fused = copy.deepcopy(model)
-    assert fuse(fused) == 4
     assert keep_residual_half(fused) == 4
+    assert fuse(fused) == 4
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64).contiguous(memory_format=order)
     torch.testing.assert_close(outcome(fused, images), outcome(model, images))
 
 
-@pytest.mark.parametrize("name", ["inceptionnext_tiny", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["inceptionnext_tiny", "convnext_tiny", "convnext_tiny_k3_par1_4"])
 def test_state_dicts_go_both_ways(name: str) -> None:
     model = small(name)
     changed = copy.deepcopy(model)
-    fuse(changed)
     keep_residual_half(changed)
+    fuse(changed)
     assert [n for n, _ in changed.named_parameters()] == [n for n, _ in model.named_parameters()]
     before, after = model.state_dict(), changed.state_dict()
     assert list(after) == list(before)
@@ -63,8 +74,8 @@ def test_state_dicts_go_both_ways(name: str) -> None:
 def test_a_fused_model_keeps_its_mode_and_evaluates_alike() -> None:
     model = small("inceptionnext_tiny").eval()
     fused = copy.deepcopy(model)
-    fuse(fused)
     keep_residual_half(fused)
+    fuse(fused)
     assert not any(module.training for module in fused.modules())
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(fused(images), model(images), rtol=1e-4, atol=1e-4)
@@ -112,13 +123,27 @@ def test_mixers_that_the_kernels_cannot_do_stay() -> None:
 
 
 def test_the_shapes_of_the_papers_mixers_are_found() -> None:
-    atto, tiny = (
-        mixer_shapes(create_model(f"inceptionnext_{size}", device="meta"))
-        for size in ("atto", "tiny")
-    )
-    assert [(s.channels, s.groups, s.band) for s in atto] == [
-        (40, 10, 9), (80, 20, 9), (160, 40, 9), (320, 80, 9)
-    ]  # fmt: skip
-    assert [(s.channels, s.groups, s.band) for s in tiny] == [
-        (96, 12, 11), (192, 24, 11), (384, 48, 11), (768, 96, 11)
-    ]  # fmt: skip
+    def bands(name: str) -> list[tuple[object, ...]]:
+        shapes = mixer_shapes(create_model(name, device="meta"))
+        return [(s.channels, s.bands.groups, *s.bands.sizes) for s in shapes]
+
+    for name, widths, side in (("atto", (40, 80, 160, 320), 9), ("tiny", (96, 192, 384, 768), 11)):
+        assert bands(f"inceptionnext_{name}") == [
+            (c, int(c * (0.25 if name == "atto" else 0.125)), (3, 3), (1, side), (side, 1))
+            for c in widths
+        ]
+    for name, share, side in (("", 1, 7), ("_k5", 1, 5), ("_k3", 1, 3), ("_k3_par1_8", 8, 3)):
+        assert bands(f"convnext_tiny{name}") == [
+            (c, c // share, (side, side)) for c in (96, 192, 384, 768)
+        ]
+
+
+def test_convnexts_depthwise_convolutions_are_replaced_and_no_others() -> None:
+    model = small("convnext_tiny", conv_bias=False)
+    assert fuse(model) == 0  # a kernel adds a bias
+    model = small("convnext_tiny")
+    plain = copy.deepcopy(model).get_submodule("stem.0")
+    assert fuse(model) == 4
+    assert sum(isinstance(module, FusedDepthwiseConv2d) for module in model.modules()) == 4
+    assert type(model.get_submodule("stem.0")) is type(plain)
+    assert fuse(create_model("efficientnet_b0")) == 0

@@ -16,7 +16,11 @@ from ixt.weights import read_weights
 
 def changed(recipe: Recipe, fused: bool, half: bool) -> Recipe:
     engine = recipe.engine.model_copy(
-        update={"precision": "bf16" if half else "fp32", "half_residual": half}
+        update={
+            "precision": "bf16" if half else "fp32",
+            "half_residual": half,
+            "channels_last": True,  # else blocks are not folded
+        }
     )
     schedule = recipe.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
     model = recipe.model.model_copy(update={"fused": fused})

@@ -11,6 +11,7 @@ from ixt.data.augment.chunks import rows_at_once
 from ixt.data.augment.colour import blend
 from ixt.data.augment.layers import apply_policy
 from ixt.data.policy import AugMixTable
+from ixt.data.upload import upload
 
 
 def apply_augmix(images: Tensor, table: AugMixTable, fill: tuple[int, ...]) -> Tensor:
@@ -41,7 +42,7 @@ def apply_augmix(images: Tensor, table: AugMixTable, fill: tuple[int, ...]) -> T
 
 
 def _summed(images: Tensor, chains: list[Tensor], rows: AugMixTable) -> Tensor:
-    weights = torch.from_numpy(rows.weights).to(images.device)[:, :, None, None, None]
+    weights = upload(rows.weights, images.device)[:, :, None, None, None]
     mixed = chains[0] * weights[:, 0]
     for chain, weight in zip(chains[1:], weights.unbind(1)[1:], strict=True):
         mixed += chain * weight
@@ -57,7 +58,7 @@ def _blended(images: Tensor, chains: list[Tensor], rows: AugMixTable) -> Tensor:
 
 def _mix(images: Tensor, other: Tensor, share: NDArray[np.float32]) -> Tensor:
     """Blend other into images; share is (n,)."""
-    factor = torch.from_numpy(np.ascontiguousarray(share)).to(images.device)[:, None, None, None]
+    factor = upload(np.ascontiguousarray(share), images.device)[:, None, None, None]
     return blend(images.float(), other, factor)
 
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ixt.data.upload import upload
+
 Floats = NDArray[np.float64]
 
 _KERNEL_REACH = 11  # timm's kernel of 23 taps
@@ -15,7 +17,7 @@ _NEGLIGIBLE = 1e-7  # below float32's resolution of the sum
 
 def gaussian_blur(images: Tensor, arg: Floats) -> Tensor:
     """Pillow's approximation: three box blurs along each axis, with fractional radius."""
-    weights = torch.from_numpy(_box_weights(arg)).to(images.device)[:, :, None, None, None]
+    weights = upload(_box_weights(arg), images.device)[:, :, None, None, None]
     result = images.double()
     for _ in range(2):
         for _ in range(3):
@@ -37,7 +39,7 @@ def kernel_blur(images: Tensor, arg: Floats) -> Tensor:
     weights = _kernel_weights(arg)
     # Weights of 0 are left out: adding nothing changes no bit.
     reach = int(np.flatnonzero(weights.any(axis=0)).max())
-    weight = torch.from_numpy(weights).to(images.device)[:, :, None, None, None]
+    weight = upload(weights, images.device)[:, :, None, None, None]
     size, result = images.shape[-1], images.float()
     for _ in range(2):
         wide = torch.nn.functional.pad(result, (reach, reach, 0, 0), mode="reflect")

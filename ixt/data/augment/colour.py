@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ixt.data.upload import upload
+
 Floats = NDArray[np.float64]
 
 # Which of the levels bright, rising, lowest, fading is red, green and blue, by sixth of the circle.
@@ -39,7 +41,7 @@ def hue(images: Tensor, arg: Floats) -> Tensor:
     Source: RGB to HSV and back in Pillow's Convert.c, rounding by rounding.
     """
     angle, saturation, value = _to_hsv(images)
-    steps = torch.from_numpy(arg.astype(np.int64)).to(images.device)[:, None, None]
+    steps = upload(arg.astype(np.int64), images.device)[:, None, None]
     return _from_hsv((angle + steps) & 255, saturation, value)
 
 
@@ -66,14 +68,14 @@ def _from_hsv(angle: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """(n, 3, S, S) uint8 of what _to_hsv gave."""
     sixths = np.arange(256) * 6.0 / 255.0
     sector = np.floor(sixths).astype(np.int64)
-    rest = torch.from_numpy((sixths - sector).astype(np.float32)).to(angle.device)[angle]
+    rest = upload((sixths - sector).astype(np.float32), angle.device)[angle]
     share = (saturation.double() / 255.0).float()
     bright = value.double()
     fading = bright * (1.0 - (share * rest).double())
     rising = bright * (1.0 - share.double() * (1.0 - rest.double()))
     lowest = bright * (1.0 - share.double())
     levels = torch.stack([bright, rising, lowest, fading], 1).add_(0.5).floor_()
-    places = torch.from_numpy(_LEVEL_OF_SECTOR[sector % 6]).to(angle.device)
+    places = upload(_LEVEL_OF_SECTOR[sector % 6], angle.device)
     chosen = levels.to(torch.uint8).gather(1, places[angle].movedim(-1, 1))
     return chosen.contiguous()
 
@@ -87,7 +89,7 @@ def luma(images: Tensor) -> Tensor:
 
 def factors(arg: Floats, images: Tensor) -> Tensor:
     """(n, 1, 1, 1) float32 arguments on the images' device."""
-    return torch.from_numpy(arg.astype(np.float32)).to(images.device)[:, None, None, None]
+    return upload(arg.astype(np.float32), images.device)[:, None, None, None]
 
 
 def blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from ixt.data.augment.lookup import LOOKUPS, look_up, lookup_tables
 from ixt.data.augment.warp import GEOMETRIC, warp
 from ixt.data.crop import BICUBIC, BILINEAR
 from ixt.data.policy import Op, OpTable
+from ixt.data.upload import upload
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
@@ -63,7 +64,7 @@ def apply_policy(images: Tensor, table: OpTable, fill: tuple[int, ...]) -> Tenso
     if not table.op.any():
         return images
     images = _planes(images)
-    colour = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).to(images.device)
+    colour = upload(np.array(fill, dtype=np.uint8), images.device).view(3, 1, 1)
     for layer in range(table.op.shape[1]):
         _apply_layer(
             images, table.op[:, layer], table.arg[:, layer], table.filter[:, layer], colour
@@ -99,7 +100,7 @@ def _apply(
     size = rows_at_once(images)
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
-        index = torch.from_numpy(rows[part]).to(images.device, non_blocking=True)
+        index = upload(rows[part], images.device)
         _put(images, rows[part], index, function(images.index_select(0, index), args[part]))
 
 

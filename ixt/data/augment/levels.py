@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.data.augment.colour import blend, factors
+from ixt.data.upload import upload
 
 Floats = NDArray[np.float64]
 
@@ -44,4 +45,4 @@ def brightness(images: Tensor, arg: Floats) -> Tensor:
 
 def _per_image(values: NDArray[Any], images: Tensor) -> Tensor:
     """(n, 1, 1, 1) uint8 on the images' device."""
-    return torch.from_numpy(values.astype(np.uint8)).to(images.device)[:, None, None, None]
+    return upload(values.astype(np.uint8), images.device)[:, None, None, None]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ixt.data.augment.colour import blend, factors, luma
 from ixt.data.policy import Op
+from ixt.data.upload import upload
 
 Floats = NDArray[np.float64]
 
@@ -34,8 +35,8 @@ def lookup_tables(
     for code, function in _MEASURED_LUTS.items():
         places = np.flatnonzero(op == code)
         if len(places):
-            taken = images.index_select(0, torch.from_numpy(rows[places]).to(images.device))
-            index = torch.from_numpy(places).to(images.device)
+            taken = images.index_select(0, upload(rows[places], images.device))
+            index = upload(places, images.device)
             luts.index_copy_(0, index, function(taken, arg[places]))
     return luts
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ixt.data.augment.chunks import rows_at_once
+from ixt.data.upload import upload
 
 
 def normalise(
@@ -27,7 +29,9 @@ def normalise(
     # would leave a CPU with loops of length three.
     like = torch.empty_like(images[:1], dtype=torch.float32)
     shift, spread = (
-        like.clone().copy_(torch.tensor([255 * value for value in triple]).view(3, 1, 1))
+        like.clone().copy_(
+            upload(np.array([255 * v for v in triple], np.float32), images.device).view(3, 1, 1)
+        )
         for triple in (mean, std)
     )
     result = torch.empty_like(images, dtype=torch.float32)

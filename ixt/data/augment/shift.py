@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ixt.data.upload import upload
 
 
 def reflect_shift(images: Tensor, shift: NDArray[np.int64]) -> Tensor:
@@ -22,7 +23,7 @@ def reflect_shift(images: Tensor, shift: NDArray[np.int64]) -> Tensor:
         return images
     size = images.shape[-1]
     place = np.abs(np.arange(size) + shift[:, :, None])
-    source = torch.from_numpy(np.minimum(place, 2 * (size - 1) - place)).to(images.device)
+    source = upload(np.minimum(place, 2 * (size - 1) - place), images.device)
     down = source[:, 0, None, :, None].expand(images.shape)
     across = source[:, 1, None, None, :].expand(images.shape)
     return images.gather(2, down).gather(3, across)

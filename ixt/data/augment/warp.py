@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from ixt.data.crop import BICUBIC
 from ixt.data.policy import Op
+from ixt.data.upload import upload
 
 Floats = NDArray[np.float64]
 
@@ -49,8 +50,8 @@ def _slide(images: Tensor, distance: Floats, cubic: bool, fill: Tensor) -> Tenso
     """Take each row's pixel x from x + distance[:, row]; distance is (n, S) pixels."""
     size, device = images.shape[-1], images.device
     whole = np.floor(distance)
-    whole_t = torch.from_numpy(whole.astype(np.int64)).to(device)[:, :, None]
-    part = torch.from_numpy((distance - whole).astype(np.float32)).to(device)[:, None, :, None]
+    whole_t = upload(whole.astype(np.int64), device)[:, :, None]
+    part = upload((distance - whole).astype(np.float32), device)[:, None, :, None]
     reach = torch.arange(-1, size + 2, device=device)
     source = (reach + whole_t).clamp_(0, size - 1)[:, None].expand(-1, 3, -1, -1)
     taken = images.gather(3, source)
@@ -58,7 +59,7 @@ def _slide(images: Tensor, distance: Floats, cubic: bool, fill: Tensor) -> Tenso
     values = _cubic(taps, _cubic_weights(part)) if cubic else _linear(taps[0], taps[1], part)
     # Pillow fills by the source's centre: x + 0.5 + distance outside [0, size).
     first, stop = np.ceil(-0.5 - distance), np.ceil(size - 0.5 - distance)
-    bounds = torch.from_numpy(np.stack([first, stop]).clip(0, size).astype(np.int64)).to(device)
+    bounds = upload(np.stack([first, stop]).clip(0, size).astype(np.int64), device)
     column = torch.arange(size, device=device)
     inside = (column >= bounds[0, :, :, None]) & (column < bounds[1, :, :, None])
     return _finish(values, inside, fill)
@@ -100,7 +101,7 @@ def _rotated_grid(degrees: Floats, size: int, device: torch.device) -> tuple[Ten
     cos, sin = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
     half = size / 2
     x_start, y_start = -half * cos - half * sin + half, half * sin - half * cos + half
-    terms = torch.from_numpy(np.stack([cos, sin, x_start, y_start])).to(device)
+    terms = upload(np.stack([cos, sin, x_start, y_start]), device)
     cos_t, sin_t, x_start_t, y_start_t = terms[:, :, None, None]
     centre = torch.arange(size, dtype=torch.float64, device=device) + 0.5
     across, down = centre, centre[:, None]

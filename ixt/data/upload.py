@@ -1,0 +1,24 @@
+"""Numbers of the host, brought to the device without a wait for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor on a device, of an array's shape and type.
+
+    torch's plain copy waits until the device has done all that it was given before: the whole
+    training step. This one returns when the driver has taken the numbers over. On a CPU the result
+    shares the array's memory.
+
+    Args:
+        array: small, as a plan's numbers are; large ones belong into pinned memory.
+        device: where to.
+    """
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

@@ -1,0 +1,279 @@
+"""InceptionNeXt's block with batch norm, layer scale and drop-path folded into its MLP.
+
+Between the matrix products one pass is left where timm's block has three or four, and no pass
+computes statistics. Parameters, their names and the running statistics stay timm's. The algebra is
+in `fold.py`.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from timm.layers import DropPath
+from timm.models.inception_next import MetaNeXtBlock
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ixt.kernels.bands_norm import bands_moments, bands_norm_input_grad, bands_norm_weight_grad
+from ixt.kernels.fold import (
+    fold_weights,
+    scaled_add,
+    scaled_gelu,
+    scaled_gelu_grad,
+    scaled_sum,
+    unfold_norm,
+    unfold_scale,
+    wide_product,
+)
+from ixt.kernels.modules import FusedInceptionMixer, MatmulMlp, fuse_mixers
+from ixt.kernels.operators import wide_dtype
+from ixt.kernels.replace import replace
+from ixt.kernels.residual import HalfResidualBlock
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a pass through a block depends on besides tensors."""
+
+    dilation: int
+    eps: float
+    stats: bool
+    """Whether batch norm takes this batch's statistics, not its running ones."""
+    group: Any
+    """Processes that share them, for SyncBatchNorm; None for each its own."""
+    dtype: torch.dtype
+    """Of everything between the residual sums."""
+    stream: torch.dtype
+    """Of the result."""
+
+
+class _Folded(torch.autograd.Function):
+    """The block as a function of all its tensors; see `FoldedBlock`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, x: Tensor, shift: Tensor, variance: Tensor, scale: Tensor | None,
+        weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+        gamma: Tensor | None, *bands: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return the block's output, and the moments of the shifted input of its batch norm."""
+        half = len(bands) // 2
+        filters, biases = bands[:half], bands[half:]
+        inputs, moments = bands_moments(
+            x, filters, biases, plan.dilation, shift, plan.stats, plan.dtype
+        )
+        if not plan.stats:
+            still = variance.to(wide_dtype(plan.dtype))
+            moments = torch.stack([torch.zeros_like(still), still, still])
+        elif plan.group is not None:
+            moments = _shared_moments(moments, shift, inputs.numel() // x.shape[1], plan.group)
+        small1, offset1, small2, offset2 = fold_weights(
+            w1.flatten(1), b1, w2.flatten(1), b2, gamma, moments, weight, bias, plan.eps, plan.dtype
+        )
+        hidden = torch.addmm(offset1, _rows(inputs), small1.t())
+        active = scaled_gelu(hidden, scale)
+        out = scaled_add(torch.mm(active, small2.t()), _rows(x), offset2, scale, plan.stream)
+        ctx.plan, ctx.num_bands = plan, half
+        ctx.save_for_backward(
+            x, inputs, hidden, active, moments, small1, small2, scale, weight, bias, w1, w2, b2,
+            gamma, *bands,
+        )  # fmt: skip
+        ctx.mark_non_differentiable(moments)
+        ctx.set_materialize_grads(False)
+        return _image(out, x), moments
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+        """Return the gradients of what `forward` takes."""
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        plan: _Plan = ctx.plan
+        (x, inputs, hidden, active, moments, small1, small2, scale, weight, bias, w1, w2, b2,
+         gamma, *bands) = ctx.saved_tensors  # fmt: skip
+        filters, biases = bands[: ctx.num_bands], bands[ctx.num_bands :]
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        rows = _rows(grad)
+        d_offset2 = scaled_sum(rows, scale)
+        rows = rows.to(plan.dtype)
+        d_small2 = wide_product(rows.t(), active)
+        d_hidden, d_offset1 = scaled_gelu_grad(hidden, torch.mm(rows, small2), scale)
+        del rows
+        d_w2, d_b2, d_gamma = unfold_scale(d_small2, d_offset2, w2.flatten(1), b2, gamma)
+        d_w1, d_weight, d_bias, sums = unfold_norm(
+            wide_product(d_hidden.t(), _rows(inputs)), d_offset1, small1, w1.flatten(1),
+            moments, weight, bias, plan.eps,
+        )  # fmt: skip
+        sums, count = _shared_sums(sums, plan, inputs)
+        u = _image(torch.mm(d_hidden, small1), inputs)
+        norm = (inputs, sums, moments, plan.eps, count, plan.stats)
+        d_x = None
+        if ctx.needs_input_grad[1]:
+            d_x = bands_norm_input_grad(u, filters, plan.dilation, grad, *norm).to(x.dtype)
+        d_bands = bands_norm_weight_grad(x, u, filters, biases, plan.dilation, *norm)
+        return (
+            *(None, d_x, None, None, None),
+            *(d_weight, d_bias, d_w1.reshape(w1.shape), d_offset1.to(d_b2.dtype)),
+            *(d_w2.reshape(w2.shape), d_b2, None if gamma is None else d_gamma),
+            *d_bands,
+        )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) in NHWC as a matrix with a row per pixel; a view."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """A matrix with a row per pixel as an image of the size of another; a view."""
+    size = (like.shape[0], *like.shape[2:], rows.shape[1])
+    return rows.reshape(size).permute(0, 3, 1, 2)
+
+
+def _shared_moments(moments: Tensor, shift: Tensor, count: int, group: Any) -> Tensor:
+    """Moments over the pixels of all processes, about this process's shift."""
+    own = torch.stack([moments[0] + shift, moments[1], torch.full_like(moments[0], count)])
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, own, group=group)
+    means, variances, counts = torch.stack(parts).unbind(1)
+    total = counts.sum(0)
+    mean = (means * counts).sum(0) / total
+    squares = ((variances + (means - mean).square()) * counts).sum(0)
+    return torch.stack([mean - shift, squares / total, squares / (total - 1)])
+
+
+def _shared_sums(sums: Tensor, plan: _Plan, inputs: Tensor) -> tuple[Tensor, float]:
+    """The sums of batch norm's gradient over all processes, and the pixels they are over."""
+    count = inputs.numel() // inputs.shape[1]
+    if not plan.stats or plan.group is None:
+        return sums, float(count)
+    shared = torch.cat([sums, torch.full_like(sums[:1], count)])
+    dist.all_reduce(shared, group=plan.group)
+    # The division is done here, so that the count stays on the device.
+    return shared[:2] / shared[2], 1.0
+
+
+class FoldedBlock(nn.Module):
+    """timm's MetaNeXtBlock in fewer passes; takes and gives (N, C, H, W).
+
+    Images in NHWC go through the folded weights; others, and the rare batch of one pixel, through
+    the layers one after another, as in timm's block.
+    """
+
+    def __init__(self, block: Any) -> None:
+        """Take over the layers of a block for which `is_foldable` holds."""
+        super().__init__()
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
+        self.gamma = block.gamma
+        self.half_stream = isinstance(block, HalfResidualBlock)
+        self.train(block.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stream with the block's branch added."""
+        layers = cast(Any, self)
+        norm = layers.norm
+        stats = norm.training
+        dtype, stream = self._types(x)
+        if not x.is_contiguous(memory_format=torch.channels_last) or (
+            stats and x.numel() == x.shape[1]
+        ):
+            return self._plain(x.to(stream) if self.half_stream else x)
+        mixer, mlp = layers.token_mixer, layers.mlp
+        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream)
+        filters, biases = mixer.weights()
+        with torch.autocast(x.device.type, enabled=False):
+            out, moments = _Folded.apply(
+                plan, x, norm.running_mean, norm.running_var, self._paths(x),
+                norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight,
+                mlp.fc2.bias, self.gamma, *filters, *biases,
+            )  # fmt: skip
+            if stats:
+                _update(norm, moments)
+        return cast(Tensor, out)
+
+    def _types(self, x: Tensor) -> tuple[torch.dtype, torch.dtype]:
+        """The type inside the block, and that of the residual stream after it."""
+        device, dtype = x.device.type, x.dtype
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+        if self.half_stream:
+            return dtype, dtype
+        branch = dtype if self.gamma is None else torch.promote_types(dtype, self.gamma.dtype)
+        return dtype, torch.promote_types(branch, x.dtype)
+
+    def _paths(self, x: Tensor) -> Tensor | None:
+        """What drop-path multiplies each image's branch by: (N,); None for 1."""
+        drop = cast(Any, self).drop_path
+        if not isinstance(drop, DropPath) or not drop.training or not drop.drop_prob:
+            return None
+        keep = 1.0 - drop.drop_prob
+        # The same draw as timm's, so that the same paths are dropped.
+        scale = x.new_empty(x.shape[0], dtype=wide_dtype(x.dtype)).bernoulli_(keep)
+        return scale.div_(keep) if keep > 0.0 and drop.scale_by_keep else scale
+
+    def _plain(self, x: Tensor) -> Tensor:
+        layers = cast(Any, self)
+        y = layers.mlp(layers.norm(layers.token_mixer(x)))
+        if self.gamma is not None:
+            gamma = self.gamma.to(y.dtype) if self.half_stream else self.gamma
+            y = y * gamma.reshape(1, -1, 1, 1)
+        out: Tensor = layers.drop_path(y) + x
+        return out
+
+
+def _group(norm: nn.Module) -> Any:
+    """The processes that share a norm's statistics; None if each has its own."""
+    shares = isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized()
+    if not shares:
+        return None
+    group = cast(Any, norm).process_group or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
+
+
+@torch.no_grad()
+def _update(norm: Any, moments: Tensor) -> None:
+    """Move running statistics as batch norm does; its input was shifted by the running mean."""
+    norm.num_batches_tracked.add_(1)
+    mean, variance = norm.running_mean, norm.running_var
+    mean.add_(moments[0].to(mean.dtype), alpha=norm.momentum)
+    variance.lerp_(moments[2].to(variance.dtype), norm.momentum)
+
+
+def is_foldable(block: nn.Module) -> bool:
+    """Whether `FoldedBlock` computes a block: fused mixer, batch norm with averages, exact GELU."""
+    if not isinstance(block, MetaNeXtBlock | HalfResidualBlock):
+        return False
+    layers: Sequence[Any] = [getattr(block, n, None) for n in ("token_mixer", "norm", "mlp")]
+    mixer, norm, mlp = layers
+    return (
+        isinstance(mixer, FusedInceptionMixer)
+        and isinstance(mlp, MatmulMlp)
+        and type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and (norm.affine and norm.track_running_stats and norm.momentum is not None)
+        and (isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none")
+        and (not mlp.drop.p and mlp.fc1.bias is not None and mlp.fc2.bias is not None)
+    )
+
+
+def fold_blocks(model: nn.Module) -> int:
+    """Put `FoldedBlock` in the place of blocks whose layers are fused; returns how many."""
+    return replace(model, is_foldable, FoldedBlock)
+
+
+def fuse(model: nn.Module) -> int:
+    """Put fused mixers into a model, and fold the blocks around them where that is possible.
+
+    Call `residual.keep_residual_half` first, if at all.
+
+    Returns:
+        How many mixers there are.
+    """
+    found = fuse_mixers(model)
+    fold_blocks(model)
+    return found

@@ -1,0 +1,74 @@
+"""Blocks whose residual stream keeps autocast's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.inception_next import MetaNeXtBlock
+from torch import Tensor, nn
+
+from ixt.kernels.replace import replace
+
+
+class HalfResidualBlock(nn.Module):
+    """A block of InceptionNeXt or ConvNeXt whose residual stream keeps autocast's type.
+
+    timm multiplies the branch by a layer scale in fp32, which lifts the sum, and with it every
+    layer up to the next convolution, to fp32. Without autocast nothing changes.
+    Takes (N, C, H, W) and returns the same.
+    """
+
+    def __init__(self, block: MetaNeXtBlock | ConvNeXtBlock) -> None:
+        """Take over a block's layers and its layer scale."""
+        super().__init__()
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
+        self.gamma = block.gamma
+        self.branch: Callable[[Any, Tensor], Tensor]
+        if isinstance(block, ConvNeXtBlock):
+            self.branch = _conv_mlp_branch if block.use_conv_mlp else _convnext_branch
+        else:
+            self.branch = _metanext_branch
+        self.train(block.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stream with the block's branch added."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            # ConvNeXt's stem ends in a layer norm, which autocast runs in fp32.
+            x = x.to(torch.get_autocast_dtype(device))
+        y = self.branch(self, x)
+        if self.gamma is not None:
+            y = y * self.gamma.to(y.dtype).reshape(1, -1, 1, 1)
+        layers = cast(Any, self)
+        shortcut = layers.shortcut(x) if hasattr(self, "shortcut") else x
+        out: Tensor = layers.drop_path(y) + shortcut
+        return out
+
+
+def _metanext_branch(block: Any, x: Tensor) -> Tensor:
+    out: Tensor = block.mlp(block.norm(block.token_mixer(x)))
+    return out
+
+
+def _conv_mlp_branch(block: Any, x: Tensor) -> Tensor:
+    out: Tensor = block.mlp(block.norm(block.conv_dw(x)))
+    return out
+
+
+def _convnext_branch(block: Any, x: Tensor) -> Tensor:
+    out: Tensor = block.mlp(block.norm(block.conv_dw(x).permute(0, 2, 3, 1)))
+    return out.permute(0, 3, 1, 2)
+
+
+def keep_residual_half(model: nn.Module) -> int:
+    """Put `HalfResidualBlock` into a model; returns how many blocks there are."""
+
+    def has_layer_scale(layer: nn.Module) -> bool:
+        is_block = isinstance(layer, MetaNeXtBlock | ConvNeXtBlock)
+        return is_block and layer.gamma is not None
+
+    return replace(model, has_layer_scale, HalfResidualBlock)

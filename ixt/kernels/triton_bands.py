@@ -1,0 +1,300 @@
+"""Depthwise bands in Triton: channels that pass, and all bands, in one launch.
+
+InceptionNeXt's mixer is three bands (square, row, column), ConvNeXt's 7x7 is one over all channels.
+One program computes one tile: some pixels of one image times some channels of one band, or copies
+a tile of the channels that pass through. Programs of a tile's bands are neighbours in the grid, so
+that the memory sectors which bands share come from the L2 cache. Sums are kept in fp32, in an order
+that does not depend on the device, so results are the same bits in every run.
+
+With TRITON_INTERPRET=1 in the environment before this module is imported, the same code runs on
+CPU tensors. `bands.py` and `folded.py` make operators of these functions; weight gradients are in
+`triton_band_grads.py`.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ixt.kernels.bands import Bands
+from ixt.kernels.triton_tiles import (
+    MOST_TAPS,
+    load_grad,
+    norm_terms,
+    offsets,
+    positions,
+    tile_shape,
+)
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class NormGrad:
+    """What leads from the gradient of a normalised input to that of the input itself."""
+
+    inputs: Tensor
+    """What batch norm read: shape and strides of its gradient."""
+    sums: Tensor
+    """(2, C) in fp32: `fold.unfold`'s."""
+    moments: Tensor
+    """(2 or more, C) in fp32: mean and biased variance."""
+    eps: float
+    count: float
+    """Pixels that mean and variance were taken over, of all processes."""
+
+
+@triton.jit
+def _tile_moments(value, inside, count):
+    """Mean, and sum of squared distances from it, of a tile's pixels, per channel."""
+    mean = tl.sum(tl.where(inside, value, 0.0), 0) / count
+    apart = tl.where(inside, value - mean[None, :], 0.0)
+    return mean, tl.sum(apart * apart, 0)
+
+
+@triton.jit
+def _copy_tile(
+    X, Y, T, R, Shifts, Stats, sums, moments, eps, norm_count, tile, block, H, W,
+    C: tl.constexpr, COUNT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = c < COUNT
+    # Pixels stay in one line: no row and column is needed, and vectors may cross rows.
+    at = offsets(0, p, c, H, W, C, CHANNELS_LAST)
+    inside = (p < H * W)[:, None] & real[None, :]
+    a, b = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
+    if NORM:
+        a, b = norm_terms(sums, moments, c, real, eps, norm_count, C)
+    value = load_grad(X, T, at, inside, a, b, NORM)
+    if RESIDUAL:
+        value += tl.load(R + at, mask=inside, other=0.0).to(tl.float32)
+    if SHIFT:
+        value -= tl.load(Shifts + c, mask=real, other=0.0).to(tl.float32)[None, :]
+    rounded = value.to(Y.dtype.element_ty)
+    tl.store(Y + at, rounded, mask=inside)
+    if STATS:
+        count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
+        mean, squares = _tile_moments(rounded.to(tl.float32), inside, count)
+        tl.store(Stats + c, mean, mask=real)
+        tl.store(Stats + C + c, squares, mask=real)
+
+
+@triton.jit
+def _add_taps(
+    total, X, T, weight, a, b, h, w, c, real, row, H, W,
+    C: tl.constexpr, FIRST: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
+    DILATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr,
+    NORM: tl.constexpr,
+):  # fmt: skip
+    """Add the products of ROWS rows of taps."""
+    for i in tl.static_range(ROWS * KW):
+        hh = h + (row + i // KW - KH // 2) * DILATION
+        ww = w + (i % KW - KW // 2) * DILATION
+        inside = (hh >= 0) & (hh < H) & (ww >= 0) & (ww < W)
+        at = offsets(hh, ww, FIRST + c, H, W, C, CHANNELS_LAST)
+        x = load_grad(X, T, at, inside[:, None] & real[None, :], a, b, NORM)
+        # The gradient of a convolution is one with its taps in reverse.
+        tap = KH * KW - 1 - (row * KW + i) if BACKWARD else row * KW + i
+        k = tl.load(weight + c * (KH * KW) + tap, mask=real, other=0.0)
+        total += x * k.to(tl.float32)[None, :]
+    return total
+
+
+@triton.jit
+def _convolve_tile(
+    X, Y, T, R, weight, bias, Shifts, Stats, sums, moments, eps, norm_count, tile, block, H, W,
+    C: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, DILATION: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr, COLUMNS: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+    h, w = positions(p, H, W, COLUMNS)
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    real = c < G
+    a, b = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
+    if NORM:
+        a, b = norm_terms(sums, moments, FIRST + c, real, eps, norm_count, C)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    if KH * KW <= MOST_TAPS:
+        total = _add_taps(
+            total, X, T, weight, a, b, h, w, c, real, 0, H, W,
+            C, FIRST, KH, KW, KH, DILATION, CHANNELS_LAST, BACKWARD, NORM,
+        )  # fmt: skip
+    else:
+        for row in range(KH):
+            total = _add_taps(
+                total, X, T, weight, a, b, h, w, c, real, row, H, W,
+                C, FIRST, KH, KW, 1, DILATION, CHANNELS_LAST, BACKWARD, NORM,
+            )  # fmt: skip
+    if not BACKWARD:
+        total += tl.load(bias + c, mask=real, other=0.0).to(tl.float32)[None, :]
+    at = offsets(h, w, FIRST + c, H, W, C, CHANNELS_LAST)
+    inside = (p < H * W)[:, None] & real[None, :]
+    if RESIDUAL:
+        total += tl.load(R + at, mask=inside, other=0.0).to(tl.float32)
+    if SHIFT:
+        total -= tl.load(Shifts + FIRST + c, mask=real, other=0.0).to(tl.float32)[None, :]
+    rounded = total.to(Y.dtype.element_ty)
+    tl.store(Y + at, rounded, mask=inside)
+    if STATS:
+        count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
+        mean, squares = _tile_moments(rounded.to(tl.float32), inside, count)
+        tl.store(Stats + FIRST + c, mean, mask=real)
+        tl.store(Stats + C + FIRST + c, squares, mask=real)
+
+
+@triton.jit(do_not_specialize=["tiles", "eps", "norm_count"])
+def bands_kernel(
+    X, Y, T, R, filters, biases, Shifts, Stats, sums, moments, eps, norm_count,
+    H, W, tiles,
+    SIZES: tl.constexpr, C: tl.constexpr, G: tl.constexpr, DILATION: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_ID: tl.constexpr, BLOCK_G: tl.constexpr,
+):  # fmt: skip
+    """Y = bands(X), or with BACKWARD the gradient of the input; see `convolve`, `convolve_grad`."""
+    num_bands: tl.constexpr = len(SIZES)
+    passed: tl.constexpr = C - num_bands * G
+    id_blocks: tl.constexpr = (passed + BLOCK_ID - 1) // BLOCK_ID
+    blocks: tl.constexpr = (G + BLOCK_G - 1) // BLOCK_G
+    sections: tl.constexpr = id_blocks + num_bands * blocks
+    section = tl.program_id(0) % sections
+    tile = tl.program_id(0) // sections
+    if STATS:
+        Stats += tile.to(tl.int64) * (2 * C)
+    image = (tile // tiles).to(tl.int64) * (C * H * W)
+    tile = tile % tiles
+    X += image
+    Y += image
+    T += image
+    R += image
+    if id_blocks > 0:  # noqa: SIM102 - known at compile time
+        if section < id_blocks:
+            _copy_tile(
+                X, Y, T, R, Shifts, Stats, sums, moments, eps, norm_count, tile, section, H, W,
+                C, passed, CHANNELS_LAST, SHIFT, STATS, NORM, RESIDUAL, BLOCK_P, BLOCK_ID,
+            )  # fmt: skip
+    for i in tl.static_range(num_bands):
+        block = section - (id_blocks + i * blocks)
+        if (block >= 0) & (block < blocks):
+            # Walking down columns, a tile finds its neighbours above and below in its own L1
+            # cache. In NCHW it would read single elements of different sectors.
+            _convolve_tile(
+                X, Y, T, R, filters[i], biases[i], Shifts, Stats, sums, moments, eps, norm_count,
+                tile, block, H, W, C, passed + i * G, G, SIZES[i][0], SIZES[i][1], DILATION,
+                CHANNELS_LAST, BACKWARD, CHANNELS_LAST and SIZES[i][0] > SIZES[i][1],
+                SHIFT, STATS, NORM, RESIDUAL, BLOCK_P, BLOCK_G,
+            )  # fmt: skip
+
+
+def convolve(
+    x: Tensor,
+    y: Tensor,
+    filters: Tensors,
+    biases: Tensors,
+    dilation: int = 1,
+    shift: Tensor | None = None,
+    stats: Tensor | None = None,
+) -> None:
+    """Write the bands' output into y.
+
+    Args:
+        x: (N, C, H, W), contiguous in NCHW or in NHWC.
+        y: like x, of the same strides; the type may differ.
+        filters: (G, 1, height, width) for each band, contiguous, of any floating type.
+        biases: (G,) for each band.
+        dilation: distance of neighbouring taps, in pixels.
+        shift: (C,), taken off the output.
+        stats: (N x `num_tiles`, 2, C) in fp32, to be written: mean, and sum of squared distances
+            from it, of every tile's pixels.
+    """
+    _launch(x, y, filters, biases, dilation, shift=shift, stats=stats)
+
+
+def convolve_grad(
+    grad: Tensor,
+    x_grad: Tensor,
+    filters: Tensors,
+    dilation: int = 1,
+    norm: NormGrad | None = None,
+    residual: Tensor | None = None,
+) -> None:
+    """Write the gradient of the bands' input into x_grad.
+
+    Args:
+        grad: (N, C, H, W), the output's gradient, contiguous in NCHW or in NHWC; with `norm`, that
+            of the batch norm which follows, before its own two reductions are taken off.
+        x_grad: like grad, of the same strides; the type may differ.
+        filters: as for `convolve`.
+        dilation: as for `convolve`.
+        norm: the batch norm that follows.
+        residual: like grad, of any type: added to the result.
+    """
+    _launch(grad, x_grad, filters, filters, dilation, norm=norm, residual=residual, backward=True)
+
+
+def num_tiles(x: Tensor, bands: Bands) -> tuple[int, int]:
+    """Tiles of each image, and pixels of a whole tile."""
+    pixels: int = bands_shape(x, bands)["BLOCK_P"]
+    return triton.cdiv(x.shape[2] * x.shape[3], pixels), pixels
+
+
+def _launch(
+    x: Tensor,
+    y: Tensor,
+    filters: Tensors,
+    biases: Tensors,
+    dilation: int,
+    shift: Tensor | None = None,
+    stats: Tensor | None = None,
+    norm: NormGrad | None = None,
+    residual: Tensor | None = None,
+    backward: bool = False,
+) -> None:
+    if not x.numel():
+        return
+    bands = Bands.of(filters, dilation)
+    flags = {"SHIFT": shift, "STATS": stats, "NORM": norm, "RESIDUAL": residual}
+    shape = bands_shape(x, bands, **{name: given is not None for name, given in flags.items()})
+    passed = shape["C"] - len(filters) * shape["G"]
+    sections = triton.cdiv(passed, shape["BLOCK_ID"])
+    sections += len(filters) * triton.cdiv(shape["G"], shape["BLOCK_G"])
+    tiles = triton.cdiv(x.shape[2] * x.shape[3], shape["BLOCK_P"])
+    # Where a kernel does not read a tensor, any pointer will do.
+    with torch.cuda.device_of(x):
+        bands_kernel[(sections * tiles * x.shape[0],)](
+            x, y,
+            x if norm is None else norm.inputs, x if residual is None else residual,
+            filters, biases,
+            x if shift is None else shift, x if stats is None else stats,
+            x if norm is None else norm.sums, x if norm is None else norm.moments,
+            0.0 if norm is None else norm.eps, 1.0 if norm is None else norm.count,
+            x.shape[2], x.shape[3], tiles, **shape, BACKWARD=backward,
+        )  # fmt: skip
+
+
+def bands_shape(x: Tensor, bands: Bands, **flags: bool) -> dict[str, Any]:
+    """The compile-time arguments of `bands_kernel` but BACKWARD.
+
+    Args:
+        x: (N, C, H, W), contiguous in NCHW or in NHWC.
+        bands: of its channels.
+        flags: SHIFT, STATS, NORM and RESIDUAL: what the kernel does besides; no by default.
+    """
+    without = dict.fromkeys(("SHIFT", "STATS", "NORM", "RESIDUAL"), False)
+    shape = {**tile_shape(x, bands), **without, **flags, "SIZES": bands.sizes}
+    if shape["NORM"] or any(h * w > MOST_TAPS.value for h, w in bands.sizes):
+        # Two tensors are read at every tap, or many taps: fewer pixels, or registers run out.
+        shape["BLOCK_P"] = min(shape["BLOCK_P"], max(16, 1024 // shape["BLOCK_G"]))
+    return shape

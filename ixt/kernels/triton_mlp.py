@@ -1,0 +1,161 @@
+"""What lies between the matrix products of a block's MLP, in Triton, in one pass each.
+
+Drop-path comes as one number per image, so it needs no pass of its own. Sums over pixels go on in
+fp32 beside the pass that reads them, in an order that does not depend on the device.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# As many programs as keep a large device busy; see `triton_band_grads.py`.
+_PROGRAMS = 1056
+_BLOCK_R, _BLOCK_K = 16, 128
+
+
+@triton.jit
+def _tile(rows, width, pixels, Scale, first_row, block, SCALED: tl.constexpr,
+          BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """Where a tile of a (rows, width) matrix lies, what of it exists, its columns, its scale."""
+    r = first_row + tl.arange(0, BLOCK_R)
+    k = block * BLOCK_K + tl.arange(0, BLOCK_K)
+    at = (r.to(tl.int64) * width)[:, None] + k[None, :]
+    inside = (r < rows)[:, None] & (k < width)[None, :]
+    scale = tl.full((BLOCK_R,), 1.0, tl.float32)
+    if SCALED:
+        scale = tl.load(Scale + r // pixels, mask=r < rows, other=0.0)
+    return at, inside, k, scale
+
+
+@triton.jit
+def gelu_kernel(
+    Hidden, Out, Scale, rows, width, pixels,
+    SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = scale of the row's image x GELU(Hidden), exact."""
+    at, inside, _, scale = _tile(
+        rows, width, pixels, Scale, tl.program_id(0) * BLOCK_R, tl.program_id(1),
+        SCALED, BLOCK_R, BLOCK_K,
+    )  # fmt: skip
+    h = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
+    g = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476)) * scale[:, None]
+    tl.store(Out + at, g.to(Out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gelu_grad_kernel(
+    Hidden, Grad, Out, Partial, Scale, rows, width, pixels, chunks,
+    SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = scale x GELU'(Hidden) x Grad; a chunk's sums of Out over rows: (chunks, width)."""
+    chunk = tl.program_id(0)
+    total = tl.zeros((BLOCK_R, BLOCK_K), tl.float32)
+    for first in range(chunk * BLOCK_R, rows, chunks * BLOCK_R):
+        at, inside, _, scale = _tile(
+            rows, width, pixels, Scale, first, tl.program_id(1), SCALED, BLOCK_R, BLOCK_K
+        )
+        h = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(Grad + at, mask=inside, other=0.0).to(tl.float32)
+        below = 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
+        density = 0.3989422804014327 * tl.exp(-0.5 * h * h)
+        out = (below + h * density) * grad * scale[:, None]
+        tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+        total += out
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    tl.store(Partial + chunk * width + k, tl.sum(total, 0), mask=k < width)
+
+
+@triton.jit
+def add_kernel(
+    X, Y, Bias, Out, Scale, rows, width, pixels,
+    SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = X + Y + scale of the row's image x Bias."""
+    at, inside, k, scale = _tile(
+        rows, width, pixels, Scale, tl.program_id(0) * BLOCK_R, tl.program_id(1),
+        SCALED, BLOCK_R, BLOCK_K,
+    )  # fmt: skip
+    bias = tl.load(Bias + k, mask=k < width, other=0.0).to(tl.float32)
+    out = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
+    out += tl.load(Y + at, mask=inside, other=0.0).to(tl.float32)
+    out += scale[:, None] * bias[None, :]
+    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sum_kernel(
+    X, Partial, Scale, rows, width, pixels, chunks,
+    SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A chunk's sums of scale x X over rows: (chunks, width)."""
+    chunk = tl.program_id(0)
+    total = tl.zeros((BLOCK_R, BLOCK_K), tl.float32)
+    for first in range(chunk * BLOCK_R, rows, chunks * BLOCK_R):
+        at, inside, _, scale = _tile(
+            rows, width, pixels, Scale, first, tl.program_id(1), SCALED, BLOCK_R, BLOCK_K
+        )
+        total += tl.load(X + at, mask=inside, other=0.0).to(tl.float32) * scale[:, None]
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    tl.store(Partial + chunk * width + k, tl.sum(total, 0), mask=k < width)
+
+
+def gelu(hidden: Tensor, out: Tensor, scale: Tensor | None) -> None:
+    """Write GELU of (rows, width) into out, times each image's scale (N,), if given."""
+    grid, *sizes = _plan(hidden, scale)
+    with torch.cuda.device_of(hidden):
+        gelu_kernel[grid](hidden, out, *sizes, **_blocks(scale))
+
+
+def gelu_grad(hidden: Tensor, grad: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
+    """Write the gradient of `gelu`'s input into out.
+
+    Args:
+        hidden: (rows, width), its input.
+        grad: of its output.
+        out: like hidden.
+        scale: (N,), as it was.
+
+    Returns:
+        (width,) in fp32: the sum of out over rows, a bias's gradient.
+    """
+    (rows, blocks), *sizes = _plan(hidden, scale)
+    chunks = min(rows, max(1, _PROGRAMS // blocks))
+    partial = hidden.new_empty(chunks, hidden.shape[1], dtype=torch.float32)
+    with torch.cuda.device_of(hidden):
+        gelu_grad_kernel[(chunks, blocks)](
+            hidden, grad, out, partial, *sizes, chunks, **_blocks(scale)
+        )
+    return partial.sum(0)
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor, out: Tensor, scale: Tensor | None) -> None:
+    """Write x + y + scale x bias into out: (rows, width), bias (width,), scale (N,) or None."""
+    grid, *sizes = _plan(y, scale)
+    with torch.cuda.device_of(y):
+        add_kernel[grid](x, y, bias, out, *sizes, **_blocks(scale))
+
+
+def sum_rows(x: Tensor, scale: Tensor | None) -> Tensor:
+    """Sum (rows, width) over rows, each times its image's scale (N,), if given; in fp32."""
+    (rows, blocks), *sizes = _plan(x, scale)
+    chunks = min(rows, max(1, _PROGRAMS // blocks))
+    partial = x.new_empty(chunks, x.shape[1], dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        sum_kernel[(chunks, blocks)](x, partial, *sizes, chunks, **_blocks(scale))
+    return partial.sum(0)
+
+
+def _plan(x: Tensor, scale: Tensor | None) -> tuple[tuple[int, int], Tensor, int, int, int]:
+    """Blocks of rows and columns, and the kernels' common arguments."""
+    rows, width = x.shape
+    grid = (triton.cdiv(rows, _BLOCK_R), triton.cdiv(width, _BLOCK_K))
+    pixels = rows if scale is None else rows // scale.shape[0]
+    return grid, x if scale is None else scale, rows, width, pixels
+
+
+def _blocks(scale: Tensor | None) -> dict[str, int]:
+    return {"SCALED": scale is not None, "BLOCK_R": _BLOCK_R, "BLOCK_K": _BLOCK_K}

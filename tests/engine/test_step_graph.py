@@ -1,0 +1,181 @@
+"""An update as one CUDA graph: what is refused, what a replay reads, and the run as a whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ixt.checkpoint import checkpoint_folders
+from ixt.engine import StepGraph, step_graph
+from ixt.errors import EngineError, RecipeError
+from ixt.recipe import parse_recipe
+from ixt.train import train
+from ixt.weights import read_weights
+
+Sections = dict[str, dict[str, object]]
+
+
+def graphed(sections: Sections, **changes: dict[str, object]) -> Sections:
+    """A recipe that records its updates; changes by section."""
+    changes["engine"] = {
+        "cuda_graph": True,
+        "global_batch_size": 64,
+        "micro_batch_size": 64,
+        **changes.get("engine", {}),
+    }
+    return {name: {**keys, **changes.get(name, {})} for name, keys in sections.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "acts only with kind: ddp"),
+        ({"engine": {"precision": "fp16"}}, "fp16's gradient scaler decides on the host"),
+        ({"engine": {"compile": True, "compile_mode": "reduce-overhead"}}, "graphs of its own"),
+        ({"optim": {"name": "lamb"}}, "optim.name is lamb; only adamw keeps its step count"),
+        ({"run": {"on_nonfinite": "skip"}}, "skip looks at each update on the host"),
+    ],
+)
+def test_what_a_graph_cannot_hold_is_refused(
+    tiny_sections: Sections, changes: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(graphed(tiny_sections, **changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
+def test_without_a_gpu_it_is_refused(tiny_sections: Sections, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"^engine\.cuda_graph: needs a CUDA device, and there"):
+        train(parse_recipe(graphed(tiny_sections)), tmp_path)
+
+
+def test_several_micro_batches_per_process_are_refused(tiny_sections: Sections) -> None:
+    engine = parse_recipe(graphed(tiny_sections, engine={"global_batch_size": 256})).engine
+    with pytest.raises(EngineError, match="an update of 2 micro-batches per process is more than"):
+        step_graph.check(engine, cuda=True, processes=2)
+    step_graph.check(engine, cuda=True, processes=4)
+
+
+def replays(monkeypatch: pytest.MonkeyPatch, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Stand in for a graph: recording runs nothing, a replay works on the memory seen then."""
+    happened: list[str] = []
+
+    def record(work: Callable[[], Tensor], stream: object) -> Callable[[], Tensor]:
+        happened.append("recorded")
+        loss = torch.zeros(())
+        seen = [group["lr"] for group in optimizer.param_groups]
+
+        def replay() -> Tensor:
+            happened.append("replayed")
+            now = [group["lr"] for group in optimizer.param_groups]
+            give(optimizer, seen)
+            loss.copy_(work())
+            give(optimizer, now)
+            return loss
+
+        return replay
+
+    monkeypatch.setattr(step_graph, "record", record)
+    return happened
+
+
+def give(optimizer: torch.optim.Optimizer, rates: list[Any]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def learner() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, lr=0.1, fused=True)
+
+
+def update_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> step_graph.Update:
+    def update(images: Tensor, targets: Tensor) -> Tensor:
+        loss = (model(images) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return update
+
+
+def test_a_replay_reads_new_batches_and_learning_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain, plain_optimizer), (model, optimizer) = learner(), learner()
+    happened = replays(monkeypatch, optimizer)
+    update = update_of(plain, plain_optimizer)
+    stream: Any = None
+    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
+    losses: list[tuple[Tensor, Tensor]] = []
+    for step in range(4):
+        rates = [0.1 / (step + 1), 0.02 * step]
+        give(plain_optimizer, rates)
+        give(optimizer, rates)
+        images, targets = torch.randn(5, 3), torch.randn(5, 2)
+        losses.append((graph(images, targets), update(images, targets)))
+        # Checkpoints find numbers, not tensors.
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+    assert happened == ["recorded", *4 * ["replayed"]]
+    # Losses are of their own step, though a graph writes all to one place.
+    torch.testing.assert_close(*map(torch.stack, zip(*losses, strict=True)))
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+
+
+def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = learner()
+    replays(monkeypatch, optimizer)
+    stream: Any = None
+    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
+    graph(torch.randn(5, 3), torch.randn(5, 2))
+    with pytest.raises(ValueError, match=r"a batch of \(4, 3\) torch.float32; recorded was \(5, 3"):
+        graph(torch.randn(4, 3), torch.randn(4, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_recorded_run_is_a_plain_one(
+    tiny_sections: Sections, tmp_path: Path, fused: bool
+) -> None:
+    states = []
+    for cuda_graph in (False, True):
+        sections = graphed(
+            tiny_sections,
+            engine={"cuda_graph": cuda_graph, "channels_last": fused, "tf32": False},
+            model={"fused": fused},
+            optim={"kwargs": {"fused": True}},
+        )
+        folder = tmp_path / str(cuda_graph)
+        folder.mkdir()
+        train(parse_recipe(sections), folder)  # 22 updates an epoch, the first 11 without a graph
+        states.append(read_weights(folder).state)
+    # The same kernels in the same order, with the same paths dropped.
+    for key, expected in states[0].items():
+        torch.testing.assert_close(states[1][key], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_recorded_run_resumes(tiny_sections: Sections, tmp_path: Path) -> None:
+    sections = graphed(
+        tiny_sections,
+        engine={"tf32": False},
+        run={"checkpoint_every_steps": 15, "keep_last": 9},
+    )
+    recipe = parse_recipe(sections)
+    train(recipe, tmp_path / "unbroken")
+    unbroken = read_weights(tmp_path / "unbroken").state
+    # The recorded part begins anew after the stop, with counts and moments from the checkpoint.
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "stopped")
+    for late in checkpoint_folders(tmp_path / "stopped")[1:]:
+        shutil.rmtree(late)
+    train(recipe, tmp_path / "stopped", resume=True)
+    resumed = read_weights(tmp_path / "stopped").state
+    for key, expected in unbroken.items():
+        torch.testing.assert_close(resumed[key], expected, rtol=1e-5, atol=1e-6)
