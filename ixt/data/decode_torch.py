@@ -273,8 +273,10 @@ def _register_decode_jpeg() -> None:
         import_module("torchvision.io")
 
 
-TORCH = Codec(_pixels, _cut, _decode_and_cut)
+TORCH = Codec(_pixels, _cut)
 """torchvision's JPEG decoder and torch's antialiased resize; Pillow for what is no JPEG."""
+TORCH_ROI = Codec(_pixels, _cut, _decode_and_cut)
+"""The same pixels of sound files, of which nvImageCodec decodes only what a crop takes."""
 
 
 def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:

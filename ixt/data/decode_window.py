@@ -40,10 +40,10 @@ def decode_window(data: Bytes, top: int, left: int, height: int, width: int) -> 
 
     Returns:
         (height, width, 3) uint8 RGB; None where the image has to be decoded as a whole: no
-        ordinary JPEG, cut off, smaller than the window or no larger, a window of a
-        few columns, or nvImageCodec is not installed.
+        ordinary JPEG, cut off, smaller than the window or no larger, or a window of a few
+        columns.
     """
-    if not has_window_decoder() or data[-2:].tobytes() != _END:
+    if data[-2:].tobytes() != _END:
         return None
     frame = jpeg_frame(data[:HEAD_BYTES].tobytes())
     if frame is None or frame.channels not in _CHANNELS:

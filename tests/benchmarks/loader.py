@@ -6,6 +6,8 @@ Every measurement runs in a fresh process, contenders in turn (A B C A B C), and
 rounds are compared. On a shared machine look at the CPU time per image, which is the sum over
 the process and its workers; wall-clock rates are what the machine's other work left.
 
+torch-roi is the torch decoder with data.roi_decoding.
+
 crop         RandomResizedCrop and flip, uint8 batches on the device
 recipe       inceptionnext_tiny: RandAugment, mixup or CutMix, erasing, normalised float32
 validation   resize, centre crop, normalised float32
@@ -31,7 +33,7 @@ from typing import Any
 import psutil
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
-CONTENDERS = ("timm", "torch", "dali")
+CONTENDERS = ("timm", "torch", "torch-roi", "dali")
 CASES = ("crop", "recipe", "validation", "first_batch", "memory")
 TARGETS = {"crop": (2.5, 1.5), "recipe": (2.0, 1.5), "validation": (2.5, 1.5)}
 BATCH, THREADS = 128, 2
@@ -90,11 +92,12 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
     index = load_index(root, "val" if case == "validation" else "train")
     labels = target_labels(index, output_classes(index.classes, None))
     decoder = make_decoder(
-        kind,  # type: ignore[arg-type]
+        kind.removesuffix("-roi"),  # type: ignore[arg-type]
         device=device,
         num_threads=THREADS,
         prefetch=recipe.data.prefetch_batches,
         on_error="stop",
+        roi=kind.endswith("-roi"),
     )
     where = {"device": device, "rank": 0, "world_size": 1}
     if case == "validation":
@@ -229,7 +232,7 @@ def show(case: str, medians: dict[str, dict[str, float]]) -> None:
             cpu = medians["timm"]["cpu_ms_per_image"] / row["cpu_ms_per_image"]
             target = TARGETS[case][contender == "dali"]
             text += f"  x{wall:.2f} by wall clock, x{cpu:.2f} by CPU time (target x{target})"
-        print(f"{case:12s} {contender:6s} {text}", flush=True)
+        print(f"{case:12s} {contender:9s} {text}", flush=True)
 
 
 def main() -> None:

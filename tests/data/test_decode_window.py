@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import odd_images
@@ -11,14 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ixt.data import decode_torch, decode_window
+from ixt.data import decode, decode_torch, decode_window
+from ixt.data.decode import Decoded, DecoderKind, make_decoder
 from ixt.data.decode_window import has_window_decoder
 from ixt.data.image import load_image
 from ixt.data.source import ByteRange, Bytes
+from ixt.errors import DataError
 
 pytestmark = pytest.mark.skipif(not has_window_decoder(), reason="needs nvImageCodec")
 
 NUM_WINDOWS = 150
+CPU = torch.device("cpu")
 
 
 def windows_of(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -84,6 +90,49 @@ def test_so_are_damaged_files_and_windows_outside(
         (0, 0, 63, 97),
     ):
         assert decode_window.decode_window(small, *window) is None, window
+
+
+def decode_batch(photos: dict[str, str], roi: bool) -> Decoded:
+    request = odd_images.plan([photos[name] for name in ("landscape", "cmyk", "wide")], "train")
+    decoder = make_decoder("torch", device=CPU, num_threads=2, prefetch=1, on_error="stop", roi=roi)
+    with closing(decoder):
+        (batch,) = decoder.stream([request])
+    return batch
+
+
+def test_a_decoder_that_is_told_to_takes_windows_and_gives_the_same_batch(
+    photos: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decode_batch(photos, roi=False)
+    taken: list[bool] = []
+
+    def counted(*window: Any) -> torch.Tensor | None:
+        pixels = decode_window.decode_window(*window)
+        taken.append(pixels is not None)
+        return pixels
+
+    monkeypatch.setattr(decode_torch, "decode_window", counted)
+    assert torch.equal(decode_batch(photos, roi=True).images, whole.images)
+    assert sorted(taken) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "message"),
+    [
+        ("exact", True, "acts only with the torch decoder; here exact decodes; leave it out"),
+        (
+            "torch",
+            False,
+            "nvImageCodec, which is not installed; pip install 'ixt[dali]', or",
+        ),
+    ],
+)
+def test_where_windows_cannot_be_taken_one_line_says_so(
+    kind: DecoderKind, installed: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "has_window_decoder", lambda: installed)
+    with pytest.raises(DataError, match=f"^data.roi_decoding.*{re.escape(message)}"):
+        make_decoder(kind, device=CPU, num_threads=1, prefetch=1, on_error="stop", roi=True)
 
 
 def test_a_file_with_a_broken_middle_falls_back_or_gives_the_same(photos: dict[str, str]) -> None:
