@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -22,9 +23,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_step_that_sleeps_is_reported_within_three_percent() -> None:
-    protocol = Protocol(seconds=0.6, windows=3, agreement=0.05)
-    timed = time_step(lambda: time.sleep(0.02), protocol, CPU)
-    assert sorted(timed.seconds_per_step)[1] == pytest.approx(0.02, rel=0.03)
+    slept: list[float] = []  # on a busy machine more than what was asked for
+
+    def step() -> None:
+        start_s = time.perf_counter()
+        time.sleep(0.02)
+        slept.append(time.perf_counter() - start_s)
+
+    timed = time_step(step, Protocol(seconds=0.6, windows=3, agreement=0.05), CPU)
+    assert min(slept) >= 0.02
+    reported = statistics.fmean(timed.seconds_per_step)
+    assert reported == pytest.approx(statistics.fmean(slept[-timed.steps :]), rel=0.03)
 
 
 def test_the_warm_up_lasts_until_three_windows_agree(clock: list[float]) -> None:

@@ -70,6 +70,7 @@ class Small:
             loss=build_loss(recipe.optim),
             ema=ema,
             undo=Undo(accelerator, model, stepper, ema) if undo else None,
+            graph=None,
         )
         self.interval = Interval(Stopwatch(torch.device("cpu")))
         self.device = device
