@@ -148,7 +148,9 @@ def _erase_one(
         colours = _normals(keys, torch.full_like(keys, size * size + place))
         patches = colours.T[:, :, None, None].unbind()
     else:
-        patches = _pixel_noise(box.astype(np.int64), words[rows], size, images.device)
+        # One box at a time stays in a CPU's cache; a GPU takes all of them in a few launches.
+        noise = _boxwise_noise if images.device.type == "cpu" else _pixel_noise
+        patches = noise(box.astype(np.int64), words[rows], size, images.device)
     for row, (top, left, height, width), patch in zip(rows, box.tolist(), patches, strict=True):
         images[row, :, top : top + height, left : left + width] = patch
 
@@ -172,18 +174,30 @@ def _pixel_noise(
     return [patch.view(3, h, w) for patch, (h, w) in zip(patches, sides, strict=True)]
 
 
+def _boxwise_noise(
+    box: NDArray[np.int64], words: NDArray[np.int64], size: int, device: torch.device
+) -> list[Tensor]:
+    """As _pixel_noise, one box after the other."""
+    number = torch.arange(size * size, device=device).view(size, size)
+    corners = zip(upload(words, device), box.tolist(), strict=True)
+    return [
+        _normals(word, number[top : top + height, left : left + width])
+        for word, (top, left, height, width) in corners
+    ]
+
+
 def _normals(words: Tensor, numbers: Tensor) -> Tensor:
-    """(3, n) float32 N(0, 1): 16 bits of hash64(..., number) per channel, through the table."""
-    bits = _finalise((words ^ numbers) + _GOLDEN)
-    table = _quantiles(bits.device)
-    return torch.stack([table[(bits >> shift) & 0xFFFF] for shift in (0, 16, 32)])
+    """(3, ...) float32 N(0, 1): 16 bits of hash64(..., number) per channel, through the table."""
+    bits = _finalise((words ^ numbers).add_(_GOLDEN))
+    ranks = torch.stack([bits, bits >> 16, bits >> 32]).bitwise_and_(0xFFFF)
+    return _quantiles(bits.device).index_select(0, ranks.flatten()).view(ranks.shape)
 
 
 def _finalise(z: Tensor) -> Tensor:
     """SplitMix64's finaliser; torch shifts signed words, so the sign's copies are masked off."""
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _MIX_1
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _MIX_2
-    return z ^ ((z >> 31) & (2**33 - 1))
+    z = ((z >> 30) & (2**34 - 1)).bitwise_xor_(z).mul_(_MIX_1)
+    z = ((z >> 27) & (2**37 - 1)).bitwise_xor_(z).mul_(_MIX_2)
+    return ((z >> 31) & (2**33 - 1)).bitwise_xor_(z)
 
 
 @cache

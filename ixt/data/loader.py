@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
+from ixt.data.augment import apply_augmix, apply_policy, interleave, normalise, reflect_shift
 from ixt.data.crop import Crops, eval_crops
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
@@ -160,12 +160,12 @@ class TrainLoader:
         augment = self._recipe.augment
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
+        if self._recipe.engine.channels_last:
+            images = interleave(images)
         images = normalise(images, augment.mean, augment.std)
         if plan.boxes is not None:
             noise_keys = (self._planner.seed, plan.epoch, plan.positions)
             images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
-        if self._recipe.engine.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         return images
 
     def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
@@ -305,9 +305,8 @@ class EvalLoader:
         pixels = tuple(
             cut.to(self._device, non_blocking=True) for cut in (decoded.images, *decoded.also)
         )
-        images = normalise(pixels[0], augment.mean, augment.std)
-        if self._recipe.engine.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        first = interleave(pixels[0]) if self._recipe.engine.channels_last else pixels[0]
+        images = normalise(first, augment.mean, augment.std)
         paths = {
             self._index.paths(samples[[row]])[0]: reason for row, reason in decoded.damaged.items()
         }

@@ -1,4 +1,4 @@
-"""Operations on the colours of whole images: saturation, hue, sharpness; and Pillow's blend."""
+"""Operations on the colours of whole images, sharpness among them; and Pillow's blend."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ _LEVEL_OF_SECTOR = np.array(
 def color(images: Tensor, arg: Floats) -> Tensor:
     """Blend with the luma: grey at 0, unchanged at 1."""
     return blend(luma(images)[:, None], images.float(), factors(arg, images))
+
+
+def contrast(images: Tensor, arg: Floats) -> Tensor:
+    """Blend with the mean of the luma: that grey at 0, unchanged at 1."""
+    grey = luma(images).flatten(1)
+    # A float64 sum of whole numbers is exact in any order.
+    mean = (grey.sum(1, dtype=torch.float64) / grey.shape[1] + 0.5).floor().float()
+    return blend(mean[:, None, None, None], images.float(), factors(arg, images))
 
 
 def sharpness(images: Tensor, arg: Floats) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ixt.data.augment.blur import gaussian_blur, kernel_blur
 from ixt.data.augment.chunks import rows_at_once
-from ixt.data.augment.colour import color, hue, sharpness
+from ixt.data.augment.colour import color, contrast, hue, sharpness
 from ixt.data.augment.levels import brightness, invert, posterize, solarize, solarize_add
 from ixt.data.augment.lookup import LOOKUPS, look_up, lookup_tables
 from ixt.data.augment.warp import GEOMETRIC, warp
@@ -37,6 +37,7 @@ _WHOLE = {
     Op.SOLARIZE: solarize,
     Op.SOLARIZE_ADD: solarize_add,
     Op.BRIGHTNESS: brightness,
+    Op.CONTRAST: contrast,
     Op.COLOR: color,
     Op.SHARPNESS: sharpness,
     Op.HUE: hue,

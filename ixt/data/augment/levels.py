@@ -28,14 +28,16 @@ def posterize(images: Tensor, arg: Floats) -> Tensor:
 
 def solarize(images: Tensor, arg: Floats) -> Tensor:
     """Invert from arg on; 256 leaves all."""
-    threshold = np.trunc(arg)
-    flipped = images >= _per_image(np.minimum(threshold, 255), images)
-    return images ^ flipped.to(torch.uint8).mul_(_per_image(255 * (threshold < 256), images))
+    threshold = upload(np.trunc(arg).astype(np.int16), images.device)
+    # The sign of the distance, all ones or all zeros: a CPU compares bytes ten times slower.
+    below = images.short().sub_(threshold[:, None, None, None]).bitwise_right_shift_(15)
+    return below.bitwise_not_().to(torch.uint8).bitwise_xor_(images)
 
 
 def solarize_add(images: Tensor, arg: Floats) -> Tensor:
     """Add arg, at most 128, to the dark half."""
-    return images + (images < 128).to(torch.uint8).mul_(_per_image(np.trunc(arg), images))
+    dark = (images >> 7).bitwise_xor_(1)
+    return dark.mul_(_per_image(np.trunc(arg), images)).add_(images)
 
 
 def brightness(images: Tensor, arg: Floats) -> Tensor:

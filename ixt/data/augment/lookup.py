@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.augment.colour import blend, factors, luma
 from ixt.data.policy import Op
 from ixt.data.upload import upload
 
@@ -16,7 +15,6 @@ Floats = NDArray[np.float64]
 LOOKUPS = (
     Op.AUTOCONTRAST,
     Op.EQUALIZE,
-    Op.CONTRAST,
 )
 
 
@@ -57,16 +55,6 @@ def _autocontrast_luts(images: Tensor, arg: Floats) -> Tensor:
     return torch.where(high > low, stretched, level).to(torch.uint8)
 
 
-def _contrast_luts(images: Tensor, arg: Floats) -> Tensor:
-    """(n, 3, 256) tables that blend with the mean of the image's luma."""
-    grey = luma(images).flatten(1)
-    # A float64 sum of whole numbers is exact in any order.
-    mean = (grey.sum(1, dtype=torch.float64) / grey.shape[1] + 0.5).floor().float()
-    level = torch.arange(256, dtype=torch.float32, device=images.device)
-    luts = blend(mean[:, None, None], level, factors(arg, images)[:, :, :, 0])
-    return luts.expand(-1, 3, -1)
-
-
 def _equalize_luts(images: Tensor, arg: Floats) -> Tensor:
     """(n, 3, 256) tables that even out each channel's histogram."""
     counts = _histograms(images)
@@ -96,6 +84,5 @@ def _scattered_histograms(images: Tensor) -> Tensor:
 
 _MEASURED_LUTS = {
     Op.AUTOCONTRAST: _autocontrast_luts,
-    Op.CONTRAST: _contrast_luts,
     Op.EQUALIZE: _equalize_luts,
 }

@@ -10,6 +10,25 @@ from ixt.data.augment.chunks import rows_at_once
 from ixt.data.upload import upload
 
 
+def interleave(images: Tensor) -> Tensor:
+    """The same images in channels_last order; cheaper for bytes than for normalised values.
+
+    Args:
+        images: (B, 3, S, S) uint8, in any memory order.
+
+    Returns:
+        (B, 3, S, S) uint8 in channels_last order; the images themselves where they are so.
+    """
+    order = torch.channels_last
+    if images.device.type != "cpu" or images.is_contiguous(memory_format=order):
+        return images.contiguous(memory_format=order)
+    result = torch.empty_like(images, memory_format=order)
+    # numpy, a channel at a time, is three times faster than torch.
+    for channel in range(images.shape[1]):
+        result.numpy()[:, channel] = images.numpy()[:, channel]
+    return result
+
+
 def normalise(
     images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:

@@ -6,7 +6,7 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-from ixt.data.augment import apply_policy, chunks, lookup, normalise
+from ixt.data.augment import apply_policy, chunks, interleave, lookup, normalise, warp
 from ixt.data.augment.warp import GEOMETRIC
 from ixt.data.crop import BICUBIC, BILINEAR
 from ixt.data.policy import (
@@ -233,6 +233,24 @@ def test_histograms_of_a_gpu_and_a_cpu_agree(photographs: Tensor) -> None:
     counts = lookup._histograms(photographs)
     assert torch.equal(lookup._scattered_histograms(photographs), counts)
     assert (counts.sum(dim=2) == 224 * 224).all()
+
+
+@pytest.mark.parametrize("farthest", [0.5, 3.0, 224.0, 1000.0])
+def test_rows_moved_on_a_gpu_and_a_cpu_agree(photographs: Tensor, farthest: float) -> None:
+    draws = np.random.default_rng(0).uniform(-farthest, farthest, (len(photographs), 224))
+    for whole in np.floor(draws), np.floor(abs(draws)), np.floor(-abs(draws)):
+        moved = warp._copied_rows(photographs, whole)
+        assert torch.equal(moved, warp._gathered_rows(photographs, whole))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_interleave_changes_the_memory_order_alone(
+    photographs: Tensor, memory_format: torch.memory_format
+) -> None:
+    images = photographs.contiguous(memory_format=memory_format)
+    turned = interleave(images)
+    assert torch.equal(turned, images)
+    assert turned.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
