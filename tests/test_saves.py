@@ -11,7 +11,7 @@ import pytest
 import torch
 from run_files import rows, stop_after
 
-from ixt import saves
+from ixt import run_model, saves
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
 from ixt.data.plan import Planner
@@ -150,6 +150,26 @@ def test_a_stop_at_the_end_of_an_epoch_does_not_lose_its_evaluation(
     ]
     assert len(epochs[0]) == 2
     assert epochs[0] == epochs[1]
+
+
+def test_going_on_neither_fetches_nor_prepares_weights(
+    short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, fetched, create = short(), [], run_model.create_model
+    model = recipe.model.model_copy(update={"pretrained": True})
+    recipe = recipe.model_copy(update={"model": model})
+
+    def create_model(*names: Any, pretrained: bool, **arguments: Any) -> Any:
+        fetched.append(pretrained)
+        return create(*names, pretrained=False, **arguments)
+
+    monkeypatch.setattr(run_model, "create_model", create_model)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run", resume=True, prepare=lambda _: pytest.fail("prepared again"))
+    assert fetched == [True, False]
 
 
 def test_an_evaluation_that_fails_costs_no_epoch(
