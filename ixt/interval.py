@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt.checkpoint import newest_checkpoint
-from ixt.errors import Diverged
 from ixt.guard.ranks import RankTimes, Stopwatch, slowest
 from ixt.guard.spikes import spike_row
 from ixt.report import memory_gib
-from ixt.saves import finish_saves
+from ixt.saves import diverged
 from ixt.session import Run
 
 
@@ -94,18 +92,9 @@ def _refuse_nonfinite(run: Run, first: int, losses: list[float], undone: list[bo
         else:
             bad = not math.isfinite(loss)
         if bad:
-            _stop(run, first + place, loss)
-
-
-def _stop(run: Run, at: int, loss: float) -> None:
-    finish_saves(run)
-    newest = newest_checkpoint(run.run_dir)
-    skips = f", {run.undone_running} updates running were taken back" if run.undone_running else ""
-    raise Diverged(
-        f"{run.run_dir}: the loss is {loss} in step {at} at learning rate "
-        f"{run.learning_rate(at):.3e}{skips}; last good checkpoint: "
-        f"{newest.path.name if newest else 'none'}; lower optim.lr or set optim.max_norm"
-    )
+            n = run.undone_running
+            also = f", {n} updates running were taken back" if n else ""
+            raise diverged(run, f"the loss is {loss}", first + place, also)
 
 
 def _of_all_ranks(run: Run, interval: Interval, elapsed_s: float) -> dict[str, Any]:

@@ -113,14 +113,29 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
     text = f"{where}: out of memory with engine.micro_batch_size {micro}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     smaller = [m for m in fitting_micro_batches(recipe, processes) if m < micro]
+    regroup = not smaller and recipe.augment.mixes  # a run keeps its mixing group
+    if regroup:
+        smaller = [m for m in fitting_micro_batches(_ungrouped(recipe), processes) if m < micro]
     if not smaller:
         return f"{text}; there is no smaller one; take a smaller model or image"
-    if not on_device:
-        return f"{text}; try {smaller[0]}, and go on with --resume"
-    best = largest_that_fits(smaller, lambda size: device_holds(recipe, build, size))
+    best = smaller[0]
+    if on_device:
+        best = largest_that_fits(smaller, lambda size: device_holds(recipe, build, size))
     if not best:
         return f"{text}; not even {smaller[-1]} fits; take a smaller model or image"
-    return f"{text}; {best} fits: --set engine.micro_batch_size={best}, and go on with --resume"
+    what = f"{text}; {best} fits" if on_device else f"{text}; try {best}"
+    setting = f"--set engine.micro_batch_size={best}"
+    if regroup:
+        return (
+            f"{what}, in a new run, as other images are mixed then: "
+            f"{setting} --set augment.mixing_group={best}"
+        )
+    return f"{what}: {setting} --auto-resume"
+
+
+def _ungrouped(recipe: Recipe) -> Recipe:
+    augment = recipe.augment.model_copy(update={"mixing_group": None})
+    return recipe.model_copy(update={"augment": augment})
 
 
 def _judge(recipe: Recipe, build: Build) -> Fits:

@@ -5,12 +5,12 @@ The learning rate is a pure function of the update count, so nothing about it ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
@@ -35,8 +35,10 @@ def build_optimizer(
     Raises:
         RecipeError: unknown optimizer, or an argument that it does not take.
     """
-    given: dict[str, Any] = {"betas": optim.betas, "eps": optim.eps}
+    given = {"betas": optim.betas, "eps": optim.eps}
+    given = {key: value for key, value in given.items() if value is not None}
     try:
+        _refuse_unused(optim.name, given)
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=optim.name,
@@ -45,13 +47,23 @@ def build_optimizer(
             momentum=optim.momentum,
             layer_decay=optim.layer_decay,
             param_group_fn=None if optim.weight_decay or optim.layer_decay else _one_group,
-            **{key: value for key, value in given.items() if value is not None},
+            **given,
             **({"fused": True, "capturable": True} if in_graph else {}),
             **optim.kwargs,
         )
         return optimizer
-    except (TypeError, ValueError, AssertionError) as error:
+    # torch's optimizers raise RuntimeError for flags that contradict each other.
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise RecipeError(f"optim.name: {optim.name}: {error}") from error
+
+
+def _refuse_unused(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse what timm would leave out without a word."""
+    info = get_optimizer_info(name.lower().removeprefix("lookahead_"))
+    takes = {"betas": info.has_betas, "eps": info.has_eps}
+    for key in given:
+        if not takes[key]:
+            raise RecipeError(f"optim.{key}: {name} has none; set it to null")
 
 
 def _one_group(model: nn.Module) -> list[dict[str, Any]]:

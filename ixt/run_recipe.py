@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ixt import micro_batch
@@ -20,6 +21,7 @@ _FREE = {
         *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
         "hang_timeout_s",
     ),
+    "eval": ("batch_size",),
     "run": (
         "log_every_steps",
         "checkpoint_every_steps",
@@ -54,12 +56,10 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
             f"{run_dir}: holds a run already; add --resume to go on with it, "
             "or give another --run-dir"
         )
+    recipe = sized(inlined(recipe))
     recipe = micro_batch.settle(
-        inlined(recipe),
-        stored if resume and stored.exists() else None,
-        lambda: probe_model(recipe),
+        recipe, stored if resume and stored.exists() else None, partial(probe_model, recipe)
     )
-    recipe = sized(recipe)
     group = recipe.augment.mixing_group
     if resume and folders and stored.exists():
         old = load_recipe(stored)

@@ -18,6 +18,8 @@ from ixt.checkpoint import (
     save_checkpoint,
     sweep,
 )
+from ixt.engine.shards import parts
+from ixt.errors import Diverged
 from ixt.guard import progress
 from ixt.runtime import describe_machine
 from ixt.session import Run
@@ -30,9 +32,11 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
 
     Raises:
         CheckpointError: the one before it could not be written.
+        Diverged: a weight is infinite or not a number.
     """
     if run.undo is not None:
         run.undo.settle()
+    _refuse_spoiled(run, step)
     with progress.long("saving a checkpoint"):
         run.writer.wait()
         tensors, scalars = state.capture(
@@ -53,6 +57,37 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     }
     with progress.long("writing a checkpoint"):
         run.writer.start(partial(_write, run, tensors, content))
+
+
+def _refuse_spoiled(run: Run, step: int) -> None:
+    """Keep weights that are not finite out of checkpoints, from which none would go on.
+
+    An infinite gradient spoils them one update before a loss tells.
+    """
+    held = [part for part in parts(run.model).values() if part.numel()]
+    largest = torch._foreach_norm(held, float("inf"))
+    finite = torch.stack([n.to(run.accelerator.device) for n in largest]).isfinite().all()
+    # Under ZeRO-3 each process sees its own slices.
+    if int(run.accelerator.reduce((~finite).int(), reduction="sum")):
+        raise diverged(run, "weights are not finite", step - 1)
+
+
+def diverged(run: Run, what: str, at: int, also: str = "") -> Diverged:
+    """The error of a run whose numbers are spoiled, once what was saved is on the disk.
+
+    Args:
+        run: the run.
+        what: is wrong.
+        at: updates done before the one that tells.
+        also: more about it.
+    """
+    finish_saves(run)
+    newest = newest_checkpoint(run.run_dir)
+    return Diverged(
+        f"{run.run_dir}: {what} in step {at} at learning rate "
+        f"{run.learning_rate(at):.3e}{also}; last good checkpoint: "
+        f"{newest.path.name if newest else 'none'}; lower optim.lr or set optim.max_norm"
+    )
 
 
 def finish_saves(run: Run) -> None:

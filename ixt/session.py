@@ -30,7 +30,7 @@ from ixt.optim import Loss, build_loss, build_optimizer, learning_rate
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.report import Reporter
 from ixt.run_data import build_eval_loader, build_train_loader, usable_index
-from ixt.run_model import Prepare, build_model
+from ixt.run_model import Prepare, build_model, unfetched
 from ixt.run_recipe import settle
 from ixt.runtime import describe_machine
 
@@ -86,7 +86,8 @@ def open_run(
         recipe: with data.root set.
         run_dir: an existing folder, held by `run_lock.locked`.
         resume: go on with the run in it; otherwise it must not hold checkpoints.
-        prepare: called with the fresh model, to load weights for instance.
+        prepare: called with the fresh model, to load weights for instance; not where the run's own
+            ones are to take their place.
 
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
@@ -97,7 +98,7 @@ def open_run(
     accelerator = engine.start(recipe, run_dir)
     try:
         hosts, warning = alike.compare(accelerator, recipe)
-        run = _build(recipe, run_dir, accelerator, prepare, hosts)
+        run = _build(recipe, run_dir, accelerator, resume, prepare, hosts)
         if warning is not None:
             run.reporter.say(warning)
         _describe(run)
@@ -111,6 +112,7 @@ def _build(
     recipe: Recipe,
     run_dir: Path,
     accelerator: Accelerator,
+    resume: bool,
     prepare: Prepare | None,
     hosts: list[str],
 ) -> Run:
@@ -119,12 +121,15 @@ def _build(
         eval_index = usable_index(recipe, "val")
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
-    model = build_model(recipe, len(class_names), device, prepare).to(device)
+    start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
+    model = build_model(start, len(class_names), device, prepare).to(device)
     stream = engine.graph_stream(recipe.engine, device)
     optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     with torch.cuda.stream(stream):
         wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
+    if stream is not None:  # its broadcast of weights, before they are averaged or loaded
+        torch.cuda.current_stream(device).wait_stream(stream)
     ema = _build_ema(recipe, model, accelerator)
     skips = recipe.run.on_nonfinite == "skip"
     return Run(

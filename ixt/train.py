@@ -113,7 +113,8 @@ def train_epoch(run: Run, step: int, stop: StopAgreement, profiler: StepProfiler
         at_end = step % run.updates_per_epoch == 0
         due = step % (settings.checkpoint_every_steps or math.inf) == 0 and not at_end
         logs = step % settings.log_every_steps == 0 or at_end or due
-        due = due or (logs and not at_end and due_by_clock(run))
+        # An evaluation that does not fit, or outlasts a queue's patience, must not cost an epoch.
+        due = due or (evaluation_due(run, step) if at_end else logs and due_by_clock(run))
         stopping = stop.reached()
         if logs or stopping:
             log_interval(run, step, epoch, interval)
@@ -181,11 +182,17 @@ def whole_update(run: Run, images: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
+def evaluation_due(run: Run, step: int) -> bool:
+    """Whether the recipe wants an evaluation after the epoch that this step ends."""
+    epoch = step // run.updates_per_epoch
+    return epoch % run.recipe.eval.every_epochs == 0 or step >= run.total_steps
+
+
 def evaluate_epoch(run: Run, step: int) -> Metrics:
     """Evaluate after an epoch, if the recipe wants it then; raw and averaged weights."""
-    epoch = step // run.updates_per_epoch
-    if epoch % run.recipe.eval.every_epochs and step < run.total_steps:
+    if not evaluation_due(run, step):
         return {}
+    epoch = step // run.updates_per_epoch
     device = run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
         metrics = evaluate(run.wrapped, run.eval_loader, device).row()

@@ -92,6 +92,21 @@ def test_the_optimizer_leaves_frozen_parameters_out(optim: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"name": "sgd", "betas": (0.9, 0.99)}, r"^optim\.betas: sgd has none; set it to null$"),
+        ({"name": "lookahead_lion", "eps": 1e-8}, r"^optim\.eps: lookahead_lion has none; set"),
+        ({"name": "adamv"}, r"^optim\.name: adamv: Optimizer adamv not found"),
+        ({"kwargs": {"fused": True, "foreach": True}}, r"`fused` and `foreach` cannot be `True`"),
+        ({"kwargs": {"lr": 1}}, r"multiple values for keyword argument 'lr'"),
+    ],
+)
+def test_what_an_optimizer_does_not_take_is_said(optim: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_optimizer(torch.nn.Linear(2, 2), Optim(**optim))
+
+
+@pytest.mark.parametrize(
     ("what", "message"),
     [
         (["stage.0"], r"model\.freeze: stage\.0: no part of the model .*near: stages\.0"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from run_files import rows, stop_after
 
-from ixt import saves
+from ixt import run_model, saves
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
 from ixt.data.plan import Planner
-from ixt.errors import CheckpointError, Interrupted
+from ixt.errors import CheckpointError, Diverged, EngineError, Interrupted
 from ixt.recipe import Recipe, parse_recipe
 from ixt.run_lock import locked
 from ixt.train import train
@@ -95,6 +97,25 @@ def test_a_failed_write_stops_the_run_at_its_next_update(
     assert steps(tmp_path / "run") == [1]
 
 
+def test_spoiled_weights_are_not_saved_as_good_ones(
+    short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training.train_step
+
+    def step(run: Any, number: int, *rest: Any) -> None:
+        # A finite loss, and a gradient that is not: the next loss would tell.
+        weight = next(run.model.parameters())
+        hook = weight.register_hook(lambda grad: grad * (math.inf if number == 3 else 1.0))
+        original(run, number, *rest)
+        hook.remove()
+
+    monkeypatch.setattr(training, "train_step", step)
+    told = r"weights are not finite in step 3 at learning rate .*: step-000000002; lower optim\.lr"
+    with pytest.raises(Diverged, match=told):
+        train(short(checkpoint_every_steps=2), tmp_path / "run")
+    assert steps(tmp_path / "run") == [2]
+
+
 def test_a_stop_waits_for_its_checkpoint(
     short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +150,48 @@ def test_a_stop_at_the_end_of_an_epoch_does_not_lose_its_evaluation(
     ]
     assert len(epochs[0]) == 2
     assert epochs[0] == epochs[1]
+
+
+def test_going_on_neither_fetches_nor_prepares_weights(
+    short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, fetched, create = short(), [], run_model.create_model
+    model = recipe.model.model_copy(update={"pretrained": True})
+    recipe = recipe.model_copy(update={"model": model})
+
+    def create_model(*names: Any, pretrained: bool, **arguments: Any) -> Any:
+        fetched.append(pretrained)
+        return create(*names, pretrained=False, **arguments)
+
+    monkeypatch.setattr(run_model, "create_model", create_model)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run", resume=True, prepare=lambda _: pytest.fail("prepared again"))
+    assert fetched == [True, False]
+
+
+def test_an_evaluation_that_fails_costs_no_epoch(
+    short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = short(), tmp_path / "run"
+
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ixt.evaluate.records.new_table", too_large)
+        patch.setattr(torch.cuda, "current_device", lambda: 0)
+        with pytest.raises(
+            EngineError, match=r"with eval\.batch_size 120; lower it, go on with --resume"
+        ):
+            train(recipe, run)
+    assert steps(run) == [5]
+    # What the message asks for.
+    smaller = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"batch_size": 7})})
+    assert train(smaller, run, resume=True)["top1"] >= 0
+    assert steps(run) == [5]
 
 
 def test_every_log_drops_what_a_killed_run_did_beyond_its_checkpoint(

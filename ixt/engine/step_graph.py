@@ -153,12 +153,15 @@ def record(work: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[]
 
     Raises:
         EngineError: it does something that a graph cannot hold.
+        OutOfMemoryError: the device is full.
     """
     graph = torch.cuda.CUDAGraph()
     try:
         # Other threads, of NCCL's watchdog and of the loader, may call CUDA meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = work()
+    except torch.OutOfMemoryError:
+        raise  # a smaller micro-batch mends it
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise EngineError(

@@ -47,6 +47,7 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
         loader: this process's share of the batches.
         device: where the model is.
     """
+    progress.note("evaluating")
     table = new_table(loader.num_samples, device)
     training = model.training
     model.eval()

@@ -58,7 +58,8 @@ class Schedule(Section):
     decay_epochs: Annotated[float, Field(gt=0.0)] = 30
     """Epochs between drops of the step curve."""
     decay_milestones: tuple[Positive, ...] = (30, 60)
-    """Epochs of the multistep curve's drops."""
+    """Epochs of the multistep curve's drops; with unit: epoch each comes an epoch earlier, as in
+    timm."""
     decay_rate: Annotated[float, Field(gt=0.0)] = 0.1
     """Factor of a drop; the power of poly."""
 

@@ -22,6 +22,8 @@ def engine_problems(engine: Engine) -> Iterator[str]:
     """What is wrong with an engine section, a sentence each."""
     if engine.half_residual and engine.precision == "fp32":
         yield "half_residual acts only with precision: bf16 or fp16; set that, or remove it"
+    if engine.compile_mode != "default" and not engine.compile:
+        yield "compile_mode acts only with compile: true; set that, or remove it"
     if engine.kind == "ddp":
         given = {
             "zero_stage": engine.zero_stage is not None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,23 @@ def test_a_replay_reads_new_batches_and_learning_rates(monkeypatch: pytest.Monke
     # Losses are of their own step, though a graph writes all to one place.
     torch.testing.assert_close(*map(torch.stack, zip(*losses, strict=True)))
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
+
+
+def test_a_full_device_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    stream: Any = None
+
+    def fail(error: RuntimeError) -> Callable[[], Tensor]:
+        def work() -> Tensor:
+            raise error
+
+        return work
+
+    with pytest.raises(torch.OutOfMemoryError):
+        step_graph.record(fail(torch.OutOfMemoryError("CUDA out of memory")), stream)
+    with pytest.raises(EngineError, match="cannot be recorded: it waits; set it to false"):
+        step_graph.record(fail(RuntimeError("it waits")), stream)
 
 
 def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

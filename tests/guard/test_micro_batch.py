@@ -13,6 +13,7 @@ from ixt import micro_batch
 from ixt.errors import EngineError, RecipeError
 from ixt.micro_batch import largest_that_fits, out_of_memory_explained, settle, train_twice
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from ixt.run_recipe import settle as settle_recipe
 
 Sections = dict[str, dict[str, Any]]
 
@@ -98,6 +99,23 @@ def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
     train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
 
 
+def test_a_probe_has_the_image_size_of_the_run(
+    tiny_sections: Sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {**auto(tiny_sections).model_dump(mode="json")}
+    sections["model"] = {"name": "vit_tiny_patch16_224"}
+    recipe, sizes = parse_recipe(sections), []
+
+    def look(recipe: Recipe, stored: Path | None, build: Any) -> Recipe:
+        sizes.append(build().patch_embed.img_size)
+        engine = recipe.engine.model_copy(update={"micro_batch_size": 32})
+        return recipe.model_copy(update={"engine": engine})
+
+    monkeypatch.setattr(micro_batch, "settle", look)
+    settle_recipe(recipe, tmp_path, resume=False)
+    assert sizes == [(32, 32)]
+
+
 def test_running_out_of_device_memory_says_what_fits(
     tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,12 +128,27 @@ def test_running_out_of_device_memory_says_what_fits(
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (
         "cuda:0: out of memory with engine.micro_batch_size 64; 32 fits: "
-        "--set engine.micro_batch_size=32, and go on with --resume"
+        "--set engine.micro_batch_size=32 --auto-resume"
+    )
+
+
+def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 16)
+    augment = tiny.augment.model_copy(update={"mixing_group": 64})  # as every run settles it
+    settled = tiny.model_copy(update={"augment": augment})
+    with pytest.raises(EngineError) as raised, out_of_memory_explained(settled, no_model):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert str(raised.value) == (
+        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, in a new run, as other "
+        "images are mixed then: --set engine.micro_batch_size=16 --set augment.mixing_group=16"
     )
 
 
 def test_running_out_of_host_memory_says_what_to_try(tiny: Recipe) -> None:
-    said = pytest.raises(EngineError, match=r"the host: out of memory .* 64; try 32, and go on")
+    said = pytest.raises(EngineError, match=r"the host: out of memory .* 64; try 32: --set engine")
     with said, out_of_memory_explained(tiny, no_model):
         torch.empty(2**55)
     with pytest.raises(RuntimeError, match="of ours"), out_of_memory_explained(tiny, no_model):

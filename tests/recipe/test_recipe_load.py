@@ -68,6 +68,13 @@ def test_a_micro_batch_must_hold_whole_mixing_groups(tmp_path: Path) -> None:
     assert "not a multiple of augment.mixing_group 48" in problems(write(tmp_path, text))[0]
 
 
+def test_a_mode_of_compiling_without_compiling_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "engine: {compile_mode: max-autotune}\n")
+    assert problems(path) == [
+        "x.yaml:2: engine: compile_mode acts only with compile: true; set that, or remove it"
+    ]
+
+
 def test_the_resolved_recipe_loads_as_itself(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL), ["data.root=/some where"])
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
