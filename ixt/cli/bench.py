@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ixt.cli.app import app, write_text
+from ixt.cli.app import app, check_outputs, write_text
 
 _DEFAULT = "models"
 
@@ -107,6 +107,7 @@ def models(
     from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
     from ixt.bench.command import Request, bench, training_step
 
+    check_outputs(csv, markdown)
     report = bench(
         Request(
             models=models or (),

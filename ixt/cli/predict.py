@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, check_outputs
 from ixt.cli.options import DecoderOption, ModelOption, RawOption
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def predict(
     from ixt.predict import predict as predict_images
 
     show = _printer(as_json, as_csv)
+    check_outputs(grid, cam if cam is not None and cam.suffix else None)
     if pretrained and (model is not None or raw):
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
     problems: list[str] = []

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -261,6 +262,40 @@ def test_the_command_writes_all_its_files(
     right = sum(int(row["right"]) for row in images)
     assert right == 30 * numbers["top1"] / 100
     assert sum(int(row["images"]) for row in pairs) == 30 - right
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "message"),
+    [
+        ("--append", "", "is a folder; give the name of a file"),
+        ("--predictions", "file/p.csv", "file is no folder; give another name"),
+        ("--results", "x" * 300, "cannot be written: File name too long"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    option: str,
+    place: str,
+    message: str,
+    tmp_path: Path,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    # Neither the weights nor the data exist, so whatever came first would be named.
+    arguments = ("eval", "nothing.pth", "--data", "nowhere", option, tmp_path / place)
+    assert ixt_status(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_line_is_added_to_a_file_that_is_no_text(
+    files: dict[str, Path], some_digits: Path, tmp_path: Path
+) -> None:
+    append = tmp_path / "rows.jsonl"
+    append.write_bytes(b"\xff")
+    run_cli(files["run"], "--data", some_digits, "--append", append)
+    old, row = append.read_bytes().splitlines()
+    assert old == b"\xff" and json.loads(row)["count"] == 30
 
 
 class Marker:
