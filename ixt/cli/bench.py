@@ -107,7 +107,7 @@ def models(
     from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
     from ixt.bench.command import Request, bench, training_step
 
-    check_outputs(csv, markdown)
+    check_outputs(results, csv, markdown)
     report = bench(
         Request(
             models=models or (),
@@ -150,4 +150,5 @@ def kernels(
     """
     from ixt.bench.kernels import bench_kernels, print_kernels
 
+    check_outputs(results)
     print_kernels(bench_kernels(model, batch_size, precision, layout, results))
