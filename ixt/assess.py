@@ -33,10 +33,16 @@ def recipe_of(
     """The recipe that a checkpoint holds, or one with the model's own evaluation settings.
 
     Raises:
-        ModelError: the file does not hold a model name and none is given.
+        ModelError: the file does not hold a model name and none is given, or it is a run of
+            another model.
     """
     held = info.recipe if info is not None else None
     if held is not None:
+        name = info.model_name if info is not None else None
+        if model_name not in (None, name):
+            raise ModelError(
+                f"{checkpoint}: is a run of {name}, not of {model_name}; leave out --model"
+            )
         sections = {**held, "run": {**held.get("run", {}), "trackers": []}}
     else:
         name = model_name or (info.model_name if info is not None else None)

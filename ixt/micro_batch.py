@@ -20,6 +20,7 @@ from torch import nn
 from ixt.ema import Ema
 from ixt.errors import EngineError
 from ixt.guard import progress
+from ixt.memory import ran_out_of_memory
 from ixt.optim import build_loss, build_optimizer
 from ixt.recipe import Recipe, load_recipe
 from ixt.recipe.batches import fitting_micro_batches
@@ -29,7 +30,6 @@ Fits = Callable[[int], bool]
 
 _ON_CPU = 128  # more images at once gain nothing there
 _USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
-_NO_HOST_MEMORY = "can't allocate memory"
 
 
 def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
@@ -95,10 +95,10 @@ def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
     try:
         yield
         return
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        on_device = isinstance(error, torch.OutOfMemoryError)
-        if not on_device and _NO_HOST_MEMORY not in str(error):
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
             raise
+        on_device = isinstance(error, torch.OutOfMemoryError)
         traceback.clear_frames(error.__traceback__)  # they hold activations
     raise EngineError(_advice(recipe, build, on_device))
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,32 @@ def test_the_sbatch_script_is_this_text() -> None:
 def test_the_sbatch_script_is_a_shell_script(tmp_path: Path) -> None:
     (tmp_path / "job.sh").write_text(script())
     subprocess.run(["bash", "-n", "job.sh"], cwd=tmp_path, check=True)
+
+
+def test_spaces_stay_inside_a_value_of_the_sbatch_script() -> None:
+    options = SlurmOptions(folder=Path("/my runs"), log=Path("runs/a b.log"), account="it's me")
+    lines = slurm_script(replace(JOB, name="a b"), options).splitlines()
+    words = [shlex.split(line) for line in lines if line.startswith("#SBATCH")]
+    assert all(len(parts) == 2 for parts in words)
+    found = {parts[1] for parts in words}
+    assert found >= {"--job-name=a b", "--chdir=/my runs", "--output=runs/a b.log"}
+    assert "--account=it's me" in found
+
+
+@pytest.mark.parametrize("time", ["90", "30:00", "24:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
+def test_every_time_of_slurm_passes(time: str) -> None:
+    options = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"), time=time)
+    assert f"#SBATCH --time={time}" in slurm_script(JOB, options).splitlines()
+
+
+def test_what_a_queue_would_refuse_is_refused_here() -> None:
+    slurm = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"))
+    with pytest.raises(EngineError, match=r"--time: 'tomorrow': write minutes, 24:00:00"):
+        slurm_script(JOB, replace(slurm, time="tomorrow"))
+    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
+        slurm_script(JOB, replace(slurm, directives=("exclusive",)))
+    with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
+        kubernetes_manifest(JOB, KubernetesOptions(image="x", memory="lots"))
 
 
 @pytest.mark.parametrize(

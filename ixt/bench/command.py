@@ -61,8 +61,8 @@ def bench(request: Request) -> Report:
     """Measure what is asked for; a results file is written after every measurement.
 
     Raises:
-        EngineError: a list holds an unknown word, the device is not known, or there is nothing to
-            measure.
+        EngineError: a list holds an unknown word, the device is not known, there is nothing to
+            measure, or the results file is another kind of file.
         ModelError: a model is unknown.
         Interrupted: Ctrl-C; what was measured is in the results file.
     """
@@ -126,10 +126,24 @@ def _cells(request: Request) -> list[Cell]:
 
 def _done(request: Request) -> Report | None:
     if not request.resume:
+        _refuse_other_file(request.results)
         return None
     if request.results is None or not request.results.exists():
         raise EngineError("--resume: needs --results FILE of the benchmark to go on with")
     return read_report(request.results)
+
+
+def _refuse_other_file(results: Path | None) -> None:
+    """Let nothing but an earlier benchmark of this version be replaced."""
+    if results is None or not results.exists():
+        return
+    try:
+        read_report(results)
+    except EngineError as error:
+        raise EngineError(
+            f"{results}: holds no results of this `ixt bench`, so it is not replaced; "
+            "give another name"
+        ) from error
 
 
 def _fit(cells: list[Cell], protocol: Protocol) -> list[Cell]:

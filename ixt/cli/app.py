@@ -72,6 +72,25 @@ def _options(
     pass
 
 
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse result files that could not be written, before the work whose results they hold.
+
+    Raises:
+        IxtError: a path is a folder, lies below a file, or may not be written to.
+    """
+    for path in filter(None, paths):
+        try:
+            place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        except OSError as error:  # such as a name that is too long
+            raise IxtError(f"{path}: cannot be written: {error.strerror}") from error
+        if path.is_dir():
+            raise IxtError(f"{path}: is a folder; give the name of a file")
+        if place != path and not place.is_dir():
+            raise IxtError(f"{path}: cannot be written: {place} is no folder; give another name")
+        if not os.access(place, os.W_OK):
+            raise IxtError(f"{path}: cannot be written: {place} is read-only; give another name")
+
+
 def write_text(path: Path, text: str, append: bool = False) -> None:
     """Write a result file, making its folder; or add to it.
 

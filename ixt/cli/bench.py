@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ixt.cli.app import app, write_text
+from ixt.cli.app import app, check_outputs, write_text
 
 _DEFAULT = "models"
 
@@ -107,6 +107,7 @@ def models(
     from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
     from ixt.bench.command import Request, bench, training_step
 
+    check_outputs(results, csv, markdown)
     report = bench(
         Request(
             models=models or (),
@@ -149,4 +150,5 @@ def kernels(
     """
     from ixt.bench.kernels import bench_kernels, print_kernels
 
+    check_outputs(results)
     print_kernels(bench_kernels(model, batch_size, precision, layout, results))

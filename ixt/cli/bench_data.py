@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import write_text
+from ixt.cli.app import check_outputs, write_text
 from ixt.cli.bench import bench_app
-from ixt.cli.options import DataOption, RecipeArgument, SetOption
+from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
 
 ResultsOption = Annotated[Path | None, typer.Option(help="Results file (JSON).")]
 
@@ -50,7 +50,8 @@ def data(
     from ixt.recipe import find_recipe, load_recipe
     from ixt.runtime import cores_per_process
 
-    loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
+    check_outputs(results)
+    loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))
     kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
     cores = cores_per_process()
     threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
@@ -79,13 +80,9 @@ def e2e(
     from ixt.bench.results import Protocol
     from ixt.recipe import find_recipe, load_recipe
 
-    loaded = load_recipe(find_recipe(recipe), _settings(overrides, data))
+    check_outputs(results)
+    loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))
     report = bench_end_to_end(loaded, Protocol(seconds=seconds))
     if results is not None:
         write_text(results, json.dumps(report.as_json(), indent=1) + "\n")
     print_end_to_end(report)
-
-
-def _settings(overrides: list[str] | None, data: str | None) -> list[str]:
-    root = [] if data is None else [f"data.root={json.dumps(data)}"]
-    return [*(overrides or []), *root]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import write_text
+from ixt.cli.app import check_outputs, write_text
 from ixt.cli.data import data_app
 from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
 from ixt.cli.progress import bars, progress
@@ -43,6 +43,7 @@ def data_check(
     """
     from ixt.data.check import check_folder, print_report, restore
 
+    check_outputs(results)
     if fix == "restore":
         moved = restore(folder.expanduser().absolute())
         print(f"{folder}: {len(moved)} files moved back")
@@ -90,6 +91,7 @@ def data_stats(
     from ixt.data.stats import split_stats
     from ixt.data.stats_table import print_stats
 
+    check_outputs(results)
     rows = {}
     for name in _splits(split):
         index = load_index(folder, name)
@@ -131,10 +133,12 @@ def data_show(
     Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
     --position 12345 --grid 12 --out samples.png`
     """
-    from ixt.data.show import draw_grid, print_samples, take_samples, write_png
+    from ixt.data.show import draw_grid, print_samples, require_png, take_samples, write_png
     from ixt.errors import IxtError
     from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
 
+    require_png("--out", out)
+    check_outputs(out, results)
     if original and out is None:
         raise IxtError("--original draws into a picture; add --out FILE.png")
     if epoch and split == "val":

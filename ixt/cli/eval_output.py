@@ -43,8 +43,8 @@ def write_outcome(outcome: Outcome, results: Path | None, append: Path | None) -
     if results is not None:
         write_text(results, json.dumps(outcome.report(), indent=1) + "\n")
     if append is not None:
-        old = append.read_text() if append.exists() else ""
-        gap = "\n" if old and not old.endswith("\n") else ""
+        old = append.read_bytes() if append.is_file() else b""
+        gap = "\n" if old and not old.endswith(b"\n") else ""
         lines = "".join(json.dumps(row) + "\n" for row in outcome.rows)
         write_text(append, gap + lines, append=True)
 

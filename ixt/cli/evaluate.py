@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, check_outputs
 from ixt.cli.eval_options import (
     AppendOption,
     AverageOption,
@@ -71,6 +71,9 @@ def evaluate(
     """
     from ixt.launch.start import in_processes
 
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        check_outputs(results, append, per_class, confusions, predictions)
     status = in_processes(num_processes)
     if status is not None:
         sys.exit(status)
@@ -91,7 +94,6 @@ def evaluate(
         skip_damaged=skip_damaged,
     )
     sources = [Source(path, model, pretrained, average, not raw) for path in checkpoints]
-    first = os.environ.get("RANK", "0") == "0"
     with progress("evaluating", "images", shown=first) as report:
         outcome = assess(sources, data, settings, report)
     if first:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, check_outputs
 from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
 
 
@@ -42,6 +42,7 @@ def plan(
 
     Example: `ixt plan recipes/inceptionnext_tiny.yaml --gpus 8 --device h100`
     """
+    check_outputs(png)
     with _uncollected():
         from ixt.plan import Target, make_plan, plan_data, print_plan, write_curve
         from ixt.recipe import find_recipe

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, check_outputs
 from ixt.cli.options import DecoderOption, ModelOption, RawOption
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ def predict(
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
     from ixt.errors import IxtError
+    from ixt.memory import memory_for
     from ixt.predict import Album, open_classifier, open_inputs
     from ixt.predict import predict as predict_images
 
     show = _printer(as_json, as_csv)
+    check_outputs(grid, cam if cam is not None and cam.suffix else None)
     if pretrained and (model is not None or raw):
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
     problems: list[str] = []
@@ -75,7 +77,9 @@ def predict(
         )
         album = Album(classifier, grid=grid, cam=cam, cam_class=cam_class)
         outcomes = album.watch(predict_images(classifier, files, top=top))
-        show(_telling(outcomes, problems))
+        size = classifier.recipe.eval.batch_size
+        with memory_for(f"--batch-size {size}", "lower it"):
+            show(_telling(outcomes, problems))
         for path in album.save():
             print(path, file=sys.stderr)
     raise typer.Exit(1 if problems else 0)

@@ -52,6 +52,8 @@ def judge_reading(files_per_s: float, bytes_per_s: float, num_gpus: int) -> Resu
 
 def check_run_folder(run_dir: Path) -> Result:
     """Room, file entries and write speed where runs go."""
+    if run_dir.exists() and not run_dir.is_dir():
+        return Result("fail", f"{run_dir}: is a file", "give --run-dir a folder")
     folder = next(parent for parent in (run_dir, *run_dir.resolve().parents) if parent.is_dir())
     entries = os.statvfs(folder)
     free = shutil.disk_usage(folder).free

@@ -68,11 +68,14 @@ def open_candidates(
     """
     names = _short_names([source.checkpoint for source in sources])
     return [
-        _open(source, name, data, batch_size) for source, name in zip(sources, names, strict=True)
+        _open(source, name, data, batch_size, alone=len(sources) == 1)
+        for source, name in zip(sources, names, strict=True)
     ]
 
 
-def _open(source: Source, name: str, data: dict[str, Any], batch_size: int | None) -> Candidate:
+def _open(
+    source: Source, name: str, data: dict[str, Any], batch_size: int | None, alone: bool
+) -> Candidate:
     if source.published:
         return _open_published(source, data, batch_size)
     if not source.checkpoint.exists() and is_known_model(str(source.checkpoint)):
@@ -83,7 +86,10 @@ def _open(source: Source, name: str, data: dict[str, Any], batch_size: int | Non
     if source.average is not None:
         average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)
     weights = average.weights if average else read_weights(source.checkpoint, source.prefer_ema)
-    recipe = recipe_of(source.checkpoint, weights.info, source.model_name, data, batch_size)
+    tells = weights.info is not None and weights.info.recipe is not None
+    # Among several, --model is for those that do not tell.
+    given = None if tells and not alone else source.model_name
+    recipe = recipe_of(source.checkpoint, weights.info, given, data, batch_size)
     model, loaded, class_names = build_model(weights, recipe, weights.info)
     files = [_weight_file(folder, loaded.kind) for folder in average.folders] if average else []
     origin: dict[str, Any] = {

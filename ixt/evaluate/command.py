@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.kernels import apply_kernels
-from ixt.recipe import Engine
+from ixt.memory import memory_for
+from ixt.recipe import MAX_SIDE, MIN_CROP_PCT, Engine
 from ixt.run_data import refuse_unreadable
 from ixt.runtime import build_accelerator, cores_per_process
 
@@ -94,7 +95,7 @@ def assess(
         measurements = []
         kinds = (resolve_decoder(kind, accelerator.device) for kind in settings.decoders)
         for kind in dict.fromkeys(kinds):
-            with _decoder(kind, candidates[0], accelerator.device) as decoder:
+            with _memory(candidates), _decoder(kind, candidates[0], accelerator.device) as decoder:
                 run = _Pass(index, kind, decoder, accelerator, settings, report)
                 measurements += _measure(run, candidates, models, targets)
         protocol = _protocol(candidates[0], accelerator, settings)
@@ -111,6 +112,12 @@ class _Pass:
     accelerator: Accelerator
     settings: Settings
     report: Report | None
+
+
+def _memory(candidates: Sequence[Candidate]) -> AbstractContextManager[None]:
+    """Explains where memory runs out."""
+    batch_size = candidates[0].recipe.eval.batch_size
+    return memory_for(f"--batch-size {batch_size}", "lower it, or --image-size")
 
 
 def _measure(
@@ -181,12 +188,12 @@ def _views(candidate: Candidate, settings: Settings) -> list[View]:
 
 
 def _check_sizes(settings: Settings) -> None:
-    bad = [pct for pct in settings.crop_pcts if not 0 < pct <= 1]
+    bad = [pct for pct in settings.crop_pcts if not MIN_CROP_PCT <= pct <= 1]
     if bad:
-        raise DataError(f"--crop-pct {bad[0]}: is a share of the image; give 0 < share <= 1")
-    small = [size for size in settings.image_sizes if size < 1]
-    if small:
-        raise DataError(f"--image-size {small[0]}: is a side in pixels; give 1 or more")
+        raise DataError(f"--crop-pct {bad[0]:g}: is a share of the image; give {MIN_CROP_PCT} to 1")
+    outside = [size for size in settings.image_sizes if not 1 <= size <= MAX_SIDE]
+    if outside:
+        raise DataError(f"--image-size {outside[0]}: is a side in pixels; give 1 to {MAX_SIDE}")
 
 
 def _name_and_label(

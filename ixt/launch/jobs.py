@@ -16,6 +16,10 @@ from string import Template
 
 from ixt.errors import EngineError
 
+# Minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
+_SLURM_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
+_QUANTITY = re.compile(r"\d+(\.\d+)?(k|[KMGTPE]i|[MGTPE])?")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -67,7 +71,18 @@ class KubernetesOptions:
 
 
 def slurm_script(job: Job, options: SlurmOptions) -> str:
-    """The text of an sbatch script that saves when it is preempted, and goes on when requeued."""
+    """The text of an sbatch script that saves when it is preempted, and goes on when requeued.
+
+    Raises:
+        EngineError: Slurm knows no such time or option.
+    """
+    if options.time is not None and not _SLURM_TIME.fullmatch(options.time):
+        raise EngineError(f"--time: {options.time!r}: write minutes, 24:00:00, or 2-12 for days")
+    for directive in options.directives:
+        if not directive.startswith("-"):
+            raise EngineError(
+                f"--sbatch: {directive!r}: is no option of sbatch, which starts with a dash"
+            )
     asked = {
         "gpus-per-node": job.gpus_per_node or None,
         "cpus-per-task": options.cpus_per_process,
@@ -75,14 +90,16 @@ def slurm_script(job: Job, options: SlurmOptions) -> str:
         "partition": options.partition,
         "account": options.account,
     }
-    directives = [f"--{key}={value}" for key, value in asked.items() if value is not None]
+    directives = [
+        f"--{key}={shlex.quote(str(value))}" for key, value in asked.items() if value is not None
+    ]
     command = [sys.executable, "-m", "ixt", *job.arguments]
     return _template("job.sh").substitute(
-        name=job.name,
+        name=shlex.quote(job.name),
         num_nodes=job.num_nodes,
         processes_per_node=job.processes_per_node,
-        folder=options.folder,
-        log=options.log,
+        folder=shlex.quote(str(options.folder)),
+        log=shlex.quote(str(options.log)),
         notice_s=job.notice_s,
         directives="\n".join(f"#SBATCH {line}" for line in (*directives, *options.directives)),
         setup="".join(f"\n{line}" for line in options.setup),
@@ -94,8 +111,10 @@ def kubernetes_manifest(job: Job, options: KubernetesOptions) -> str:
     """The text of a TrainJob.
 
     Raises:
-        EngineError: Kubernetes allows no such name.
+        EngineError: Kubernetes allows no such name or quantity.
     """
+    if options.memory is not None and not _QUANTITY.fullmatch(options.memory):
+        raise EngineError(f"--memory: {options.memory!r}: write a quantity of bytes, as 256Gi")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", job.name):
         raise EngineError(
             f"--name: {job.name!r}: Kubernetes allows lower-case letters, digits and hyphens, "

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ixt.data.classes import class_label
-from ixt.data.scan import IMAGE_SUFFIXES
 from ixt.data.show.pixels import denormalise
-from ixt.data.show.tiles import Tile, draw_tiles, enlarge, write_png
+from ixt.data.show.tiles import Tile, draw_tiles, enlarge, require_png, write_png
 from ixt.errors import IxtError, ModelError
 from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_cam
 from ixt.predict.classifier import Classifier, logits
@@ -47,7 +46,10 @@ class Album:
                 such class.
         """
         self._classifier = classifier
-        self._grid, self._cam = _png("--grid", grid), _png_or_folder("--cam", cam)
+        require_png("--grid", grid)
+        # A name without a suffix is a folder's.
+        require_png("--cam", cam if cam is not None and cam.suffix else None)
+        self._grid, self._cam = grid, cam
         if cam_class is not None and cam is None:
             raise IxtError("--cam-class asks where the model looked; add --cam FILE.png")
         if cam is not None:
@@ -173,15 +175,3 @@ def _short(outcome: Outcome) -> str:
 
 def _words(guess: Guess) -> str:
     return guess.label.split(",")[0]
-
-
-def _png(option: str, path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() != ".png":
-        raise IxtError(f"{option}: {path}: pictures are PNG files; give a name that ends in .png")
-    return path
-
-
-def _png_or_folder(option: str, path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
-        return _png(option, path)
-    return path

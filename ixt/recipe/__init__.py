@@ -16,10 +16,13 @@ from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, Prometheus, RunSettings
 from ixt.recipe.schema import Recipe
+from ixt.recipe.section import MAX_SIDE, MIN_CROP_PCT
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MAX_SIDE",
+    "MIN_CROP_PCT",
     "RUN_RECIPE",
     "Augment",
     "Data",

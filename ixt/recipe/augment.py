@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ixt.recipe.augment_checks import augment_problems
-from ixt.recipe.section import Fraction, Positive, Section
+from ixt.recipe.section import Fraction, Positive, Section, Side
 
 Strength = Annotated[float, Field(ge=0.0)]
 Triple = tuple[float, float, float]
@@ -19,7 +19,7 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 class Augment(Section):
     """What happens to a training image; the words are timm's."""
 
-    image_size: Positive = 224
+    image_size: Side = 224
     """Side of the square training image, in pixels."""
     repeats: Positive = 1
     """Repeated augmentation: how often an update uses each of its samples, every time augmented

@@ -6,15 +6,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ixt.recipe.section import NonNegative, Positive, Section
+from ixt.recipe.section import MIN_CROP_PCT, NonNegative, Positive, Section, Side
 
 
 class Eval(Section):
     """How accuracy is measured: shorter side to image_size / crop_pct, then the centre."""
 
-    image_size: Positive | None = None
+    image_size: Side | None = None
     """Side of the square test image; null takes the training size."""
-    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    crop_pct: Annotated[float, Field(ge=MIN_CROP_PCT, le=1.0)] = 0.875
     """Share of the resized shorter side that the centre crop keeps."""
     crop_mode: Literal["center", "squash"] = "center"
     """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+MAX_SIDE = 4096
+"""Pixels: beyond it, a batch of any size exceeds the memory of any device."""
+MIN_CROP_PCT = 0.1
+"""An image is resized to its side divided by it, so less takes memory without end."""
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
@@ -15,5 +20,9 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and strict about its keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )

@@ -72,6 +72,14 @@ def test_wrong_words_are_refused(wrong: dict[str, object], message: str) -> None
         bench(Request(**{"models": ["resnet18"], **wrong}))  # type: ignore[arg-type]
 
 
+def test_another_kind_of_file_is_not_replaced(seen: list[Cell], tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(EngineError, match=r"holds no results .* give another name"):
+        bench(Request(["resnet18"], results=notes))
+    assert notes.read_text() == "mine"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device runs out of memory")
 def test_fitting_needs_a_device_that_runs_out_of_memory() -> None:
     with pytest.raises(EngineError, match="--fit: needs a CUDA device"):

@@ -218,6 +218,11 @@ def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     assert {row["epoch"] for row in rows} == {2}
     assert rows[0]["partner"]["position"] == 63 - 60
     capsys.readouterr()
+    photo = tmp_path / "photo.jpeg"
+    photo.write_bytes(b"mine")
+    assert ixt_status("data", "show", *common, "--out", str(photo)) == 2
+    assert "pictures are PNG files" in capsys.readouterr().err
+    assert photo.read_bytes() == b"mine"
     assert ixt_status("data", "show", *common, "--original") == 2
     assert "add --out" in capsys.readouterr().err
     assert ixt_status("data", "show", *common, "--split", "val", "--epoch", "1") == 2

@@ -43,6 +43,12 @@ def test_the_nearest_existing_parent_is_tested_and_left_clean(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    result = check_run_folder(tmp_path / "runs")
+    assert (result.status, result.fix) == ("fail", "give --run-dir a folder")
+
+
 def test_a_full_disk_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(total=GIB, used=GIB, free=1000)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 
 from ixt.checkpoint import save_checkpoint
 from ixt.cli import app
-from ixt.errors import CheckpointError, DataError, ModelError
+from ixt.errors import CheckpointError, DataError, EngineError, ModelError
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.command import Settings, assess
 from ixt.evaluate.outcome import Outcome
@@ -263,6 +264,40 @@ def test_the_command_writes_all_its_files(
     assert sum(int(row["images"]) for row in pairs) == 30 - right
 
 
+@pytest.mark.parametrize(
+    ("option", "place", "message"),
+    [
+        ("--append", "", "is a folder; give the name of a file"),
+        ("--predictions", "file/p.csv", "file is no folder; give another name"),
+        ("--results", "x" * 300, "cannot be written: File name too long"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    option: str,
+    place: str,
+    message: str,
+    tmp_path: Path,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    # Neither the weights nor the data exist, so whatever came first would be named.
+    arguments = ("eval", "nothing.pth", "--data", "nowhere", option, tmp_path / place)
+    assert ixt_status(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_line_is_added_to_a_file_that_is_no_text(
+    files: dict[str, Path], some_digits: Path, tmp_path: Path
+) -> None:
+    append = tmp_path / "rows.jsonl"
+    append.write_bytes(b"\xff")
+    run_cli(files["run"], "--data", some_digits, "--append", append)
+    old, row = append.read_bytes().splitlines()
+    assert old == b"\xff" and json.loads(row)["count"] == 30
+
+
 class Marker:
     """Unpickling it would create a folder."""
 
@@ -297,6 +332,35 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         assess([Source(tmp_path / "x.pth", MODEL)], str(some_digits), QUICK)
+
+
+def test_the_name_of_another_model_is_refused_for_a_run_alone(
+    files: dict[str, Path], some_digits: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"is a run of {MODEL}, not of resnet18; leave out"):
+        assess([Source(files["run"], "resnet18")], str(some_digits), QUICK)
+    both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
+    assert len(assess(both, str(some_digits), QUICK).rows) == 2
+
+
+def test_sizes_beyond_any_memory_are_refused(files: dict[str, Path], some_digits: Path) -> None:
+    for change, message in (
+        ({"image_sizes": (64, 1_000_000)}, "--image-size 1000000: is a side in pixels; give 1 to"),
+        ({"crop_pcts": (0.0001,)}, "--crop-pct 0.0001: is a share of the image; give 0.1 to 1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            assess([Source(files["run"])], str(some_digits), replace(QUICK, **change))
+
+
+def test_running_out_of_memory_names_the_batch_size(
+    files: dict[str, Path], some_digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        torch.empty(10**15)
+
+    monkeypatch.setattr("ixt.evaluate.command.examine", full)
+    with pytest.raises(EngineError, match=r"^--batch-size 16: out of memory; lower it, or --image"):
+        assess([Source(files["run"])], str(some_digits), QUICK)
 
 
 def test_weights_that_give_no_numbers_are_refused(some_digits: Path, tmp_path: Path) -> None:

@@ -132,6 +132,11 @@ def test_a_bad_image_among_good_ones_makes_the_status_1(
     [
         (["--json", "--csv"], "--json and --csv exclude each other; give one of them"),
         (["--grid", "a.jpg"], "--grid: a.jpg: pictures are PNG files; give a name that ends in"),
+        (["--cam", "notes.txt"], "--cam: notes.txt: pictures are PNG files; give a name that ends"),
+        (
+            ["--grid", "/dev/null/a.png"],
+            "/dev/null/a.png: cannot be written: /dev/null is no folder",
+        ),
         (["--cam-class", "three"], "--cam-class asks where the model looked; add --cam FILE.png"),
         (["--cam", "c", "--cam-class", "thre"], "the model has no class thre; near ones: three"),
         (["--pretrained", "--raw"], "--pretrained takes published weights"),

@@ -41,6 +41,19 @@ def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
     assert "section.key=value" in problems(path, "optim.lr")[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "limit"),
+    [
+        ("optim.lr=.inf", "input should be a finite number"),
+        ("eval.crop_pct=0.0001", "input should be greater than or equal to 0.1"),
+        ("augment.image_size=1000000", "input should be less than or equal to 4096"),
+    ],
+)
+def test_a_value_that_no_run_survives_is_refused(tmp_path: Path, override: str, limit: str) -> None:
+    (line,) = problems(write(tmp_path, MINIMAL), override)
+    assert line.startswith(f"--set {override}: ") and line.endswith(limit)
+
+
 def test_the_same_key_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "optim:\n  lr: 1.0\n  lr: 2.0\n")
     assert problems(path)[0].startswith("x.yaml:4: found duplicate key")

@@ -138,6 +138,16 @@ def draw_tiles(tiles: Sequence[Tile], title: str) -> Image.Image:
     return image
 
 
+def require_png(option: str, path: Path | None) -> None:
+    """Refuse the name of a picture that is not one of a PNG file.
+
+    Raises:
+        IxtError: the name ends otherwise.
+    """
+    if path is not None and path.suffix.lower() != ".png":
+        raise IxtError(f"{option}: {path}: pictures are PNG files; give a name that ends in .png")
+
+
 def write_png(path: Path, image: Image.Image) -> None:
     """Write a picture, making its folder.
 

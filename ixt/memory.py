@@ -1,0 +1,34 @@
+"""Running out of memory as what it mostly is: a batch or an image that was asked too large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ixt.errors import EngineError
+
+_NO_HOST_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU, a plain RuntimeError
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _NO_HOST_MEMORY in str(error)
+    )
+
+
+@contextmanager
+def memory_for(what: str, remedy: str) -> Iterator[None]:
+    """Say within a `with` block, where memory runs out, for what and what to do.
+
+    Raises:
+        EngineError: memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise EngineError(f"{what}: out of memory; {remedy}") from error
