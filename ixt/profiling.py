@@ -18,22 +18,26 @@ _ROWS = 25
 
 
 class StepProfiler:
-    """Traces some steps from the fourth one on, within a `with` block.
+    """Traces some steps, from the fourth one or a later one on, within a `with` block.
 
     Each process writes `profile/rank-N.json` (Chrome's trace format; Perfetto and TensorBoard read
     it) and `profile/rank-N.txt`, a table of operators by their own time.
     """
 
-    def __init__(self, run_dir: Path, num_steps: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run_dir: Path, num_steps: int, say: Callable[[str], None], skip: int = 0
+    ) -> None:
         """Trace nothing yet.
 
         Args:
             run_dir: the run's folder.
             num_steps: steps in the trace; 0 for none.
             say: told where the trace is, and the top of the table.
+            skip: steps at the start that are unlike the later ones.
         """
         self._folder, self._num_steps, self._say = run_dir / FOLDER, num_steps, say
-        self._left = _WARMUP_STEPS + num_steps
+        self._skip = skip
+        self._left = skip + _WARMUP_STEPS + num_steps
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._profile: profile | None = None
 
@@ -44,7 +48,9 @@ class StepProfiler:
                 activities.append(ProfilerActivity.CUDA)
             self._profile = profile(
                 activities=activities,
-                schedule=schedule(wait=0, warmup=_WARMUP_STEPS, active=self._num_steps, repeat=1),
+                schedule=schedule(
+                    wait=self._skip, warmup=_WARMUP_STEPS, active=self._num_steps, repeat=1
+                ),
                 on_trace_ready=self._write,
                 acc_events=True,
             )
@@ -55,7 +61,8 @@ class StepProfiler:
         if self._profile is None:
             return
         if self._left > self._num_steps:
-            self._say(f"no profile: the run ended within the {_WARMUP_STEPS} steps of warm-up")
+            steps = self._skip + _WARMUP_STEPS
+            self._say(f"no profile: the run ended within the {steps} steps of warm-up")
         self._stop()
 
     def step(self) -> None:

@@ -53,7 +53,8 @@ def train(
         run_dir: folder of the run: recipe, logs, checkpoints.
         resume: continue the run in `run_dir` at its newest good checkpoint.
         prepare: called with the fresh model, to load weights for instance.
-        profile_steps: steps to trace, after three of warm-up; 0 for none.
+        profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
+            replays; 0 for none.
 
     Returns:
         The metrics of the last evaluation.
@@ -67,6 +68,8 @@ def train(
         if run.graph_stream is not None:
             update = partial(whole_update, run)
             run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream)
+        # A profile is to show replays.
+        skip = run.graph.warm_up + 1 if run.graph is not None else 0
         with engine.closing(run.accelerator):
             try:
                 with (
@@ -75,7 +78,7 @@ def train(
                     StopRequest() as request,
                     StopAgreement(request) as stop,
                     run.writer,
-                    StepProfiler(run_dir, profile_steps, run.reporter.say) as profiler,
+                    StepProfiler(run_dir, profile_steps, run.reporter.say, skip) as profiler,
                 ):
                     metrics = _run(run, resume, stop, profiler)
             finally:

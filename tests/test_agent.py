@@ -151,6 +151,15 @@ def test_the_word_of_a_process_before_a_restart_does_not_count(
     monkeypatch.setattr(rank_file._Own, "file", None)
 
 
+def test_a_word_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left(tmp_path, monkeypatch, 0, 5, Ending(1, "never finished"))
+    (file,) = tmp_path.glob("*.end")
+    for text in ("", file.read_text()[:20]):
+        file.write_text(text)
+        message = judge(tmp_path, failed(-signal.SIGTERM)).message
+        assert message == f"rank 0 on {HOST}, after step 5: killed by SIGTERM"
+
+
 def test_the_last_step_outlives_a_sigkill(tmp_path: Path) -> None:
     code = (
         "import os; from ixt.launch import rank_file; rank_file.begin(); "

@@ -79,7 +79,8 @@ class StepGraph:
             warm_up: updates that run without a graph.
         """
         self._update, self._optimizer, self._stream = update, optimizer, stream
-        self._left = warm_up
+        self.warm_up = self._left = warm_up
+        """Updates before the one that is recorded."""
         self._rates: list[Tensor] = []
         self._batch: tuple[Tensor, ...] = ()
         self._replay: Callable[[], Tensor] | None = None

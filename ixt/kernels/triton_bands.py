@@ -42,7 +42,7 @@ class NormGrad:
     inputs: Tensor
     """What batch norm read: shape and strides of its gradient."""
     sums: Tensor
-    """(2, C) in fp32: `fold.unfold`'s."""
+    """(2, C) in fp32: `fold.unfold_norm`'s."""
     moments: Tensor
     """(2 or more, C) in fp32: mean and biased variance."""
     eps: float

@@ -104,7 +104,10 @@ def ending_of(folder: Path, local_rank: int, pid: int | None = None) -> Ending |
     file = _end_file(folder, local_rank)
     if not file.exists():
         return None
-    ending = Ending(**json.loads(file.read_text()))
+    try:
+        ending = Ending(**json.loads(file.read_text()))
+    except (ValueError, TypeError):  # it was killed while it wrote
+        return None
     return ending if pid in (None, ending.pid) else None
 
 

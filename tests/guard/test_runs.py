@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from ixt import train as training
 from ixt.checkpoint import checkpoint_folders
 from ixt.errors import Diverged
+from ixt.profiling import StepProfiler
 from ixt.recipe import Recipe, parse_recipe
 from ixt.train import train
 
@@ -122,6 +123,17 @@ def test_a_run_that_ends_in_the_warm_up_says_that_there_is_no_profile(
     engine = recipe.engine.model_copy(update={"global_batch_size": 1024, "micro_batch_size": 256})
     train(recipe.model_copy(update={"engine": engine}), tmp_path / "run", profile_steps=5)
     assert "no profile: the run ended within the 3 steps of warm-up" in capsys.readouterr().err
+
+
+def test_a_profile_leaves_out_the_steps_before_a_graph_replays(tmp_path: Path) -> None:
+    said: list[str] = []
+    with StepProfiler(tmp_path, 2, said.append, skip=4) as profiler:
+        for step in range(4 + 3 + 2):
+            torch.ones(4, 4).cumsum(0) if step < 4 else torch.ones(4, 4).sin()
+            profiler.step()
+    table = (tmp_path / "profile" / "rank-0.txt").read_text()
+    assert "aten::sin" in table and "aten::cumsum" not in table
+    assert said[0].startswith("profile of 2 steps in ")
 
 
 def test_skipped_updates_are_counted_listed_and_survive_a_resume(
