@@ -16,6 +16,8 @@ from ixt.models import (
     create_model,
     eval_settings,
     load_weights,
+    paper_models,
+    timm_equivalent,
 )
 from ixt.recipe import Recipe, parse_recipe
 from ixt.weights import CheckpointInfo, Weights, read_weights
@@ -33,16 +35,14 @@ def recipe_of(
     """The recipe that a checkpoint holds, or one with the model's own evaluation settings.
 
     Raises:
-        ModelError: the file does not hold a model name and none is given, or it is a run of
+        ModelError: the file does not hold a model name and none is given, or it holds
             another model.
     """
     held = info.recipe if info is not None else None
     if held is not None:
         name = info.model_name if info is not None else None
-        if model_name not in (None, name):
-            raise ModelError(
-                f"{checkpoint}: is a run of {name}, not of {model_name}; leave out --model"
-            )
+        if name and model_name and _architecture(name) != _architecture(model_name):
+            raise ModelError(f"{checkpoint}: holds {name}, not {model_name}; leave out --model")
         sections = {**held, "run": {**held.get("run", {}), "trackers": []}}
     else:
         name = model_name or (info.model_name if info is not None else None)
@@ -64,6 +64,14 @@ def recipe_of(
     if batch_size is not None:
         sections["eval"] = {**sections.get("eval", {}), "batch_size": batch_size}
     return parse_recipe(sections, str(checkpoint))
+
+
+def _architecture(name: str) -> str:
+    """One name for a model that the paper, timm and an export call differently."""
+    tagged = next((row.timm_name for row in paper_models() if row.name == name), name)
+    bare = tagged.partition(".")[0]
+    equivalent = timm_equivalent(bare)
+    return equivalent[0] if equivalent else bare
 
 
 def _known_mode(name: str, mode: str) -> str:

@@ -32,8 +32,12 @@ def usable_index(recipe: Recipe, split: Split) -> Index:
     return index
 
 
-def refuse_unreadable(index: Index) -> None:
+def refuse_unreadable(index: Index, leave_out: str = "set data.on_error: skip") -> None:
     """Refuse a split with files that are no images, before the work begins.
+
+    Args:
+        index: the split.
+        leave_out: how to go on without such files, in words.
 
     Raises:
         DataError: there is such a file; the message names the first one and says what is wrong.
@@ -44,7 +48,7 @@ def refuse_unreadable(index: Index) -> None:
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
         raise DataError(
             f"{image_problem(first) or first.name}{more}; remove it, "
-            "or set data.on_error: skip to leave such images out"
+            f"or {leave_out} to leave such images out"
         )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ixt.checkpoint import newest_checkpoint, read_checkpoint
 from ixt.errors import CheckpointError
+from ixt.exported import exported_facts
 
 Kind = Literal["raw", "ema"]
 Container = Literal["plain", "timm", "model", "ixt"]
@@ -47,9 +48,9 @@ class CheckpointInfo:
     num_classes: int | None
     """Outputs of its head."""
     recipe: Mapping[str, Any] | None
-    """The resolved recipe, of ixt's own checkpoints."""
+    """The resolved recipe, of ixt's own checkpoints; what evaluation needs of it, of exports."""
     class_names: tuple[str, ...] | None
-    """Names of the outputs, of ixt's own checkpoints."""
+    """Names of the outputs, of ixt's own checkpoints and exports."""
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,21 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
     if file.suffix == ".safetensors":
         info = _folder_info(file.parent)
         container: Container = "plain" if info is None else "ixt"
+        info = info or _exported_info(file)
         return Weights(clean_state_dict(_read_safetensors(file)), file, kind, container, info)
     content = _read_pickle(file)
     entry = _choose_entry(content, prefer_ema)
     if entry is None:
-        return Weights(clean_state_dict(_tensors(content, file)), file, kind, "plain", None)
+        state = clean_state_dict(_tensors(content, file))
+        return Weights(state, file, kind, "plain", _exported_info(file))
     state = clean_state_dict(_tensors(content[entry], file))
     return Weights(state, file, *_ENTRIES[entry], _arguments_info(content))
 
 
 def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
-    """What a checkpoint says about itself: ixt's state.json, or timm's and Facebook's arguments.
+    """What a checkpoint says about itself, or what an export has beside it.
+
+    That is ixt's state.json, timm's and Facebook's arguments, or the JSON file of an export.
 
     Args:
         path: see `find_weights`.
@@ -142,8 +147,8 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
     """
     file, _ = find_weights(path)
     if file.suffix == ".safetensors":
-        return _folder_info(file.parent)
-    return _arguments_info(_read_pickle(file))
+        return _folder_info(file.parent) or _exported_info(file)
+    return _arguments_info(_read_pickle(file)) or _exported_info(file)
 
 
 def _checkpoint_folder(path: Path) -> Path:
@@ -174,6 +179,15 @@ def _folder_info(folder: Path) -> CheckpointInfo | None:
         recipe=recipe,
         class_names=tuple(names) if names else None,
     )
+
+
+def _exported_info(file: Path) -> CheckpointInfo | None:
+    facts = exported_facts(file)
+    if facts is None:
+        return None
+    sections, names = facts
+    model = sections["model"]
+    return CheckpointInfo(model["name"], model["num_classes"], sections, names)
 
 
 def _arguments_info(content: Any) -> CheckpointInfo | None:

@@ -85,7 +85,7 @@ def assess(
     if set(recipe.data.classes or ()) <= set(index.classes):
         index = take_subset(index, recipe, "val")
     if recipe.data.on_error == "stop":
-        refuse_unreadable(index)
+        refuse_unreadable(index, leave_out="give --skip-damaged")
     candidates, targets = _name_and_label(candidates, index, settings)
     accelerator = _accelerator(candidates[0], settings)
     with engine.closing(accelerator):

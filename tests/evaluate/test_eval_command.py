@@ -337,7 +337,7 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
 def test_the_name_of_another_model_is_refused_for_a_run_alone(
     files: dict[str, Path], some_digits: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"is a run of {MODEL}, not of resnet18; leave out"):
+    with pytest.raises(ModelError, match=f"holds {MODEL}, not resnet18; leave out --model"):
         assess([Source(files["run"], "resnet18")], str(some_digits), QUICK)
     both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
     assert len(assess(both, str(some_digits), QUICK).rows) == 2
@@ -379,7 +379,9 @@ def test_an_unreadable_image_stops_or_is_left_out(
     broken = next((data / "val" / "three").iterdir())
     broken.write_bytes(b"no image")
     source = [Source(files["paper.pth"], MODEL)]
-    with pytest.raises(DataError, match=f"{broken}: is not an image"):
+    with pytest.raises(
+        DataError, match=f"{broken}: is not an image; remove it, or give --skip-damaged"
+    ):
         assess(source, str(data), QUICK)
     (row,) = assess(source, str(data), replace(QUICK, skip_damaged=True)).rows
     assert (row["count"], row["skipped"], row["unlabelled"]) == (29, 1, 0)

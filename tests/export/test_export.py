@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 
 from ixt.cli.app import app
 from ixt.errors import CheckpointError, ExportError, ModelError
+from ixt.evaluate.candidates import Source
+from ixt.evaluate.command import Settings, assess
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
 from ixt.export import command as exporting
 from ixt.models import create_model, load_weights
@@ -119,6 +122,27 @@ def test_a_state_dict_has_its_classes_and_settings_in_json_beside_it(
     facts = json.loads((tmp_path / "x.pth.json").read_text())
     assert facts["class_names"] == list(NAMES)
     assert (facts["image_size"], facts["crop_pct"], facts["weights"]) == (SIZE, 0.9, "ema")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_export_is_evaluated_as_its_run_is(
+    name: str, save_run: SaveRun, digits: Path, tmp_path: Path
+) -> None:
+    folders = sorted(left(digits / "val"))
+    (tmp_path / "classes.txt").write_text("\n".join(folders))
+    settings = Settings(class_map=tmp_path / "classes.txt")
+
+    def row(checkpoint: Path, model_name: str | None = None) -> dict[str, Any]:
+        (found,) = assess([Source(checkpoint, model_name)], str(digits), settings).rows
+        same = ("top1", "loss", "image_size", "crop_pct", "interpolation", "mean", "std")
+        return {key: found[key] for key in same}
+
+    run = save_run(name)
+    expected = row(run)
+    assert (expected["image_size"], expected["crop_pct"]) == (SIZE, 0.9)
+    for format_name, out in (("timm-folder", "folder"), ("timm-pth", "x.pth")):
+        export_checkpoint(run, tmp_path / out, format_name)
+        assert row(tmp_path / out) == row(tmp_path / out, name) == expected
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ixt.checkpoint_writer import HostCopies
 from ixt.cli import app
 from ixt.ema import Ema
 from ixt.errors import IxtError
-from ixt.models import create_model
+from ixt.models import create_model, freeze
 from ixt.optim import build_optimizer
 from ixt.plan import Plan, Target, make_plan, plan_data, print_plan
 from ixt.plan.curve import draw_curve, sample_curve, write_curve
@@ -116,6 +117,19 @@ def test_fp32_on_a_v100_comes_near_nvidias_published_rate() -> None:
     rates = roofline_rates(model_costs("resnet50", 224), find_device("v100"), recipe)
     assert rates.train == pytest.approx(367, rel=0.1)
     assert rates.best_train is None
+
+
+def test_frozen_parts_do_not_lower_the_share_of_the_limit_that_the_paper_reached() -> None:
+    recipe, l4 = load_recipe(ATTO), find_device("l4")
+    model = create_model("inceptionnext_atto")
+    whole = replace(model_costs(model, 224), name="inceptionnext_atto")
+    model = create_model("inceptionnext_atto")
+    freeze(model, "backbone")
+    frozen = replace(model_costs(model, 224), name="inceptionnext_atto")
+    slow, fast = roofline_rates(whole, l4, recipe), roofline_rates(frozen, l4, recipe)
+    assert slow.basis.startswith("13%") and fast.basis.startswith("13%")
+    assert fast.train > 2 * slow.train
+    assert fast.infer == slow.infer
 
 
 def bench_file(path: Path, **changes: Any) -> Path:
