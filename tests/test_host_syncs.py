@@ -27,7 +27,10 @@ CALLED = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", 
 DISPATCHED = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal",
               "aten::is_nonzero", "aten::_unique2", "aten::unique_dim"}  # fmt: skip
 # Where the code itself asks which device it is on; what it does on a GPU has a test of its own.
-ON_A_CPU = ('return torch.from_numpy(np.array(images.numpy(), order="C"))',)
+ON_A_CPU = (
+    'return torch.from_numpy(np.array(images.numpy(), order="C"))',
+    "return torch.from_numpy(np.ascontiguousarray(images.numpy().swapaxes(2, 3)))",
+)
 
 
 Seen = Counter[tuple[str, str]]

@@ -204,7 +204,8 @@ def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     more = f"; and {len(reasons) - _NAMED_AT_MOST} more" if len(reasons) > _NAMED_AT_MOST else ""
     raise DataError(
         f"{'; '.join(reasons[:_NAMED_AT_MOST])}{more}; "
-        "mend or remove such files, or leave them out with data.on_error: skip"
+        "mend or remove such files, or leave them out with data.on_error: skip "
+        "(ixt eval: --skip-damaged)"
     )
 
 

@@ -120,7 +120,9 @@ def test_a_damaged_image_stops_with_its_path_after_all_batches_before_it(
     with pytest.raises(DataError) as caught:
         next(stream)
     assert str(caught.value).startswith(f"{path}: {problem}")
-    assert str(caught.value).endswith("or leave them out with data.on_error: skip")
+    assert str(caught.value).endswith(
+        "or leave them out with data.on_error: skip (ixt eval: --skip-damaged)"
+    )
 
 
 def test_skipping_leaves_damaged_rows_grey_and_all_others_as_they_are(
