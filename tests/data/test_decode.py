@@ -209,7 +209,7 @@ def test_a_damaged_image_stops_with_its_path_and_the_way_out(
         next(stream)
     message = str(caught.value)
     assert message.startswith(f"{path}: {problem}")
-    assert message.endswith("or leave them out with data.on_error: skip (ixt eval: --skip-damaged)")
+    assert message.endswith("with data.on_error: skip (ixt eval: --skip-damaged)")
     assert "\n" not in message
     decoder.close()
 
