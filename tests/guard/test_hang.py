@@ -26,7 +26,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sight, Sight]]:
     """The calls of `leave`, which would end this process."""
     calls: list[tuple[Sight, Sight]] = []
     monkeypatch.setattr(hang, "leave", lambda own, guilty, run_dir: calls.append((own, guilty)))
-    monkeypatch.setattr(hang, "_GATHER_S", 0.2)
+    monkeypatch.setattr(hang, "_GATHER_S", 0.5)
     return calls
 
 
@@ -103,7 +103,9 @@ def stuck(tmp_path: Path, left: list[Any], other: Sight) -> list[tuple[Sight, Si
         file = tmp_path / f"stacks-rank-{other.rank}.txt"
         deadline_s = time.monotonic() + 2
         while not left and time.monotonic() < deadline_s:
-            file.write_text(json.dumps(asdict(other)) + "\n")
+            # In one piece, as a real one is: the watch may look at any moment.
+            (tmp_path / "whole").write_text(json.dumps(asdict(other)) + "\n")
+            (tmp_path / "whole").rename(file)
             time.sleep(0.02)
     return left
 
