@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,14 +76,8 @@ def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
         candidates: largest first.
         fits: whether a size fits; so do then all smaller ones.
     """
-    fitting, first, end = 0, 0, len(candidates)
-    while first < end:
-        middle = (first + end) // 2
-        if fits(candidates[middle]):
-            fitting, end = candidates[middle], middle
-        else:
-            first = middle + 1
-    return fitting
+    place = bisect_left(candidates, True, key=fits)
+    return candidates[place] if place < len(candidates) else 0
 
 
 @contextmanager

@@ -7,15 +7,16 @@ positions, cut into micro-batches; process r of W takes micro-batches r, r + W, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.augment import apply_augmix, apply_policy, interleave, normalise, reflect_shift
+from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
 from ixt.data.crop import Crops, eval_crops
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
@@ -119,10 +120,7 @@ class TrainLoader:
             targets=self._targets(plan, decoded.damaged),
             micro_batch=micro,
             fingerprint=plan.fingerprint,
-            damaged={
-                self._index.paths(plan.samples[[row]])[0]: reason
-                for row, reason in decoded.damaged.items()
-            },
+            damaged=_by_path(self._index, plan.samples, decoded.damaged),
         )
 
     @torch.no_grad()
@@ -160,9 +158,7 @@ class TrainLoader:
         augment = self._recipe.augment
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
-        if self._recipe.engine.channels_last:
-            images = interleave(images)
-        images = normalise(images, augment.mean, augment.std)
+        images = normalise(images, augment.mean, augment.std, self._recipe.engine.channels_last)
         if plan.boxes is not None:
             noise_keys = (self._planner.seed, plan.epoch, plan.positions)
             images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
@@ -178,6 +174,13 @@ class TrainLoader:
         return mix_targets(
             labels, self._num_classes, smoothing, plan.mix, self._planner.mixing_group
         )
+
+
+def _by_path(
+    index: Index, samples: NDArray[np.int64], damaged: Mapping[int, str]
+) -> dict[str, str]:
+    """Reasons by the files' paths instead of by rows of a batch."""
+    return {index.paths(samples[[row]])[0]: reason for row, reason in damaged.items()}
 
 
 @dataclass(frozen=True)
@@ -220,12 +223,17 @@ class EvalBatch:
     """(B,) row numbers of the index."""
     pixels: tuple[Tensor, ...]
     """For each view (B, 3, S, S) uint8 on the device."""
-    images: Tensor
-    """(B, 3, S, S) float32: the first view, normalised as the recipe says."""
     labels: Tensor
     """As those given to the loader, on the device; -1 for an image left out."""
     damaged: dict[str, str]
     """Path to reason, for images left out."""
+    normalised: Callable[[Tensor], Tensor]
+    """From pixels to what a model takes, as the recipe says."""
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(B, 3, S, S) float32: the first view, normalised when it is first asked for."""
+        return self.normalised(self.pixels[0])
 
 
 class EvalLoader:
@@ -301,14 +309,15 @@ class EvalLoader:
         samples = self._samples(number)
         numbers = self.labels[samples].copy()
         numbers[list(decoded.damaged)] = -1
-        augment = self._recipe.augment
         pixels = tuple(
             cut.to(self._device, non_blocking=True) for cut in (decoded.images, *decoded.also)
         )
-        first = interleave(pixels[0]) if self._recipe.engine.channels_last else pixels[0]
-        images = normalise(first, augment.mean, augment.std)
-        paths = {
-            self._index.paths(samples[[row]])[0]: reason for row, reason in decoded.damaged.items()
-        }
+        damaged = _by_path(self._index, samples, decoded.damaged)
         labels = upload(numbers, self._device)
-        return EvalBatch(number, samples, pixels, images, labels, paths)
+        return EvalBatch(number, samples, pixels, labels, damaged, self._normalised)
+
+    @torch.no_grad()
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        augment, engine = self._recipe.augment, self._recipe.engine
+        with one_torch_thread(self._device):
+            return normalise(pixels, augment.mean, augment.std, engine.channels_last)

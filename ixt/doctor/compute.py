@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,11 @@ def _with_pillow(path: Path) -> Tensor:
 
 def _decode(kind: DecoderKind, path: Path, device: torch.device) -> Tensor:
     crops = eval_crops(np.array([_PICTURE], dtype=np.int32), size=_SIZE)
-    decoder = make_decoder(kind, device=device, num_threads=1, prefetch=1, on_error="stop")
-    try:
+    with closing(
+        make_decoder(kind, device=device, num_threads=1, prefetch=1, on_error="stop")
+    ) as decoder:
         (decoded,) = decoder.stream([Request([ByteRange(str(path))], crops)])
         return decoded.images[0].cpu()
-    finally:
-        decoder.close()
 
 
 def check_training(precision: str) -> Result:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,21 +243,20 @@ def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
-@contextmanager
-def _decoder(kind: DecoderKind, candidate: Candidate, device: torch.device) -> Iterator[Decoder]:
+def _decoder(
+    kind: DecoderKind, candidate: Candidate, device: torch.device
+) -> AbstractContextManager[Decoder]:
     """A decoder for the time of a `with` block."""
     data = candidate.recipe.data
-    decoder = make_decoder(
-        kind,
-        device=device,
-        num_threads=data.num_threads or cores_per_process(),
-        prefetch=data.prefetch_batches,
-        on_error=data.on_error,
+    return closing(
+        make_decoder(
+            kind,
+            device=device,
+            num_threads=data.num_threads or cores_per_process(),
+            prefetch=data.prefetch_batches,
+            on_error=data.on_error,
+        )
     )
-    try:
-        yield decoder
-    finally:
-        decoder.close()
 
 
 def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) -> Candidate:

@@ -77,10 +77,8 @@ def _images(contender: Contender, batch: EvalBatch, made: dict[object, Tensor]) 
     """The images of a batch as a model wants them, made once for all that want the same."""
     key = (contender.view, contender.mean, contender.std, contender.channels_last)
     if key not in made:
-        images = normalise(batch.pixels[contender.view], contender.mean, contender.std)
-        if contender.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        made[key] = images
+        view, mean, std, channels_last = key
+        made[key] = normalise(batch.pixels[view], mean, std, channels_last)
     return made[key]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,9 @@ def _validation_images(recipe: Recipe) -> Tensor:
         crop_pct=recipe.eval.crop_pct,
         interpolation=recipe.eval.interpolation,
     )
-    decoder = make_decoder(
-        "torch", device=torch.device("cpu"), num_threads=1, prefetch=1, on_error="skip"
-    )
-    (decoded,) = decoder.stream(iter([Request(index.ranges(samples), crops)]))
+    cpu = torch.device("cpu")
+    with closing(
+        make_decoder("torch", device=cpu, num_threads=1, prefetch=1, on_error="skip")
+    ) as decoder:
+        (decoded,) = decoder.stream([Request(index.ranges(samples), crops)])
     return normalise(decoded.images, recipe.augment.mean, recipe.augment.std).contiguous()

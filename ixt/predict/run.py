@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,10 +129,8 @@ def _batches(classifier: Classifier, index: Index) -> Iterator[EvalBatch]:
     )
     # Nobody knows the classes: 0 stands for any, -1 will tell of damage.
     labels = np.zeros(len(index), np.int64)
-    try:
+    with closing(decoder):
         yield from EvalLoader(index, labels, decoder, recipe, device=device, rank=0, world_size=1)
-    finally:
-        decoder.close()
 
 
 def _guesses(classifier: Classifier, images: Tensor, top: int) -> list[tuple[Guess, ...]]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ixt.data.augment import normalise
 from ixt.data.classes import target_labels
 from ixt.data.decode import make_decoder
 from ixt.data.index import load_index
@@ -144,6 +145,23 @@ def test_one_pass_of_several_views_equals_passes_of_their_own(
         assert np.array_equal(joint.top, single.top)
         assert np.array_equal(joint.loss, single.loss)
     assert not np.array_equal(together[0].loss, together[1].loss)
+
+
+def test_images_are_normalised_once_and_only_where_they_are_wanted(
+    tiny: Recipe, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def counted(images: Tensor, *rest: Any) -> Tensor:
+        calls.append(len(images))
+        return normalise(images, *rest)
+
+    monkeypatch.setattr("ixt.data.loader.normalise", counted)
+    for batch in loader(tiny, digits):
+        assert calls == []
+        assert batch.images is batch.images
+        assert calls == [len(batch.pixels[0])]
+        calls.clear()
 
 
 def test_evaluation_leaves_the_training_mode_as_it_was(tiny: Recipe, digits: Path) -> None:

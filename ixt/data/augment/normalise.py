@@ -30,7 +30,10 @@ def interleave(images: Tensor) -> Tensor:
 
 
 def normalise(
-    images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+    images: Tensor,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    channels_last: bool = False,
 ) -> Tensor:
     """Subtract 255 * mean and divide by 255 * std, per channel; the memory order is kept.
 
@@ -38,12 +41,15 @@ def normalise(
         images: (B, 3, S, S) uint8.
         mean: per-channel mean of values scaled to [0, 1].
         std: per-channel standard deviation, likewise.
+        channels_last: bring the images into that order first.
 
     Returns:
         (B, 3, S, S) float32, a new tensor.
 
     Source: PrefetchLoader of timm 1.0.31, to the last bit.
     """
+    if channels_last:
+        images = interleave(images)
     # As whole images in the batch's memory order: broadcasting three numbers over channels_last
     # would leave a CPU with loops of length three.
     like = torch.empty_like(images[:1], dtype=torch.float32)

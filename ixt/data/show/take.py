@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -183,15 +183,10 @@ class _Recorder:
         return request
 
 
-@contextmanager
-def _decoder(kind: DecoderKind) -> Iterator[_Recorder]:
-    recorder = _Recorder(
-        make_decoder(kind, device=_CPU, num_threads=2, prefetch=1, on_error="skip")
+def _decoder(kind: DecoderKind) -> closing[_Recorder]:
+    return closing(
+        _Recorder(make_decoder(kind, device=_CPU, num_threads=2, prefetch=1, on_error="skip"))
     )
-    try:
-        yield recorder
-    finally:
-        recorder.close()
 
 
 def _train_sample(
