@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
@@ -89,6 +90,11 @@ def check_outputs(*paths: Path | None) -> None:
             raise IxtError(f"{path}: cannot be written: {place} is no folder; give another name")
         if not os.access(place, os.W_OK):
             raise IxtError(f"{path}: cannot be written: {place} is read-only; give another name")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a result file as indented JSON; see `write_text`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str, append: bool = False) -> None:

@@ -9,6 +9,26 @@ import typer
 from typer.core import TyperGroup
 
 from ixt.cli.app import app, check_outputs, write_text
+from ixt.cli.bench_options import (
+    BatchSizesOption,
+    CompilesOption,
+    CsvOption,
+    DeviceOption,
+    FitOption,
+    ImageSizeOption,
+    LayoutsOption,
+    MarkdownOption,
+    ModelsArgument,
+    ModesOption,
+    PaperOption,
+    PeersOption,
+    PrecisionsOption,
+    ResultsOption,
+    ResumeOption,
+    RoundsOption,
+    SecondsOption,
+    StepOption,
+)
 
 _DEFAULT = "models"
 
@@ -37,65 +57,24 @@ app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
 
 @bench_app.command(_DEFAULT)
 def models(
-    models: Annotated[list[str] | None, typer.Argument(help="Model names.")] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="All 14 models of the paper's table.")
-    ] = False,
-    mode: Annotated[str, typer.Option(help="train, infer.")] = "train,infer",
-    layout: Annotated[
-        str, typer.Option(help="contiguous (NCHW), channels_last (NHWC).")
-    ] = "contiguous,channels_last",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="fp32, tf32, amp-bf16, amp-fp16, bf16; if not given tf32 on a CUDA device, "
-            "the paper's, and fp32 elsewhere."
-        ),
-    ] = None,
-    compile: Annotated[str, typer.Option(help="off, on.")] = "off",
-    batch_size: Annotated[
-        str, typer.Option(help="Images per step: 128, or 64,128, or 32..512 (doubling).")
-    ] = "128",
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Find and take the largest batch that fits.")
-    ] = False,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side in pixels; if not given, what each model is trained on."),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device",
-            "--peak",
-            help="Peaks of a device that is not known: a name, a YAML file, or "
-            "fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80.",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time measured per cell and round.")
-    ] = 20.0,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Times through the whole matrix, A B A B.")
-    ] = 2,
-    step: Annotated[
-        str,
-        typer.Option(
-            help="full: train as training does, with drop path, clipping, AdamW and EMA; plain: "
-            "forward, backward and SGD alone, as the paper's and timm's scripts."
-        ),
-    ] = "full",
-    results: Annotated[
-        Path | None, typer.Option(help="Results file (JSON), written after each cell.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the benchmark in --results.")
-    ] = False,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also print the nearest published figures of others.")
-    ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Also write a line per cell as CSV.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.")] = None,
+    models: ModelsArgument = None,
+    paper: PaperOption = False,
+    mode: ModesOption = "train,infer",
+    layout: LayoutsOption = "contiguous,channels_last",
+    precision: PrecisionsOption = None,
+    compile: CompilesOption = "off",
+    batch_size: BatchSizesOption = "128",
+    fit: FitOption = False,
+    image_size: ImageSizeOption = None,
+    device: DeviceOption = None,
+    seconds: SecondsOption = 20.0,
+    rounds: RoundsOption = 2,
+    step: StepOption = "full",
+    results: ResultsOption = None,
+    resume: ResumeOption = False,
+    peers: PeersOption = False,
+    csv: CsvOption = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Measure training and inference images per second in both memory formats.
 

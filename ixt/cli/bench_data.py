@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ixt.cli.app import check_outputs, write_text
+from ixt.cli.app import check_outputs, write_json
 from ixt.cli.bench import bench_app
 from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
 
@@ -59,7 +58,7 @@ def data(
     demand = find_demand(loaded, device, bench)
     report = bench_data(loaded, settings_of(loaded, kinds, threads, ahead), demand, seconds)
     if results is not None:
-        write_text(results, json.dumps(report.as_json(), indent=1) + "\n")
+        write_json(results, report.as_json())
     print_stages(report)
 
 
@@ -84,5 +83,5 @@ def e2e(
     loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))
     report = bench_end_to_end(loaded, Protocol(seconds=seconds))
     if results is not None:
-        write_text(results, json.dumps(report.as_json(), indent=1) + "\n")
+        write_json(results, report.as_json())
     print_end_to_end(report)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import check_outputs, write_text
+from ixt.cli.app import check_outputs, write_json
 from ixt.cli.data import data_app
 from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
 from ixt.cli.progress import bars, progress
@@ -59,7 +58,7 @@ def data_check(
         )
     print_report(report)
     if results is not None:
-        write_text(results, json.dumps(report.row(), indent=1) + "\n")
+        write_json(results, report.row())
     raise typer.Exit(1 if report.breaking else 0)
 
 
@@ -105,7 +104,7 @@ def data_stats(
         print_stats(stats, index.root)
         rows[name] = stats.row()
     if results is not None:
-        write_text(results, json.dumps(rows, indent=1) + "\n")
+        write_json(results, rows)
 
 
 @data_app.command("show")
@@ -153,4 +152,4 @@ def data_show(
         write_png(out, draw_grid(samples, title, originals=original))
         print(out)
     if results is not None:
-        write_text(results, json.dumps([sample.row() for sample in samples], indent=1) + "\n")
+        write_json(results, [sample.row() for sample in samples])

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ixt.cli.app import write_text
+from ixt.cli.app import write_json, write_text
 
 if TYPE_CHECKING:
     from ixt.evaluate.outcome import Outcome
@@ -41,7 +41,7 @@ def print_outcome(outcome: Outcome) -> None:
 def write_outcome(outcome: Outcome, results: Path | None, append: Path | None) -> None:
     """Write the report as JSON, and add its rows to a JSONL file, where they are asked for."""
     if results is not None:
-        write_text(results, json.dumps(outcome.report(), indent=1) + "\n")
+        write_json(results, outcome.report())
     if append is not None:
         old = append.read_bytes() if append.is_file() else b""
         gap = "\n" if old and not old.endswith(b"\n") else ""

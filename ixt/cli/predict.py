@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from ixt.predict import Outcome
 
 
+GridOption = Annotated[
+    Path | None, typer.Option(help="Draw the images with their classes into this PNG file.")
+]
+CamOption = Annotated[
+    Path | None,
+    typer.Option(help="Draw where the model looked: a PNG file, or a folder for one each."),
+]
+CamClassOption = Annotated[
+    str | None,
+    typer.Option(help="Look for this class (name or number), not the most probable one."),
+]
+
+
 @app.command(rich_help_panel="Use")
 def predict(
     checkpoint: Annotated[
@@ -36,17 +49,9 @@ def predict(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV, a row per image and class.")
     ] = False,
-    grid: Annotated[
-        Path | None, typer.Option(help="Draw the images with their classes into this PNG file.")
-    ] = None,
-    cam: Annotated[
-        Path | None,
-        typer.Option(help="Draw where the model looked: a PNG file, or a folder for one each."),
-    ] = None,
-    cam_class: Annotated[
-        str | None,
-        typer.Option(help="Look for this class (name or number), not the most probable one."),
-    ] = None,
+    grid: GridOption = None,
+    cam: CamOption = None,
+    cam_class: CamClassOption = None,
 ) -> None:
     """Name what images show, prepared as the evaluation prepares them.
 
