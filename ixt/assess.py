@@ -20,7 +20,7 @@ from ixt.models import (
     timm_equivalent,
 )
 from ixt.recipe import Recipe, parse_recipe
-from ixt.weights import CheckpointInfo, Weights, read_weights
+from ixt.weights import CheckpointInfo, Weights
 
 _log = logging.getLogger("ixt")
 
@@ -86,19 +86,13 @@ def _known_mode(name: str, mode: str) -> str:
 
 
 def build_model(
-    checkpoint: Path | Weights,
-    recipe: Recipe,
-    info: CheckpointInfo | None,
-    prefer_ema: bool = True,
+    weights: Weights, recipe: Recipe
 ) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
     """The model of a checkpoint with its weights, and the class name of each of its outputs.
 
     Args:
-        checkpoint: a run folder, a checkpoint folder, or a weights file; or what `read_weights`
-            gave, to read it only once.
-        recipe: what `recipe_of` gave.
-        info: what the checkpoint tells of itself.
-        prefer_ema: take averaged weights where there are some.
+        weights: what `read_weights` gave.
+        recipe: what `recipe_of` gave for them.
 
     Returns:
         Model, weights and names; these are None where the checkpoint does not tell them.
@@ -106,13 +100,11 @@ def build_model(
     Raises:
         ModelError: the weights do not fit the model.
     """
-    if not isinstance(checkpoint, Weights):
-        checkpoint = read_weights(checkpoint, prefer_ema)
-    settings = recipe.model
+    settings, info = recipe.model, weights.info
     names = tuple(info.class_names) if info is not None and info.class_names else None
     num_classes = len(names) if names else settings.num_classes
     if num_classes is None:
-        num_classes = classes_in(checkpoint, create_empty_model(settings.name, **settings.kwargs))
+        num_classes = classes_in(weights, create_empty_model(settings.name, **settings.kwargs))
     model = create_model(settings.name, num_classes=num_classes, **settings.kwargs)
-    loaded = load_weights(model, checkpoint)
+    loaded = load_weights(model, weights)
     return model, loaded, names

@@ -123,12 +123,12 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
         info = info or _exported_info(file)
         return Weights(clean_state_dict(_read_safetensors(file)), file, kind, container, info)
     content = _read_pickle(file)
+    info = _arguments_info(content) or _exported_info(file)
     entry = _choose_entry(content, prefer_ema)
     if entry is None:
-        state = clean_state_dict(_tensors(content, file))
-        return Weights(state, file, kind, "plain", _exported_info(file))
+        return Weights(clean_state_dict(_tensors(content, file)), file, kind, "plain", info)
     state = clean_state_dict(_tensors(content[entry], file))
-    return Weights(state, file, *_ENTRIES[entry], _arguments_info(content))
+    return Weights(state, file, *_ENTRIES[entry], info)
 
 
 def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ixt.durable import replace_text
 from ixt.errors import EngineError
 
 FORMAT: Literal[3] = 3
@@ -190,7 +191,5 @@ def read_report(file: Path) -> Report:
 
 def write_report(report: Report, file: Path) -> None:
     """Write a results file whole: a kill leaves the former one."""
-    staging = file.with_name(f".{file.name}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)
-    staging.write_text(report.model_dump_json(indent=1) + "\n")
-    staging.replace(file)
+    replace_text(file, report.model_dump_json(indent=1) + "\n")

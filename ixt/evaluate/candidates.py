@@ -90,7 +90,7 @@ def _open(
     # Among several, --model is for those that do not tell.
     given = None if tells and not alone else source.model_name
     recipe = recipe_of(source.checkpoint, weights.info, given, data, batch_size)
-    model, loaded, class_names = build_model(weights, recipe, weights.info)
+    model, loaded, class_names = build_model(weights, recipe)
     files = [_weight_file(folder, loaded.kind) for folder in average.folders] if average else []
     origin: dict[str, Any] = {
         "model": recipe.model.name,

@@ -16,7 +16,7 @@ from ixt.checkpoint import sha256
 from ixt.data.classes import IMAGENET_CLASSES, imagenet_synsets
 from ixt.models import LoadedWeights
 from ixt.recipe import Recipe
-from ixt.weights import read_checkpoint_info
+from ixt.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def open_source(checkpoint: Path, model_name: str | None, prefer_ema: bool) -> S
     Raises:
         IxtError: the file is missing or damaged, or does not fit the model.
     """
-    info = read_checkpoint_info(checkpoint)
-    recipe = recipe_of(checkpoint, info, model_name, {"decoder": "torch"})
-    model, loaded, names = build_model(checkpoint, recipe, info, prefer_ema)
+    weights = read_weights(checkpoint, prefer_ema)
+    recipe = recipe_of(checkpoint, weights.info, model_name, {"decoder": "torch"})
+    model, loaded, names = build_model(weights, recipe)
     if names is None and loaded.num_classes == IMAGENET_CLASSES:
         names = imagenet_synsets()
     record = loaded.file.with_name("state.json")

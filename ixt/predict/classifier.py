@@ -18,7 +18,7 @@ from ixt.errors import CheckpointError, ModelError
 from ixt.models import create_model, eval_settings
 from ixt.recipe import Recipe
 from ixt.runtime import build_accelerator
-from ixt.weights import CheckpointInfo, read_checkpoint_info
+from ixt.weights import CheckpointInfo, read_weights
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def open_classifier(
     path = Path(source)
     data = {"decoder": decoder, "on_error": "skip"}
     if pretrained:
-        info: CheckpointInfo | None = CheckpointInfo(str(source), None, None, None)
+        info = CheckpointInfo(str(source), None, None, None)
         recipe = recipe_of(path, info, None, data, batch_size)
         model, names = create_model(str(source), pretrained=True), None
     else:
         _check_is_file(source)
-        info = read_checkpoint_info(path)
-        recipe = recipe_of(path, info, model_name, data, batch_size)
-        model, _, names = build_model(path, recipe, info, prefer_ema)
+        weights = read_weights(path, prefer_ema)
+        recipe = recipe_of(path, weights.info, model_name, data, batch_size)
+        model, _, names = build_model(weights, recipe)
     recipe = _runs_here(recipe)
     accelerator = build_accelerator(recipe, Path())
     model = model.to(accelerator.device).eval().requires_grad_(False)

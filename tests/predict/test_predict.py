@@ -21,7 +21,7 @@ from ixt.predict.album import find_output
 from ixt.recipe import Recipe
 from ixt.run_data import build_eval_loader
 from ixt.runtime import build_accelerator
-from ixt.weights import read_checkpoint_info
+from ixt.weights import read_weights
 
 RUN = Path(__file__).parents[1] / "formats" / "1"
 
@@ -35,13 +35,14 @@ def files(digits: Path, count: int) -> list[ImageFile]:
 def test_predictions_have_the_bits_of_the_evaluation(
     digits: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = read_checkpoint_info(RUN)
+    weights = read_weights(RUN)
+    info = weights.info
     assert info is not None and info.recipe is not None
     info.recipe["engine"]["precision"] = precision
-    monkeypatch.setattr("ixt.predict.classifier.read_checkpoint_info", lambda path: info)
+    monkeypatch.setattr("ixt.predict.classifier.read_weights", lambda path, prefer_ema: weights)
     recipe = recipe_of(RUN, info, None, {"root": str(digits)})
     index = load_index(digits, "val")
-    model, _, names = build_model(RUN, recipe, info)
+    model, _, names = build_model(weights, recipe)
     assert names is not None
     accelerator = build_accelerator(recipe, Path())
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
@@ -205,3 +206,17 @@ def test_classes_without_names_go_by_their_number(digits: Path, tmp_path: Path) 
     classifier = open_classifier(tmp_path / "x.pth", model_name="resnet18")
     assert classifier.class_names == tuple("0123456")
     assert isinstance(classifier, Classifier) and isinstance(classifier.recipe, Recipe)
+
+
+def test_a_weights_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, reads = tmp_path / "x.pth", []
+    torch.save(create_model("inceptionnext_atto", num_classes=10).state_dict(), file)
+    load = torch.load
+
+    def counted(*args: object, **kwargs: object) -> object:
+        reads.append(args[0])
+        return load(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "load", counted)
+    open_classifier(file, model_name="inceptionnext_atto")
+    assert reads == [file]
