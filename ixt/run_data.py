@@ -8,9 +8,10 @@ from accelerate import Accelerator
 
 from ixt.data.classes import target_labels
 from ixt.data.decode import Decoder, GpuDecoding, make_decoder
+from ixt.data.eval_loader import EvalLoader
 from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
-from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.loader import TrainLoader
 from ixt.data.plan import build_planner
 from ixt.data.scan import Split
 from ixt.data.subset import take_subset

@@ -18,7 +18,8 @@ from torch import nn
 from ixt import engine
 from ixt.checkpoint_writer import CheckpointWriter
 from ixt.data.classes import output_classes
-from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.eval_loader import EvalLoader
+from ixt.data.loader import TrainLoader
 from ixt.durable import replace_text
 from ixt.ema import Ema
 from ixt.errors import DataError

@@ -17,8 +17,9 @@ from ixt.bench.demand import Demand, verdict
 from ixt.bench.rate import Rate, measure_rate
 from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import Decoded, Decoder, DecoderKind, resolve_decoder
+from ixt.data.eval_loader import EvalLoader
 from ixt.data.index import Index, load_index
-from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.loader import TrainLoader
 from ixt.data.plan import Plan, build_planner
 from ixt.data.source import read_bytes
 from ixt.errors import DataError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +72,15 @@ class Index:
             samples: (m,) sample numbers, that is row numbers of this table.
         """
         return [source.name for source in self.ranges(samples)]
+
+    def by_path(self, samples: NDArray[np.int64], reasons: Mapping[int, str]) -> dict[str, str]:
+        """What is said of rows of a batch, by the names of their images.
+
+        Args:
+            samples: (m,) sample numbers of the batch.
+            reasons: row of the batch, below m, to words.
+        """
+        return {self.paths(samples[[row]])[0]: reason for row, reason in reasons.items()}
 
     def ranges(self, samples: ArrayLike) -> list[ByteRange]:
         """Where the bytes of some samples lie.

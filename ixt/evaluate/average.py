@@ -19,8 +19,8 @@ from torch.optim.swa_utils import update_bn
 from ixt.checkpoint import Checkpoint, checkpoint_folders, read_checkpoint
 from ixt.data.augment import normalise
 from ixt.data.decode import Decoder, Request
+from ixt.data.eval_loader import View
 from ixt.data.index import Index
-from ixt.data.loader import View
 from ixt.errors import CheckpointError
 from ixt.recipe import Recipe
 from ixt.weights import Kind, Weights, read_checkpoint_info

@@ -17,8 +17,8 @@ from torch import nn
 
 from ixt import engine
 from ixt.data.decode import Decoder, DecoderKind, make_decoder, resolve_decoder
+from ixt.data.eval_loader import EvalLoader, View, recipe_view
 from ixt.data.index import Index, load_index
-from ixt.data.loader import EvalLoader, View, recipe_view
 from ixt.data.subset import take_subset
 from ixt.errors import DataError, ModelError
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm

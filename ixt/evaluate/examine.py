@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ixt.data.augment import normalise
-from ixt.data.loader import EvalBatch, EvalLoader
+from ixt.data.eval_loader import EvalBatch, EvalLoader
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 
 Triple = tuple[float, float, float]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.data.classes import class_label
+from ixt.data.eval_loader import View
 from ixt.data.index import Index
-from ixt.data.loader import View
 from ixt.errors import DataError
 from ixt.evaluate.accuracy import (
     Accuracy,

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ixt.data.loader import EvalLoader
+from ixt.data.eval_loader import EvalLoader
 from ixt.engine.shards import are_cut
 from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.guard import progress

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ixt.data.classes import class_label
 from ixt.data.decode import make_decoder
+from ixt.data.eval_loader import EvalBatch, EvalLoader
 from ixt.data.headers import Headers, read_headers
 from ixt.data.image import image_problem
 from ixt.data.index import Index, join_paths
-from ixt.data.loader import EvalBatch, EvalLoader
 from ixt.data.source import ByteRange
 from ixt.predict.classifier import Classifier, logits
 from ixt.predict.inputs import ImageFile

@@ -81,8 +81,9 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
 
     from ixt.data.classes import output_classes, target_labels
     from ixt.data.decode import make_decoder
+    from ixt.data.eval_loader import EvalLoader
     from ixt.data.index import load_index
-    from ixt.data.loader import EvalLoader, TrainLoader
+    from ixt.data.loader import TrainLoader
     from ixt.data.plan import build_planner
     from ixt.recipe import find_recipe, load_recipe
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ixt.data.classes import target_labels
 from ixt.data.decode import Decoder, make_decoder
+from ixt.data.eval_loader import EvalLoader
 from ixt.data.index import Index, load_index
-from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.loader import TrainLoader
 from ixt.data.pack import pack
 from ixt.data.pack_plan import PackOptions
 from ixt.data.plan import build_planner

@@ -16,8 +16,9 @@ from rich.console import Console
 from ixt.data.classes import target_labels
 from ixt.data.crop import eval_crops
 from ixt.data.decode import Request, make_decoder
+from ixt.data.eval_loader import EvalLoader
 from ixt.data.index import Index, load_index
-from ixt.data.loader import EvalLoader, TrainLoader
+from ixt.data.loader import TrainLoader
 from ixt.data.plan import Planner, build_planner
 from ixt.data.show import Sample, draw_grid, print_samples
 from ixt.data.show.numbers import flatten, row_numbers

@@ -10,9 +10,9 @@ import timm_validate
 from PIL import Image
 from timm.data import create_transform
 
+from ixt.data.eval_loader import View
 from ixt.data.image import load_image
 from ixt.data.index import Index
-from ixt.data.loader import View
 from ixt.data.source import ByteRange
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.command import Settings, assess

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ixt.checkpoint import save_checkpoint
 from ixt.data.decode import make_decoder
+from ixt.data.eval_loader import View
 from ixt.data.index import load_index
-from ixt.data.loader import View
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, recompute_batch_norm
 from ixt.recipe import Recipe

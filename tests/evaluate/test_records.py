@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ixt.data.augment import normalise
 from ixt.data.classes import target_labels
 from ixt.data.decode import make_decoder
+from ixt.data.eval_loader import EvalLoader, View
 from ixt.data.index import load_index
-from ixt.data.loader import EvalLoader, View
 from ixt.evaluate import evaluate
 from ixt.evaluate.examine import Contender, examine
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
@@ -156,7 +156,7 @@ def test_images_are_normalised_once_and_only_where_they_are_wanted(
         calls.append(len(images))
         return normalise(images, *rest)
 
-    monkeypatch.setattr("ixt.data.loader.normalise", counted)
+    monkeypatch.setattr("ixt.data.eval_loader.normalise", counted)
     for batch in loader(tiny, digits):
         assert calls == []
         assert batch.images is batch.images

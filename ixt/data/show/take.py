@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import Decoded, Decoder, DecoderKind, Request, make_decoder
+from ixt.data.eval_loader import EvalLoader
 from ixt.data.index import Index, load_index
-from ixt.data.loader import Batch, EvalLoader, TrainLoader
+from ixt.data.loader import Batch, TrainLoader
 from ixt.data.plan import Plan, build_planner
 from ixt.data.scan import Split
 from ixt.data.show.numbers import row_numbers
