@@ -7,7 +7,13 @@ import torch
 from accelerate import Accelerator
 
 from ixt.data.classes import target_labels
-from ixt.data.decode import Decoder, GpuDecoding, make_decoder
+from ixt.data.decode import (
+    Decoder,
+    DecoderKind,
+    GpuDecoding,
+    make_decoder,
+    resolve_decoder,
+)
 from ixt.data.eval_loader import EvalLoader
 from ixt.data.image import image_problem
 from ixt.data.index import Index, load_index
@@ -95,17 +101,61 @@ def build_eval_loader(
 
 
 def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder:
-    """The decoder of a split's images, by the recipe's data section."""
+    """The decoder of a split's images, by the recipe's data section.
+
+    Raises:
+        DataError: it is not installed, or a setting of the section has no effect on this device.
+    """
+    return _build_decoder(
+        recipe,
+        recipe.data.decoder,
+        device,
+        roi=recipe.data.roi_decoding,
+        gpu=_gpu_decoding(recipe, index),
+    )
+
+
+def build_chosen_decoder(
+    recipe: Recipe, index: Index, device: torch.device, kind: DecoderKind
+) -> Decoder:
+    """A decoder for a run that is looked at later, maybe on another machine than it was made on.
+
+    How DALI decodes is as the recipe says wherever DALI decodes for a CUDA device. Files are
+    decoded whole, so damage anywhere in them is found.
+
+    Args:
+        recipe: of the run.
+        index: the split.
+        device: where the images are wanted.
+        kind: takes the place of data.decoder.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    kind = resolve_decoder(kind, device)
+    acts = kind == "dali" and device.type == "cuda"
+    gpu = _gpu_decoding(recipe, index) if acts else GpuDecoding()
+    return _build_decoder(recipe, kind, device, roi=False, gpu=gpu)
+
+
+def _build_decoder(
+    recipe: Recipe, kind: DecoderKind, device: torch.device, *, roi: bool, gpu: GpuDecoding
+) -> Decoder:
     data = recipe.data
     return make_decoder(
-        data.decoder,
+        kind,
         device=device,
         num_threads=data.num_threads or cores_per_process(),
         prefetch=data.prefetch_batches,
         on_error=data.on_error,
-        roi=data.roi_decoding,
-        gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
+        roi=roi,
+        gpu=gpu,
     )
+
+
+def _gpu_decoding(recipe: Recipe, index: Index) -> GpuDecoding:
+    data = recipe.data
+    return GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index))
 
 
 def _large_size(index: Index) -> tuple[int, int]:

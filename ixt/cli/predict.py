@@ -57,7 +57,7 @@ def predict(
 
     A folder stands for the images below it. Standard input holds one image, or paths, one per
     line. Exit status: 0 if all is well, 1 if some images could not be read (a line on standard
-    error names each; the others are not held up), 2 if nothing could be done.
+    error names each; the others are not held up), 2 if none could be or nothing else could be done.
 
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
@@ -72,6 +72,7 @@ def predict(
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
     problems: list[str] = []
     with open_inputs(images) as files:
+        num_images = len(files)
         classifier = open_classifier(
             checkpoint,
             model_name=model,
@@ -87,7 +88,8 @@ def predict(
             show(_telling(outcomes, problems))
         for path in album.save():
             print(path, file=sys.stderr)
-    raise typer.Exit(1 if problems else 0)
+    nothing_read = len(problems) == num_images
+    raise typer.Exit(2 if nothing_read else 1 if problems else 0)
 
 
 def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Outcome]], None]:

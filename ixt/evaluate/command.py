@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ixt import engine
-from ixt.data.decode import Decoder, DecoderKind, make_decoder, resolve_decoder
+from ixt.data.decode import Decoder, DecoderKind, resolve_decoder
 from ixt.data.eval_loader import EvalLoader, View, recipe_view
 from ixt.data.index import Index, load_index
 from ixt.data.subset import take_subset
@@ -31,8 +31,8 @@ from ixt.evaluate.testset import open_test_set
 from ixt.kernels import apply_kernels
 from ixt.memory import memory_for
 from ixt.recipe import MAX_SIDE, MIN_CROP_PCT, Engine
-from ixt.run_data import refuse_unreadable
-from ixt.runtime import build_accelerator, cores_per_process
+from ixt.run_data import build_chosen_decoder, refuse_unreadable
+from ixt.runtime import build_accelerator
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def assess(
         measurements = []
         kinds = (resolve_decoder(kind, accelerator.device) for kind in settings.decoders)
         for kind in dict.fromkeys(kinds):
-            with _memory(candidates), _decoder(kind, candidates[0], accelerator.device) as decoder:
+            decoder = build_chosen_decoder(recipe, index, accelerator.device, kind)
+            with _memory(candidates), closing(decoder):
                 run = _Pass(index, kind, decoder, accelerator, settings, report)
                 measurements += _measure(run, candidates, models, targets)
         protocol = _protocol(candidates[0], accelerator, settings)
@@ -243,22 +244,6 @@ def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
-def _decoder(
-    kind: DecoderKind, candidate: Candidate, device: torch.device
-) -> AbstractContextManager[Decoder]:
-    """A decoder for the time of a `with` block."""
-    data = candidate.recipe.data
-    return closing(
-        make_decoder(
-            kind,
-            device=device,
-            num_threads=data.num_threads or cores_per_process(),
-            prefetch=data.prefetch_batches,
-            on_error=data.on_error,
-        )
-    )
-
-
 def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) -> Candidate:
     """The candidate with batch-norm statistics of training images."""
     if not has_batch_norm(candidate.model):
@@ -267,10 +252,9 @@ def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) 
         )
     index = load_index(data, "train")
     model = candidate.model.to(device)
-    with _decoder("auto", candidate, device) as decoder:
-        count = recompute_batch_norm(
-            model, index, decoder, candidate.recipe, recipe_view(candidate.recipe)
-        )
+    recipe = candidate.recipe
+    with closing(build_chosen_decoder(recipe, index, device, "auto")) as decoder:
+        count = recompute_batch_norm(model, index, decoder, recipe, recipe_view(recipe))
     said = f"recomputed from {count} training images"
     return replace(candidate, model=model, origin=candidate.origin | {"batch_norm": said})
 

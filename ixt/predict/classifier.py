@@ -32,6 +32,8 @@ class Classifier:
     class_names: tuple[str, ...]
     """Name of each output."""
     accelerator: Accelerator
+    decoder: DecoderKind
+    """Decodes the images, whatever the recipe says."""
 
 
 def open_classifier(
@@ -51,7 +53,7 @@ def open_classifier(
         pretrained: take the published weights of the model that `source` names.
         prefer_ema: take averaged weights where there are some.
         batch_size: images per forward pass; None takes the recipe's for evaluation.
-        decoder: auto, torch or dali.
+        decoder: auto, torch, dali or exact.
 
     Returns:
         The classifier. Classes that nobody names are called by their number.
@@ -60,7 +62,7 @@ def open_classifier(
         IxtError: the file, the name or the weights do not fit.
     """
     path = Path(source)
-    data = {"decoder": decoder, "on_error": "skip"}
+    data = {"on_error": "skip"}
     if pretrained:
         info = CheckpointInfo(str(source), None, None, None)
         recipe = recipe_of(path, info, None, data, batch_size)
@@ -73,7 +75,7 @@ def open_classifier(
     recipe = _runs_here(recipe)
     accelerator = build_accelerator(recipe, Path())
     model = model.to(accelerator.device).eval().requires_grad_(False)
-    return Classifier(model, recipe, names or _names(model), accelerator)
+    return Classifier(model, recipe, names or _names(model), accelerator, decoder)
 
 
 @torch.no_grad()

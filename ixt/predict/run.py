@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.data.classes import class_label
-from ixt.data.decode import make_decoder
 from ixt.data.eval_loader import EvalBatch, EvalLoader
 from ixt.data.headers import Headers, read_headers
 from ixt.data.image import image_problem
@@ -21,7 +20,7 @@ from ixt.data.index import Index, join_paths
 from ixt.data.source import ByteRange
 from ixt.predict.classifier import Classifier, logits
 from ixt.predict.inputs import ImageFile
-from ixt.runtime import cores_per_process
+from ixt.run_data import build_chosen_decoder
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,7 @@ def _index(files: Sequence[ImageFile], headers: Headers, rows: NDArray[np.intp])
 def _batches(classifier: Classifier, index: Index) -> Iterator[EvalBatch]:
     """The images as the evaluation prepares them."""
     recipe, device = classifier.recipe, classifier.accelerator.device
-    decoder = make_decoder(
-        recipe.data.decoder,
-        device=device,
-        num_threads=recipe.data.num_threads or cores_per_process(),
-        prefetch=1,
-        on_error="skip",
-    )
+    decoder = build_chosen_decoder(recipe, index, device, classifier.decoder)
     # Nobody knows the classes: 0 stands for any, -1 will tell of damage.
     labels = np.zeros(len(index), np.int64)
     with closing(decoder):

@@ -128,6 +128,30 @@ def test_a_bad_image_among_good_ones_makes_the_status_1(
             assert image.format == "PNG"
 
 
+def test_a_bad_image_in_a_folder_does_not_hold_up_the_others(
+    digits: Path,
+    tmp_path: Path,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, file in enumerate(files(digits, 2)):
+        (tmp_path / f"{number}.jpg").write_bytes(Path(file.path).read_bytes())
+    (tmp_path / "0a.jpg").write_text("<html>")
+    assert ixt_status("predict", RUN, tmp_path, "--json") == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"{tmp_path}/0a.jpg: is not an image\n"
+    shown = [json.loads(line)["image"] for line in captured.out.splitlines()]
+    assert shown == [f"{tmp_path}/0.jpg", f"{tmp_path}/1.jpg"]
+
+
+def test_where_no_image_can_be_read_the_status_is_2(
+    ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ixt_status("predict", RUN, "nope.jpg", "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.err == "nope.jpg: no such file\n" and captured.out == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
