@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from ixt.bench.rate import Rate
+from ixt.data.classes import IMAGENET_CLASSES
 from ixt.plan.duration import bench_device, bench_rates, roofline_rates
+from ixt.plan.model import empty_model, recipe_costs
 from ixt.recipe import Recipe
-from ixt.roofline import find_device, model_costs
+from ixt.roofline import find_device
 
 _NO_DEVICE = "h100"
 
@@ -30,7 +32,7 @@ def find_demand(recipe: Recipe, device: str | None, bench: Path | None) -> Deman
     """The training rate of a recipe's model on one device.
 
     Args:
-        recipe: model, image size, batch and precision.
+        recipe: model and what of it is frozen, image size, batch and precision.
         device: for `find_device`; None takes the benchmark's, this machine's, or an H100.
         bench: results of `ixt bench`; None takes a share of the roofline.
 
@@ -44,11 +46,12 @@ def find_demand(recipe: Recipe, device: str | None, bench: Path | None) -> Deman
     if name is None:
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else _NO_DEVICE
     found = find_device(name)
+    num_classes = recipe.model.num_classes or IMAGENET_CLASSES
     if bench is not None:
-        rates = bench_rates(bench, recipe, found)
+        rates = bench_rates(bench, recipe, found, num_classes)
     else:
         rates = roofline_rates(
-            model_costs(recipe.model.name, recipe.augment.image_size), found, recipe
+            recipe_costs(empty_model(recipe, num_classes), recipe), found, recipe
         )
     return Demand(found.name, rates.train, rates.basis)
 

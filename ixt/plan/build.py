@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from ixt.data.index import load_index
 from ixt.data.scan import Split
 from ixt.data.subset import take_subset
 from ixt.errors import EngineError
-from ixt.models import count_params, create_empty_model, freeze, recipe_arguments, sized
+from ixt.models import count_params
 from ixt.optim import learning_rate
 from ixt.plan.activations import saved_activations
 from ixt.plan.curve import Curve, sample_curve
@@ -34,11 +34,12 @@ from ixt.plan.memory import (
     rank_memory,
     zero_stage,
 )
+from ixt.plan.model import empty_model, recipe_costs
 from ixt.plan.network import Link, Traffic, find_link, update_traffic
 from ixt.plan.settings import Setting, list_settings
 from ixt.plan.steps import Steps, count_steps
 from ixt.recipe import Recipe, trace_recipe
-from ixt.roofline import Costs, Device, Precision, find_device, model_costs
+from ixt.roofline import Costs, Device, Precision, find_device
 
 # Training images, validation images and classes of ImageNet-1k.
 # Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", table 2.
@@ -116,15 +117,15 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = find_device(_device_name(target))
     link = find_link(target.interconnect, device, target.num_gpus)
-    model = _model_without_values(recipe, num_classes)
-    costs = _costs(model, recipe)
+    model = empty_model(recipe, num_classes)
+    costs = recipe_costs(model, recipe)
     size = _size(model, recipe)
     memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
     traffic = _traffic(size, recipe, steps, link)
     if target.bench is not None:
-        rates = bench_rates(target.bench, recipe, device)
+        rates = bench_rates(target.bench, recipe, device, num_classes)
     else:
         rates = roofline_rates(costs, device, recipe)
     return Plan(
@@ -172,20 +173,6 @@ def _device_name(target: Target) -> str:
     if target.bench is not None:
         return bench_device(target.bench)
     return torch.cuda.get_device_name() if torch.cuda.is_available() else _ASSUMED_DEVICE
-
-
-def _model_without_values(recipe: Recipe, num_classes: int) -> nn.Module:
-    settings = sized(recipe).model
-    model = create_empty_model(settings.name, num_classes=num_classes, **recipe_arguments(settings))
-    if settings.freeze is not None:
-        freeze(model, settings.freeze)
-    return model
-
-
-def _costs(model: nn.Module, recipe: Recipe) -> Costs:
-    costs = model_costs(model, recipe.augment.image_size)
-    # The paper's rates are those of its own models, not of what `kwargs` make of them.
-    return costs if recipe.model.kwargs else replace(costs, name=recipe.model.name)
 
 
 def _size(model: nn.Module, recipe: Recipe) -> ModelSize:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ixt.errors import EngineError
 from ixt.models.paper import find_paper_model
+from ixt.plan.model import empty_model, recipe_costs
 from ixt.recipe import Recipe
 from ixt.roofline import Costs, Device, Mode, Precision, find_device, limits, model_costs
 
@@ -46,16 +47,20 @@ def precision_of(recipe: Recipe) -> Precision:
     return "tf32" if recipe.engine.tf32 else "fp32"
 
 
+def _precision_on(device: Device, recipe: Recipe) -> Precision:
+    """The recipe's, or fp32 on a device that has no tf32."""
+    precision = precision_of(recipe)
+    return "fp32" if precision == "tf32" and device.tf32_tflops is None else precision
+
+
 def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
     """Rates at the share of the roofline that this model, or a usual one, was seen to reach.
 
     Raises:
         EngineError: the device has no such precision.
     """
-    precision: Precision = precision_of(recipe)
+    precision = _precision_on(device, recipe)
     batch = recipe.engine.micro_batch_size
-    if precision == "tf32" and device.tf32_tflops is None:
-        precision = "fp32"
     train = limits(costs, device, precision, batch)
     infer = limits(costs, device, precision, batch, "infer")
     row = find_paper_model(costs.name)
@@ -98,8 +103,17 @@ def bench_device(path: Path) -> str:
     return str(rows[0].device)
 
 
-def bench_rates(path: Path, recipe: Recipe, device: Device) -> Rates:
+def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) -> Rates:
     """Rates measured by `ixt bench` in the recipe's setting, at the batch nearest to its own.
+
+    A benchmark trains all of a model. A recipe that freezes parts of it is taken to be faster by
+    as much as its roofline limit is higher.
+
+    Args:
+        path: results of `ixt bench --results`.
+        recipe: the setting.
+        device: only its measurements count.
+        num_classes: outputs of the model.
 
     Raises:
         EngineError: the file cannot be read or holds no such training rate.
@@ -125,13 +139,28 @@ def bench_rates(path: Path, recipe: Recipe, device: Device) -> Rates:
         )
     infer = _nearest(fitting, "infer", recipe.eval.batch_size)
     rate = float(train.images_per_s or 0.0)
+    gain = _gain_of_freezing(recipe, device, num_classes)
+    frozen = f", times {gain:.2f}, the rise of its roofline limit by model.freeze"
     return Rates(
-        train=rate,
+        train=rate * gain,
         # A training step is three forward passes and more.
         infer=float(infer.images_per_s or 0.0) if infer else 3 * rate,
         best_train=None,
-        basis=f"measured in {path}: {train.name}",
+        basis=f"measured in {path}: {train.name}{frozen if recipe.model.freeze else ''}",
     )
+
+
+def _gain_of_freezing(recipe: Recipe, device: Device, num_classes: int) -> float:
+    """By how much the limit of training rises where parts of the model are frozen."""
+    if recipe.model.freeze is None:
+        return 1.0
+    whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"freeze": None})})
+    precision, batch = _precision_on(device, recipe), recipe.engine.micro_batch_size
+    frozen_limit, whole_limit = (
+        limits(recipe_costs(empty_model(each, num_classes), each), device, precision, batch)
+        for each in (recipe, whole)
+    )
+    return frozen_limit.images_per_s / whole_limit.images_per_s
 
 
 def _measured(path: Path) -> list[Row]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ixt.bench.command import integers
 from ixt.bench.data import settings_of
-from ixt.bench.demand import Demand, verdict
+from ixt.bench.demand import Demand, find_demand, verdict
 from ixt.bench.end_to_end import EndToEndReport, Mode
 from ixt.bench.rate import Rate, measure_rate
 from ixt.cli import app
@@ -63,6 +63,15 @@ def test_the_verdict_names_the_slowest_stage_and_the_cores_that_would_close_the_
 
 def test_a_loader_that_keeps_up_is_not_blamed() -> None:
     assert verdict("x", STAGES, "torch", Demand("l4", 700, "")).startswith("device-bound")
+
+
+def test_a_device_takes_more_of_a_model_that_is_partly_frozen() -> None:
+    probe = {"name": "resnet18", "num_classes": 10, "freeze": "backbone"}
+    frozen, whole = (
+        find_demand(parse_recipe({"model": model}), "h100", None).images_per_s
+        for model in (probe, {"name": "resnet18", "num_classes": 10})
+    )
+    assert frozen > 2 * whole
 
 
 def test_the_bottleneck_of_training_is_named() -> None:

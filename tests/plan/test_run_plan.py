@@ -172,24 +172,37 @@ def test_a_benchmark_gives_device_and_hours(tmp_path: Path) -> None:
 def test_the_benchmarks_row_is_the_recipes(override: str, rate: float, tmp_path: Path) -> None:
     recipe = load_recipe(TINY, ["engine.precision=bf16", override])
     file = bench_file(tmp_path / "b.json")
-    assert bench_rates(file, recipe, find_device("h100")).train == rate
+    assert bench_rates(file, recipe, find_device("h100"), 1000).train == rate
 
 
 def test_a_benchmark_of_something_else_is_refused(tmp_path: Path) -> None:
     recipe, h100 = load_recipe(TINY), find_device("h100")
     text = "no training rate of inceptionnext_tiny contiguous tf32 at 224 px on h100-sxm"
     with pytest.raises(IxtError, match=text):
-        bench_rates(bench_file(tmp_path / "b.json"), recipe, h100)
+        bench_rates(bench_file(tmp_path / "b.json"), recipe, h100, 1000)
     file = bench_file(tmp_path / "c.json", precision="tf32", device="NVIDIA L4")
     with pytest.raises(
         IxtError, match=r"it holds .* channels_last tf32 batch 64 at 224 px on NVIDIA L4"
     ):
-        bench_rates(file, recipe, h100)
+        bench_rates(file, recipe, h100, 1000)
     compiled = load_recipe(TINY, ["engine.precision=bf16", "engine.compile=true"])
     with pytest.raises(
         IxtError, match="contiguous amp-bf16 compiled at 224 px on h100-sxm; it holds"
     ):
-        bench_rates(bench_file(tmp_path / "d.json"), compiled, h100)
+        bench_rates(bench_file(tmp_path / "d.json"), compiled, h100, 1000)
+
+
+def test_a_benchmark_of_the_whole_model_is_raised_by_what_freezing_saves(tmp_path: Path) -> None:
+    file, h100 = bench_file(tmp_path / "b.json"), find_device("h100")
+    sets = (["engine.precision=bf16"], ["engine.precision=bf16", "model.freeze=backbone"])
+    whole, frozen = (bench_rates(file, load_recipe(TINY, s), h100, 1000) for s in sets)
+    limit = [make_plan(TINY, s, Target(8, "h100")).rates.train for s in sets]
+    assert frozen.train / whole.train == pytest.approx(limit[1] / limit[0])
+    assert frozen.train > 2 * whole.train and frozen.infer == whole.infer
+    gain = frozen.train / whole.train
+    assert frozen.basis == (
+        f"{whole.basis}, times {gain:.2f}, the rise of its roofline limit by model.freeze"
+    )
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"format": 1, "rows": []}', '{"rows": 3}'])
@@ -197,7 +210,7 @@ def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> No
     file = tmp_path / "d.json"
     file.write_text(text)
     with pytest.raises(IxtError, match="not a results file"):
-        bench_rates(file, load_recipe(TINY), find_device("h100"))
+        bench_rates(file, load_recipe(TINY), find_device("h100"), 1000)
 
 
 def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> None:
