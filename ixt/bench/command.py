@@ -109,7 +109,12 @@ def _left(request: Request, report: Report) -> str:
 
 
 def _cells(request: Request) -> list[Cell]:
-    models = [*request.models, *(row.name for row in paper_models() if request.paper)]
+    if request.paper and request.models:
+        raise EngineError(
+            f"--paper: measures all models of the paper's table; leave it out, or "
+            f"{' '.join(request.models)}"
+        )
+    models = [row.name for row in paper_models()] if request.paper else request.models
     if not models:
         raise EngineError("nothing to measure; name models, or give --paper")
     default = "tf32" if torch.cuda.is_available() else "fp32"

@@ -92,6 +92,7 @@ def evaluate(
         compete=compete,
         bn_stats=bn_stats,
         skip_damaged=skip_damaged,
+        by_class=per_class is not None or confusions is not None,
     )
     sources = [Source(path, model, pretrained, average, not raw) for path in checkpoints]
     with progress("evaluating", "images", shown=first) as report:

@@ -45,8 +45,9 @@ def export(
         bool, typer.Option("--data-free", help="Compare on noise only, not on validation images.")
     ] = False,
     license_id: Annotated[
-        str, typer.Option("--license", help="For the model card of format hub, as apache-2.0.")
-    ] = "unknown",
+        str | None,
+        typer.Option("--license", help="For the model card of format hub, as apache-2.0."),
+    ] = None,
 ) -> None:
     """Write a checkpoint for timm, the Hugging Face Hub, the paper's code, ONNX or torch.export.
 
@@ -75,6 +76,6 @@ def export(
     if done.note is not None:
         print(f"note: {done.note}")
     if format_name is ExportFormat.HUB:
-        if license_id == "unknown":
+        if license_id is None:
             print("note: the card says `license: unknown`; --license sets it")
         print(f"publish it with: hf upload USER/{out.name} {out} .")

@@ -44,8 +44,11 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no UTF-8 text; give a text or JSON file") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: cannot be read ({reason}); check the name") from error
 
 
 def parse_json(path: Path, text: str) -> Any:

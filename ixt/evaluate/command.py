@@ -61,6 +61,8 @@ class Settings:
     """Batch-norm statistics of averaged checkpoints: averaged too, or of training images."""
     skip_damaged: bool = False
     """Leave damaged images out instead of stopping at them."""
+    by_class: bool = False
+    """The outcome will be asked for tables by class, so every image must have one label."""
 
 
 def assess(
@@ -216,6 +218,9 @@ def _name_and_label(
         )
         for candidate in named
     ]
+    if settings.by_class:
+        for found in targets:
+            found.by_class()
     return named, targets
 
 

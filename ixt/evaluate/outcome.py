@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ixt.data.classes import class_label
 from ixt.data.eval_loader import View
 from ixt.data.index import Index
-from ixt.errors import DataError
 from ixt.evaluate.accuracy import (
     Accuracy,
     accuracy,
@@ -199,7 +198,7 @@ class Outcome:
             DataError: the labels are not one per image.
         """
         for measured in self.measurements:
-            for result in class_results(measured.records, _single(measured)):
+            for result in class_results(measured.records, measured.targets.by_class()):
                 wrong = result.most_predicted_instead
                 yield {
                     **_tag(measured),
@@ -242,16 +241,6 @@ class Outcome:
                 }
 
 
-def _single(measured: Measurement) -> NDArray[np.int64]:
-    labels = measured.targets.single
-    if labels is None:
-        raise DataError(
-            f"{measured.targets.said}: several may be right for an image, so there are no classes "
-            "to count by; leave out --per-class and --confusions"
-        )
-    return labels
-
-
 def _confusion_rows(measured: Measurement) -> list[dict[str, Any]]:
     names = measured.class_names
     return [
@@ -262,7 +251,7 @@ def _confusion_rows(measured: Measurement) -> list[dict[str, Any]]:
             "prediction_output": prediction,
             "images": number,
         }
-        for label, prediction, number in confusions(measured.records, _single(measured))
+        for label, prediction, number in confusions(measured.records, measured.targets.by_class())
     ]
 
 

@@ -45,6 +45,19 @@ class Targets:
         """(n,) the labels, where no image has more than one."""
         return self.labels[:, 0] if self.labels.shape[1] == 1 else None
 
+    def by_class(self) -> NDArray[np.int64]:
+        """(n,) the labels, for tables that count by them.
+
+        Raises:
+            DataError: several may be right for an image.
+        """
+        if self.single is None:
+            raise DataError(
+                f"{self.said}: several may be right for an image, so there are no classes to "
+                "count by; leave out --per-class and --confusions"
+            )
+        return self.single
+
 
 def name_outputs(
     index: Index, num_classes: int, class_map: Mapping[str, int] | None = None

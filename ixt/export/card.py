@@ -14,17 +14,17 @@ from ixt.recipe import dump_recipe, parse_recipe
 IMAGENET = "imagenet-1k"
 
 
-def write_card(source: Source, folder: Path, license_id: str, name: str) -> None:
+def write_card(source: Source, folder: Path, license_id: str | None, name: str) -> None:
     """Write README.md with its YAML front matter.
 
     Args:
         source: the model; a run tells its recipe, metrics and hardware, another file does not.
         folder: where `write_timm_folder` wrote.
-        license_id: an identifier of the Hub, such as apache-2.0.
+        license_id: an identifier of the Hub, such as apache-2.0; None for none known.
         name: the model's name on the card.
     """
     data = ModelCardData(
-        license=license_id,
+        license=license_id or "unknown",
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "ixt", source.architecture],

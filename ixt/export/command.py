@@ -56,7 +56,7 @@ def export_checkpoint(
     prefer_ema: bool = True,
     overwrite: bool = False,
     real_images: bool = True,
-    license_id: str = "unknown",
+    license_id: str | None = None,
 ) -> Exported:
     """Write a checkpoint in another format; it gets its name only after it gave the same logits.
 
@@ -68,13 +68,18 @@ def export_checkpoint(
         prefer_ema: take averaged weights where there are some.
         overwrite: replace an earlier export.
         real_images: compare on validation images too, where the recipe's data folder is here.
-        license_id: for the model card of format hub.
+        license_id: for the model card of format hub; None for none known.
 
     Raises:
         IxtError: the source does not load, the place is taken, the format does not fit the model,
             or the result computes something else; nothing is left then.
     """
     chosen = _format(format_name, out)
+    if license_id is not None and format_name != "hub":
+        raise ExportError(
+            f"--license {license_id}: format {format_name} has no model card to name it; leave it "
+            "out, or give --format hub"
+        )
     if format_name == "onnx":
         graphs.check_onnx()
     file, _ = find_weights(checkpoint, prefer_ema)

@@ -75,8 +75,11 @@ def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Ori
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is no UTF-8 text; give a YAML file") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RecipeError(f"{path}: cannot be read ({reason})") from error
     data, origins = _read_yaml(text, str(path))
     for override in overrides:
         _apply_override(data, origins, override)
@@ -185,15 +188,19 @@ def _problem(item: Any, source: str, origins: Origins) -> str:
 
 
 def _suggestion(parts: list[str]) -> str:
-    """The key that was probably meant: first in the same section, then anywhere."""
+    """The key that was probably meant.
+
+    One of the same name in another section, else a near one of the same section, else of any.
+    """
     known = _dotted_keys(Recipe)
-    section = ".".join(parts[:-1])
+    key, section = ".".join(parts), ".".join(parts[:-1])
     siblings = [k for k in known if k.rpartition(".")[0] == section]
-    dotted = difflib.get_close_matches(".".join(parts), siblings, n=1, cutoff=0.6)
-    if not dotted:
-        same = [k for k in known if k.rpartition(".")[2] == parts[-1]]
-        dotted = same[:1] or difflib.get_close_matches(".".join(parts), known, n=1, cutoff=0.6)
-    return f"; did you mean {dotted[0]}?" if dotted else ""
+    found = (
+        [k for k in known if k.rpartition(".")[2] == parts[-1]]
+        or difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+        or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    )
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -64,6 +64,7 @@ def test_the_paper_is_fourteen_models_in_the_paper_s_precision(seen: list[Cell])
         ({"batch_sizes": "8..4"}, "--batch-size: '8..4': give numbers"),
         ({"batch_sizes": "big"}, "--batch-size: 'big': give numbers"),
         ({"models": []}, "nothing to measure"),
+        ({"paper": True}, "--paper: measures all models of the paper's table; leave it out"),
         ({"resume": True}, "--resume: needs --results FILE"),
     ],
 )

@@ -298,6 +298,19 @@ def test_a_line_is_added_to_a_file_that_is_no_text(
     assert old == b"\xff" and json.loads(row)["count"] == 30
 
 
+@pytest.mark.parametrize("option", ["--per-class", "--confusions"])
+def test_tables_by_class_are_refused_before_images_with_several_labels_are_looked_at(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(create_model(MODEL).state_dict(), tmp_path / "x.pth")
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
+    monkeypatch.setattr("ixt.evaluate.command.examine", lambda *_: pytest.fail("was evaluated"))
+    words = (tmp_path / "x.pth", "--model", MODEL, "--data", tmp_path, "--labels", "real")
+    with pytest.raises(DataError, match=r"labels of ImageNet ReaL.*; leave out --per-class and"):
+        run_cli(*words, option, tmp_path / "out.csv")
+
+
 class Marker:
     """Unpickling it would create a folder."""
 

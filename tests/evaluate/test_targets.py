@@ -152,6 +152,19 @@ def test_class_maps_of_timm_and_torchvision_are_read(tmp_path: Path) -> None:
         find_targets(index, ("dog", "cat"), class_map=read_class_map(lines))
 
 
+def test_a_class_map_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
+    binary = tmp_path / "map.txt"
+    binary.write_bytes(b"\xff\xfe")
+    for path, reason in (
+        (tmp_path / "nope.txt", "cannot be read (no such file or directory); check the name"),
+        (tmp_path, "cannot be read (is a directory); check the name"),
+        (binary, "is no UTF-8 text; give a text or JSON file"),
+    ):
+        with pytest.raises(DataError) as caught:
+            read_class_map(path)
+        assert str(caught.value) == f"{path}: {reason}"
+
+
 def test_folders_that_do_not_fit_the_model_are_one_line(tmp_path: Path) -> None:
     index = open_test_set(write(tmp_path, "cat/0.jpeg", "dog/0.jpeg"))
     with pytest.raises(DataError, match=r"2 classes \(cat is not one of ImageNet-1k\)"):

@@ -242,6 +242,7 @@ def test_an_imagenet_model_names_its_data_set(tmp_path: Path) -> None:
     export_checkpoint(file, tmp_path / "x", "hub", model_name="test_convnext")
     card = ModelCard.load(tmp_path / "x" / "README.md")
     assert card.data.datasets == ["imagenet-1k"]
+    assert card.data.license == "unknown"
     assert "does not tell how they were trained" in card.text
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     assert config["label_names"][0] == "n01440764"
@@ -325,6 +326,11 @@ def test_a_json_file_that_lies_where_the_facts_go_is_kept(
     with pytest.raises(ExportError, match=r"x\.pth\.json: exists already"):
         export_checkpoint(save_run(), tmp_path / "x.pth", "timm-pth")
     assert (tmp_path / "x.pth.json").read_text() == "mine"
+
+
+def test_a_license_is_for_a_model_card_alone(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="--license mit: format onnx has no model card to name"):
+        export_checkpoint(tmp_path / "none", tmp_path / "x.onnx", "onnx", license_id="mit")
 
 
 def test_a_name_that_does_not_fit_the_format_is_refused_before_work(tmp_path: Path) -> None:

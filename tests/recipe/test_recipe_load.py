@@ -32,6 +32,19 @@ def test_every_problem_is_reported_with_its_line(tmp_path: Path) -> None:
     ]
 
 
+def test_a_key_of_another_section_is_suggested_before_a_near_one_of_the_same(
+    tmp_path: Path,
+) -> None:
+    # data.shots, data.root and such are near, too.
+    (line,) = problems(write(tmp_path, MINIMAL), "data.seed=3")
+    assert line == "--set data.seed=3: data.seed: unknown key; did you mean run.seed?"
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"model: \xff")
+    assert problems(tmp_path / "x.yaml") == ["x.yaml: is no UTF-8 text; give a YAML file"]
+
+
 def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert problems(path, "engine.precision=int4") == [
