@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ixt import __version__
+from ixt.cli.usage import usage_line
 from ixt.errors import Interrupted, IxtError
 
 app = typer.Typer(
@@ -38,7 +39,12 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     sys.argv = without_local_rank(sys.argv)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        line = usage_line(error)
+        if line:
+            worker.end(line, error.exit_code)
+        sys.exit(error.exit_code)
     except IxtError as error:
         if os.environ.get("IXT_DEBUG"):
             raise

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
 from ixt.cli.app import app, check_outputs
 from ixt.cli.eval_options import (
     AppendOption,
@@ -37,6 +35,7 @@ from ixt.cli.eval_options import (
 from ixt.cli.eval_output import print_outcome, write_outcome, write_tables
 from ixt.cli.options import ProcessesOption
 from ixt.cli.progress import progress
+from ixt.errors import IxtError
 
 
 @app.command("eval", rich_help_panel="Use")
@@ -109,4 +108,4 @@ def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:
         try:
             yield kind(part)
         except ValueError:
-            raise typer.BadParameter(f"{part!r} is no number", param_hint=option) from None
+            raise IxtError(f"{option}: is {text!r}; give numbers with commas between") from None

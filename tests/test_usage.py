@@ -1,0 +1,68 @@
+"""Flags and arguments that do not fit are one line, with what was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+FORMATS = "timm-folder, hub, timm-pth, paper, onnx, torch-export"
+NUMBER = "input should be a valid integer, unable to parse string as an integer"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("train --nodez", "ixt train: --nodez: no such option; did you mean --nodes?"),
+        ("train --qqqq", "ixt train: --qqqq: no such option; see `ixt train --help`"),
+        ("eval --batch-size x", f"ixt eval: --batch-size: is 'x'; {NUMBER}"),
+        (
+            "predict a b --top 0",
+            "ixt predict: --top: is '0'; input should be greater than or equal to 1",
+        ),
+        (
+            "predict a b --decoder tor",
+            "ixt predict: --decoder: is 'tor'; give one of auto, torch, dali; did you mean torch?",
+        ),
+        ("tran", "ixt: no such command 'tran'; did you mean 'train'?"),
+        ("data chek", "ixt data: no such command 'chek'; did you mean 'check'?"),
+        ("train", "ixt train: missing argument 'recipe'; see `ixt train --help`"),
+        ("eval x", "ixt eval: missing option '--data'; see `ixt eval --help`"),
+        ("export a b", f"ixt export: missing option '--format'; give one of {FORMATS}"),
+        ("plan a b", "ixt plan: got unexpected extra argument(s) (b); see `ixt plan --help`"),
+        ("bench r --seconds", "ixt: option '--seconds' requires an argument"),
+        ("bench r --nope-x", "ixt bench models: --nope-x: no such option; see `ixt bench models"),
+        ("eval x --data d --image-size 3,x", "--image-size: is '3,x'; give numbers with commas"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line_and_status_2(
+    words: str,
+    line: str,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("typer._click.utils._detect_program_name", lambda: "ixt")
+    assert ixt_status(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (found,) = captured.err.splitlines()
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("bench",)])
+def test_a_group_named_alone_shows_its_help_and_no_error(
+    words: tuple[str, ...], ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ixt_status(*words) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out and captured.err == ""
+
+
+@pytest.mark.parametrize("words", [("--version",), ("--help",), ("train", "--help")])
+def test_what_is_only_asked_ends_with_status_0(
+    words: tuple[str, ...], ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ixt_status(*words) == 0
+    captured = capsys.readouterr()
+    assert captured.out and captured.err == ""
