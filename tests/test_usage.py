@@ -40,9 +40,7 @@ def test_flags_that_do_not_fit_are_one_line_and_status_2(
     line: str,
     ixt_status: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("typer._click.utils._detect_program_name", lambda: "ixt")
     assert ixt_status(*words.split()) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -23,7 +23,9 @@ def usage_line(error: typer.TyperException) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return error.message
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "ixt"
+    command = "ixt"
+    if context is not None:  # however the program was started
+        command += context.command_path.removeprefix(context.find_root().info_name)
     see = f"; see `{command} --help`" if context is not None else ""
     if hasattr(error, "possibilities"):
         near = error.possibilities
@@ -31,10 +33,8 @@ def usage_line(error: typer.TyperException) -> str:
             f"; did you mean {near[0]}?" if near else see
         )
     if hasattr(error, "param_type"):
-        text = (
-            error.format_message().removeprefix("Missing ").replace("Choose from:", "give one of")
-        )
-        name, _, choices = " ".join(text.split()).partition(". ")
+        text = " ".join(error.format_message().removeprefix("Missing ").split())
+        name, _, choices = text.replace("Choose from:", "give one of").partition(". ")
         return f"{command}: missing {name.rstrip('.')}" + (f"; {choices}" if choices else see)
     if getattr(error, "param", None) is not None:
         return f"{command}: {_wrong_value(error)}"
