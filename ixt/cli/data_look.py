@@ -21,7 +21,7 @@ ResultsOption = Annotated[Path | None, typer.Option(help="Write the numbers to t
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/.")],
     split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,
@@ -33,7 +33,7 @@ def data_check(
     num_threads: ThreadsOption = None,
     results: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
 ) -> None:
-    """Decode every image once and say which are broken, odd or there twice.
+    """Decode every image once and say which are broken, odd or there twice, in tars as well.
 
     The next check reads only what has changed. Exit status: 0 if nothing breaks training,
     1 if something does, 2 if the folder cannot be checked.
@@ -44,7 +44,7 @@ def data_check(
 
     check_outputs(results)
     if fix == "restore":
-        moved = restore(folder.expanduser().absolute())
+        moved = restore(Path(folder).expanduser().absolute())
         print(f"{folder}: {len(moved)} files moved back")
         return
     with bars("images") as start_bar:

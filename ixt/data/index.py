@@ -103,20 +103,6 @@ class Index:
         ]
 
     @property
-    def files_folder(self) -> Path:
-        """The split's folder, for what needs each image to be a file of its own.
-
-        Raises:
-            DataError: the images lie in tars or in a bucket.
-        """
-        if self.shards or isinstance(self.folder, str):
-            raise DataError(
-                f"{self.folder}: its images lie in tars or in a bucket; give the class folders "
-                "that they come from"
-            )
-        return self.folder
-
-    @property
     def unreadable(self) -> NDArray[np.int64]:
         """Numbers of the samples that were no readable images when they were indexed."""
         return np.flatnonzero(self.formats == ImageFormat.UNREADABLE).astype(np.int64)

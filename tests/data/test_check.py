@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import odd_images
 import pytest
+import tar_sets
 import torch
 import torchvision.io
 from PIL import Image
@@ -19,6 +20,9 @@ from ixt.data.check import facts as facts_module
 from ixt.data.crop import eval_crops
 from ixt.data.decode import make_decoder
 from ixt.data.index import load_index
+from ixt.data.pack import pack
+from ixt.data.pack_plan import PackOptions
+from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
 _RGB = torchvision.io.ImageReadMode.RGB.value
@@ -261,14 +265,14 @@ def test_an_interrupted_check_goes_on_where_it_stopped(
 def test_a_file_without_permission_is_asked_again(
     sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = facts_module._read
+    real = facts_module.read_bytes
 
-    def deny(path: str) -> object:
-        if path.endswith("wide.JPEG"):
+    def deny(source: ByteRange) -> object:
+        if source.path.endswith("wide.JPEG"):
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return real(source)
 
-    monkeypatch.setattr(facts_module, "_read", deny)
+    monkeypatch.setattr(facts_module, "read_bytes", deny)
     (finding,) = check_folder(sound).breaking
     assert (finding.kind.value, finding.detail) == ("unreadable", "permission denied")
     monkeypatch.undo()
@@ -352,3 +356,43 @@ def test_the_command_reports_and_its_status_says_whether_training_breaks(
     assert ixt_status("data", "check", str(broken), "--fix", "restore") == 0
     assert ixt_status("data", "check", str(broken / "nowhere")) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", [tar_sets.class_tars, tar_sets.outer_tar])
+def test_images_in_tars_are_checked_as_those_in_folders(
+    broken: Path, tmp_path: Path, layout: Callable[[Path, Path], Path]
+) -> None:
+    folder = check_folder(broken)
+    report = check_folder(layout(broken, tmp_path / "tars"))
+    shown = {
+        path.replace("ILSVRC2012_img_train.tar!", "train/").replace(".tar!", "/"): kinds
+        for path, kinds in kinds_by_path(report).items()
+    }
+    assert shown == kinds_by_path(folder)
+    assert [len(report.breaking), report.splits[0].num_read] == [6, 8]
+    again = check_folder(tmp_path / "tars")
+    assert [split.num_read for split in again.splits] == [0, 0]
+    assert again.findings == report.findings
+
+
+def test_damage_in_a_packed_set_is_named_by_shard_and_member(sound: Path, tmp_path: Path) -> None:
+    root = pack(sound, tmp_path / "packed", PackOptions()).root
+    index = load_index(root, "train")
+    (source,) = index.ranges([1])
+    with open(source.path, "r+b") as shard:
+        shard.seek(source.offset + 2000)
+        shard.write(bytes(8000))
+    (finding,) = check_folder(root).findings
+    name = f"train/{Path(source.path).name}!{source.member}"
+    assert (finding.kind.value, finding.path) == ("corrupt", name)
+    assert [finding.path for finding in check_folder(root, strict=True).breaking] == [name]
+
+
+def test_a_tar_is_not_taken_apart_and_a_bucket_not_checked(broken: Path, tmp_path: Path) -> None:
+    tars = tar_sets.class_tars(broken, tmp_path / "tars")
+    before = tree(tars)
+    with pytest.raises(DataError, match=r"--fix quarantine: the images of .*train lie in tars"):
+        check_folder(tars, fix="quarantine")
+    assert tree(tars) == before
+    with pytest.raises(DataError, match="s3://sets/x: lies in a bucket; check the folder that was"):
+        check_folder("s3://sets/x")

@@ -1,4 +1,4 @@
-"""What one file turns out to be when it is decoded: the fault it has, and what is odd about it."""
+"""What one image turns out to be when it is decoded: its fault, and what is odd about it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 
-import numpy as np
 import torch
 import torchvision.io  # registers torch.ops.image
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ixt.data.check.stderr import CapturedStderr
 from ixt.data.headers import PILLOW_FORMATS, ImageFormat
 from ixt.data.image import DamagedImage, decode_with_pillow
-from ixt.data.source import ByteRange
+from ixt.data.source import ByteRange, Bytes, read_bytes
 
 Stamp = tuple[int, int, int]
-"""Length in bytes, modification time in ns, inode: a file with the same three is unchanged."""
+"""Length in bytes, modification time in ns, inode: an image with the same three is unchanged.
+
+Those of an image in a tar are its own length, and the tar's time and inode.
+"""
 
 DIGEST_BYTES = 16
 
@@ -58,7 +59,7 @@ class Colour(IntEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one file."""
+    """What is known of one image."""
 
     stamp: Stamp
     digest: bytes
@@ -74,22 +75,23 @@ class Facts:
     width: int = 0
 
 
-def file_stamp(path: str) -> Stamp:
-    """The stamp of a file as it is now; (-1, -1, -1) where there is no regular file."""
+def stamp_of(source: ByteRange) -> Stamp:
+    """The stamp of an image as it is now; (-1, -1, -1) where there is no regular file."""
     try:
-        status = os.stat(path)
+        status = os.stat(source.path)
     except OSError:
         return _ABSENT
     if not stat.S_ISREG(status.st_mode):
         return _ABSENT
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
+    size = status.st_size if source.size is None else source.size
+    return (size, status.st_mtime_ns, status.st_ino)
 
 
-def inspect_file(path: str, stderr: CapturedStderr) -> tuple[Facts, bool]:
-    """Read and decode one file.
+def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, bool]:
+    """Read and decode one image.
 
     Args:
-        path: the file.
+        source: where it lies on a disk.
         stderr: where libjpeg's warnings go; other threads may write there, too.
 
     Returns:
@@ -97,11 +99,13 @@ def inspect_file(path: str, stderr: CapturedStderr) -> tuple[Facts, bool]:
         has to find out whether this file was the reason.
     """
     # Before reading: a file changed meanwhile then keeps an older stamp and is read again.
-    stamp = file_stamp(path)
-    if stamp == _ABSENT and os.path.exists(path):  # opening a named pipe would wait for its writer
+    stamp = stamp_of(source)
+    if stamp == _ABSENT and os.path.exists(
+        source.path
+    ):  # opening a named pipe would wait for its writer
         return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, "not a regular file"), False
     try:
-        data = _read(path)
+        data = read_bytes(source)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, reason), False
@@ -110,13 +114,13 @@ def inspect_file(path: str, stderr: CapturedStderr) -> tuple[Facts, bool]:
     if not len(data):
         return replace(facts, fault=Fault.EMPTY), False
     if data[:2].tobytes() != _JPEG_START:
-        return _through_pillow(path, data, facts), False
+        return _through_pillow(source, data, facts), False
     written = stderr.size()
     try:
         _, height, width = torch.ops.image.decode_jpeg(torch.from_numpy(data), _GREY, False).shape
     except RuntimeError as error:
         # Training asks Pillow in such a case, so it has the last word.
-        facts = _through_pillow(path, data, facts)
+        facts = _through_pillow(source, data, facts)
         if facts.fault == Fault.NONE:
             facts = replace(facts, fault=Fault.CORRUPT, detail=_one_line(str(error)))
         return facts, False
@@ -132,16 +136,16 @@ def inspect_file(path: str, stderr: CapturedStderr) -> tuple[Facts, bool]:
     return facts, stderr.size() > written
 
 
-def explain_warning(path: str, facts: Facts, stderr: CapturedStderr) -> Facts:
-    """Decode a suspected file again, alone, and add what libjpeg says of it.
+def explain_warning(source: ByteRange, facts: Facts, stderr: CapturedStderr) -> Facts:
+    """Decode a suspected image again, alone, and add what libjpeg says of it.
 
     Args:
-        path: the file.
-        facts: what `inspect_file` found.
+        source: where it lies.
+        facts: what `inspect_image` found.
         stderr: nobody else may write there meanwhile.
     """
     try:
-        data = _read(path)
+        data = read_bytes(source)
         written = stderr.size()
         torch.ops.image.decode_jpeg(torch.from_numpy(data), _GREY, False)
     except (OSError, RuntimeError):
@@ -150,19 +154,10 @@ def explain_warning(path: str, facts: Facts, stderr: CapturedStderr) -> Facts:
     return replace(facts, fault=Fault.CORRUPT, detail=_one_line(words)) if words else facts
 
 
-def _read(path: str) -> NDArray[np.uint8]:
-    """Content of an image file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return np.fromfile(path, np.uint8)
-
-
-def _through_pillow(path: str, data: NDArray[np.uint8], facts: Facts) -> Facts:
-    """Add what Pillow says of a file, be it damaged or sound."""
+def _through_pillow(source: ByteRange, data: Bytes, facts: Facts) -> Facts:
+    """Add what Pillow says of an image, be it damaged or sound."""
     try:
-        width, height = decode_with_pillow(ByteRange(path), data).size
+        width, height = decode_with_pillow(source, data).size
     except DamagedImage as error:
         fault = _fault(error.__cause__)
         # Pillow's words for what is no image hold a file name and nothing more.

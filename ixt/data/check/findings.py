@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from ixt.data.check.facts import Colour, Facts, Fault
@@ -123,7 +124,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def relative_paths(one: Survey) -> list[str]:
-    """Paths of a split's files relative to the data root."""
+    """Paths of a split's images, `shard.tar!member` of those in tars, relative to the data root."""
     index = one.index
     start = len(os.fspath(index.root)) + 1
     return [path[start:] for path in index.paths(range(len(index)))]
@@ -160,12 +161,12 @@ def _of_file(path: str, facts: Facts, indexed: tuple[int, int]) -> Iterator[tupl
 
 def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
     """One finding per file that shares its content with another; the gravest kind of each."""
-    groups: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
-    for one in surveys:
+    groups: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
+    for split, one in enumerate(surveys):
         labels = one.index.labels.tolist()
         for path, facts, label in zip(relative_paths(one), one.facts, labels, strict=True):
             if facts.stamp[0] > 0 and facts.fault != Fault.UNREADABLE:
-                member = (path, one.index.files_folder.name, one.index.classes[label])
+                member = (path, split, one.index.classes[label])
                 groups[facts.digest].append(member)
     for members in groups.values():
         if len(members) < 2:
@@ -187,15 +188,17 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
         return
     train, val = (one.index for one in surveys)
     for name in sorted(set(val.classes) - set(train.classes)):
-        yield Finding(Kind.UNKNOWN_CLASS, f"{val.files_folder.name}/{name}")
+        yield Finding(Kind.UNKNOWN_CLASS, f"{Path(val.folder).name}/{name}")
 
 
 def _ignored(one: Survey) -> Iterator[Finding]:
     """Files in class folders that the index leaves out because of their names."""
     index = one.index
+    if index.shards:  # what else a tar holds is listed nowhere
+        return
     start = len(os.fspath(index.root)) + 1
     for name in index.classes:
-        for folder, below, files in os.walk(index.files_folder / name, followlinks=True):
+        for folder, below, files in os.walk(Path(index.folder) / name, followlinks=True):
             below[:] = [each for each in below if not each.startswith(".")]
             for file in sorted(files):
                 if not file.startswith(".") and not file.lower().endswith(IMAGE_SUFFIXES):

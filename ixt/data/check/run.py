@@ -22,8 +22,10 @@ from ixt.data.check.findings import (
 from ixt.data.check.quarantine import quarantine
 from ixt.data.check.survey import Survey, survey
 from ixt.data.headers import Report
-from ixt.data.index import load_index
+from ixt.data.index import Index, load_index
 from ixt.data.scan import Split
+from ixt.data.source import is_remote
+from ixt.errors import DataError
 
 Progress = Callable[[str], Report]
 """Called with a split's folder; gives what reports its progress."""
@@ -104,28 +106,36 @@ def check_folder(
 ) -> CheckReport:
     """Decode every image of a folder and say what is wrong or odd about it.
 
-    A file is read only if its length, modification time or inode differ from the last check's.
+    A file is read only if its length, modification time or inode differ from the last check's, and
+    an image in a tar only if the tar's time or inode do.
 
     Args:
-        root: folder with train/ and val/ (or validation/).
+        root: as for `load_index`, but on a disk.
         splits: which of them to check; copies between train and val show only with both.
-        fix: quarantine moves broken files to ROOT/.quarantine/; None moves nothing.
+        fix: quarantine moves broken files to ROOT/.quarantine/; None moves nothing. Tars are left
+            as they are.
         strict: count files that libjpeg only warns about as broken, too.
         num_threads: CPU threads that decode; None for as many as this process may use.
         progress: told of each split and its progress.
 
     Raises:
-        DataError: the folder is missing, has another layout, or a file cannot be moved.
+        DataError: the folder is missing, has another layout, or a file cannot be moved; or
+            images to move lie in tars, or any in a bucket.
     """
+    if is_remote(str(root)):
+        raise DataError(f"{root}: lies in a bucket; check the folder that was copied there")
     threads = num_threads or len(os.sched_getaffinity(0))
+    indexes = [load_index(root, split) for split in splits]
+    if fix == "quarantine":
+        for index in indexes:
+            _refuse_tars(index)
     surveys, summaries = [], []
-    for split in splits:
-        index = load_index(root, split)
+    for index in indexes:
         start_s = time.monotonic()
         one = survey(index, threads, progress(str(index.folder)) if progress else None)
         elapsed_s = time.monotonic() - start_s
         surveys.append(one)
-        summaries.append(SplitSummary(index.files_folder.name, len(index), one.num_read, elapsed_s))
+        summaries.append(SplitSummary(Path(index.folder).name, len(index), one.num_read, elapsed_s))
     found = find(surveys)
     moved: list[tuple[str, str]] = []
     top = Path(surveys[0].index.root)
@@ -137,6 +147,14 @@ def check_folder(
     return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved))
 
 
+def _refuse_tars(index: Index) -> None:
+    if index.shards:
+        raise DataError(
+            f"--fix quarantine: the images of {index.folder} lie in tars, which are left as they "
+            "are; leave it out, or give the class folders that the tars come from"
+        )
+
+
 def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
     """Class folders that have no image left, which no index can be built of."""
     for one in surveys:
@@ -144,4 +162,4 @@ def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
         labels = zip(relative_paths(one), index.labels.tolist(), strict=True)
         left = {label for path, label in labels if path not in gone}
         for label in sorted(set(range(len(index.classes))) - left):
-            yield Finding(Kind.EMPTIED, f"{index.files_folder.name}/{index.classes[label]}")
+            yield Finding(Kind.EMPTIED, f"{Path(index.folder).name}/{index.classes[label]}")

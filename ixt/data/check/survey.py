@@ -1,4 +1,4 @@
-"""Decode every file of a split once, in parallel, but those that an earlier check has seen."""
+"""Decode every image of a split once, in parallel, but those that an earlier check has seen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixt.data.check.facts import Facts, Fault, explain_warning, file_stamp, inspect_file
+from ixt.data.check.facts import Facts, Fault, explain_warning, inspect_image, stamp_of
 from ixt.data.check.manifest import read_manifest, write_manifest
 from ixt.data.check.stderr import CapturedStderr
 from ixt.data.headers import Report
 from ixt.data.index import Index
+from ixt.data.source import ByteRange
 
 _CHUNK = 64
 
@@ -29,7 +30,7 @@ class Survey:
 
 
 def survey(index: Index, num_threads: int, report: Report | None = None) -> Survey:
-    """Look into each file of a split.
+    """Look into each image of a split, a file of its own or a part of a tar.
 
     What was read is kept even when this is interrupted, so the next call goes on from there.
 
@@ -38,24 +39,26 @@ def survey(index: Index, num_threads: int, report: Report | None = None) -> Surv
         num_threads: CPU threads that decode.
         report: called with (files looked at, files in all).
     """
-    folder = os.fsencode(index.files_folder)
-    paths = index.paths(range(len(index)))
-    names = [os.fsencode(path)[len(folder) + 1 :] for path in paths]
-    root = Path(index.root)
-    known = read_manifest(root, index.files_folder)
+    root, folder = Path(index.root), Path(index.folder)
+    sources = index.ranges(range(len(index)))
+    start = len(os.fsencode(folder)) + 1
+    names = [os.fsencode(source.name)[start:] for source in sources]
+    known = read_manifest(root, folder)
     found: dict[int, Facts] = {}
     num_read = 0
     try:
-        num_read = _inspect(paths, [known.get(name) for name in names], found, num_threads, report)
+        num_read = _inspect(
+            sources, [known.get(name) for name in names], found, num_threads, report
+        )
     finally:
         kept = {name: found[row] for row, name in enumerate(names) if row in found}
         # An interrupted check must not forget what an earlier one found in the rest.
-        write_manifest(root, index.files_folder, known | kept if len(found) < len(names) else kept)
+        write_manifest(root, folder, known | kept if len(found) < len(names) else kept)
     return Survey(index, [found[row] for row in range(len(names))], num_read)
 
 
 def _inspect(
-    paths: list[str],
+    sources: list[ByteRange],
     known: list[Facts | None],
     found: dict[int, Facts],
     num_threads: int,
@@ -66,10 +69,10 @@ def _inspect(
     num_read = 0
 
     def inspect_chunk(start: int) -> list[tuple[Facts, bool, bool]]:
-        rows = range(start, min(start + _CHUNK, len(paths)))
-        return [_inspect_one(paths[row], known[row], stderr) for row in rows]
+        rows = range(start, min(start + _CHUNK, len(sources)))
+        return [_inspect_one(sources[row], known[row], stderr) for row in rows]
 
-    starts = range(0, len(paths), _CHUNK)
+    starts = range(0, len(sources), _CHUNK)
     with warnings.catch_warnings(), CapturedStderr() as stderr:
         # Pillow's remarks on odd metadata and huge images.
         warnings.simplefilter("ignore")
@@ -80,21 +83,21 @@ def _inspect(
                     (suspects if suspected else found)[row] = facts
                     num_read += read
                 if report is not None:
-                    report(start + len(chunk), len(paths))
+                    report(start + len(chunk), len(sources))
         finally:
             pool.shutdown(cancel_futures=True)
         # The threads are gone: whatever is written from here on is about the file at hand.
         for row, facts in suspects.items():
-            found[row] = explain_warning(paths[row], facts, stderr)
+            found[row] = explain_warning(sources[row], facts, stderr)
     return num_read
 
 
 def _inspect_one(
-    path: str, known: Facts | None, stderr: CapturedStderr
+    source: ByteRange, known: Facts | None, stderr: CapturedStderr
 ) -> tuple[Facts, bool, bool]:
-    """The facts, whether they are open to suspicion, and whether the file was read."""
+    """The facts, whether they are open to suspicion, and whether the image was read."""
     # A permission or a server may be mended without a trace in the stamp.
     reusable = known is not None and known.fault != Fault.UNREADABLE
-    if known is not None and reusable and known.stamp == file_stamp(path):
+    if known is not None and reusable and known.stamp == stamp_of(source):
         return known, False, False
-    return *inspect_file(path, stderr), True
+    return *inspect_image(source, stderr), True
