@@ -100,9 +100,8 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     """
     # Before reading: a file changed meanwhile then keeps an older stamp and is read again.
     stamp = stamp_of(source)
-    if stamp == _ABSENT and os.path.exists(
-        source.path
-    ):  # opening a named pipe would wait for its writer
+    # Opening a named pipe would wait for its writer.
+    if stamp == _ABSENT and os.path.exists(source.path):
         return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, "not a regular file"), False
     try:
         data = read_bytes(source)
