@@ -83,21 +83,6 @@ def test_train_eval_predict_and_finetune_work_together(here: Path, digits: Path)
     assert tuned["ema_top1"] == pytest.approx(row["ema_top1"], abs=5)
 
 
-def test_bench_measures_both_layouts_of_both_modes(tmp_path: Path) -> None:
-    sizes = ("--batch-size", "2", "--image-size", "32", "--seconds", "0.2", "--rounds", "1")
-    command = ("bench", "resnet18", *sizes, "--precision", "fp32", "--results", "b.json")
-    done = ixt(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert {(row["mode"], row["layout"]) for row in rows} == {
-        ("train", "contiguous"),
-        ("train", "channels_last"),
-        ("infer", "contiguous"),
-        ("infer", "channels_last"),
-    }
-    assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in rows)
-
-
 def test_mistakes_are_one_line_and_status_2(here: Path, tmp_path: Path) -> None:
     assert "no such recipe" in refused("train", "nowhere.yaml", cwd=here)
     assert "unknown key" in refused("train", "x.yaml", "--set", "optim.lrr=1", cwd=here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("ixt ")]
-SHORT = ("--set", "schedule.epochs=1", "--set", "schedule.warmup_epochs=0")
+SHORT = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.shots=20")
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -56,7 +57,7 @@ def test_the_commands_for_the_demo_run_one_after_another(tmp_path: Path) -> None
     for line in BLOCKS[0].splitlines():
         words = shlex.split(line)[1:]
         if words[0] in ("train", "finetune"):
-            words += SHORT
+            words += [word for value in SHORT for word in ("--set", value)]
         shell = " ".join([sys.executable, "-m", "ixt", *words])
         done = subprocess.run(
             shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -64,3 +65,12 @@ def test_the_commands_for_the_demo_run_one_after_another(tmp_path: Path) -> None
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         ran += 1
     assert ran == 9
+    # Each cell takes a process of its own, so what the last command wrote is looked at here.
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert {(row["mode"], row["layout"]) for row in rows} == {
+        ("train", "contiguous"),
+        ("train", "channels_last"),
+        ("infer", "contiguous"),
+        ("infer", "channels_last"),
+    }
+    assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in rows)
