@@ -102,7 +102,6 @@ def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder
         num_threads=data.num_threads or cores_per_process(),
         prefetch=data.prefetch_batches,
         on_error=data.on_error,
-        roi=data.roi_decoding,
         gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
     )
 
