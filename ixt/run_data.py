@@ -106,13 +106,7 @@ def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder
     Raises:
         DataError: it is not installed, or a setting of the section has no effect on this device.
     """
-    return _build_decoder(
-        recipe,
-        recipe.data.decoder,
-        device,
-        roi=recipe.data.roi_decoding,
-        gpu=_gpu_decoding(recipe, index),
-    )
+    return _build_decoder(recipe, recipe.data.decoder, device, _gpu_decoding(recipe, index))
 
 
 def build_chosen_decoder(
@@ -120,8 +114,7 @@ def build_chosen_decoder(
 ) -> Decoder:
     """A decoder for a run that is looked at later, maybe on another machine than it was made on.
 
-    How DALI decodes is as the recipe says wherever DALI decodes for a CUDA device. Files are
-    decoded whole, so damage anywhere in them is found.
+    How DALI decodes is as the recipe says wherever DALI decodes for a CUDA device.
 
     Args:
         recipe: of the run.
@@ -134,12 +127,13 @@ def build_chosen_decoder(
     """
     kind = resolve_decoder(kind, device)
     acts = kind == "dali" and device.type == "cuda"
-    gpu = _gpu_decoding(recipe, index) if acts else GpuDecoding()
-    return _build_decoder(recipe, kind, device, roi=False, gpu=gpu)
+    return _build_decoder(
+        recipe, kind, device, _gpu_decoding(recipe, index) if acts else GpuDecoding()
+    )
 
 
 def _build_decoder(
-    recipe: Recipe, kind: DecoderKind, device: torch.device, *, roi: bool, gpu: GpuDecoding
+    recipe: Recipe, kind: DecoderKind, device: torch.device, gpu: GpuDecoding
 ) -> Decoder:
     data = recipe.data
     return make_decoder(
@@ -148,7 +142,6 @@ def _build_decoder(
         num_threads=data.num_threads or cores_per_process(),
         prefetch=data.prefetch_batches,
         on_error=data.on_error,
-        roi=roi,
         gpu=gpu,
     )
 

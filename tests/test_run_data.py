@@ -31,7 +31,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     def recorded(kind: Any, *, gpu: GpuDecoding, **settings: Any) -> object:
         asked.append((kind, gpu))
-        return make_decoder("torch", **settings | {"device": CPU, "roi": False})
+        return make_decoder("torch", **settings | {"device": CPU})
 
     monkeypatch.setattr(run_data, "make_decoder", recorded)
     return asked
@@ -58,7 +58,7 @@ def test_a_run_is_decoded_later_as_in_training_where_its_settings_act(
 def test_settings_for_another_device_stop_a_training_and_no_later_look(
     tiny: Recipe, index: Index
 ) -> None:
-    recipe = with_data(tiny, decode_device="cpu", roi_decoding=True)
+    recipe = with_data(tiny, decode_device="cpu")
     with pytest.raises(DataError, match="decode_device: cpu acts only where DALI decodes for a"):
         run_data.build_decoder(recipe, index, CPU)
     for kind in ("auto", "exact", "dali"):

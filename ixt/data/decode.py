@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ixt.data.crop import Crops
-from ixt.data.decode_window import has_window_decoder
 from ixt.data.source import ByteRange
 from ixt.errors import DataError
 
@@ -101,7 +100,6 @@ def make_decoder(
     num_threads: int,
     prefetch: int,
     on_error: OnError,
-    roi: bool = False,
     gpu: GpuDecoding = _DEFAULT_DECODING,
 ) -> Decoder:
     """Create a decoder.
@@ -112,20 +110,16 @@ def make_decoder(
         num_threads: CPU threads that decode.
         prefetch: batches decoded ahead of the consumer.
         on_error: what a damaged image does: stop with DataError, or be left out.
-        roi: the torch decoder decodes only what a crop takes, see `decode_window`.
         gpu: how DALI decodes for a CUDA device.
 
     Raises:
-        DataError: DALI or nvImageCodec is asked for and not installed, or `roi` or `gpu` would
-            have no effect.
+        DataError: DALI is asked for and not installed, or `gpu` would have no effect.
         ValueError: num_threads or prefetch is below 1.
     """
     if num_threads < 1 or prefetch < 1:
         raise ValueError(f"num_threads {num_threads} and prefetch {prefetch} must be at least 1")
     kind = resolve_decoder(kind, device)
     _refuse_without_effect(kind, device, gpu)
-    if roi:
-        _refuse_without_window_decoder(kind)
     if kind == "dali":
         if not _has_dali():
             raise DataError(
@@ -137,9 +131,9 @@ def make_decoder(
         return DaliDecoder(
             device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, gpu=gpu
         )
-    from ixt.data.decode_torch import TORCH, TORCH_ROI, TorchDecoder
+    from ixt.data.decode_torch import TORCH, TorchDecoder
 
-    codec = TORCH_ROI if roi else TORCH
+    codec = TORCH
     if kind == "exact":
         from ixt.data.decode_pillow import PILLOW
 
@@ -159,18 +153,6 @@ def resolve_decoder(kind: DecoderKind, device: torch.device) -> DecoderKind:
     if kind != "auto":
         return kind
     return "dali" if device.type == "cuda" and _has_dali() else "torch"
-
-
-def _refuse_without_window_decoder(kind: DecoderKind) -> None:
-    if kind != "torch":
-        raise DataError(
-            f"data.roi_decoding acts only with the torch decoder; here {kind} decodes; leave it out"
-        )
-    if not has_window_decoder():
-        raise DataError(
-            "data.roi_decoding: true needs nvImageCodec, which is not installed; "
-            "pip install 'ixt[dali]', or leave it out"
-        )
 
 
 def _refuse_without_effect(kind: DecoderKind, device: torch.device, gpu: GpuDecoding) -> None:

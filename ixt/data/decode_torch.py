@@ -1,4 +1,4 @@
-"""Decode on CPU threads: torchvision's JPEG operator, torch's antialiased uint8 resize.
+"""Decode on CPU threads: JPEGs in C or by torchvision, torch's antialiased uint8 resize.
 
 No worker processes: the operators release the interpreter lock, so threads suffice.
 """
@@ -30,8 +30,8 @@ from ixt.data.decode import (
     outdated,
     stop_if_damaged,
 )
-from ixt.data.decode_window import decode_window
 from ixt.data.image import DamagedImage, decode_with_pillow, read_image, unreadable
+from ixt.data.native.jpeg import decode_window
 from ixt.data.source import ByteRange, Bytes, ReadAhead, Reading
 
 _JPEG_START = b"\xff\xd8"
@@ -273,10 +273,9 @@ def _register_decode_jpeg() -> None:
         import_module("torchvision.io")
 
 
-TORCH = Codec(_pixels, _cut)
-"""torchvision's JPEG decoder and torch's antialiased resize; Pillow for what is no JPEG."""
-TORCH_ROI = Codec(_pixels, _cut, _decode_and_cut)
-"""The same pixels of sound files, of which nvImageCodec decodes only what a crop takes."""
+TORCH = Codec(_pixels, _cut, _decode_and_cut)
+"""libjpeg-turbo's pixels, by C code of which only a crop's window is decoded, or by torchvision;
+torch's antialiased resize; Pillow for what is no JPEG."""
 
 
 def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:

@@ -25,10 +25,6 @@ class Data(Section):
     hw_decoder_load: float = 0.0
     """Share of the JPEGs that go to the GPU's hardware decoder: 0 or 1. Its pixels differ a little
     from the CUDA decoder's, and with a share in between an image's would depend on its batch."""
-    roi_decoding: bool = False
-    """The torch decoder decodes only what the crop takes of a JPEG, with nvImageCodec (in
-    `ixt[dali]`): the same pixels of a sound file, a fifth sooner. Damage inside a file then goes
-    unnoticed in training, so run `ixt data check` first."""
     num_threads: Positive | None = None
     """Decoding threads per process; null takes the process's share of the CPU cores."""
     prefetch_batches: Positive = 4
@@ -54,10 +50,5 @@ class Data(Section):
             raise ValueError(
                 f"decode_device and hw_decoder_load act only with decoder: dali or auto, not "
                 f"{self.decoder}; leave them out"
-            )
-        if self.roi_decoding and self.decoder not in ("auto", "torch"):
-            raise ValueError(
-                f"roi_decoding acts only with decoder: torch or auto, not {self.decoder}; "
-                "leave it out"
             )
         return self

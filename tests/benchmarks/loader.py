@@ -6,7 +6,7 @@ Every measurement runs in a fresh process, contenders in turn (A B C A B C), and
 rounds are compared. On a shared machine look at the CPU time per image, which is the sum over
 the process and its workers; wall-clock rates are what the machine's other work left.
 
-torch-roi is the torch decoder with data.roi_decoding.
+plain is the torch decoder without the C code.
 
 crop         RandomResizedCrop and flip, uint8 batches on the device
 recipe       inceptionnext_tiny: RandAugment, mixup or CutMix, erasing, normalised float32
@@ -33,7 +33,7 @@ from typing import Any
 import psutil
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
-CONTENDERS = ("timm", "torch", "torch-roi", "dali")
+CONTENDERS = ("timm", "torch", "plain", "dali")
 CASES = ("crop", "recipe", "validation", "first_batch", "memory")
 TARGETS = {"crop": (2.5, 1.5), "recipe": (2.0, 1.5), "validation": (2.5, 1.5)}
 BATCH, THREADS = 128, 2
@@ -93,12 +93,11 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
     index = load_index(root, "val" if case == "validation" else "train")
     labels = target_labels(index, output_classes(index.classes, None))
     decoder = make_decoder(
-        kind.removesuffix("-roi"),  # type: ignore[arg-type]
+        "torch" if kind == "plain" else kind,  # type: ignore[arg-type]
         device=device,
         num_threads=THREADS,
         prefetch=recipe.data.prefetch_batches,
         on_error="stop",
-        roi=kind.endswith("-roi"),
     )
     where = {"device": device, "rank": 0, "world_size": 1}
     if case == "validation":
@@ -209,6 +208,7 @@ def run(contender: str, case: str, root: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", contender, case, str(root)]
     # What the `ixt` command sets for itself before torch is loaded.
     own = {} if contender == "timm" else {"THP_MEM_ALLOC_ENABLE": "1"}
+    own |= {"IXT_NATIVE": "0"} if contender == "plain" else {}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **own}
     )

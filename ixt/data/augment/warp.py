@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ixt.data.crop import BICUBIC
+from ixt.data.native import rotate as native
 from ixt.data.policy import Op
 from ixt.data.upload import upload
 
@@ -97,8 +98,15 @@ def _copied_rows(images: Tensor, whole: Floats) -> Tensor:
 
 def _rotate(images: Tensor, degrees: Floats, cubic: bool, fill: Tensor) -> Tensor:
     """Rotate counter-clockwise about the centre; degrees is (n,)."""
+    terms = _rotation(degrees, images.shape[-1])
+    rotated = native.rotate(images, terms, cubic, fill) if images.device.type == "cpu" else None
+    return _resample(images, terms, cubic, fill) if rotated is None else rotated
+
+
+def _resample(images: Tensor, terms: Floats, cubic: bool, fill: Tensor) -> Tensor:
+    """Rotate by terms of _rotation."""
     size = images.shape[-1]
-    x, y = _rotated_grid(degrees, size, images.device)
+    x, y = _rotated_grid(terms, size, images.device)
     x_whole, y_whole = x.floor().short(), y.floor().short()
     margin = (size - 1 - x_whole).bitwise_or_(size - 1 - y_whole)
     margin.bitwise_or_(x_whole).bitwise_or_(y_whole)
@@ -126,15 +134,19 @@ def _rotate(images: Tensor, degrees: Floats, cubic: bool, fill: Tensor) -> Tenso
     return _finish(values, margin, fill)
 
 
-def _rotated_grid(degrees: Floats, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(n, S, S) float64 source coordinates x and y of each pixel's centre."""
+def _rotation(degrees: Floats, size: int) -> Floats:
+    """(n, 4): cosine, sine, and the source x and y of the result's corner."""
     angle = -np.radians(np.mod(degrees, 360.0))
     # Pillow rounds so that right angles come out exact.
     cos, sin = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
     half = size / 2
     x_start, y_start = -half * cos - half * sin + half, half * sin - half * cos + half
-    terms = upload(np.stack([cos, sin, x_start, y_start]), device)
-    cos_t, sin_t, x_start_t, y_start_t = terms[:, :, None, None]
+    return np.stack([cos, sin, x_start, y_start], axis=1)
+
+
+def _rotated_grid(terms: Floats, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(n, S, S) float64 source coordinates x and y of each pixel's centre."""
+    cos_t, sin_t, x_start_t, y_start_t = upload(terms.T, device)[:, :, None, None]
     centre = torch.arange(size, dtype=torch.float64, device=device) + 0.5
     across, down = centre, centre[:, None]
     x = cos_t * across + sin_t * down + x_start_t
