@@ -66,6 +66,12 @@ class Result:
         counts: dict[str, int] = json.loads((self.run_dir / "collectives.json").read_text())
         return counts
 
+    @property
+    def gradient_places(self) -> int:
+        """In how many places gradients have lain since updates are replayed."""
+        count: int = json.loads((self.run_dir / "gradients.json").read_text())
+        return count
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Of the newest checkpoint."""
         return load_file(checkpoint_folders(self.run_dir)[-1] / f"{name}.safetensors")

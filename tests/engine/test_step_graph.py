@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import Train, TrainTogether, assert_same_bits, changed
+from no_gpu import AnyStream, stand_in
 from torch import Tensor, nn
 
 from ixt.checkpoint import checkpoint_folders
 from ixt.engine import StepGraph, step_graph
+from ixt.engine.step_graph import Recorded
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import parse_recipe
 from ixt.train import train
 from ixt.weights import read_weights
 
 Sections = dict[str, dict[str, object]]
+STREAM: Any = AnyStream()
 
 
 def graphed(sections: Sections, **changes: dict[str, object]) -> Sections:
@@ -56,34 +60,35 @@ def test_without_a_gpu_it_is_refused(tiny_sections: Sections, tmp_path: Path) ->
         train(parse_recipe(graphed(tiny_sections)), tmp_path)
 
 
-def test_several_micro_batches_per_process_are_refused(tiny_sections: Sections) -> None:
-    engine = parse_recipe(graphed(tiny_sections, engine={"global_batch_size": 256})).engine
-    with pytest.raises(EngineError, match="an update of 2 micro-batches per process is more than"):
-        step_graph.check(engine, cuda=True, processes=2)
-    step_graph.check(engine, cuda=True, processes=4)
-
-
 def replays(monkeypatch: pytest.MonkeyPatch, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Stand in for a graph: recording runs nothing, a replay works on the memory seen then."""
+    """Stand in for graphs: recording runs nothing, a replay works on the memory seen then."""
     happened: list[str] = []
 
-    def record(work: Callable[[], Tensor], stream: object) -> Callable[[], Tensor]:
-        happened.append("recorded")
+    def record(work: Callable[[], Tensor], _: object, pool: object) -> Recorded:
+        number = happened.count("recorded") + happened.count("recorded beside")
+        happened.append("recorded" if pool is None else "recorded beside")
         loss = torch.zeros(())
         seen = [group["lr"] for group in optimizer.param_groups]
+        gradients = [p.grad for p in parameters(optimizer)]
 
         def replay() -> Tensor:
-            happened.append("replayed")
+            happened.append(f"replayed {number}")
             now = [group["lr"] for group in optimizer.param_groups]
+            for parameter, place in zip(parameters(optimizer), gradients, strict=True):
+                parameter.grad = place  # a graph knows no other
             give(optimizer, seen)
             loss.copy_(work())
             give(optimizer, now)
             return loss
 
-        return replay
+        return Recorded(replay, "pool")
 
     monkeypatch.setattr(step_graph, "record", record)
     return happened
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def give(optimizer: torch.optim.Optimizer, rates: list[Any]) -> None:
@@ -98,12 +103,15 @@ def learner() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups, lr=0.1, fused=True)
 
 
-def update_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> step_graph.Update:
-    def update(images: Tensor, targets: Tensor) -> Tensor:
+def update_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: int = 1, to_none: bool = True
+) -> step_graph.Update:
+    def update(place: int, images: Tensor, targets: Tensor) -> Tensor:
         loss = (model(images) - targets).square().mean()
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        if place == micro_batches - 1:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=to_none)
         return loss.detach()
 
     return update
@@ -113,27 +121,55 @@ def test_a_replay_reads_new_batches_and_learning_rates(monkeypatch: pytest.Monke
     (plain, plain_optimizer), (model, optimizer) = learner(), learner()
     happened = replays(monkeypatch, optimizer)
     update = update_of(plain, plain_optimizer)
-    stream: Any = None
-    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
+    graph = StepGraph(update_of(model, optimizer), optimizer, STREAM, warm_up=0)
     losses: list[tuple[Tensor, Tensor]] = []
     for step in range(4):
         rates = [0.1 / (step + 1), 0.02 * step]
         give(plain_optimizer, rates)
         give(optimizer, rates)
         images, targets = torch.randn(5, 3), torch.randn(5, 2)
-        losses.append((graph(images, targets), update(images, targets)))
+        losses.append((graph(0, images, targets), update(0, images, targets)))
         # Checkpoints find numbers, not tensors.
         assert [group["lr"] for group in optimizer.param_groups] == rates
-    assert happened == ["recorded", *4 * ["replayed"]]
+    assert happened == ["recorded", *4 * ["replayed 0"]]
     # Losses are of their own step, though a graph writes all to one place.
     torch.testing.assert_close(*map(torch.stack, zip(*losses, strict=True)))
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("micro_batches", [2, 3])
+def test_micro_batches_add_up_in_place(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
+    (plain, plain_optimizer), (model, optimizer) = learner(), learner()
+    stand_in(monkeypatch.setattr)
+    happened = replays(monkeypatch, optimizer)
+    update = update_of(plain, plain_optimizer, micro_batches)
+    recorded = update_of(model, optimizer, micro_batches, to_none=False)
+    graph = StepGraph(recorded, optimizer, STREAM, micro_batches, warm_up=1)
+    losses: list[tuple[Tensor, Tensor]] = []
+    for step in range(4):
+        rates = [0.1 / (step + 1), 0.02 * step]
+        give(plain_optimizer, rates)
+        give(optimizer, rates)
+        for place in range(micro_batches):
+            images, targets = torch.randn(5, 3), torch.randn(5, 2)
+            losses.append((graph(place, images, targets), update(place, images, targets)))
+    early = ["replayed 0"] * (micro_batches - 1)
+    first = ["recorded", *early, "recorded beside", "replayed 1"]
+    assert happened == [*first, *2 * [*early, "replayed 1"]]
+    assert [a.item() for a, _ in losses] == [b.item() for _, b in losses]
+    for own, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(own, expected)
+
+
+def test_gradients_that_add_up_need_an_update_to_get_their_place() -> None:
+    model, optimizer = learner()
+    with pytest.raises(ValueError, match="gradients get their place in an update without a graph"):
+        StepGraph(update_of(model, optimizer, 2), optimizer, STREAM, 2, warm_up=0)
+
+
 def test_a_full_device_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
-    stream: Any = None
 
     def fail(error: RuntimeError) -> Callable[[], Tensor]:
         def work() -> Tensor:
@@ -142,19 +178,50 @@ def test_a_full_device_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch)
         return work
 
     with pytest.raises(torch.OutOfMemoryError):
-        step_graph.record(fail(torch.OutOfMemoryError("CUDA out of memory")), stream)
+        step_graph.record(fail(torch.OutOfMemoryError("CUDA out of memory")), STREAM)
     with pytest.raises(EngineError, match="cannot be recorded: it waits; set it to false"):
-        step_graph.record(fail(RuntimeError("it waits")), stream)
+        step_graph.record(fail(RuntimeError("it waits")), STREAM)
 
 
 def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = learner()
     replays(monkeypatch, optimizer)
-    stream: Any = None
-    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
-    graph(torch.randn(5, 3), torch.randn(5, 2))
+    graph = StepGraph(update_of(model, optimizer), optimizer, STREAM, warm_up=0)
+    graph(0, torch.randn(5, 3), torch.randn(5, 2))
     with pytest.raises(ValueError, match=r"a batch of \(4, 3\) torch.float32; recorded was \(5, 3"):
-        graph(torch.randn(4, 3), torch.randn(4, 2))
+        graph(0, torch.randn(4, 3), torch.randn(4, 2))
+
+
+def accumulating(sections: Sections, cuda_graph: bool) -> Sections:
+    """20 updates of 4 micro-batches, of which the last 9 are replayed."""
+    return changed(
+        sections,
+        engine={"micro_batch_size": 8, "cuda_graph": cuda_graph},
+        optim={"name": "adamw", "lr": 2e-3, "kwargs": {"fused": True}},
+    )
+
+
+def test_accumulation_under_a_graph_gives_the_same_bits(
+    sections: Sections, train_here: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = stand_in(monkeypatch.setattr)
+    plain = train_here(accumulating(sections, cuda_graph=False))
+    recorded = train_here(accumulating(sections, cuda_graph=True))
+    assert recorded.losses == plain.losses
+    assert_same_bits(recorded, plain)
+    assert len(places) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_exchange_once_an_update_and_keep_gradients_in_place(
+    sections: Sections, train_together: TrainTogether
+) -> None:
+    jobs = {name: accumulating(sections, name == "graph") for name in ("plain", "graph")}
+    runs = train_together(jobs, count=jobs)
+    assert runs["graph"].losses == runs["plain"].losses
+    assert_same_bits(runs["graph"], runs["plain"])
+    assert runs["graph"].collectives == runs["plain"].collectives
+    assert runs["graph"].gradient_places == 1
 
 
 @pytest.mark.gpu
