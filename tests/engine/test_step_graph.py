@@ -1,8 +1,7 @@
-"""An update as one CUDA graph: what is refused, what a replay reads, and the run as a whole."""
+"""An update as CUDA graphs: what is refused, and what a replay reads; runs: `test_graph_runs`."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,31 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import Train, TrainTogether, assert_same_bits, changed
+from engine_runs import Sections, graphed
 from no_gpu import AnyStream, stand_in
 from torch import Tensor, nn
 
-from ixt.checkpoint import checkpoint_folders
 from ixt.engine import StepGraph, step_graph
 from ixt.engine.step_graph import Recorded
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import parse_recipe
 from ixt.train import train
-from ixt.weights import read_weights
 
-Sections = dict[str, dict[str, object]]
 STREAM: Any = AnyStream()
-
-
-def graphed(sections: Sections, **changes: dict[str, object]) -> Sections:
-    """A recipe that records its updates; changes by section."""
-    changes["engine"] = {
-        "cuda_graph": True,
-        "global_batch_size": 64,
-        "micro_batch_size": 64,
-        **changes.get("engine", {}),
-    }
-    return {name: {**keys, **changes.get(name, {})} for name, keys in sections.items()}
 
 
 @pytest.mark.parametrize(
@@ -190,77 +175,3 @@ def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     graph(0, torch.randn(5, 3), torch.randn(5, 2))
     with pytest.raises(ValueError, match=r"a batch of \(4, 3\) torch.float32; recorded was \(5, 3"):
         graph(0, torch.randn(4, 3), torch.randn(4, 2))
-
-
-def accumulating(sections: Sections, cuda_graph: bool) -> Sections:
-    """20 updates of 4 micro-batches, of which the last 9 are replayed."""
-    return changed(
-        sections,
-        engine={"micro_batch_size": 8, "cuda_graph": cuda_graph},
-        optim={"name": "adamw", "lr": 2e-3, "kwargs": {"fused": True}},
-    )
-
-
-def test_accumulation_under_a_graph_gives_the_same_bits(
-    sections: Sections, train_here: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = stand_in(monkeypatch.setattr)
-    plain = train_here(accumulating(sections, cuda_graph=False))
-    recorded = train_here(accumulating(sections, cuda_graph=True))
-    assert recorded.losses == plain.losses
-    assert_same_bits(recorded, plain)
-    assert len(places) == 1
-
-
-@pytest.mark.slow
-def test_two_processes_exchange_once_an_update_and_keep_gradients_in_place(
-    sections: Sections, train_together: TrainTogether
-) -> None:
-    jobs = {name: accumulating(sections, name == "graph") for name in ("plain", "graph")}
-    runs = train_together(jobs, count=jobs)
-    assert runs["graph"].losses == runs["plain"].losses
-    assert_same_bits(runs["graph"], runs["plain"])
-    assert runs["graph"].collectives == runs["plain"].collectives
-    assert runs["graph"].gradient_places == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_recorded_run_is_a_plain_one(
-    tiny_sections: Sections, tmp_path: Path, fused: bool
-) -> None:
-    states = []
-    for cuda_graph in (False, True):
-        sections = graphed(
-            tiny_sections,
-            engine={"cuda_graph": cuda_graph, "channels_last": fused, "tf32": False},
-            model={"fused": fused},
-            optim={"kwargs": {"fused": True}},
-        )
-        folder = tmp_path / str(cuda_graph)
-        folder.mkdir()
-        train(parse_recipe(sections), folder)  # 22 updates an epoch, the first 11 without a graph
-        states.append(read_weights(folder).state)
-    # The same kernels in the same order, with the same paths dropped.
-    for key, expected in states[0].items():
-        torch.testing.assert_close(states[1][key], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.gpu
-def test_a_recorded_run_resumes(tiny_sections: Sections, tmp_path: Path) -> None:
-    sections = graphed(
-        tiny_sections,
-        engine={"tf32": False},
-        run={"checkpoint_every_steps": 15, "keep_last": 9},
-    )
-    recipe = parse_recipe(sections)
-    train(recipe, tmp_path / "unbroken")
-    unbroken = read_weights(tmp_path / "unbroken").state
-    # The recorded part begins anew after the stop, with counts and moments from the checkpoint.
-    shutil.copytree(tmp_path / "unbroken", tmp_path / "stopped")
-    for late in checkpoint_folders(tmp_path / "stopped")[1:]:
-        shutil.rmtree(late)
-    train(recipe, tmp_path / "stopped", resume=True)
-    resumed = read_weights(tmp_path / "stopped").state
-    for key, expected in unbroken.items():
-        torch.testing.assert_close(resumed[key], expected, rtol=1e-5, atol=1e-6)
