@@ -84,15 +84,13 @@ def test_nccl_is_told_before_the_first_group_also_where_a_probe_makes_it(
     assert met.value.args == ("nccl", "0")
 
 
-def assert_recorded_is_plain(sections: Sections, folder: Path) -> None:
+def assert_recorded_is_plain(sections: Sections, train_here: Train) -> None:
     """A recorded run ends where a plain one does: the same kernels, with the same paths dropped."""
     states = []
     for cuda_graph in (False, True):
-        run = folder / str(cuda_graph)
-        run.mkdir()
         # 22 updates an epoch, the first 11 without a graph.
-        train(parse_recipe(changed(sections, engine={"cuda_graph": cuda_graph})), run)
-        states.append(read_weights(run).state)
+        run = train_here(changed(sections, engine={"cuda_graph": cuda_graph}))
+        states.append(read_weights(run.run_dir).state)
     for key, expected in states[0].items():
         torch.testing.assert_close(states[1][key], expected, rtol=1e-5, atol=1e-6)
 
@@ -101,7 +99,7 @@ def assert_recorded_is_plain(sections: Sections, folder: Path) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("micro_batch_size", [64, 16])
 def test_a_recorded_run_is_a_plain_one(
-    tiny_sections: Sections, tmp_path: Path, fused: bool, micro_batch_size: int
+    tiny_sections: Sections, train_here: Train, fused: bool, micro_batch_size: int
 ) -> None:
     sections = graphed(
         tiny_sections,
@@ -114,19 +112,22 @@ def test_a_recorded_run_is_a_plain_one(
         model={"fused": fused},
         optim={"kwargs": {"fused": True}},
     )
-    assert_recorded_is_plain(sections, tmp_path)
+    assert_recorded_is_plain(sections, train_here)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("micro_batch_size", [64, 16])
 def test_a_recorded_run_under_ddp_is_a_plain_one(
-    tiny_sections: Sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
+    tiny_sections: Sections,
+    train_here: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    micro_batch_size: int,
 ) -> None:
     """A group of one process has NCCL's all-reduce in its graph as any other has."""
     monkeypatch.setenv(TOLD_NCCL, "restored after the test")
     monkeypatch.delenv(TOLD_NCCL)
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
-    for name, value in {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}.items():
+    for name, value in {**place, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))
     wrapped = []
 
@@ -140,7 +141,7 @@ def test_a_recorded_run_under_ddp_is_a_plain_one(
     engine = {"micro_batch_size": micro_batch_size, "tf32": False}
     augment, optim = {"mixing_group": 16}, {"kwargs": {"fused": True}}
     sections = graphed(tiny_sections, engine=engine, augment=augment, optim=optim)
-    assert_recorded_is_plain(sections, tmp_path)
+    assert_recorded_is_plain(sections, train_here)
     assert wrapped == 2 * [DistributedDataParallel]
 
 
