@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ixt.errors import IxtError
+
 _log = logging.getLogger("ixt")
 
 
@@ -138,7 +140,8 @@ class CheckpointWriter:
         if issubclass(kind, Exception) and self._thread is not None:
             self._thread.join()
         if self._error is not None:
-            _log.error("the last checkpoint was not written: %s", self._error)
+            trace_of = None if isinstance(self._error, IxtError) else self._error
+            _log.error("the last checkpoint was not written: %s", self._error, exc_info=trace_of)
 
     def _run(self, write: Callable[[], object]) -> None:
         try:

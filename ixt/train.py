@@ -65,10 +65,7 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
-        if run.graph_stream is not None:
-            update = partial(whole_update, run)
-            count = run.accelerator.gradient_accumulation_steps
-            run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream, count)
+        record_updates(run)
         # A profile is to show replays.
         skip = run.graph.warm_up + 1 if run.graph is not None else 0
         with engine.closing(run.accelerator):
@@ -187,6 +184,14 @@ def whole_update(run: Run, place: int, images: Tensor, targets: Tensor) -> Tenso
     if run.accelerator.sync_gradients:
         average(run)
     return loss
+
+
+def record_updates(run: Run) -> None:
+    """Have updates recorded as CUDA graphs, once they have warmed up, where the recipe wants it."""
+    if run.graph_stream is not None:
+        count = run.accelerator.gradient_accumulation_steps
+        update = partial(whole_update, run)
+        run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream, count)
 
 
 def evaluation_due(run: Run, step: int) -> bool:

@@ -6,7 +6,8 @@ With batch k at hand and the next one asked for, the device sees
     the loader's stream:             | upload and augment k+1 |
 
 The host waits for neither: it runs ahead of the device by itself, so that batch k+1 is queued while
-the device is still busy with k. No batch is therefore drawn that was not asked for.
+the device is still busy with k. No batch is therefore drawn that was not asked for. Where the host
+has waited for the device, as for a row of the log, the next batch is made with nothing beside it.
 """
 
 from __future__ import annotations

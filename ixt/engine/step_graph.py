@@ -3,9 +3,10 @@
 The first updates run as always, on the stream that is recorded later, as DDP needs it; then one is
 recorded, and from there on every micro-batch is copied into place and replayed. What an update
 takes from the host goes through memory that the graph reads: images, targets, learning rates. The
-random draws follow the seed set before each replay, as without a graph: one reason why an update of
-several micro-batches is not one graph but two, the last micro-batch with all that ends an update
-and any one before it. What passes from one to the other, the gradients, stays where it is.
+random draws follow the seed set before each replay, as without a graph. So each micro-batch of an
+update is a replay of its own, of one of two graphs: that of the last one, with DDP's exchange and
+all that ends an update, or that of any one before it. Both share their memory, as one runs after
+the other; what passes between them, the gradients, lies outside and stays where it is.
 """
 
 from __future__ import annotations
@@ -131,13 +132,13 @@ class StepGraph:
         if not self._batch:
             self._batch = (images.clone(), targets.clone())
             return
-        for place, given in zip(self._batch, (images, targets), strict=True):
-            if (given.shape, given.dtype) != (place.shape, place.dtype):
+        for own, given in zip(self._batch, (images, targets), strict=True):
+            if (given.shape, given.dtype) != (own.shape, own.dtype):
                 raise ValueError(
                     f"a batch of {tuple(given.shape)} {given.dtype}; "
-                    f"recorded was {tuple(place.shape)} {place.dtype}"
+                    f"recorded was {tuple(own.shape)} {own.dtype}"
                 )
-            place.copy_(given)
+            own.copy_(given)
 
     def _warm_up(self, place: int, images: Tensor, targets: Tensor) -> Tensor:
         # Each stream waits for the other, so memory of the one may be used and freed on the other.
