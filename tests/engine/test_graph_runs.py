@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import torch.distributed as dist
 from engine_runs import Sections, Train, TrainTogether, assert_same_bits, changed, graphed
 from no_gpu import TOLD_NCCL, stand_in
 from process_group import free_port
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ixt import micro_batch
 from ixt import train as training
+from ixt.bench.end_to_end import bench_end_to_end
+from ixt.bench.results import Protocol
 from ixt.checkpoint import checkpoint_folders
+from ixt.engine import step_graph
+from ixt.engine.step_graph import Recorded
 from ixt.recipe import parse_recipe
 from ixt.session import Run, open_run
 from ixt.train import train
@@ -82,6 +88,24 @@ def test_nccl_is_told_before_the_first_group_also_where_a_probe_makes_it(
     with pytest.raises(Met) as met:
         train(parse_recipe(sections), tmp_path)
     assert met.value.args == ("nccl", "0")
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_recorded_updates(
+    sections: Sections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOLD_NCCL, "restored after the test")
+    stand_in(monkeypatch.setattr)
+    replayed = []
+
+    def record(work: Callable[[], Tensor], stream: object, pool: object) -> Recorded:
+        return Recorded(lambda: replayed.append(1) or work(), "pool")
+
+    monkeypatch.setattr(step_graph, "record", record)
+    recipe = parse_recipe(accumulating(sections, cuda_graph=True))
+    report = bench_end_to_end(recipe, Protocol(seconds=1.0, windows=3, rounds=1))
+    assert report.together.images_per_s > 0
+    assert len(replayed) > 20
 
 
 def assert_recorded_is_plain(sections: Sections, train_here: Train) -> None:
