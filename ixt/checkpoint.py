@@ -156,9 +156,10 @@ def _verify(path: Path) -> None:
 
 
 def checkpoint_folders(run_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    folder = run_dir / _FOLDER
-    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+    """The checkpoint folders of a run, oldest first; one goes after the `.old` that it replaced."""
+    names = ((path, _NAME.fullmatch(path.name)) for path in (run_dir / _FOLDER).glob("step-*"))
+    found = {path: (int(name[1]), name[2] is None) for path, name in names if name is not None}
+    return sorted(found, key=found.__getitem__)
 
 
 def sweep(

@@ -5,6 +5,7 @@ What is copied is the business of `state.py`, how it is written that of `checkpo
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from threading import Thread
@@ -13,6 +14,10 @@ from typing import Self
 
 import torch
 from torch import Tensor
+
+from ixt.errors import IxtError
+
+_log = logging.getLogger("ixt")
 
 
 class HostCopies:
@@ -69,7 +74,8 @@ class CheckpointWriter:
 
     An error of the thread is raised in the training thread, at the next call of any method. As a
     context manager it waits for the write under way, unless Ctrl-C wants out at once: a write
-    that is cut off leaves no checkpoint, and no damage.
+    that is cut off leaves no checkpoint, and no damage. Where the block is left by another error,
+    that one goes on and the write's is logged.
     """
 
     def __init__(self, background: bool, wanted: bool) -> None:
@@ -130,8 +136,12 @@ class CheckpointWriter:
     ) -> None:
         if kind is None:
             self.wait()
-        elif issubclass(kind, Exception) and self._thread is not None:
+            return
+        if issubclass(kind, Exception) and self._thread is not None:
             self._thread.join()
+        if self._error is not None:
+            trace_of = None if isinstance(self._error, IxtError) else self._error
+            _log.error("the last checkpoint was not written: %s", self._error, exc_info=trace_of)
 
     def _run(self, write: Callable[[], object]) -> None:
         try:

@@ -48,8 +48,7 @@ def build_optimizer(
             layer_decay=optim.layer_decay,
             param_group_fn=None if optim.weight_decay or optim.layer_decay else _one_group,
             **given,
-            **({"fused": True, "capturable": True} if in_graph else {}),
-            **optim.kwargs,
+            **({"fused": True, **optim.kwargs, "capturable": True} if in_graph else optim.kwargs),
         )
         return optimizer
     # torch's optimizers raise RuntimeError for flags that contradict each other.

@@ -63,7 +63,7 @@ class Run:
     undone_running: int = 0
     """Updates taken back one after another, up to the last log row."""
     graph_stream: torch.cuda.Stream | None = None
-    """Where an update is recorded as a CUDA graph; None where that is not done."""
+    """Where updates are recorded as CUDA graphs; None where that is not done."""
     graph: engine.StepGraph | None = None
     """Runs an update, where it is recorded."""
 
@@ -93,6 +93,7 @@ def open_run(
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
+    engine.before_joining(recipe)
     recipe = settle(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")

@@ -65,9 +65,7 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
-        if run.graph_stream is not None:
-            update = partial(whole_update, run)
-            run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream)
+        record_updates(run)
         # A profile is to show replays.
         skip = run.graph.warm_up + 1 if run.graph is not None else 0
         with engine.closing(run.accelerator):
@@ -135,14 +133,14 @@ def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval
     losses = []
     if run.undo is not None:
         run.undo.remember()
-    for _ in range(run.accelerator.gradient_accumulation_steps):
+    for place in range(run.accelerator.gradient_accumulation_steps):
         batch = _next(batches, interval)
         _note_damaged(run, step, batch, interval)
         seed_model(run.recipe.run.seed, step, batch.micro_batch)
         if run.graph is not None:
-            losses.append(run.graph(batch.images, batch.targets))
+            losses.append(run.graph(place, batch.images, batch.targets))
         else:
-            losses.append(micro_step(run, batch.images, batch.targets, interval.forward))
+            losses.append(micro_step(run, place, batch.images, batch.targets, interval.forward))
         interval.fingerprints[-1] += batch.fingerprint
     if run.graph is None:
         average(run)
@@ -154,10 +152,12 @@ def train_step(run: Run, step: int, batches: Iterator[Batch], interval: Interval
 
 
 def micro_step(
-    run: Run, images: Tensor, targets: Tensor, forward: AbstractContextManager[Any]
+    run: Run, place: int, images: Tensor, targets: Tensor, forward: AbstractContextManager[Any]
 ) -> Tensor:
     """Add a micro-batch's gradients, and step after an update's last; return its loss, 0-d."""
     accelerator, max_norm = run.accelerator, run.recipe.optim.max_norm
+    keep_gradients = run.graph is not None and run.graph.accumulates
+    accelerator.step = place  # Accelerate counts no replays
     with accelerator.accumulate(run.wrapped):
         with forward:
             loss = run.loss(run.wrapped(images), targets)
@@ -167,7 +167,7 @@ def micro_step(
         if accelerator.sync_gradients and max_norm is not None:
             accelerator.clip_grad_norm_(run.wrapped.parameters(), max_norm)
         run.optimizer.step()
-        run.optimizer.zero_grad()
+        run.optimizer.zero_grad(set_to_none=not keep_gradients)
     return loss.detach()
 
 
@@ -178,11 +178,20 @@ def average(run: Run) -> None:
         run.ema.update(run.recipe.ema.decay)
 
 
-def whole_update(run: Run, images: Tensor, targets: Tensor) -> Tensor:
-    """What an update of one micro-batch does on the device: the part that a graph records."""
-    loss = micro_step(run, images, targets, nullcontext())
-    average(run)
+def whole_update(run: Run, place: int, images: Tensor, targets: Tensor) -> Tensor:
+    """What an update does on the device with one of its micro-batches: what a graph records."""
+    loss = micro_step(run, place, images, targets, nullcontext())
+    if run.accelerator.sync_gradients:
+        average(run)
     return loss
+
+
+def record_updates(run: Run) -> None:
+    """Have updates recorded as CUDA graphs, once they have warmed up, where the recipe wants it."""
+    if run.graph_stream is not None:
+        count = run.accelerator.gradient_accumulation_steps
+        update = partial(whole_update, run)
+        run.graph = engine.StepGraph(update, run.optimizer, run.graph_stream, count)
 
 
 def evaluation_due(run: Run, step: int) -> bool:

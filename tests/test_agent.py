@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 
 from ixt.errors import EngineError
 from ixt.launch import rank_file
-from ixt.launch.agent import Nodes, check_share, parse_nodes
+from ixt.launch.agent import Nodes, check_share, launch, parse_nodes, split_endpoint
 from ixt.launch.failures import Failure, judge
 from ixt.launch.rank_file import Ending
 
 HOST = socket.gethostname()
+HAS_IPV6 = Path("/proc/net/if_inet6").exists()
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,34 @@ def test_options_that_contradict_each_other(
 ) -> None:
     with pytest.raises(EngineError, match=message):
         parse_nodes(*options, None, None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "port"),
+    [
+        ("n1.cluster", "n1.cluster", 29400),
+        ("10.0.0.1:80", "10.0.0.1", 80),
+        ("[::1]:29500", "::1", 29500),
+        ("[2001:db8::7]", "2001:db8::7", 29400),
+    ],
+)
+def test_a_place_to_meet_is_a_host_and_a_port(endpoint: str, host: str, port: int) -> None:
+    assert split_endpoint(endpoint) == (host, port)
+
+
+@pytest.mark.parametrize("endpoint", ["::1", "::1:29400", "[::1", "n1:", "n1:http", "[n1]:80", ""])
+def test_what_could_mean_several_places_is_refused(endpoint: str) -> None:
+    with pytest.raises(EngineError, match=f"{re.escape(repr(endpoint))} is not HOST:PORT; write"):
+        split_endpoint(endpoint)
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="needs IPv6 on the loopback")
+def test_processes_meet_at_an_ipv6_address(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        port = probe.getsockname()[1]
+    assert launch(["--help"], 2, Nodes(1, 1, f"[::1]:{port}")) == 0
+    assert capfd.readouterr().out.count("Usage: ") == 2
 
 
 def test_every_possible_number_of_machines_must_share_an_update_evenly() -> None:

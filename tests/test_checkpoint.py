@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,21 @@ def test_one_of_the_same_step_stays_readable_until_it_is_replaced(
     assert checkpoint is not None and checkpoint.path.name == "step-000000001.old"
     save(tmp_path, 1)
     assert kept(tmp_path) == ["step-000000001"]
+
+
+@pytest.mark.parametrize(("damaged", "taken"), [(False, ""), (True, ".old")])
+def test_the_published_one_wins_over_the_one_it_replaced(
+    tmp_path: Path, damaged: bool, taken: str
+) -> None:
+    published = save(tmp_path, 1000000000)  # a digit more than the names are padded to
+    old = published.with_name(f"{published.name}.old")
+    shutil.copytree(published, old)  # killed before it was deleted
+    save(tmp_path, 999999999)
+    if damaged:
+        (published / "state.json").unlink()
+    assert checkpoint_folders(tmp_path)[1:] == [old, published]
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.path.name == f"{published.name}{taken}"
 
 
 def test_what_cannot_be_deleted_does_not_stop_the_run(

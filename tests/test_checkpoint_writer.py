@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from threading import Event
 
 import pytest
@@ -119,3 +120,22 @@ def test_ctrl_c_does_not_wait() -> None:
         raise KeyboardInterrupt
     assert wrote == []
     release.set()
+
+
+@pytest.mark.parametrize("leaving", [ValueError("training failed"), KeyboardInterrupt()])
+def test_a_write_that_failed_is_not_hidden_by_another_error(
+    leaving: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> None:
+        raise CheckpointError("step-000000004: No space left on device")
+
+    with pytest.raises(type(leaving)) as raised, CheckpointWriter(True, wanted=True) as writer:
+        writer.start(full)
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()  # Ctrl-C does not wait for it
+        raise leaving
+    assert raised.value is leaving
+    (record,) = caplog.records
+    expected = "the last checkpoint was not written: step-000000004: No space left on device"
+    assert record.getMessage() == expected

@@ -21,7 +21,7 @@ from ixt.optim import set_learning_rate
 from ixt.recipe import Recipe
 from ixt.runtime import describe_machine
 from ixt.session import Run, open_run
-from ixt.train import train_step
+from ixt.train import record_updates, train_step
 
 # Below this the two parts overlap so well that neither is worth a change.
 _ENOUGH = 0.95
@@ -76,6 +76,7 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
     """
     with tempfile.TemporaryDirectory() as name:
         run = open_run(_short(recipe), Path(name))
+        record_updates(run)
         try:
             with engine.closing(run.accelerator), run.writer:
                 return _measure(run, protocol)

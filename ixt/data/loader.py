@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ixt.data.ahead import made_beside
 from ixt.data.augment import apply_augmix, apply_policy, normalise, reflect_shift
 from ixt.data.decode import Decoded, Decoder, Request
 from ixt.data.erasing import erase
@@ -66,16 +67,25 @@ class TrainLoader:
         self._index, self._planner, self._decoder = index, planner, decoder
         self._recipe, self._num_classes, self._device = recipe, num_classes, device
         self._rank, self._world_size = rank, world_size
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.updates_per_epoch = len(index) // recipe.engine.global_batch_size
         """Optimizer updates in an epoch; the tail that fills no update is dropped."""
 
     def epoch(self, epoch: int, first_update: int = 0) -> Iterator[Batch]:
         """The micro-batches of this process, from one update of an epoch to its end.
 
+        A CUDA device makes the next one while it computes on the one before, see `ahead`.
+
         Args:
             epoch: number of the epoch, from 0.
             first_update: updates of this epoch already done.
         """
+        batches = self._batches(epoch, first_update)
+        return batches if self._stream is None else made_beside(batches, self._stream)
+
+    def _batches(self, epoch: int, first_update: int) -> Generator[Batch, None, None]:
         for micro, plan, decoded in self.decode(epoch, first_update):
             with one_torch_thread(self._device):
                 batch = self._finish(micro, plan, decoded)

@@ -30,6 +30,15 @@ _HOOKS = {
 }
 
 
+def before_joining(recipe: Recipe) -> None:
+    """Check and set what must be so before the processes first meet: before a probe or `start`.
+
+    Raises:
+        EngineError: see `step_graph.check`.
+    """
+    step_graph.check(recipe.engine, torch.cuda.is_available())
+
+
 def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     """Join the processes of a training run under the recipe's engine.
 
@@ -38,14 +47,12 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
         run_dir: where trackers write.
 
     Raises:
-        EngineError: see `build_accelerator` and `step_graph.check`; or DeepSpeed is not installed,
-            or its configuration contradicts the recipe.
+        EngineError: see `build_accelerator`; or DeepSpeed is not installed, or its configuration
+            contradicts the recipe.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    step_graph.check(recipe.engine, torch.cuda.is_available(), processes)
     if recipe.engine.kind == "ddp":
         _quieten()
-        _check_static_graph(recipe.engine, processes)
+        _check_static_graph(recipe.engine, int(os.environ.get("WORLD_SIZE", "1")))
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
     options = deepspeed.options(recipe)
     deepspeed.join_alone()

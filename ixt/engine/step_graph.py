@@ -1,9 +1,12 @@
-"""A whole update as one CUDA graph: forward, backward with DDP's exchange, clipping, AdamW, EMA.
+"""A whole update as CUDA graphs: forward, backward with DDP's exchange, clipping, AdamW, EMA.
 
 The first updates run as always, on the stream that is recorded later, as DDP needs it; then one is
-recorded, and from there on every update copies its batch into place and replays. What an update
+recorded, and from there on every micro-batch is copied into place and replayed. What an update
 takes from the host goes through memory that the graph reads: images, targets, learning rates. The
-random draws follow the seed set before each replay, as without a graph.
+random draws follow the seed set before each replay, as without a graph. So each micro-batch of an
+update is a replay of its own, of one of two graphs: that of the last one, with DDP's exchange and
+all that ends an update, or that of any one before it. Both share their memory, as one runs after
+the other; what passes between them, the gradients, lies outside and stays where it is.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,35 +23,31 @@ from torch import Tensor
 from ixt.errors import EngineError
 from ixt.recipe import Engine
 
-Update = Callable[[Tensor, Tensor], Tensor]
-"""Trains on images and targets and gives the loss: everything that an update does on the device."""
+Update = Callable[[int, Tensor, Tensor], Tensor]
+"""Trains on the micro-batch at a place of its update (from 0), given its images and targets, and
+gives the loss: everything that is to be done on the device. At the last place the update ends."""
 
 # DDP measures and rebuilds its buckets during the first ten (torch's notes on CUDA graphs: 11).
 WARM_UP = 11
 
 
-def check(engine: Engine, cuda: bool, processes: int) -> None:
-    """Refuse a graph that cannot be recorded here.
+def check(engine: Engine, cuda: bool) -> None:
+    """Refuse a graph that cannot be recorded here, and make ready for one that can.
+
+    Call it before any process group exists: NCCL's is told when it is made.
 
     Args:
         engine: the recipe's section.
         cuda: whether training runs on CUDA devices.
-        processes: how many train together.
 
     Raises:
-        EngineError: there is no CUDA device, or an update has several micro-batches.
+        EngineError: there is no CUDA device.
     """
     if not engine.cuda_graph:
         return
     if not cuda:
         raise EngineError(
             "engine.cuda_graph: needs a CUDA device, and there is none here; set it to false"
-        )
-    accumulation = engine.micro_batches // processes
-    if accumulation > 1:
-        raise EngineError(
-            f"engine.cuda_graph: an update of {accumulation} micro-batches per process is more "
-            "than one graph; raise engine.micro_batch_size, or set it to false"
         )
     # Its watchdog asks for events while a graph is recorded; ixt's own watch looks for hangs.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
@@ -60,6 +60,16 @@ def graph_stream(engine: Engine, device: torch.device) -> torch.cuda.Stream | No
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A part of an update that was recorded."""
+
+    replay: Callable[[], Tensor]
+    """Runs it, and gives its result in the memory that every run writes to."""
+    pool: Any
+    """Where its memory comes from; graphs that run one after another may share it."""
+
+
 class StepGraph:
     """An update that is recorded once and replayed; called like the update itself."""
 
@@ -68,56 +78,75 @@ class StepGraph:
         update: Update,
         optimizer: torch.optim.Optimizer,
         stream: torch.cuda.Stream,
+        micro_batches: int = 1,
         warm_up: int = WARM_UP,
     ) -> None:
         """Record nothing yet.
 
         Args:
-            update: to be recorded; it must not wait for the device.
+            update: to be recorded; it must not wait for the device, and treat all micro-batches
+                but the last one alike.
             optimizer: capturable; its learning rates may change between updates.
             stream: where the model was wrapped.
+            micro_batches: in each update, of this process.
             warm_up: updates that run without a graph.
         """
+        if micro_batches > 1 and warm_up < 1:
+            raise ValueError("gradients get their place in an update without a graph")
         self._update, self._optimizer, self._stream = update, optimizer, stream
+        self._last = micro_batches - 1
         self.warm_up = self._left = warm_up
         """Updates before the one that is recorded."""
         self._rates: list[Tensor] = []
         self._batch: tuple[Tensor, ...] = ()
-        self._replay: Callable[[], Tensor] | None = None
+        self._recorded: dict[bool, Recorded] = {}
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Run one update and return its loss, 0-d, on the device.
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients pass from one replay to the next: they must be zeroed in place."""
+        return self._last > 0
+
+    def __call__(self, place: int, images: Tensor, targets: Tensor) -> Tensor:
+        """Run one micro-batch of an update and return its loss, 0-d, on the device.
 
         Raises:
             ValueError: the batch has another size, type or order than the recorded one.
         """
+        last = place == self._last
         if self._left > 0:
-            self._left -= 1
-            return self._warm_up(images, targets)
-        if self._replay is None:
-            self._batch = (images.clone(), targets.clone())
+            self._left -= last
+            return self._warm_up(place, images, targets)
+        self._put(images, targets)
+        if last not in self._recorded:
+            pool = next((other.pool for other in self._recorded.values()), None)
             with self._rates_on_device():
-                self._replay = record(lambda: self._update(*self._batch), self._stream)
-        for place, given in zip(self._batch, (images, targets), strict=True):
-            if (given.shape, given.dtype) != (place.shape, place.dtype):
+                self._recorded[last] = record(
+                    lambda: self._update(place, *self._batch), self._stream, pool
+                )
+        if last:
+            self._fill_rates()
+        return self._recorded[last].replay().clone()
+
+    def _put(self, images: Tensor, targets: Tensor) -> None:
+        """Copy a micro-batch to where the graphs read it."""
+        if not self._batch:
+            self._batch = (images.clone(), targets.clone())
+            return
+        for own, given in zip(self._batch, (images, targets), strict=True):
+            if (given.shape, given.dtype) != (own.shape, own.dtype):
                 raise ValueError(
                     f"a batch of {tuple(given.shape)} {given.dtype}; "
-                    f"recorded was {tuple(place.shape)} {place.dtype}"
+                    f"recorded was {tuple(own.shape)} {own.dtype}"
                 )
-            place.copy_(given)
-        self._fill_rates()
-        return self._replay().clone()
+            own.copy_(given)
 
-    def _warm_up(self, images: Tensor, targets: Tensor) -> Tensor:
-        device = torch.cuda.current_stream()
-        self._stream.wait_stream(device)
+    def _warm_up(self, place: int, images: Tensor, targets: Tensor) -> Tensor:
+        # Each stream waits for the other, so memory of the one may be used and freed on the other.
+        consumer = torch.cuda.current_stream()
+        self._stream.wait_stream(consumer)
         with torch.cuda.stream(self._stream), self._rates_on_device():
-            loss = self._update(images, targets)
-        device.wait_stream(self._stream)
-        # Their memory must not be given away while another stream reads it.
-        images.record_stream(self._stream)
-        targets.record_stream(self._stream)
-        loss.record_stream(device)
+            loss = self._update(place, images, targets)
+        consumer.wait_stream(self._stream)
         return loss
 
     @contextmanager
@@ -142,15 +171,13 @@ class StepGraph:
             rate.fill_(group["lr"])
 
 
-def record(work: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[], Tensor]:
+def record(work: Callable[[], Tensor], stream: torch.cuda.Stream, pool: Any = None) -> Recorded:
     """Record work as a graph, without running it.
 
     Args:
         work: what to record.
         stream: where.
-
-    Returns:
-        Runs it, and gives its result in the memory that every run writes to.
+        pool: of another graph, whose memory it may use; None for a new one.
 
     Raises:
         EngineError: it does something that a graph cannot hold.
@@ -159,7 +186,7 @@ def record(work: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[]
     graph = torch.cuda.CUDAGraph()
     try:
         # Other threads, of NCCL's watchdog and of the loader, may call CUDA meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             result = work()
     except torch.OutOfMemoryError:
         raise  # a smaller micro-batch mends it
@@ -173,4 +200,4 @@ def record(work: Callable[[], Tensor], stream: torch.cuda.Stream) -> Callable[[]
         graph.replay()
         return result
 
-    return replay
+    return Recorded(replay, graph.pool())

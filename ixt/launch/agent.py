@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
 _DEFAULT_PORT = 29400  # torch's, for c10d
+_ENDPOINT = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<host>[\w.-]+))(:(?P<port>\d{1,5}))?")
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 _LOST_HOST_RESTARTS = 3
 
@@ -75,6 +77,23 @@ def parse_nodes(
         )
     default = _LOST_HOST_RESTARTS if low != high else 0
     return Nodes(low, high, endpoint, run_id, default if max_restarts is None else max_restarts)
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port of a meeting place; an IPv6 address stands in brackets, as in a URL.
+
+    Args:
+        endpoint: HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.
+
+    Raises:
+        EngineError: it is none of these.
+    """
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None:
+        raise EngineError(
+            f"--rdzv-endpoint: {endpoint!r} is not HOST:PORT; write an IPv6 address as [::1]:29400"
+        )
+    return match["address"] or match["host"], int(match["port"] or _DEFAULT_PORT)
 
 
 def check_share(micro_batches: int, num_processes: int, nodes: Nodes) -> None:
@@ -149,14 +168,8 @@ def _config(num_processes: int, nodes: Nodes) -> LaunchConfig:
 
     endpoint, address, options = "localhost:0", "localhost", {}
     if nodes.endpoint is not None:
-        host, _, port = (
-            nodes.endpoint.rpartition(":")
-            if ":" in nodes.endpoint
-            else (nodes.endpoint, "", str(_DEFAULT_PORT))
-        )
-        if not port.isdigit():
-            raise EngineError(f"--rdzv-endpoint: {nodes.endpoint!r} is not HOST:PORT")
-        endpoint, address = f"{host}:{port}", address_towards(host, int(port), nodes.most > 1)
+        host, port = split_endpoint(nodes.endpoint)
+        endpoint, address = f"{host}:{port}", address_towards(host, port, nodes.most > 1)
         options["is_host"] = str(is_own(host)).lower()
     return LaunchConfig(
         min_nodes=nodes.least,

@@ -56,9 +56,10 @@ class Engine(Section):
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
     cuda_graph: bool = False
-    """Record an update, from forward pass to EMA, as one CUDA graph, and replay it: no time goes
-    into launching kernels one by one. Needs one micro-batch per process and update, and AdamW,
-    which then is torch's fused one."""
+    """Record an update, from forward pass to EMA, as CUDA graphs, and replay them: no time goes
+    into launching kernels one by one. Refused is what decides on the host or records graphs of its
+    own: DeepSpeed, fp16's scaler, any optimizer but AdamW (which then is torch's fused one),
+    run.on_nonfinite: skip, and compile modes other than default."""
     hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
     """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
     checkpoint and up to the first update's end) after which a process ends the run and writes its

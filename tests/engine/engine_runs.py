@@ -66,6 +66,12 @@ class Result:
         counts: dict[str, int] = json.loads((self.run_dir / "collectives.json").read_text())
         return counts
 
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the stand-in for CUDA graphs saw, see `no_gpu.Seen`."""
+        found: dict[str, Any] = json.loads((self.run_dir / "seen.json").read_text())
+        return found
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Of the newest checkpoint."""
         return load_file(checkpoint_folders(self.run_dir)[-1] / f"{name}.safetensors")
@@ -107,6 +113,17 @@ def assert_same_bits(result: Result, reference: Result) -> None:
 def changed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:
     """Sections with some keys set anew."""
     return {name: {**section, **changes.get(name, {})} for name, section in sections.items()}
+
+
+def graphed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:
+    """A recipe that records its updates; changes by section."""
+    changes["engine"] = {
+        "cuda_graph": True,
+        "global_batch_size": 64,
+        "micro_batch_size": 64,
+        **changes.get("engine", {}),
+    }
+    return changed(sections, **changes)
 
 
 def start(folder: Path, rank: int) -> subprocess.Popen[bytes]:

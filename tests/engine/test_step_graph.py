@@ -1,8 +1,7 @@
-"""An update as one CUDA graph: what is refused, what a replay reads, and the run as a whole."""
+"""An update as CUDA graphs: what is refused, and what a replay reads; runs: `test_graph_runs`."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,27 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import Sections, graphed
+from no_gpu import AnyStream, stand_in
 from torch import Tensor, nn
 
-from ixt.checkpoint import checkpoint_folders
 from ixt.engine import StepGraph, step_graph
+from ixt.engine.step_graph import Recorded
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import parse_recipe
 from ixt.train import train
-from ixt.weights import read_weights
 
-Sections = dict[str, dict[str, object]]
-
-
-def graphed(sections: Sections, **changes: dict[str, object]) -> Sections:
-    """A recipe that records its updates; changes by section."""
-    changes["engine"] = {
-        "cuda_graph": True,
-        "global_batch_size": 64,
-        "micro_batch_size": 64,
-        **changes.get("engine", {}),
-    }
-    return {name: {**keys, **changes.get(name, {})} for name, keys in sections.items()}
+STREAM: Any = AnyStream()
 
 
 @pytest.mark.parametrize(
@@ -56,34 +45,35 @@ def test_without_a_gpu_it_is_refused(tiny_sections: Sections, tmp_path: Path) ->
         train(parse_recipe(graphed(tiny_sections)), tmp_path)
 
 
-def test_several_micro_batches_per_process_are_refused(tiny_sections: Sections) -> None:
-    engine = parse_recipe(graphed(tiny_sections, engine={"global_batch_size": 256})).engine
-    with pytest.raises(EngineError, match="an update of 2 micro-batches per process is more than"):
-        step_graph.check(engine, cuda=True, processes=2)
-    step_graph.check(engine, cuda=True, processes=4)
-
-
 def replays(monkeypatch: pytest.MonkeyPatch, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Stand in for a graph: recording runs nothing, a replay works on the memory seen then."""
+    """Stand in for graphs: recording runs nothing, a replay works on the memory seen then."""
     happened: list[str] = []
 
-    def record(work: Callable[[], Tensor], stream: object) -> Callable[[], Tensor]:
-        happened.append("recorded")
+    def record(work: Callable[[], Tensor], _: object, pool: object) -> Recorded:
+        number = happened.count("recorded") + happened.count("recorded beside")
+        happened.append("recorded" if pool is None else "recorded beside")
         loss = torch.zeros(())
         seen = [group["lr"] for group in optimizer.param_groups]
+        gradients = [p.grad for p in parameters(optimizer)]
 
         def replay() -> Tensor:
-            happened.append("replayed")
+            happened.append(f"replayed {number}")
             now = [group["lr"] for group in optimizer.param_groups]
+            for parameter, place in zip(parameters(optimizer), gradients, strict=True):
+                parameter.grad = place  # a graph knows no other
             give(optimizer, seen)
             loss.copy_(work())
             give(optimizer, now)
             return loss
 
-        return replay
+        return Recorded(replay, "pool")
 
     monkeypatch.setattr(step_graph, "record", record)
     return happened
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def give(optimizer: torch.optim.Optimizer, rates: list[Any]) -> None:
@@ -98,12 +88,15 @@ def learner() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups, lr=0.1, fused=True)
 
 
-def update_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> step_graph.Update:
-    def update(images: Tensor, targets: Tensor) -> Tensor:
+def update_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: int = 1, to_none: bool = True
+) -> step_graph.Update:
+    def update(place: int, images: Tensor, targets: Tensor) -> Tensor:
         loss = (model(images) - targets).square().mean()
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        if place == micro_batches - 1:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=to_none)
         return loss.detach()
 
     return update
@@ -113,27 +106,55 @@ def test_a_replay_reads_new_batches_and_learning_rates(monkeypatch: pytest.Monke
     (plain, plain_optimizer), (model, optimizer) = learner(), learner()
     happened = replays(monkeypatch, optimizer)
     update = update_of(plain, plain_optimizer)
-    stream: Any = None
-    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
+    graph = StepGraph(update_of(model, optimizer), optimizer, STREAM, warm_up=0)
     losses: list[tuple[Tensor, Tensor]] = []
     for step in range(4):
         rates = [0.1 / (step + 1), 0.02 * step]
         give(plain_optimizer, rates)
         give(optimizer, rates)
         images, targets = torch.randn(5, 3), torch.randn(5, 2)
-        losses.append((graph(images, targets), update(images, targets)))
+        losses.append((graph(0, images, targets), update(0, images, targets)))
         # Checkpoints find numbers, not tensors.
         assert [group["lr"] for group in optimizer.param_groups] == rates
-    assert happened == ["recorded", *4 * ["replayed"]]
+    assert happened == ["recorded", *4 * ["replayed 0"]]
     # Losses are of their own step, though a graph writes all to one place.
     torch.testing.assert_close(*map(torch.stack, zip(*losses, strict=True)))
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("micro_batches", [2, 3])
+def test_micro_batches_add_up_in_place(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
+    (plain, plain_optimizer), (model, optimizer) = learner(), learner()
+    stand_in(monkeypatch.setattr)
+    happened = replays(monkeypatch, optimizer)
+    update = update_of(plain, plain_optimizer, micro_batches)
+    recorded = update_of(model, optimizer, micro_batches, to_none=False)
+    graph = StepGraph(recorded, optimizer, STREAM, micro_batches, warm_up=1)
+    losses: list[tuple[Tensor, Tensor]] = []
+    for step in range(4):
+        rates = [0.1 / (step + 1), 0.02 * step]
+        give(plain_optimizer, rates)
+        give(optimizer, rates)
+        for place in range(micro_batches):
+            images, targets = torch.randn(5, 3), torch.randn(5, 2)
+            losses.append((graph(place, images, targets), update(place, images, targets)))
+    early = ["replayed 0"] * (micro_batches - 1)
+    first = ["recorded", *early, "recorded beside", "replayed 1"]
+    assert happened == [*first, *2 * [*early, "replayed 1"]]
+    assert [a.item() for a, _ in losses] == [b.item() for _, b in losses]
+    for own, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(own, expected)
+
+
+def test_gradients_that_add_up_need_an_update_to_get_their_place() -> None:
+    model, optimizer = learner()
+    with pytest.raises(ValueError, match="gradients get their place in an update without a graph"):
+        StepGraph(update_of(model, optimizer, 2), optimizer, STREAM, 2, warm_up=0)
+
+
 def test_a_full_device_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
-    stream: Any = None
 
     def fail(error: RuntimeError) -> Callable[[], Tensor]:
         def work() -> Tensor:
@@ -142,58 +163,15 @@ def test_a_full_device_is_no_fault_of_recording(monkeypatch: pytest.MonkeyPatch)
         return work
 
     with pytest.raises(torch.OutOfMemoryError):
-        step_graph.record(fail(torch.OutOfMemoryError("CUDA out of memory")), stream)
+        step_graph.record(fail(torch.OutOfMemoryError("CUDA out of memory")), STREAM)
     with pytest.raises(EngineError, match="cannot be recorded: it waits; set it to false"):
-        step_graph.record(fail(RuntimeError("it waits")), stream)
+        step_graph.record(fail(RuntimeError("it waits")), STREAM)
 
 
 def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = learner()
     replays(monkeypatch, optimizer)
-    stream: Any = None
-    graph = StepGraph(update_of(model, optimizer), optimizer, stream, warm_up=0)
-    graph(torch.randn(5, 3), torch.randn(5, 2))
+    graph = StepGraph(update_of(model, optimizer), optimizer, STREAM, warm_up=0)
+    graph(0, torch.randn(5, 3), torch.randn(5, 2))
     with pytest.raises(ValueError, match=r"a batch of \(4, 3\) torch.float32; recorded was \(5, 3"):
-        graph(torch.randn(4, 3), torch.randn(4, 2))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_recorded_run_is_a_plain_one(
-    tiny_sections: Sections, tmp_path: Path, fused: bool
-) -> None:
-    states = []
-    for cuda_graph in (False, True):
-        sections = graphed(
-            tiny_sections,
-            engine={"cuda_graph": cuda_graph, "channels_last": fused, "tf32": False},
-            model={"fused": fused},
-            optim={"kwargs": {"fused": True}},
-        )
-        folder = tmp_path / str(cuda_graph)
-        folder.mkdir()
-        train(parse_recipe(sections), folder)  # 22 updates an epoch, the first 11 without a graph
-        states.append(read_weights(folder).state)
-    # The same kernels in the same order, with the same paths dropped.
-    for key, expected in states[0].items():
-        torch.testing.assert_close(states[1][key], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.gpu
-def test_a_recorded_run_resumes(tiny_sections: Sections, tmp_path: Path) -> None:
-    sections = graphed(
-        tiny_sections,
-        engine={"tf32": False},
-        run={"checkpoint_every_steps": 15, "keep_last": 9},
-    )
-    recipe = parse_recipe(sections)
-    train(recipe, tmp_path / "unbroken")
-    unbroken = read_weights(tmp_path / "unbroken").state
-    # The recorded part begins anew after the stop, with counts and moments from the checkpoint.
-    shutil.copytree(tmp_path / "unbroken", tmp_path / "stopped")
-    for late in checkpoint_folders(tmp_path / "stopped")[1:]:
-        shutil.rmtree(late)
-    train(recipe, tmp_path / "stopped", resume=True)
-    resumed = read_weights(tmp_path / "stopped").state
-    for key, expected in unbroken.items():
-        torch.testing.assert_close(resumed[key], expected, rtol=1e-5, atol=1e-6)
+        graph(0, torch.randn(4, 3), torch.randn(4, 2))

@@ -13,8 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState
+from no_gpu import TOLD_NCCL, stand_in
 from torch.profiler import ProfilerActivity, profile
 
 from ixt import train as training
@@ -24,7 +26,7 @@ from ixt.train import train
 PROFILED_STEP = 2
 
 
-def count_collectives(run_dir: Path) -> None:
+def count_collectives(run_dir: Path, patch: pytest.MonkeyPatch) -> None:
     """Write down what the processes say to each other in one update."""
     step = training.train_step
 
@@ -38,22 +40,26 @@ def count_collectives(run_dir: Path) -> None:
             (run_dir / "collectives.json").write_text(json.dumps(counts))
         return None
 
-    training.train_step = counting
+    patch.setattr(training, "train_step", counting)
 
 
 def main() -> None:
     warnings.simplefilter("error")
-    original = training.train_step
     for job in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(job["port"])
+        os.environ.pop(TOLD_NCCL, None)
         run_dir = Path(job["run_dir"])
-        if job["count"]:
-            count_collectives(run_dir)
-        try:
-            train(parse_recipe(job["recipe"]), run_dir, job["resume"])
-        finally:
-            training.train_step = original
-            AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.MonkeyPatch.context() as patch:
+            seen = stand_in(patch.setattr) if "cuda_graph" in job["recipe"]["engine"] else None
+            if job["count"]:
+                count_collectives(run_dir, patch)
+            try:
+                train(parse_recipe(job["recipe"]), run_dir, job["resume"])
+            finally:
+                AcceleratorState._reset_state(reset_partial_state=True)
+        if seen is not None:
+            found = {"gradients": len(seen.gradients), "told": seen.told}
+            (run_dir / "seen.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
