@@ -39,7 +39,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     sys.argv = without_local_rank(sys.argv)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
         line = usage_line(error)
         if line:

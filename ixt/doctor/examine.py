@@ -48,6 +48,7 @@ def _checks(data: str | None, run_dir: Path) -> list[Check]:
         Check("python", software.check_python),
         Check("packages", software.check_packages),
         Check("dali", software.check_dali),
+        Check("c compiler", software.check_compiler, limit_s=30),
         Check("commit", software.check_commit),
         Check("gpu", machine.check_gpu),
         Check("nccl", machine.check_nccl),

@@ -11,6 +11,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ixt.data.native.build import BuildError, build
 from ixt.doctor.check import Result
 from ixt.runtime import describe_machine
 
@@ -82,6 +83,16 @@ def dali_builds() -> dict[str, str]:
     """Name and version of each installed build of DALI."""
     names = [f"{_DALI}{digits}" for digits in ("110", "120", "130")]
     return {name: found for name in names if (found := _installed(name))}
+
+
+def check_compiler() -> Result:
+    """Whether the C code that decodes JPEGs can be compiled; Triton needs a compiler, too."""
+    try:
+        build()
+    except BuildError as error:
+        fix = "install gcc, or name a C compiler in CC; without, JPEGs are slower and Triton fails"
+        return Result("warn", str(error), fix)
+    return Result("ok", "works; JPEGs are decoded in C")
 
 
 def check_commit() -> Result:

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from ixt.doctor import software
-from ixt.doctor.software import check_commit, check_dali, check_packages, check_python
+from ixt.doctor.software import (
+    check_commit,
+    check_compiler,
+    check_dali,
+    check_packages,
+    check_python,
+)
 
 WANTED = {
     "ixt": ["torch<3,>=2.11", "torchvision<0.30", "gone>=1", 'extra-only>=1; extra == "dali"'],
@@ -84,6 +90,13 @@ def test_a_checkout_without_metadata_is_only_noted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(software, "metadata", missing)
     monkeypatch.setattr(software, "requires", missing)
     assert {check_python().status, check_packages().status} == {"warn"}
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    result = check_compiler()
+    assert (result.status, result.value) == ("warn", "no-such-compiler: No such file or directory")
+    assert "install gcc" in result.fix
 
 
 @pytest.mark.parametrize(
