@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.kernels.folded import fuse
+from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import (
     block_disagreement,
@@ -17,6 +19,7 @@ from ixt.kernels.selfcheck import (
     mixer_shapes,
 )
 from ixt.recipe import Recipe
+from ixt.recipe.model import GemmChoice
 
 _log = logging.getLogger("ixt")
 
@@ -24,7 +27,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
-    """Put in the layers that model.fused and engine.half_residual ask for, in place.
+    """Put in the layers that the recipe asks for, in place.
 
     The state dict keeps its names and shapes. On a CUDA device fused layers are first compared
     with plain ones; if they disagree, or do not compile, a warning says so and the model stays as
@@ -32,7 +35,7 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
 
     Args:
         model: fresh from `create_model`, on any device.
-        recipe: its model and engine sections decide.
+        recipe: model.fused, model.fused_gemm and engine.half_residual decide.
         device: where the model will run.
 
     Raises:
@@ -53,6 +56,7 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
         )
     if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return
+    gemm = recipe.model.fused_gemm
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
         dtype = _DTYPES[engine.precision]
@@ -66,4 +70,21 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
                 problem,
             )
             return
-    fuse(model)
+        gemm = _checked(gemm, model, device, dtype)
+    fuse(model, gemm)
+
+
+def _checked(
+    gemm: GemmChoice, model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> GemmChoice:
+    """The choice, or cuBLAS and a warning where Triton's products are not right on the device."""
+    blocks = [b for b in blocks_to_fold(model) if chosen_tiles(gemm, channels_of(b)) != CUBLAS]
+    problem = block_disagreement(blocks, device, dtype, partial(fuse, gemm=gemm))
+    if problem is None:
+        return gemm
+    _log.warning(
+        "model.fused_gemm: cublas instead, on %s the products of Triton are not right: %s",
+        torch.cuda.get_device_name(device),
+        problem,
+    )
+    return "cublas"

@@ -45,6 +45,11 @@ def fused_problems(model: Model, engine: Engine) -> Iterator[str]:
             "model.fused: engine.zero_stage 3 brings weights to the layer that owns them, and "
             "fused layers read those of several; give auto or false, or zero_stage 2"
         )
+    if model.fused_gemm != "cublas" and (not model.fused or not engine.channels_last):
+        yield (
+            "model.fused_gemm acts on folded blocks, which need model.fused: auto or true and "
+            "engine.channels_last: true; set those, or fused_gemm: cublas"
+        )
 
 
 def optimizer_problems(engine: Engine, optim: Optim) -> Iterator[str]:
