@@ -23,7 +23,7 @@ from ixt.recipe.model import GemmChoice
 
 _log = logging.getLogger("ixt")
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
@@ -59,7 +59,7 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
     gemm = recipe.model.fused_gemm
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
-        dtype = _DTYPES[engine.precision]
+        dtype = DTYPES[engine.precision]
         problem = disagreement(shapes, device, dtype, order)
         if problem is None and engine.channels_last:
             problem = block_disagreement(blocks_to_fold(model), device, dtype)

@@ -67,7 +67,7 @@ def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
 
 
 def _gelu_plain(
-    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> tuple[Tensor, Tensor]:
     hidden = (wide(a) @ wide(weight).t() + bias).to(a.dtype)
     active = torch.nn.functional.gelu(wide(hidden)) * per_row(scale, len(a))
@@ -75,7 +75,7 @@ def _gelu_plain(
 
 
 def _gelu_fused(
-    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> tuple[Tensor, Tensor]:
     from ixt.kernels import triton_gemm
 
@@ -85,7 +85,7 @@ def _gelu_fused(
 
 
 def _gelu_fake(
-    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> tuple[Tensor, Tensor]:
     size = (a.shape[0], weight.shape[0])
     return a.new_empty(size), a.new_empty(size)
@@ -100,7 +100,7 @@ product_gelu = operator(
 
 
 def _gelu_grad_plain(
-    a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> tuple[Tensor, Tensor]:
     grad = wide(a) @ wide(weight)
     out = torch.ops.aten.gelu_backward(grad, wide(hidden)) * per_row(scale, len(a))
@@ -108,7 +108,7 @@ def _gelu_grad_plain(
 
 
 def _gelu_grad_fused(
-    a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> tuple[Tensor, Tensor]:
     from ixt.kernels import triton_gemm
 
@@ -131,7 +131,7 @@ before the scale; and its sum over rows in the wide type."""
 
 def _add_plain(
     a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, scale: Tensor | None,
-    dtype: torch.dtype, tile: str,
+    dtype: torch.dtype, tile: GemmTile,
 ) -> Tensor:  # fmt: skip
     product = wide(a) @ wide(weight).t()
     return (product + wide(x) + per_row(scale, len(a)) * bias).to(dtype)
@@ -139,7 +139,7 @@ def _add_plain(
 
 def _add_fused(
     a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, scale: Tensor | None,
-    dtype: torch.dtype, tile: str,
+    dtype: torch.dtype, tile: GemmTile,
 ) -> Tensor:  # fmt: skip
     from ixt.kernels import triton_gemm
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ixt.kernels.gemm import TILES, Tile
 from ixt.kernels.triton_mlp import gelu, gelu_slope
+from ixt.recipe.model import GemmTile
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -129,7 +130,7 @@ def product_add_kernel(
 
 def product_gelu(
     a: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None,
-    tile: str,
+    tile: GemmTile,
 ) -> None:  # fmt: skip
     """Write a weight^T + bias into hidden, and its GELU times each image's scale into out.
 
@@ -146,7 +147,7 @@ def product_gelu(
 
 
 def product_gelu_grad(
-    a: Tensor, weight: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None, tile: str
+    a: Tensor, weight: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None, tile: GemmTile
 ) -> Tensor:
     """Write the gradient of `product_gelu`'s hidden into out.
 
@@ -169,7 +170,7 @@ def product_gelu_grad(
 
 def product_add(
     a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, out: Tensor, scale: Tensor | None,
-    tile: str,
+    tile: GemmTile,
 ) -> None:  # fmt: skip
     """Write x + a weight^T + scale x bias into out.
 
@@ -198,7 +199,7 @@ def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[st
 
 
 def _launch(
-    kernel: Any, name: str, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
+    kernel: Any, name: GemmTile, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
 ) -> None:
     tile, (rows, width) = TILES[name], result.shape
     blocks = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
