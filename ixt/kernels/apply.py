@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from ixt.kernels.selfcheck import (
     mixer_shapes,
 )
 from ixt.recipe import Recipe
-from ixt.recipe.model import GemmChoice
+from ixt.recipe.model import GemmChoice, GemmProduct
 
 _log = logging.getLogger("ixt")
 
@@ -39,7 +40,7 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
         device: where the model will run.
 
     Raises:
-        ModelError: the model has no layer that a setting acts on.
+        ModelError: the model has no layer, or no product, that a setting acts on.
     """
     name, engine = recipe.model.name, recipe.engine
     wanted = recipe.model.fused
@@ -54,9 +55,11 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
             f"model.fused: {name} has no depthwise layer that the kernels compute; "
             "set it to false or auto"
         )
+    gemm = recipe.model.fused_gemm
+    if gemm not in ("cublas", "auto"):
+        _check_known(gemm, model, name)
     if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return
-    gemm = recipe.model.fused_gemm
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
         dtype = DTYPES[engine.precision]
@@ -72,6 +75,21 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
             return
         gemm = _checked(gemm, model, device, dtype)
     fuse(model, gemm)
+
+
+def _check_known(gemm: GemmChoice, model: nn.Module, name: str) -> None:
+    """Refuse a choice for products that the model does not have."""
+    widths = dict.fromkeys(channels_of(block) for block in blocks_to_fold(model))
+    known = [f"{product}-{width}" for width in widths for product in get_args(GemmProduct)]
+    if not known:
+        raise ModelError(
+            f"model.fused_gemm: {name} has no block that is folded; set it to cublas or auto"
+        )
+    unknown = [] if isinstance(gemm, str) else [key for key in gemm if key not in known]
+    if unknown:
+        raise ModelError(
+            f"model.fused_gemm: {name} has no product {unknown[0]}; it has {', '.join(known)}"
+        )
 
 
 def _checked(

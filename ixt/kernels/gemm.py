@@ -35,7 +35,8 @@ class Tile:
     """Loads under way at a time."""
 
 
-# Of the first, one program fits on a multiprocessor of an A100 or H100; of the others two and more.
+# In bf16 and fp16, one program of the first fits on a multiprocessor of an A100 or H100, of the
+# others two and more.
 TILES: dict[GemmTile, Tile] = {
     "128x128": Tile(128, 128, 128, 8, 3),
     "128x64": Tile(128, 64, 128, 8, 3),

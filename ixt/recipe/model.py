@@ -46,4 +46,5 @@ class Model(Section):
     """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
     kernel for that pass; triton, both in one kernel; a mapping such as {fc1-96: 128x64}: Triton,
     with that tile, for these products, cuBLAS for the others. auto: measured at the start of a run
-    on its CUDA device; the run's own recipe then has the mapping, or cublas."""
+    on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own recipe
+    then has the mapping, or cublas."""

@@ -45,10 +45,12 @@ def fused_problems(model: Model, engine: Engine) -> Iterator[str]:
             "model.fused: engine.zero_stage 3 brings weights to the layer that owns them, and "
             "fused layers read those of several; give auto or false, or zero_stage 2"
         )
-    if model.fused_gemm != "cublas" and (not model.fused or not engine.channels_last):
+    folds = model.fused and engine.channels_last and engine.zero_stage != 3
+    if model.fused_gemm != "cublas" and not folds:
         yield (
-            "model.fused_gemm acts on folded blocks, which need model.fused: auto or true and "
-            "engine.channels_last: true; set those, or fused_gemm: cublas"
+            "model.fused_gemm acts on folded blocks, which need model.fused: auto or true, "
+            "engine.channels_last: true and no engine.zero_stage 3; set those, or "
+            "fused_gemm: cublas"
         )
 
 

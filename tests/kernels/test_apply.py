@@ -242,6 +242,17 @@ def test_a_switch_without_effect_is_refused(tiny: Recipe) -> None:
         build(tiny, CPU, "resnet18", half=True)
 
 
+def test_products_that_a_model_does_not_have_are_refused(tiny: Recipe) -> None:
+    with pytest.raises(
+        ModelError,
+        match=r"^model\.fused_gemm: inceptionnext_atto has no product "
+        r"fc1-96; it has fc1-16, fc2_grad-16, fc2-16, fc1-32, fc2_grad-32, fc2-32$",
+    ):
+        build(tiny, CPU, fused=True, gemm={"fc1-16": "64x64", "fc1-96": "64x64"})
+    with pytest.raises(ModelError, match=r"^model\.fused_gemm: convnext_atto has no block"):
+        build(tiny, CPU, "convnext_atto", fused="auto", gemm="triton")
+
+
 def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, object]]) -> None:
     def refused(section: str, **keys: object) -> str:
         sections = {**tiny_sections, section: {**tiny_sections[section], **keys}}
