@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from ixt import micro_batch
+from ixt import fused_gemm, micro_batch
 from ixt.checkpoint import checkpoint_folders
 from ixt.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
@@ -40,7 +40,7 @@ _FREE = {
 
 
 def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
-    """The recipe with its micro-batch, mixing group and image size written down.
+    """The recipe with its micro-batch, matrix products, mixing group and image size settled.
 
     Args:
         recipe: as the user gave it.
@@ -57,9 +57,9 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
             "or give another --run-dir"
         )
     recipe = sized(inlined(recipe))
-    recipe = micro_batch.settle(
-        recipe, stored if resume and stored.exists() else None, partial(probe_model, recipe)
-    )
+    before = stored if resume and stored.exists() else None
+    recipe = micro_batch.settle(recipe, before, partial(probe_model, recipe))
+    recipe = fused_gemm.settle(recipe, before)
     group = recipe.augment.mixing_group
     if resume and folders and stored.exists():
         old = load_recipe(stored)

@@ -58,7 +58,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
             f"micro_batch_size) cannot be shared by {processes} processes; change one of them"
         )
     _set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    _set_math(recipe, cuda)
+    set_math(recipe, cuda)
     settings: dict[str, Any] = {
         "cpu": not cuda,
         "mixed_precision": "no" if engine.precision == "fp32" else engine.precision,
@@ -102,8 +102,8 @@ def cores_per_process(local_processes: int | None = None) -> int:
     return max(1, len(os.sched_getaffinity(0)) // local)
 
 
-def _set_math(recipe: Recipe, cuda: bool) -> None:
-    """TF32 and cuDNN's algorithms, set explicitly since torch's defaults differ by version."""
+def set_math(recipe: Recipe, cuda: bool) -> None:
+    """Set TF32 and cuDNN's algorithms explicitly, since torch's defaults differ by version."""
     if not cuda:
         return
     precision = "tf32" if recipe.engine.tf32 else "ieee"

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ from ixt.kernels import (
 )
 from ixt.kernels.modules import bands_of, fused_mixer, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
-from ixt.models import create_model, eval_settings
+from ixt.kernels.tune import CUBLAS, Timer, product_times, products
+from ixt.models import create_empty_model, create_model, eval_settings
 from ixt.runtime import describe_machine
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
-Timer = Callable[[Callable[[], object]], float]
-"""Gives the median milliseconds of one call."""
+PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum"}
+"""What follows a product."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,17 @@ class KernelRow:
     layer: str
     """What it is, its channels and its image's side."""
     passes: str
-    """forward, or forward + backward."""
+    """forward, or forward + backward; of a product, what follows it."""
     how: str
-    """fused, eager or compiled."""
+    """fused, eager or compiled; of a product, cublas + pass, or triton and its tile."""
     ms: float
     """Median time of a call, in milliseconds, with a cold L2 cache."""
     gb_per_s: float
     """The floor's bytes over that time, in 1e9 bytes/s: not what a way really moves."""
     percent_of_copy: float
     """That rate over the rate of a copy of the same tensor on the same device."""
+    tflop_per_s: float | None = None
+    """Of a matrix product with what follows it: its operations over that time, in 1e12/s."""
 
 
 def bench_kernels(
@@ -102,6 +106,8 @@ def bench_kernels(
     for subject in subjects:
         x = torch.randn((batch_size, *subject.size), device=device, dtype=dtype)
         rows += measure(subject, x.contiguous(memory_format=order), _time)
+    if layout == "channels_last":
+        rows += measure_products(model, batch_size, dtype, device, _time)
     if results is not None:
         report = {
             "machine": describe_machine(),
@@ -202,6 +208,34 @@ def measure(subject: Subject, x: Tensor, timer: Timer, compiled: bool = True) ->
     return rows
 
 
+def measure_products(
+    model: str, batch_size: int, dtype: torch.dtype, device: torch.device, timer: Timer
+) -> list[KernelRow]:
+    """Time the products of a model's folded blocks by cuBLAS and a pass, and by Triton alone.
+
+    Args:
+        model: a name of `create_model`.
+        batch_size: images.
+        dtype: of all operands: blocks are measured with a half residual stream.
+        device: where.
+        timer: measures a call.
+    """
+    rows = []
+    side = eval_settings(model).image_size
+    net = create_empty_model(model)
+    for product in products(net, side, batch_size, dtype, dtype, device):
+        source = torch.randn(product.moved_bytes // 8, device=device)
+        copy_rate = 2 * source.nbytes / timer(partial(torch.empty_like(source).copy_, source))
+        for way, ms in product_times(product, timer).items():
+            how = "cublas + pass" if way == CUBLAS else f"triton {way}"
+            rate = product.moved_bytes / ms
+            share = 100 * rate / copy_rate
+            teraflops = product.flops / ms / 1e9
+            label, passes = f"product {product.name}", PASSES[product.name.split("-")[0]]
+            rows.append(KernelRow(label, passes, how, ms, rate / 1e6, share, teraflops))
+    return rows
+
+
 def _forward(layer: nn.Module, x: Tensor) -> Callable[[], object]:
     def call() -> object:
         with torch.no_grad(), _autocast(x):
@@ -240,8 +274,10 @@ def _known(option: str, word: str, allowed: dict[str, Any]) -> None:
 
 def print_kernels(rows: Sequence[KernelRow]) -> None:
     """Print a table, one line per layer, pass and way."""
-    table = Table("layer", "passes", "how", "ms", "GB/s of the floor", "% of a copy")
-    for row in rows:
+    table = Table("layer", "passes", "how", "ms", "GB/s of the floor", "% of a copy", "TFLOP/s")
+    for row, after in zip(rows, (*rows[1:], None), strict=True):
         numbers = (f"{row.ms:.4f}", f"{row.gb_per_s:.0f}", f"{row.percent_of_copy:.0f}")
-        table.add_row(row.layer, row.passes, row.how, *numbers, end_section=row.how == "compiled")
+        work = "" if row.tflop_per_s is None else f"{row.tflop_per_s:.0f}"
+        last = after is None or (after.layer, after.passes) != (row.layer, row.passes)
+        table.add_row(row.layer, row.passes, row.how, *numbers, work, end_section=last)
     Console().print(table)

@@ -125,6 +125,7 @@ def kernels(
 ) -> None:
     """Measure fused layers against eager PyTorch, torch.compile and the memory floor.
 
+    Then the matrix products of blocks, by cuBLAS and a pass over the result, and by Triton alone.
     Needs a CUDA device. Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
     """
     from ixt.bench.kernels import bench_kernels, print_kernels

@@ -4,9 +4,10 @@
 
     fuse(model)   # state dict and results stay, launches and memory traffic shrink
 
-Operators: `bands.py`, `bands_norm.py`, `fold.py`. Their Triton kernels: `triton_*.py`. Layers that
-use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py` compares them with
-plain PyTorch on the device at hand, and `apply.py` does to a model what a recipe says.
+Operators: `bands.py`, `bands_norm.py`, `fold.py`, `gemm.py`. Their Triton kernels: `triton_*.py`.
+Layers that use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py`
+compares them with plain PyTorch on the device at hand, `tune.py` times matrix products there, and
+`apply.py` does to a model what a recipe says.
 """
 
 from ixt.kernels.apply import apply_kernels

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.kernels.folded import fuse
+from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import (
     block_disagreement,
@@ -17,14 +20,15 @@ from ixt.kernels.selfcheck import (
     mixer_shapes,
 )
 from ixt.recipe import Recipe
+from ixt.recipe.model import GemmChoice, GemmProduct
 
 _log = logging.getLogger("ixt")
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
-    """Put in the layers that model.fused and engine.half_residual ask for, in place.
+    """Put in the layers that the recipe asks for, in place.
 
     The state dict keeps its names and shapes. On a CUDA device fused layers are first compared
     with plain ones; if they disagree, or do not compile, a warning says so and the model stays as
@@ -32,11 +36,11 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
 
     Args:
         model: fresh from `create_model`, on any device.
-        recipe: its model and engine sections decide.
+        recipe: model.fused, model.fused_gemm and engine.half_residual decide.
         device: where the model will run.
 
     Raises:
-        ModelError: the model has no layer that a setting acts on.
+        ModelError: the model has no layer, or no product, that a setting acts on.
     """
     name, engine = recipe.model.name, recipe.engine
     wanted = recipe.model.fused
@@ -51,11 +55,14 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
             f"model.fused: {name} has no depthwise layer that the kernels compute; "
             "set it to false or auto"
         )
+    gemm = recipe.model.fused_gemm
+    if gemm not in ("cublas", "auto"):
+        _check_known(gemm, model, name)
     if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
-        dtype = _DTYPES[engine.precision]
+        dtype = DTYPES[engine.precision]
         problem = disagreement(shapes, device, dtype, order)
         if problem is None and engine.channels_last:
             problem = block_disagreement(blocks_to_fold(model), device, dtype)
@@ -66,4 +73,36 @@ def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
                 problem,
             )
             return
-    fuse(model)
+        gemm = _checked(gemm, model, device, dtype)
+    fuse(model, gemm)
+
+
+def _check_known(gemm: GemmChoice, model: nn.Module, name: str) -> None:
+    """Refuse a choice for products that the model does not have."""
+    widths = dict.fromkeys(channels_of(block) for block in blocks_to_fold(model))
+    known = [f"{product}-{width}" for width in widths for product in get_args(GemmProduct)]
+    if not known:
+        raise ModelError(
+            f"model.fused_gemm: {name} has no block that is folded; set it to cublas or auto"
+        )
+    unknown = [] if isinstance(gemm, str) else [key for key in gemm if key not in known]
+    if unknown:
+        raise ModelError(
+            f"model.fused_gemm: {name} has no product {unknown[0]}; it has {', '.join(known)}"
+        )
+
+
+def _checked(
+    gemm: GemmChoice, model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> GemmChoice:
+    """The choice, or cuBLAS and a warning where Triton's products are not right on the device."""
+    blocks = [b for b in blocks_to_fold(model) if chosen_tiles(gemm, channels_of(b)) != CUBLAS]
+    problem = block_disagreement(blocks, device, dtype, partial(fuse, gemm=gemm))
+    if problem is None:
+        return gemm
+    _log.warning(
+        "model.fused_gemm: cublas instead, on %s the products of Triton are not right: %s",
+        torch.cuda.get_device_name(device),
+        problem,
+    )
+    return "cublas"

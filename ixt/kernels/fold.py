@@ -189,7 +189,7 @@ def _gelu_fused(hidden: Tensor, scale: Tensor | None) -> Tensor:
     from ixt.kernels import triton_mlp
 
     out = torch.empty_like(hidden)
-    triton_mlp.gelu(hidden, out, scale)
+    triton_mlp.scaled_gelu(hidden, out, scale)
     return out
 
 
@@ -209,7 +209,7 @@ def _gelu_grad_fused(hidden: Tensor, grad: Tensor, scale: Tensor | None) -> tupl
     from ixt.kernels import triton_mlp
 
     out = torch.empty_like(hidden)
-    return out, triton_mlp.gelu_grad(hidden, grad, out, scale)
+    return out, triton_mlp.scaled_gelu_grad(hidden, grad, out, scale)
 
 
 scaled_gelu_grad = operator(

@@ -22,18 +22,17 @@ from torch.autograd.function import once_differentiable
 from ixt.kernels.bands_norm import bands_moments, bands_norm_input_grad, bands_norm_weight_grad
 from ixt.kernels.fold import (
     fold_weights,
-    scaled_add,
-    scaled_gelu,
-    scaled_gelu_grad,
     scaled_sum,
     unfold_norm,
     unfold_scale,
     wide_product,
 )
+from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad
 from ixt.kernels.modules import FusedInceptionMixer, MatmulMlp, fuse_mixers
 from ixt.kernels.operators import wide_dtype
 from ixt.kernels.replace import replace
 from ixt.kernels.residual import HalfResidualBlock
+from ixt.recipe.model import GemmChoice
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class _Plan:
     """Of everything between the residual sums."""
     stream: torch.dtype
     """Of the result."""
+    tiles: Tiles
+    """Of the matrix products that Triton computes."""
 
 
 class _Folded(torch.autograd.Function):
@@ -75,9 +76,9 @@ class _Folded(torch.autograd.Function):
         small1, offset1, small2, offset2 = fold_weights(
             w1.flatten(1), b1, w2.flatten(1), b2, gamma, moments, weight, bias, plan.eps, plan.dtype
         )
-        hidden = torch.addmm(offset1, _rows(inputs), small1.t())
-        active = scaled_gelu(hidden, scale)
-        out = scaled_add(torch.mm(active, small2.t()), _rows(x), offset2, scale, plan.stream)
+        tiles = plan.tiles
+        hidden, active = expand(_rows(inputs), small1, offset1, scale, tiles.fc1)
+        out = contract(active, small2, _rows(x), offset2, scale, plan.stream, tiles.fc2)
         ctx.plan, ctx.num_bands = plan, half
         ctx.save_for_backward(
             x, inputs, hidden, active, moments, small1, small2, scale, weight, bias, w1, w2, b2,
@@ -102,7 +103,7 @@ class _Folded(torch.autograd.Function):
         d_offset2 = scaled_sum(rows, scale)
         rows = rows.to(plan.dtype)
         d_small2 = wide_product(rows.t(), active)
-        d_hidden, d_offset1 = scaled_gelu_grad(hidden, torch.mm(rows, small2), scale)
+        d_hidden, d_offset1 = expand_grad(rows, small2, hidden, scale, plan.tiles.fc2_grad)
         del rows
         d_w2, d_b2, d_gamma = unfold_scale(d_small2, d_offset2, w2.flatten(1), b2, gamma)
         d_w1, d_weight, d_bias, sums = unfold_norm(
@@ -172,6 +173,7 @@ class FoldedBlock(nn.Module):
             self.add_module(name, layer)
         self.gamma = block.gamma
         self.half_stream = isinstance(block, HalfResidualBlock)
+        self.tiles = CUBLAS
         self.train(block.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ class FoldedBlock(nn.Module):
         ):
             return self._plain(x.to(stream) if self.half_stream else x)
         mixer, mlp = layers.token_mixer, layers.mlp
-        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream)
+        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, self.tiles)
         filters, biases = mixer.weights()
         with torch.autocast(x.device.type, enabled=False):
             out, moments = _Folded.apply(
@@ -261,19 +263,31 @@ def is_foldable(block: nn.Module) -> bool:
     )
 
 
+def channels_of(block: nn.Module) -> int:
+    """The channels of a block's input and output."""
+    return len(cast(Any, block).norm.weight)
+
+
 def fold_blocks(model: nn.Module) -> int:
     """Put `FoldedBlock` in the place of blocks whose layers are fused; returns how many."""
     return replace(model, is_foldable, FoldedBlock)
 
 
-def fuse(model: nn.Module) -> int:
+def fuse(model: nn.Module, gemm: GemmChoice = "cublas") -> int:
     """Put fused mixers into a model, and fold the blocks around them where that is possible.
 
     Call `residual.keep_residual_half` first, if at all.
+
+    Args:
+        model: changed in place.
+        gemm: who computes the products of folded blocks, as in a recipe.
 
     Returns:
         How many mixers there are.
     """
     found = fuse_mixers(model)
     fold_blocks(model)
+    for block in model.modules():
+        if isinstance(block, FoldedBlock):
+            block.tiles = chosen_tiles(gemm, channels_of(block))
     return found

@@ -32,6 +32,19 @@ def _tile(rows, width, pixels, Scale, first_row, block, SCALED: tl.constexpr,
 
 
 @triton.jit
+def gelu(h):
+    """GELU, exact, of fp32."""
+    return 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476))
+
+
+@triton.jit
+def gelu_slope(h):
+    """Its derivative."""
+    below = 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
+    return below + h * 0.3989422804014327 * tl.exp(-0.5 * h * h)
+
+
+@triton.jit
 def gelu_kernel(
     Hidden, Out, Scale, rows, width, pixels,
     SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -42,7 +55,7 @@ def gelu_kernel(
         SCALED, BLOCK_R, BLOCK_K,
     )  # fmt: skip
     h = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
-    g = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476)) * scale[:, None]
+    g = gelu(h) * scale[:, None]
     tl.store(Out + at, g.to(Out.dtype.element_ty), mask=inside)
 
 
@@ -60,9 +73,7 @@ def gelu_grad_kernel(
         )
         h = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
         grad = tl.load(Grad + at, mask=inside, other=0.0).to(tl.float32)
-        below = 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
-        density = 0.3989422804014327 * tl.exp(-0.5 * h * h)
-        out = (below + h * density) * grad * scale[:, None]
+        out = gelu_slope(h) * grad * scale[:, None]
         tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
         total += out
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -103,15 +114,15 @@ def sum_kernel(
     tl.store(Partial + chunk * width + k, tl.sum(total, 0), mask=k < width)
 
 
-def gelu(hidden: Tensor, out: Tensor, scale: Tensor | None) -> None:
+def scaled_gelu(hidden: Tensor, out: Tensor, scale: Tensor | None) -> None:
     """Write GELU of (rows, width) into out, times each image's scale (N,), if given."""
     grid, *sizes = _plan(hidden, scale)
     with torch.cuda.device_of(hidden):
         gelu_kernel[grid](hidden, out, *sizes, **_blocks(scale))
 
 
-def gelu_grad(hidden: Tensor, grad: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
-    """Write the gradient of `gelu`'s input into out.
+def scaled_gelu_grad(hidden: Tensor, grad: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
+    """Write the gradient of `scaled_gelu`'s input into out.
 
     Args:
         hidden: (rows, width), its input.

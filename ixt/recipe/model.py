@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from ixt.recipe.section import Fraction, Positive, Section
+
+GemmProduct = Literal["fc1", "fc2_grad", "fc2"]
+"""A matrix product of a folded block that a pass over its result follows."""
+GemmTile = Literal["128x128", "128x64", "128x64s", "64x64"]
+"""Rows and columns of a result that Triton computes at a time; s for shorter steps."""
+GemmName = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GemmProduct))})-[1-9][0-9]*$")]
+"""A product, and the channels of its block: fc1-96."""
+GemmChoice = Literal["cublas", "triton", "auto"] | dict[GemmName, GemmTile]
 
 
 class Model(Section):
@@ -34,3 +42,9 @@ class Model(Section):
     norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
     auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
     true: also warn where the check fails, and use the same operators on a CPU."""
+    fused_gemm: GemmChoice = "cublas"
+    """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
+    kernel for that pass; triton, both in one kernel; a mapping such as {fc1-96: 128x64}: Triton,
+    with that tile, for these products, cuBLAS for the others. auto: measured at the start of a run
+    on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own recipe
+    then has the mapping, or cublas."""

@@ -45,6 +45,13 @@ def fused_problems(model: Model, engine: Engine) -> Iterator[str]:
             "model.fused: engine.zero_stage 3 brings weights to the layer that owns them, and "
             "fused layers read those of several; give auto or false, or zero_stage 2"
         )
+    folds = model.fused and engine.channels_last and engine.zero_stage != 3
+    if model.fused_gemm != "cublas" and not folds:
+        yield (
+            "model.fused_gemm acts on folded blocks, which need model.fused: auto or true, "
+            "engine.channels_last: true and no engine.zero_stage 3; set those, or "
+            "fused_gemm: cublas"
+        )
 
 
 def optimizer_problems(engine: Engine, optim: Optim) -> Iterator[str]:

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ixt.bench.kernels import Subject, bench_kernels, find_subjects, measure
+from ixt.bench.kernels import (
+    Subject,
+    bench_kernels,
+    find_subjects,
+    measure,
+    measure_products,
+    print_kernels,
+)
 from ixt.errors import EngineError, ModelError
 from ixt.kernels import FoldedBlock
 from ixt.kernels import modules as layers
@@ -74,6 +81,33 @@ def test_a_folded_block_is_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     calls, _ = timed(find_subjects("inceptionnext_atto")[4], x)
     assert seen == 2 * [layers.FusedInceptionMixer]
     torch.testing.assert_close(calls[0](), calls[1](), rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_measured_by_cublas_and_by_each_tile(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    run: list[object] = []
+
+    def timer(call: Callable[[], object]) -> float:
+        run.append(call())
+        return 2.0
+
+    cpu = torch.device("cpu")
+    rows = measure_products("inceptionnext_atto", 1, torch.float32, cpu, timer)
+    assert len(rows) == 4 * 3 * 5  # blocks, products, ways
+    first, second = rows[0], rows[1]
+    assert (first.layer, first.passes) == ("product fc1-40", "GELU")
+    assert (first.how, second.how) == ("cublas + pass", "triton 128x128")
+    # 56 x 56 rows of 40 features, and twice of 160 hidden ones; as many weights; 4 bytes each.
+    floor = 4 * (3136 * (40 + 2 * 160) + 40 * 160)
+    assert first.gb_per_s == pytest.approx(floor / 2 / 1e6)
+    assert first.percent_of_copy == pytest.approx(100, abs=0.01)
+    assert first.tflop_per_s == pytest.approx(2 * 3136 * 40 * 160 / 2 / 1e9)
+    for ours, plain in zip(run[2], run[1], strict=True):  # type: ignore[call-overload]
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+    print_kernels(rows[:6])
+    assert "triton 128x64s" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

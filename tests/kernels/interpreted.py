@@ -1,9 +1,9 @@
 """Run the Triton kernels on a CPU against float64: `interpreted.py SEED CASE...`.
 
 A process of its own: Triton reads TRITON_INTERPRET when a kernel's module is imported. A CASE is
-`bands:SIZE`, `norm:SIZE` or `mlp:SIZE`; see the functions of these names. Outputs are full of NaN
-before. Prints, for each case, the largest error of each result relative to its largest value, as
-JSON.
+`bands:SIZE`, `norm:SIZE`, `mlp:SIZE` or `products:SIZE`; see the functions of these names. Outputs
+are full of NaN before. Prints, for each case, the largest error of each result relative to its
+largest value, as JSON.
 """
 
 from __future__ import annotations
@@ -12,16 +12,33 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+import triton.language as tl
 from torch import Tensor
+from triton.runtime import interpreter
 
-from ixt.kernels import bands_norm, fold, triton_fold, triton_mlp, triton_stats
+from ixt.kernels import bands_norm, fold, gemm, triton_fold, triton_gemm, triton_mlp, triton_stats
 from ixt.kernels.bands import Bands
 from ixt.kernels.triton_band_grads import weight_grads
 from ixt.kernels.triton_bands import NormGrad, convolve, convolve_grad, num_tiles
 
 EPS = 1e-3
+plain_dot = interpreter.InterpreterBuilder.create_dot
+
+
+def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    """The interpreter's product; for bf16 that would be one of the bits taken for integers."""
+    if a.dtype == tl.bfloat16:
+        a, b = (
+            interpreter.TensorHandle((t.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+            for t in (a, b)
+        )
+    return plain_dot(self, a, b, *rest)
+
+
+interpreter.InterpreterBuilder.create_dot = dot
 Pairs = dict[str, tuple[Tensor, Any]]
 
 
@@ -138,8 +155,8 @@ def mlp(size: str) -> Pairs:
     weight, bias = torch.randn(channels), torch.randn(channels)
 
     active, d_hidden, total = nan_like(h), nan_like(h), nan_like(x)
-    triton_mlp.gelu(h, active, scale)
-    d_bias = triton_mlp.gelu_grad(h, dh, d_hidden, scale)
+    triton_mlp.scaled_gelu(h, active, scale)
+    d_bias = triton_mlp.scaled_gelu_grad(h, dh, d_hidden, scale)
     triton_mlp.add(x, y, b2, total, scale)
     summed = triton_mlp.sum_rows(y, scale)
     terms = triton_fold.Norm(moments, weight, bias, EPS)
@@ -182,10 +199,48 @@ def mlp(size: str) -> Pairs:
     return pairs
 
 
+def products(size: str) -> Pairs:
+    """The matrix products that finish their results, against the same in float64.
+
+    Size: images,pixels,channels,hidden,scaled,tile,dtype.
+    """
+    *numbers, tile, name = size.split(",")
+    images, pixels, channels, hidden, scaled = map(int, numbers)
+    dtype, rows = getattr(torch, name), images * pixels
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size).to(dtype)
+
+    scale = torch.randn(images) if scaled else None
+    x, stream, grad = draw(rows, channels), torch.randn(rows, channels), draw(rows, channels)
+    w1, b1 = draw(hidden, channels) / channels**0.5, draw(hidden)
+    w2, b2 = draw(channels, hidden) / hidden**0.5, torch.randn(channels)
+    h, g = draw(rows, hidden), draw(rows, hidden)
+
+    found_h, found_g, d_h, total = nan_like(h), nan_like(h), nan_like(h), nan_like(stream)
+    triton_gemm.product_gelu(x, w1, b1, found_h, found_g, scale, tile)
+    d_bias = triton_gemm.product_gelu_grad(grad, w2, h, d_h, scale, tile)
+    triton_gemm.product_add(g, w2, stream, b2, total, scale, tile)
+
+    def wide(*tensors: Tensor | None) -> tuple[Any, ...]:
+        return tuple(t if t is None else t.double() for t in tensors)
+
+    right_h, _ = gemm._gelu_plain(*wide(x, w1, b1, scale), tile)
+    right_grad, right_sum = gemm._gelu_grad_plain(*wide(grad, w2, h, scale), tile)
+    right = gemm._add_plain(*wide(g, w2, stream, b2, scale), torch.float64, tile)
+    return {
+        "hidden": (found_h, right_h),
+        "gelu": (found_g, fold._gelu_plain(*wide(found_h, scale))),
+        "gelu gradient": (d_h, right_grad),
+        "wide sum of it": (d_bias, right_sum),
+        "wide total": (total, right),
+    }
+
+
 def errors(case: str) -> dict[str, float]:
     """Largest relative error of each result; NaN where nothing was written."""
     kind, size = case.split(":")
-    pairs = {"bands": bands, "norm": norm, "mlp": mlp}[kind](size)
+    pairs = {"bands": bands, "norm": norm, "mlp": mlp, "products": products}[kind](size)
     return {
         name: float((found.double() - right.detach()).abs().max() / right.detach().abs().max())
         for name, (found, right) in pairs.items()

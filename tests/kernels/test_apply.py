@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ from ixt.kernels import (
     depthwise_bands,
     disagreement,
     fuse,
+    gemm,
     keep_residual_half,
 )
+from ixt.kernels.gemm import Tiles
 from ixt.models import create_model
 from ixt.recipe import Recipe, parse_recipe
 
@@ -115,9 +118,18 @@ def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: 
         model = model.model_copy(update={"name": name, "kwargs": {}})
     recipe = tiny.model_copy(
         update={
-            "model": model.model_copy(update={"fused": given.get("fused", False)}),
+            "model": model.model_copy(
+                update={
+                    "fused": given.get("fused", False),
+                    "fused_gemm": given.get("gemm", "cublas"),
+                }
+            ),
             "engine": engine.model_copy(
-                update={"half_residual": given.get("half", False), "precision": "bf16"}
+                update={
+                    "half_residual": given.get("half", False),
+                    "precision": "bf16",
+                    "channels_last": "gemm" in given,
+                }
             ),
         }
     )
@@ -167,6 +179,54 @@ def test_a_failed_check_leaves_timms_layers_and_says_why(
     ]
 
 
+def tiles(model: nn.Module) -> list[Tiles]:
+    return [module.tiles for module in model.modules() if isinstance(module, FoldedBlock)]
+
+
+def test_products_of_triton_are_put_in_by_width(tiny: Recipe, trusted: None) -> None:
+    choice = {"fc1-16": "64x64", "fc2-32": "128x64"}
+    model = build(tiny, CUDA, fused="auto", gemm=choice)
+    assert tiles(model) == 2 * [Tiles(fc1="64x64")] + 2 * [Tiles(fc2="128x64")]
+    # auto is settled when a run starts.
+    assert tiles(build(tiny, CUDA, fused=True, gemm="auto")) == 4 * [Tiles()]
+
+
+def test_wrong_products_of_triton_leave_them_to_cublas_and_say_why(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def problem(blocks: list[nn.Module], device: object, dtype: object, fold: Any = fuse) -> Any:
+        checked.append((len(blocks), fold is fuse))
+        return None if fold is fuse else "output is off by 0.5"
+
+    checked: list[tuple[int, bool]] = []
+    monkeypatch.setattr(apply, "disagreement", lambda *_: None)
+    monkeypatch.setattr(apply, "block_disagreement", problem)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+    with caplog.at_level(logging.WARNING):
+        model = build(tiny, CUDA, fused=True, gemm={"fc1-16": "64x64"})
+    assert tiles(model) == 4 * [Tiles()]
+    assert checked == [(3, True), (1, False)]  # all kinds of blocks, then that of 16 channels
+    assert [record.getMessage() for record in caplog.records] == [
+        "model.fused_gemm: cublas instead, on H200 the products of Triton are not right: "
+        "output is off by 0.5"
+    ]
+
+
+def test_the_check_of_blocks_finds_wrong_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_slope(*inputs: Any) -> Any:
+        grad, weight, hidden = inputs[:3]
+        out = grad @ weight
+        return out.to(hidden.dtype), out.float().sum(0)
+
+    blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
+    fold = partial(fuse, gemm="triton")
+    assert block_disagreement(blocks, CPU, torch.bfloat16, fold) is None
+    monkeypatch.setattr(gemm, "product_gelu_grad", no_slope)
+    assert "of a folded block of 40 channels is off" in str(
+        block_disagreement(blocks, CPU, torch.bfloat16, fold)
+    )
+
+
 def test_half_residual_is_a_switch_of_its_own(tiny: Recipe) -> None:
     model = build(tiny, CPU, half=True)
     assert num_fused(model) == 0
@@ -180,6 +240,17 @@ def test_a_switch_without_effect_is_refused(tiny: Recipe) -> None:
     build(tiny, CUDA, "resnet18", fused="auto")
     with pytest.raises(ModelError, match=r"^engine\.half_residual: resnet18 has no layer scale"):
         build(tiny, CPU, "resnet18", half=True)
+
+
+def test_products_that_a_model_does_not_have_are_refused(tiny: Recipe) -> None:
+    with pytest.raises(
+        ModelError,
+        match=r"^model\.fused_gemm: inceptionnext_atto has no product "
+        r"fc1-96; it has fc1-16, fc2_grad-16, fc2-16, fc1-32, fc2_grad-32, fc2-32$",
+    ):
+        build(tiny, CPU, fused=True, gemm={"fc1-16": "64x64", "fc1-96": "64x64"})
+    with pytest.raises(ModelError, match=r"^model\.fused_gemm: convnext_atto has no block"):
+        build(tiny, CPU, "convnext_atto", fused="auto", gemm="triton")
 
 
 def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, object]]) -> None:
@@ -196,3 +267,8 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
         "engine", half_residual=True
     )
     assert "model.fused: engine.zero_stage 3 brings weights" in refused("model", fused=True)
+    assert "model.fused_gemm acts on folded blocks, which need" in refused(
+        "model", fused_gemm="triton"
+    )
+    assert "fused_gemm" in refused("model", fused_gemm={"fc3-96": "64x64"})
+    assert "fused_gemm" in refused("model", fused_gemm={"fc1-96": "32x32"})

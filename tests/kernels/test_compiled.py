@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,25 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from ixt.kernels import (  # noqa: E402
     Bands,
+    gemm,
     triton_band_grads,
     triton_bands,
     triton_fold,
+    triton_gemm,
     triton_mlp,
     triton_stats,
 )
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 # Arguments that are matrices of images or folded weights, integers, floats; all others are fp32.
-HALF = ("X", "Y", "D", "T", "Hidden", "Grad", "Out", "out_w1", "out_b1", "out_w2", "w1")
-COUNTS = ("H", "W", "tiles", "all_tiles", "chunks", "rows", "width", "pixels", "hidden", "blocks",
+HALF = ("X", "Y", "D", "T", "Hidden", "Grad", "Out", "out_w1", "out_b1", "out_w2", "w1", "A", "W")
+COUNTS = ("H", "tiles", "all_tiles", "chunks", "rows", "width", "pixels", "hidden", "blocks",
           "programs", "num_tiles", "tile_pixels", "num_images")  # fmt: skip
 NUMBERS = ("eps", "norm_count")
 # With four warps a program, three programs fit on a multiprocessor at 168 registers.
 MOST_REGISTERS = 168
+REGISTERS = 65536  # of a multiprocessor
+FOUR_WARPS = {"num_warps": 4}
 NHWC, NCHW = torch.channels_last, torch.contiguous_format
 
 
@@ -40,6 +45,11 @@ class Binary:
     registers: int
     spilled_bytes: int
     instructions: str
+
+    @property
+    def tensor_core(self) -> bool:
+        """Whether products run on tensor cores, of an A100 or an H100."""
+        return re.search(r"\b(HMMA|HGMMA)\.", self.instructions) is not None
 
     def loads(self, bits: int) -> int:
         return len(re.findall(rf"\bLDG\.E\.{bits}\b", self.instructions))
@@ -50,9 +60,15 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Compile a kernel for sm_80 or sm_90, with images in bf16."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
 
-    def build(kernel: Any, arch: int, constants: dict[str, Any], num_bands: int = 1) -> Binary:
+    def build(
+        kernel: Any,
+        arch: int,
+        constants: dict[str, Any],
+        num_bands: int = 1,
+        options: Mapping[str, int] = FOUR_WARPS,
+    ) -> Binary:
         binary = tmp_path / "kernel.cubin"
-        binary.write_bytes(compile_kernel(kernel, constants, arch, num_bands))
+        binary.write_bytes(compile_kernel(kernel, constants, arch, num_bands, options))
         usage = dump("-res-usage", binary)
         found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         return Binary(found["REG"], found["STACK"] + found["LOCAL"], dump("-sass", binary))
@@ -60,15 +76,19 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return build
 
 
-def compile_kernel(kernel: Any, constants: dict[str, Any], arch: int, num_bands: int) -> bytes:
+def compile_kernel(
+    kernel: Any, constants: dict[str, Any], arch: int, num_bands: int, options: Mapping[str, int]
+) -> bytes:
     signature: dict[str, Any] = {}
     aligned: dict[tuple[int, ...], Any] = {}
     # What some kernel calls tiles is an array of them in another.
     arrays = ("tiles",) if kernel is triton_stats.image_moments_kernel else ()
+    # Beside a height, W is the width of an image; elsewhere it is weights.
+    heights = ("W",) if "H" in kernel.arg_names else ()
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in COUNTS and name not in arrays:
+        elif name in (*COUNTS, *heights) and name not in arrays:
             signature[name] = "i32"
         elif name in NUMBERS:
             signature[name] = "fp32"
@@ -82,7 +102,7 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], arch: int, num_bands:
         fn=kernel, signature=signature, constexprs=constants, attrs=aligned
     )
     target = GPUTarget("cuda", arch, 32)
-    return bytes(triton.compile(source, target=target, options={"num_warps": 4}).asm["cubin"])
+    return bytes(triton.compile(source, target=target, options=dict(options)).asm["cubin"])
 
 
 def dump(what: str, binary: Path) -> str:
@@ -199,3 +219,43 @@ def test_nothing_spills_around_the_products(
     build: Any, kernel: Any, constants: dict[str, Any], arch: int
 ) -> None:
     check(build(kernel, arch, constants))
+
+
+PRODUCTS = {
+    "fc1": (triton_gemm.product_gelu_kernel, 4, 1),
+    "fc2_grad": (triton_gemm.product_gelu_grad_kernel, 4, 1),
+    "fc2": (triton_gemm.product_add_kernel, 1, 4),
+}
+
+
+def check_product(build: Any, arch: int, product: str, tile: str, channels: int) -> None:
+    """No spills; tensor cores; registers that leave room for as many programs as `TILES` says."""
+    kernel, wide, deep = PRODUCTS[product]
+    chosen = gemm.TILES[tile]  # type: ignore[index]
+    sizes = triton_gemm.constants(chosen, 2, wide * channels, deep * channels)
+    constants = {**sizes, "SCALED": True, "PRECISION": "ieee"}
+    options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
+    binary = build(kernel, arch, constants, options=options)
+    programs = 1 if tile == "128x128" else 2
+    assert binary.spilled_bytes == 0
+    assert 0 < binary.registers <= min(255, REGISTERS // (32 * chosen.warps * programs))
+    assert binary.tensor_core
+    # Rows of 8 features and more are copied by 16 bytes, past registers.
+    copies = re.findall(r"\bLDGSTS\.E[.\w]*", binary.instructions)
+    assert copies
+    assert all(copy.endswith(".128") for copy in copies)
+
+
+def test_a_product_that_ends_in_gelus_slope_compiles_for_sm_80(build: Any) -> None:
+    check_product(build, 80, "fc2_grad", "128x64", 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("tile", gemm.TILES)
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_products_of_every_stage_run_on_tensor_cores_and_do_not_spill(
+    build: Any, product: str, tile: str, arch: int
+) -> None:
+    for channels in (40, 96, 384, 768):  # atto's first, then three of T
+        check_product(build, arch, product, tile, channels)

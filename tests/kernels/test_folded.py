@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 from ixt.kernels import FoldedBlock, fuse, keep_residual_half
 from ixt.kernels import folded as module
+from ixt.kernels.gemm import TILES, Tiles, chosen_tiles
+from ixt.recipe.model import GemmChoice, GemmTile
 
 IMAGES, CHANNELS, SIDE = 6, 24, 8
 Pass = dict[str, Tensor]
@@ -33,9 +35,9 @@ def block(drop_path: float = 0.4, scaled: bool = True, dtype: Any = torch.float6
     return made.to(dtype)
 
 
-def folded(plain: nn.Module) -> nn.Module:
+def folded(plain: nn.Module, gemm: GemmChoice = "cublas") -> nn.Module:
     holder = nn.ModuleList([copy.deepcopy(plain)])
-    assert fuse(holder) == 1
+    assert fuse(holder, gemm) == 1
     assert isinstance(holder[0], FoldedBlock)
     return holder[0]
 
@@ -59,6 +61,16 @@ def run(net: nn.Module, x: Tensor, half: bool = False) -> Pass:
     return {"output": out.detach(), "input": x.grad, **grads, **buffers}
 
 
+def test_a_choice_names_the_tile_of_each_product() -> None:
+    assert tuple(TILES) == get_args(GemmTile)
+    assert chosen_tiles({"fc1-96": "64x64", "fc2-192": "128x64"}, 96) == Tiles(fc1="64x64")
+    assert chosen_tiles("triton", 24) == Tiles("128x64", "128x64", "128x64")
+    assert chosen_tiles("auto", 24) == chosen_tiles("cublas", 24) == Tiles()
+    holder = nn.ModuleList([block()])
+    fuse(holder, {f"fc2_grad-{CHANNELS}": "64x64"})
+    assert holder[0].tiles == Tiles(fc2_grad="64x64")
+
+
 def frozen(net: nn.Module) -> None:
     net.train()
     net.norm.eval()  # type: ignore[operator,union-attr]
@@ -67,13 +79,14 @@ def frozen(net: nn.Module) -> None:
 MODES: list[Callable[[nn.Module], object]] = [nn.Module.train, nn.Module.eval, frozen]
 
 
+@pytest.mark.parametrize("gemm", ["cublas", "triton"])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("mode", MODES, ids=["train", "eval", "frozen"])
 def test_a_folded_block_is_timms_in_every_mode(
-    mode: Callable[[nn.Module], object], scaled: bool
+    mode: Callable[[nn.Module], object], scaled: bool, gemm: GemmChoice
 ) -> None:
     plain = block(scaled=scaled)
-    net = folded(plain)
+    net = folded(plain, gemm)
     for one in (plain, net):
         mode(one)
     for _ in range(2):  # running statistics go on from the first pass
@@ -95,9 +108,12 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("gemm", ["cublas", "triton"])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 @pytest.mark.parametrize("half", [False, True])
-def test_its_error_in_bf16_is_no_larger_than_timms(half: bool, mean: float) -> None:
+def test_its_error_in_bf16_is_no_larger_than_timms(
+    half: bool, mean: float, gemm: GemmChoice
+) -> None:
     plain = block(drop_path=0.0, dtype=torch.float32)
     if half:
         holder = nn.ModuleList([plain])
@@ -109,7 +125,7 @@ def test_its_error_in_bf16_is_no_larger_than_timms(half: bool, mean: float) -> N
     plain(x)  # running statistics as in the middle of a run: near those of a batch
     norm.momentum = 0.1
     right = run(copy.deepcopy(plain).double(), x.double())
-    nets = {"timm": copy.deepcopy(plain), "folded": folded(plain)}
+    nets = {"timm": copy.deepcopy(plain), "folded": folded(plain, gemm)}
 
     def errors(net: nn.Module) -> dict[str, float]:
         found = run(net, x, half=True)
@@ -189,8 +205,9 @@ def test_a_recomputed_pass_gives_the_same_gradients() -> None:
         torch.testing.assert_close(parameter.grad, expected[name])
 
 
-def test_it_compiles_into_one_graph_with_the_same_result() -> None:
-    net = folded(block(drop_path=0.0))
+@pytest.mark.parametrize("gemm", ["cublas", "triton"])
+def test_it_compiles_into_one_graph_with_the_same_result(gemm: GemmChoice) -> None:
+    net = folded(block(drop_path=0.0), gemm)
     compiled = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
     x = images()
     torch.testing.assert_close(run(compiled, x), {
@@ -236,7 +253,8 @@ def test_synchronised_statistics_are_those_of_all_processes(tmp_path: Any) -> No
 
 
 def test_every_operator_is_well_formed() -> None:
-    net = folded(block(dtype=torch.float32))
+    net_block = block(dtype=torch.float32)
+    net = folded(net_block)
     called: list[tuple[Any, tuple[Any, ...]]] = []
 
     class Record(torch.utils._python_dispatch.TorchDispatchMode):
@@ -248,8 +266,9 @@ def test_every_operator_is_well_formed() -> None:
             return func(*args, **(kwargs or {}))
 
     with Record():
-        run(net, images(0.0, torch.float32), half=True)
-    assert len({func for func, _ in called}) == 11
+        for one in (net, folded(net_block, "triton")):
+            run(one, images(0.0, torch.float32), half=True)
+    assert len({func for func, _ in called}) == 14
     for func, args in called:
         # They have no gradients of their own, so none must be asked for.
         torch.library.opcheck(func, tree_map_only(Tensor, Tensor.detach, args))

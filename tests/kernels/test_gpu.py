@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ixt.kernels import (
     Bands,
@@ -18,7 +21,11 @@ from ixt.kernels import (
     keep_residual_half,
     mixer_shapes,
 )
+from ixt.kernels.folded import channels_of
+from ixt.kernels.gemm import TILES
+from ixt.kernels.tune import BlockSize, make_product
 from ixt.models import create_model
+from ixt.recipe.model import GemmProduct, GemmTile
 
 pytestmark = pytest.mark.gpu
 
@@ -54,6 +61,32 @@ def test_all_folded_blocks_of_the_paper_agree_with_float64(dtype: torch.dtype, h
         blocks = blocks_to_fold(model)
         assert len(blocks) == 4
         assert block_disagreement(blocks, CUDA, dtype) is None
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_triton_in_blocks_of_the_paper_agree_with_float64(
+    dtype: torch.dtype, tile: GemmTile
+) -> None:
+    for size in ("atto", "tiny", "base"):
+        model = create_model(f"inceptionnext_{size}")
+        blocks = blocks_to_fold(model)
+        names = [f"{p}-{channels_of(b)}" for b in blocks for p in get_args(GemmProduct)]
+        fold = partial(fuse, gemm=dict.fromkeys(names, tile))
+        assert block_disagreement(blocks, CUDA, dtype, fold) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_triton_are_cublass_and_the_same_bits_every_time(dtype: torch.dtype) -> None:
+    for size in (BlockSize(96, 384, 3136), BlockSize(320, 960, 49), BlockSize(17, 33, 35)):
+        for name in get_args(GemmProduct):
+            product = make_product(name, size, 7, dtype, dtype, CUDA)
+            plain = product.run(None)
+            for tile in ("128x64", "128x64s", "64x64"):
+                first, again = product.run(tile), product.run(tile)
+                torch.testing.assert_close(first, again, rtol=0, atol=0)
+                for found, right in zip(tree_leaves(first), tree_leaves(plain), strict=True):
+                    assert (found.double() - right.double()).norm() <= 0.02 * right.double().norm()
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ixt.kernels.gemm import TILES
+
 pytest.importorskip("triton")
 
 # The largest error over the largest value. fp16: half of a result's last bit; bf16: a whole one,
@@ -49,6 +51,8 @@ def test_kernels_agree_with_float64_on_odd_sizes() -> None:
         "bands:1,4,1,6,5,3x3+1x3+3x1,1,float32,contiguous_format",
         "norm:2,9,2,9,8,3x3+1x5+5x1,1,bfloat16,channels_last",
         "mlp:3,7,20,70,1,bfloat16",
+        "products:3,27,20,70,1,64x64,bfloat16",
+        "products:1,5,130,33,0,128x64s,float32",
     )
 
 
@@ -80,3 +84,12 @@ def test_kernels_agree_with_float64_on_many_sizes(order: str, dtype: str, kind: 
 def test_kernels_around_the_products_agree_with_float64(dtype: str) -> None:
     sizes = ("2,17,130,33,0", "5,1,3,200,1", "1,40,96,384,1", "3,11,64,16,0")
     check(*(f"mlp:{size},{dtype}" for size in sizes))
+
+
+# Whole tiles, a stage of T, one row and column, depths beside a step's, more rows than a group has.
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("tile", TILES)
+def test_products_that_finish_their_results_agree_with_float64(tile: str, dtype: str) -> None:
+    sizes = ("2,64,64,128,1", "3,43,96,384,1", "1,1,1,1,0", "5,26,40,160,0", "9,131,17,33,1")
+    check(*(f"products:{size},{tile},{dtype}" for size in sizes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from torch import nn
@@ -19,6 +20,7 @@ CHANGES: dict[str, tuple[Change, ...]] = {
     "half stream": (keep_residual_half,),
     "and fused mixers": (keep_residual_half, fuse_mixers),
     "and folded blocks": (keep_residual_half, fuse),
+    "and whole products": (keep_residual_half, partial(fuse, gemm="triton")),
     "no half stream": (fuse,),
 }
 # Kernels, and MB per image, of a training step at 224 px in NHWC under autocast.
@@ -28,6 +30,7 @@ COUNTS: dict[str, dict[str, tuple[int, float]]] = {
         "half stream": (1060, 379.6),
         "and fused mixers": (757, 377.4),
         "and folded blocks": (559, 291.2),
+        "and whole products": (505, 231.8),
         "no half stream": (589, 346.0),
     },
     "inceptionnext_atto": {
@@ -35,6 +38,7 @@ COUNTS: dict[str, dict[str, tuple[int, float]]] = {
         "half stream": (730, 111.1),
         "and fused mixers": (528, 107.3),
         "and folded blocks": (397, 83.5),
+        "and whole products": (361, 67.0),
         "no half stream": (421, 100.4),
     },
     "convnext_tiny": {
@@ -43,7 +47,7 @@ COUNTS: dict[str, dict[str, tuple[int, float]]] = {
         "and fused mixers": (703, 380.2),
     },
 }
-QUICK = [("inceptionnext_tiny", "timm"), ("inceptionnext_tiny", "and folded blocks")]
+QUICK = [("inceptionnext_tiny", change) for change in ("timm", "and whole products")]
 CASES = [(name, change) for name, counts in COUNTS.items() for change in counts]
 
 

@@ -1,0 +1,214 @@
+"""Matrix products of a block's MLP that finish their results before they reach memory, in Triton.
+
+What `triton_mlp.py` does to a product in a pass of its own is done here to the sums while they are
+in registers: no result is written, read and written again. Sums are kept in fp32. A program owns
+whole elements of the result and nothing is added up by atomics: the same bits every time.
+"""
+
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ixt.kernels.gemm import TILES, Tile
+from ixt.kernels.triton_mlp import gelu, gelu_slope
+from ixt.recipe.model import GemmTile
+
+# Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
+_GROUP = 8
+
+
+@triton.jit
+def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+           GROUP: tl.constexpr):  # fmt: skip
+    """This program's block of rows, and of columns: GROUP blocks of rows go on together."""
+    across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    group = tl.program_id(0) // (GROUP * across)
+    inner = tl.program_id(0) % (GROUP * across)
+    high = tl.minimum(tl.cdiv(rows, BLOCK_R) - group * GROUP, GROUP)
+    return group * GROUP + inner % high, inner // high
+
+
+@triton.jit
+def _product(
+    A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED. Zero outside."""
+    k = tl.arange(0, BLOCK_K)
+    a_at = A + (r.to(tl.int64) * K)[:, None] + k[None, :]
+    w_at = W + (k * (1 if TURNED else N))[:, None] + (n * (K if TURNED else 1))[None, :]
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    for first in range(0, K, BLOCK_K):
+        a_real, w_real = (r < rows)[:, None], (n < N)[None, :]
+        if K % BLOCK_K:
+            a_real = a_real & (k < K - first)[None, :]
+            w_real = w_real & (k < K - first)[:, None]
+        a = tl.load(a_at, mask=a_real, other=0.0)
+        w = tl.load(w_at, mask=w_real, other=0.0)
+        total = tl.dot(a, w, total, input_precision=PRECISION)
+        a_at += BLOCK_K
+        w_at += BLOCK_K if TURNED else BLOCK_K * N
+    return total
+
+
+@triton.jit
+def _image_scale(Scale, r, rows, pixels, SCALED: tl.constexpr, BLOCK_R: tl.constexpr):
+    """What each row's image is multiplied by."""
+    scale = tl.full((BLOCK_R,), 1.0, tl.float32)
+    if SCALED:
+        scale = tl.load(Scale + r // pixels, mask=r < rows, other=0.0)
+    return scale
+
+
+@triton.jit
+def product_gelu_kernel(
+    A, W, Bias, Hidden, Out, Scale, rows, pixels,
+    N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
+    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
+    inside = (r < rows)[:, None] & (n < N)[None, :]
+    # GELU of what is stored: the backward pass takes the slope there.
+    hidden = total.to(Hidden.dtype.element_ty)
+    tl.store(Hidden + at, hidden, mask=inside)
+    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    out = gelu(hidden.to(tl.float32)) * scale[:, None]
+    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def product_gelu_grad_kernel(
+    A, W, Hidden, Out, Partial, Scale, rows, pixels,
+    N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = scale x GELU'(Hidden) x (A W); each block of rows' sums of Out: (blocks, N)."""
+    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
+    inside = (r < rows)[:, None] & (n < N)[None, :]
+    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
+    out = gelu_slope(hidden) * total * scale[:, None]
+    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+    tl.store(Partial + block_r * N + n, tl.sum(out, 0), mask=n < N)
+
+
+@triton.jit
+def product_add_kernel(
+    A, W, X, Bias, Out, Scale, rows, pixels,
+    N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = X + A W^T + scale of the row's image x Bias."""
+    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
+    inside = (r < rows)[:, None] & (n < N)[None, :]
+    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    bias = tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)
+    total += tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
+    total += scale[:, None] * bias[None, :]
+    tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
+
+
+def product_gelu(
+    a: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None,
+    tile: GemmTile,
+) -> None:  # fmt: skip
+    """Write a weight^T + bias into hidden, and its GELU times each image's scale into out.
+
+    Args:
+        a: (rows, K).
+        weight: (N, K), in the type of a.
+        bias: (N,).
+        hidden: (rows, N).
+        out: like hidden.
+        scale: (images,) in fp32, or None for 1.
+        tile: a name of `gemm.TILES`.
+    """
+    _launch(product_gelu_kernel, tile, a, hidden, scale, weight, bias, hidden, out)
+
+
+def product_gelu_grad(
+    a: Tensor, weight: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None, tile: GemmTile
+) -> Tensor:
+    """Write the gradient of `product_gelu`'s hidden into out.
+
+    Args:
+        a: (rows, K): the gradient of what the other product, with weight, made of GELU.
+        weight: (K, N), in the type of a.
+        hidden: (rows, N).
+        out: like hidden.
+        scale: (images,) in fp32, or None for 1.
+        tile: a name of `gemm.TILES`.
+
+    Returns:
+        (N,) in fp32: the sum of out over rows, a bias's gradient.
+    """
+    blocks = triton.cdiv(len(a), TILES[tile].rows)
+    partial = a.new_empty(blocks, hidden.shape[1], dtype=torch.float32)
+    _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
+    return partial.sum(0)
+
+
+def product_add(
+    a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, out: Tensor, scale: Tensor | None,
+    tile: GemmTile,
+) -> None:  # fmt: skip
+    """Write x + a weight^T + scale x bias into out.
+
+    Args:
+        a: (rows, K).
+        weight: (N, K), in the type of a.
+        x: (rows, N), in any type.
+        bias: (N,).
+        out: like x, in any type.
+        scale: (images,) in fp32, or None for 1.
+        tile: a name of `gemm.TILES`.
+    """
+    _launch(product_add_kernel, tile, a, out, scale, weight, x, bias, out)
+
+
+def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[str, Any]:
+    """The kernels' arguments that follow from sizes: (rows, depth) to (rows, width)."""
+    return {
+        "N": width,
+        "K": depth,
+        "GROUP": _GROUP,
+        "BLOCK_R": tile.rows,
+        "BLOCK_N": tile.columns,
+        "BLOCK_K": tile.depth_bytes // element_bytes,
+    }
+
+
+def _launch(
+    kernel: Any, name: GemmTile, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
+) -> None:
+    tile, (rows, width) = TILES[name], result.shape
+    blocks = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    with torch.cuda.device_of(a):
+        kernel[(blocks,)](
+            a, *operands, a if scale is None else scale,
+            rows, rows if scale is None else rows // scale.shape[0],
+            SCALED=scale is not None, PRECISION="tf32" if tf32 else "ieee",
+            **constants(tile, a.element_size(), width, a.shape[1]),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
