@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "numbers are loaded in the order of little-endian processors"
+#endif
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 enum { DECODED = 0, REFUSED = 1 };

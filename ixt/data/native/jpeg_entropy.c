@@ -54,10 +54,7 @@ static int build_huffman(Huffman *table, const uint8_t *counts, int dc) {
 static inline void refill(Bits *bits) {
     uint64_t next;
     memcpy(&next, bits->at, 8);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    next = __builtin_bswap64(next);
-#endif
-    bits->window |= next >> bits->count;
+    bits->window |= __builtin_bswap64(next) >> bits->count;
     bits->at += (63 - bits->count) >> 3;
     bits->count |= 56;
 }

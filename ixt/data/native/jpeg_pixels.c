@@ -85,15 +85,15 @@ static const uint8_t *sample_row(const Component *c, int row) {
     return c->samples + (ptrdiff_t)within * c->pitch;
 }
 
-/* A row of chroma for columns left .. left + width of the image, interpolated as by libjpeg's
- * "fancy upsampling": from there on, `to` holds a value per column of the image. */
+/* A row of chroma for columns left .. left + width of the image, interpolated by the triangle
+ * filter of libjpeg's "fancy upsampling"; `sums` and `to` are memory for it. */
 static const uint8_t *chroma_row(const Component *c, int across, int down, int row, int left,
                                  int width, int16_t *sums, uint8_t *to) {
     if (across == 1) return sample_row(c, row) + (left - 8 * c->first_column);
     const int first = left / 2, count = (left + width - 1) / 2 - first + 1;
     const int near = down == 2 ? row / 2 : row, far = row % 2 ? near + 1 : near - 1;
     const uint8_t *a = sample_row(c, near), *b = sample_row(c, down == 2 ? far : near);
-    /* Sums of 4 x a sample, or 1 x where rows are not halved, from first - 1 on. */
+    /* From column first - 1 on: of two rows three parts to one, where rows are halved. */
     const int own = down == 2 ? 3 : 1, other = down == 2 ? 1 : 0;
     const int from = most(0, first - 1), until = least(c->width - 1, first + count);
     a -= 8 * c->first_column, b -= 8 * c->first_column;
@@ -128,7 +128,8 @@ static void write_rgb(const uint8_t *restrict y, const uint8_t *restrict cb,
         const int count = least(64, width - start);
         for (int x = 0; x < count; x++) {
             const int16_t light = y[start + x];
-            const int16_t blue = (int16_t)(cb[start + x] - 128), red = (int16_t)(cr[start + x] - 128);
+            const int16_t blue = (int16_t)(cb[start + x] - 128);
+            const int16_t red = (int16_t)(cr[start + x] - 128);
             r[x] = level((int16_t)(light + red + scaled(red, 26345)));
             b[x] = level((int16_t)(light + 2 * blue + scaled(blue, -14942)));
             g[x] = level((int16_t)(light + ((-22554 * blue - 46802 * red + (1 << 15)) >> 16)));
@@ -141,14 +142,14 @@ static void write_rgb(const uint8_t *restrict y, const uint8_t *restrict cb,
     }
 }
 
-/* Write columns left .. left + width of a row of the image; `scratch` holds 4 * (width + 4) bytes. */
+/* Write columns left .. left + width of a row of the image; `scratch` has 4 * (width + 4) bytes. */
 void write_row(const Header *header, int row, int left, int width, uint8_t *scratch, uint8_t *rgb) {
     const Component *luma = &header->component[0];
     const int across = luma->across, down = luma->down;
     int16_t *sums = (int16_t *)scratch;
     uint8_t *blue = scratch + 2 * (size_t)(width + 4), *red = blue + width + 2;
     const uint8_t *y = sample_row(luma, row) + (left - 8 * luma->first_column);
-    const uint8_t *cb = chroma_row(&header->component[1], across, down, row, left, width, sums, blue);
-    const uint8_t *cr = chroma_row(&header->component[2], across, down, row, left, width, sums, red);
-    write_rgb(y, cb, cr, width, rgb);
+    const Component *cb = &header->component[1], *cr = &header->component[2];
+    write_rgb(y, chroma_row(cb, across, down, row, left, width, sums, blue),
+              chroma_row(cr, across, down, row, left, width, sums, red), width, rgb);
 }

@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "numbers are loaded in the order of little-endian processors"
+#endif
+
 enum { PAD = 2 }; /* edge pixels repeated around the frame, so that each tap lies inside */
 
 /* For each pixel of a row: where its first tap lies, how far it is past the second, and whether
