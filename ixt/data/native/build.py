@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def library() -> ctypes.CDLL | None:
             SWITCH,
         )
         return None
+
+
+@cache
+def function(name: str, *kinds: type) -> Callable[..., int] | None:
+    """A function of the library with the kinds of its arguments; None where there is none."""
+    found = library()
+    if found is None:
+        return None
+    one: Callable[..., int] = getattr(found, name)
+    one.argtypes = list(kinds)  # type: ignore[attr-defined]
+    return one
 
 
 def build() -> Path:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from ixt.data.native.build import library
+from ixt.data.native.build import function
 from ixt.data.source import Bytes
 
 _of_thread = threading.local()
@@ -47,12 +46,6 @@ def _memory(num_bytes: int) -> Tensor:
     return memory[:num_bytes]
 
 
-@cache
 def _function() -> Callable[..., int] | None:
-    found = library()
-    if found is None:
-        return None
-    function: Callable[..., int] = found.ixt_jpeg_window
-    numbers = [ctypes.c_int] * 4
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *numbers, ctypes.c_void_p]  # type: ignore[attr-defined]
-    return function
+    place, number = ctypes.c_void_p, ctypes.c_int
+    return function("ixt_jpeg_window", place, ctypes.c_size_t, *[number] * 4, place)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.data.native.build import library
+from ixt.data.native.build import function
 
 
 def rotate(images: Tensor, terms: NDArray[np.float64], cubic: bool, fill: Tensor) -> Tensor | None:
@@ -26,23 +25,17 @@ def rotate(images: Tensor, terms: NDArray[np.float64], cubic: bool, fill: Tensor
     Returns:
         (n, 3, S, S) uint8; None where there is no C code.
     """
-    function = _function()
-    if function is None:
+    rotated_by = _function()
+    if rotated_by is None:
         return None
     result, terms, fill = torch.empty_like(images), np.ascontiguousarray(terms), fill.contiguous()
     for image, row, rotated in zip(images, terms, result, strict=True):
         places = image.data_ptr(), image.shape[-1], row.ctypes.data
-        if function(*places, int(cubic), fill.data_ptr(), rotated.data_ptr()):
+        if rotated_by(*places, int(cubic), fill.data_ptr(), rotated.data_ptr()):
             return None
     return result
 
 
-@cache
 def _function() -> Callable[..., int] | None:
-    found = library()
-    if found is None:
-        return None
-    function: Callable[..., int] = found.ixt_rotate
     place, number = ctypes.c_void_p, ctypes.c_int
-    function.argtypes = [place, number, place, number, place, place]  # type: ignore[attr-defined]
-    return function
+    return function("ixt_rotate", place, number, place, number, place, place)
