@@ -38,10 +38,10 @@ class Tile:
 # In bf16 and fp16, one program of the first fits on a multiprocessor of an A100 or H100, of the
 # others two and more.
 TILES: dict[GemmTile, Tile] = {
-    "128x128": Tile(128, 128, 128, 8, 3),
+    "128x128": Tile(128, 128, 128, 8, 4),
     "128x64": Tile(128, 64, 128, 8, 3),
     "128x64s": Tile(128, 64, 64, 8, 4),
-    "64x64": Tile(64, 64, 128, 4, 3),
+    "64x64": Tile(64, 64, 64, 4, 4),
 }
 _USUAL: GemmTile = "128x64"
 
