@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.data.shards import INDEX_FOLDER, META, Layout, Stamp, unchanged
+from ixt.data.user_cache import user_cache_folder
 
 logger = logging.getLogger("ixt")
 
@@ -115,11 +116,8 @@ def cache_folders(root: Path) -> Iterator[Path]:
 
 def user_cache(root: bytes) -> Path | None:
     """The folder for tables of a data root, a path or a URL, in the user's cache, if any."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a container's user without a home
-        return None
-    return base / "ixt" / "index" / hashlib.sha256(root).hexdigest()[:16]
+    base = user_cache_folder()
+    return None if base is None else base / "index" / hashlib.sha256(root).hexdigest()[:16]
 
 
 def read_table(path: Path) -> Table | None:

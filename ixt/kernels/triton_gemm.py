@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.gemm import TILES, Tile
-from ixt.kernels.triton_mlp import gelu, gelu_slope
+from ixt.kernels.triton_mlp import gelu, gelu_slope, image_scale
 from ixt.recipe.model import GemmTile
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
@@ -26,12 +26,21 @@ _GROUP = 8
 @triton.jit
 def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
            GROUP: tl.constexpr):  # fmt: skip
-    """This program's block of rows, and of columns: GROUP blocks of rows go on together."""
+    """This program's block of rows, its rows and columns: GROUP blocks of rows go on together."""
     across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(0) // (GROUP * across)
     inner = tl.program_id(0) % (GROUP * across)
     high = tl.minimum(tl.cdiv(rows, BLOCK_R) - group * GROUP, GROUP)
-    return group * GROUP + inner % high, inner // high
+    block = group * GROUP + inner % high
+    r = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = inner // high * BLOCK_N + tl.arange(0, BLOCK_N)
+    return block, r, n
+
+
+@triton.jit
+def _elements(r, n, rows, N: tl.constexpr):
+    """Where a program's part of a (rows, N) matrix lies, and what of it exists."""
+    return (r.to(tl.int64) * N)[:, None] + n[None, :], (r < rows)[:, None] & (n < N)[None, :]
 
 
 @triton.jit
@@ -58,32 +67,20 @@ def _product(
 
 
 @triton.jit
-def _image_scale(Scale, r, rows, pixels, SCALED: tl.constexpr, BLOCK_R: tl.constexpr):
-    """What each row's image is multiplied by."""
-    scale = tl.full((BLOCK_R,), 1.0, tl.float32)
-    if SCALED:
-        scale = tl.load(Scale + r // pixels, mask=r < rows, other=0.0)
-    return scale
-
-
-@triton.jit
 def product_gelu_kernel(
     A, W, Bias, Hidden, Out, Scale, rows, pixels,
     N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
-    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
-    inside = (r < rows)[:, None] & (n < N)[None, :]
+    at, inside = _elements(r, n, rows, N)
     # GELU of what is stored: the backward pass takes the slope there.
     hidden = total.to(Hidden.dtype.element_ty)
     tl.store(Hidden + at, hidden, mask=inside)
-    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     out = gelu(hidden.to(tl.float32)) * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
 
@@ -95,17 +92,14 @@ def product_gelu_grad_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = scale x GELU'(Hidden) x (A W); each block of rows' sums of Out: (blocks, N)."""
-    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    block, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
-    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
-    inside = (r < rows)[:, None] & (n < N)[None, :]
-    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    at, inside = _elements(r, n, rows, N)
+    scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
     out = gelu_slope(hidden) * total * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
-    tl.store(Partial + block_r * N + n, tl.sum(out, 0), mask=n < N)
+    tl.store(Partial + block * N + n, tl.sum(out, 0), mask=n < N)
 
 
 @triton.jit
@@ -115,13 +109,10 @@ def product_add_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = X + A W^T + scale of the row's image x Bias."""
-    block_r, block_n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    r = block_r * BLOCK_R + tl.arange(0, BLOCK_R)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
-    at = (r.to(tl.int64) * N)[:, None] + n[None, :]
-    inside = (r < rows)[:, None] & (n < N)[None, :]
-    scale = _image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    at, inside = _elements(r, n, rows, N)
+    scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     bias = tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)
     total += tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
     total += scale[:, None] * bias[None, :]

@@ -18,6 +18,15 @@ _BLOCK_R, _BLOCK_K = 16, 128
 
 
 @triton.jit
+def image_scale(Scale, r, rows, pixels, SCALED: tl.constexpr, BLOCK_R: tl.constexpr):
+    """What each row's image is multiplied by."""
+    scale = tl.full((BLOCK_R,), 1.0, tl.float32)
+    if SCALED:
+        scale = tl.load(Scale + r // pixels, mask=r < rows, other=0.0)
+    return scale
+
+
+@triton.jit
 def _tile(rows, width, pixels, Scale, first_row, block, SCALED: tl.constexpr,
           BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Where a tile of a (rows, width) matrix lies, what of it exists, its columns, its scale."""
@@ -25,10 +34,7 @@ def _tile(rows, width, pixels, Scale, first_row, block, SCALED: tl.constexpr,
     k = block * BLOCK_K + tl.arange(0, BLOCK_K)
     at = (r.to(tl.int64) * width)[:, None] + k[None, :]
     inside = (r < rows)[:, None] & (k < width)[None, :]
-    scale = tl.full((BLOCK_R,), 1.0, tl.float32)
-    if SCALED:
-        scale = tl.load(Scale + r // pixels, mask=r < rows, other=0.0)
-    return at, inside, k, scale
+    return at, inside, k, image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
 
 
 @triton.jit

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from ixt.data.user_cache import user_cache_folder
+
 logger = logging.getLogger("ixt")
 
 SWITCH = "IXT_NATIVE"
@@ -126,8 +128,7 @@ def _processor() -> str:
 
 
 def _cache() -> Path:
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:  # a container's user without a home
-        raise BuildError("there is no home folder to keep it in; set XDG_CACHE_HOME") from error
-    return base / "ixt" / "native"
+    base = user_cache_folder()
+    if base is None:
+        raise BuildError("there is no home folder to keep it in; set XDG_CACHE_HOME")
+    return base / "native"
