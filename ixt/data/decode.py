@@ -1,7 +1,8 @@
 """Turn planned crops of image files into batches of pixels: what all decoders have in common.
 
-`decode_torch`, `decode_dali` and `decode_pillow` do the work; this module says what they promise
-and chooses between them. `image` explains why a single image cannot be decoded.
+`decode_threads` (with `decode_torch` or `decode_pillow`) and `decode_dali` do the work; this module
+says what they promise and chooses between them. `image` explains why a single image cannot be
+decoded.
 """
 
 from __future__ import annotations
@@ -131,15 +132,18 @@ def make_decoder(
         return DaliDecoder(
             device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, gpu=gpu
         )
-    from ixt.data.decode_torch import TORCH, TorchDecoder
+    from ixt.data.decode_threads import ThreadDecoder
 
-    codec = TORCH
     if kind == "exact":
-        from ixt.data.decode_pillow import PILLOW
-
-        codec = PILLOW
-    return TorchDecoder(
-        device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, codec=codec
+        from ixt.data.decode_pillow import pillow_squares as squares
+    else:
+        from ixt.data.decode_torch import torch_squares as squares
+    return ThreadDecoder(
+        device=device,
+        num_threads=num_threads,
+        prefetch=prefetch,
+        on_error=on_error,
+        squares=squares,
     )
 
 

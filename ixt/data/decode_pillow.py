@@ -1,11 +1,13 @@
 """Decode, resize and crop with Pillow, as torchvision's transforms on Pillow images do.
 
 Bit for bit the pixels of timm's and torchvision's usual preprocessing, on which published
-accuracies were measured. `decode_torch` runs it in its threads: Pillow releases the interpreter
-lock while it decodes and resizes.
+accuracies were measured. Pillow releases the interpreter lock while it decodes and resizes, so that
+threads suffice, see `decode_threads`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,13 +16,22 @@ from torch import Tensor
 
 from ixt.data.crop import BICUBIC, BILINEAR, Crops
 from ixt.data.decode import outdated
-from ixt.data.decode_torch import Codec
 from ixt.data.image import decode_with_pillow
+from ixt.data.source import ByteRange, Bytes
 
 _FILTERS = {
     BILINEAR: Image.Resampling.BILINEAR,
     BICUBIC: Image.Resampling.BICUBIC,
 }
+
+
+def pillow_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: int) -> list[Tensor]:
+    """Decode one image, and cut, resize and flip it as each of several plans says.
+
+    Args, result and errors are those of `torch_squares`.
+    """
+    image = decode_with_pillow(source, data)
+    return [cut_with_pillow(image, source.name, crops, row) for crops in cuts]
 
 
 def cut_with_pillow(image: Image.Image, name: str, crops: Crops, row: int) -> Tensor:
@@ -54,7 +65,3 @@ def cut_with_pillow(image: Image.Image, name: str, crops: Crops, row: int) -> Te
     if crops.vflip[row]:
         image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return torch.from_numpy(np.array(image))
-
-
-PILLOW = Codec(decode_with_pillow, cut_with_pillow)
-"""Pillow all the way."""

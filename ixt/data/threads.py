@@ -1,11 +1,73 @@
-"""How many threads torch's operators take on a CPU."""
+"""Threads that share a batch's rows out, and how many threads torch's operators take on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 
 import torch
+
+
+class Crew:
+    """A pool of threads in which torch's operators take one thread each."""
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        """Start the threads.
+
+        Args:
+            num_threads: how many.
+            name: what their names begin with.
+        """
+        self.num_threads = num_threads
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+        _use_one_torch_thread_each(self._pool, num_threads)
+
+    def start(self, count: int, work: Callable[[int], None]) -> Shift:
+        """Let the threads work on items 0 to count - 1, each taking the next that is left.
+
+        Every thread takes part, so what is started next begins only when this has no items left:
+        shifts are completed in order, and no thread waits for another in between.
+        """
+        return Shift(self._pool, self.num_threads, count, work)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Shift:
+    """Items that a crew is working on."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, num_threads: int, count: int, work: Callable[[int], None]
+    ) -> None:
+        self._items = deque(range(count))
+        self._work = work
+        self._jobs = [pool.submit(self._take) for _ in range(min(num_threads, count))]
+
+    def wait(self) -> None:
+        """Until all is done.
+
+        Raises:
+            Exception: what the work on an item raised; the other threads complete theirs.
+        """
+        for job in self._jobs:
+            job.result()
+
+    def cancel(self) -> None:
+        """Let each thread stop after the item that it has at hand."""
+        self._items.clear()
+
+    def _take(self) -> None:
+        while True:
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                return
+            self._work(item)
 
 
 @contextmanager
@@ -25,3 +87,22 @@ def one_torch_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _use_one_torch_thread_each(pool: ThreadPoolExecutor, num_threads: int) -> None:
+    """Keep torch from splitting single operators among further threads in the pool's threads.
+
+    Setting the number also sets what threads started later, and MKL, take; that is put back.
+    """
+    before = torch.get_num_threads()
+    barrier = Barrier(num_threads)
+
+    def use_one() -> None:
+        # Asking first: a thread's first use would overwrite the number with the common one.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        barrier.wait()
+
+    for job in [pool.submit(use_one) for _ in range(num_threads)]:
+        job.result()
+    torch.set_num_threads(before)

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional
 from ixt.data import decode
 from ixt.data.crop import BICUBIC, Crops
 from ixt.data.decode import GREY, Decoder, OnError, Request, make_decoder
-from ixt.data.decode_torch import TorchDecoder
+from ixt.data.decode_threads import ThreadDecoder
 from ixt.data.image import image_problem, load_image
 from ixt.data.source import ByteRange
 from ixt.errors import DataError
@@ -181,8 +181,8 @@ def test_threads_use_one_torch_thread_each_and_leave_the_others_alone() -> None:
     torch.set_num_threads(2)
     try:
         decoder = torch_decoder(num_threads=3)
-        assert isinstance(decoder, TorchDecoder)
-        seen = decoder._pool.map(lambda _: torch.get_num_threads(), range(12))
+        assert isinstance(decoder, ThreadDecoder)
+        seen = decoder._crew._pool.map(lambda _: torch.get_num_threads(), range(12))
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2
         with ThreadPoolExecutor(1) as later:
@@ -276,7 +276,7 @@ def test_image_problem_names_a_file_that_may_not_be_read(tmp_path: Path) -> None
 
 def test_auto_is_torch_where_no_cuda_device_is_wanted() -> None:
     decoder = make_decoder("auto", device=CPU, num_threads=1, prefetch=1, on_error="stop")
-    assert isinstance(decoder, TorchDecoder)
+    assert isinstance(decoder, ThreadDecoder)
     decoder.close()
 
 
@@ -289,7 +289,7 @@ def test_dali_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.M
         make_decoder("dali", device=CPU, num_threads=1, prefetch=1, on_error="stop")
     cuda = torch.device("cuda")
     decoder = make_decoder("auto", device=cuda, num_threads=1, prefetch=1, on_error="stop")
-    assert isinstance(decoder, TorchDecoder)
+    assert isinstance(decoder, ThreadDecoder)
     decoder.close()
 
 
