@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torchvision.transforms.v2 import functional
 
 from ixt.data import decode
 from ixt.data.crop import BICUBIC, Crops
-from ixt.data.decode import GREY, Decoder, OnError, Request, make_decoder
+from ixt.data.decode import GREY, Decoder, DecoderKind, OnError, Request, make_decoder
 from ixt.data.decode_threads import ThreadDecoder
 from ixt.data.image import image_problem, load_image
 from ixt.data.source import ByteRange
@@ -100,6 +101,23 @@ def test_pixels_depend_on_neither_batch_nor_threads_nor_order(request_of_all: Re
     order = np.random.default_rng(0).permutation(len(whole))
     shuffled = decode_all(odd_images.part(request_of_all, order.tolist()), 5)
     assert torch.equal(shuffled, whole[torch.from_numpy(order)])
+
+
+@pytest.mark.parametrize("kind", ["torch", "exact", "dali"])
+def test_further_cuts_of_an_image_are_those_of_requests_of_their_own(
+    photos: dict[str, str], kind: DecoderKind
+) -> None:
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    paths = [photos[name] for name in ("landscape", "wide", "png", "progressive")]
+    requests = [odd_images.plan(paths, "train", size=size, seed=size) for size in (96, 64, 80)]
+    first, *further = (request.crops for request in requests)
+    decoder = make_decoder(kind, device=CPU, num_threads=2, prefetch=1, on_error="stop")
+    with closing(decoder):
+        (together,) = decoder.stream([Request(requests[0].ranges, first, tuple(further))])
+        alone = [batch.images for batch in decoder.stream(requests)]
+    for images, expected in zip((together.images, *together.also), alone, strict=True):
+        assert torch.equal(images, expected)
 
 
 def test_flips_mirror_the_resized_square(photos: dict[str, str]) -> None:
@@ -301,9 +319,9 @@ def test_a_decoder_needs_a_thread_and_a_batch_ahead(num_threads: int, prefetch: 
 
 def test_torchvision_is_not_imported_and_may_be_afterwards() -> None:
     code = (
-        "import sys, torch; from ixt.data.decode import make_decoder; "
-        "make_decoder('torch', device=torch.device('cpu'), num_threads=1, prefetch=1, "
-        "on_error='stop').close(); torch.ops.image.decode_jpeg; "
+        "import sys, torch; from ixt.data import decode_threads; "
+        "from ixt.data.decode_torch import _register_decode_jpeg; "
+        "_register_decode_jpeg(); torch.ops.image.decode_jpeg; "
         "assert 'torchvision' not in sys.modules; import torchvision.io; "
         "assert torchvision.io.ImageReadMode.RGB.value == 3"
     )
