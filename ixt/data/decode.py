@@ -78,6 +78,9 @@ class Decoder(Protocol):
     on its batch, the batch size, the number of threads or the order of requests.
     """
 
+    num_threads: int
+    """CPU threads that decode."""
+
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
         """Decode each request, in order, a bounded number of them ahead of the consumer.
 

@@ -72,7 +72,7 @@ class DaliDecoder:
         self._graph = graph
         self._crew = None if graph.cuts else Crew(num_threads, "resize")
         self._device = device
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._prefetch = prefetch
         self._on_error = on_error
         self._read_ahead = ReadAhead()
@@ -132,7 +132,7 @@ class DaliDecoder:
         on_gpu = self._device.type == "cuda"
         pipeline = Pipeline(
             batch_size=max_batch,
-            num_threads=self._num_threads,
+            num_threads=self.num_threads,
             device_id=_cuda_index(self._device) if on_gpu else None,
             prefetch_queue_depth=self._prefetch + 1,
         )

@@ -49,6 +49,7 @@ class ThreadDecoder:
             on_error: stop or skip.
             squares: what decodes a single image.
         """
+        self.num_threads = num_threads
         self._squares = squares
         self._device = device
         self._prefetch = prefetch

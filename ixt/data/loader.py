@@ -22,7 +22,7 @@ from ixt.data.index import Index
 from ixt.data.mixing import mix_images, mix_targets, smooth_targets
 from ixt.data.plan import Plan, Planner
 from ixt.data.policy import fill_colour
-from ixt.data.threads import one_torch_thread
+from ixt.data.threads import Crew, one_torch_thread
 from ixt.data.upload import upload
 from ixt.errors import DataError
 from ixt.recipe import Recipe
@@ -68,8 +68,11 @@ class TrainLoader:
         self._recipe, self._num_classes, self._device = recipe, num_classes, device
         self._rank, self._world_size = rank, world_size
         self._stream: torch.cuda.Stream | None = None
+        self._crew: Crew | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        else:
+            self._crew = Crew(decoder.num_threads, "finish")
         self.updates_per_epoch = len(index) // recipe.engine.global_batch_size
         """Optimizer updates in an epoch; the tail that fills no update is dropped."""
 
@@ -141,14 +144,27 @@ class TrainLoader:
         Returns:
             (B, 3, S, S) uint8.
         """
-        augment = self._recipe.augment
-        fill = fill_colour(self._planner.policy, augment.mean)
+        if self._crew is None:
+            return self._augment_rows(plan, images, slice(None))
+        if plan.crops.shift is None and plan.augmix is None and plan.ops is None:
+            return images
+        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+
+        def fill(rows: slice) -> None:
+            result[rows] = self._augment_rows(plan, images[rows], rows)
+
+        self._crew.spread(len(images), fill)
+        return result
+
+    def _augment_rows(self, plan: Plan, images: Tensor, rows: slice) -> Tensor:
+        """`augment` for some rows of a plan, given their images."""
+        fill = fill_colour(self._planner.policy, self._recipe.augment.mean)
         if plan.crops.shift is not None:
-            images = reflect_shift(images, plan.crops.shift)
+            images = reflect_shift(images, plan.crops.shift[rows])
         if plan.augmix is not None:
-            images = apply_augmix(images, plan.augmix, fill)
+            images = apply_augmix(images, plan.augmix.take(rows), fill)
         if plan.ops is not None:
-            images = apply_policy(images, plan.ops, fill)
+            images = apply_policy(images, plan.ops.take(rows), fill)
         return images
 
     @torch.no_grad()
@@ -162,14 +178,30 @@ class TrainLoader:
         Returns:
             (B, 3, S, S) float32.
         """
-        augment = self._recipe.augment
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
-        images = normalise(images, augment.mean, augment.std, self._recipe.engine.channels_last)
+        layout = torch.preserve_format
+        if self._recipe.engine.channels_last:
+            layout = torch.channels_last
+        result = torch.empty_like(images, dtype=torch.float32, memory_format=layout)
+
+        def fill(rows: slice) -> None:
+            self._normalise_rows(plan, images[rows], rows, result[rows])
+
+        if self._crew is None:
+            fill(slice(None))
+        else:
+            self._crew.spread(len(images), fill)
+        return result
+
+    def _normalise_rows(self, plan: Plan, images: Tensor, rows: slice, out: Tensor) -> None:
+        """Normalise and erase some rows of a plan, given their images."""
+        augment = self._recipe.augment
+        channels_last = self._recipe.engine.channels_last
+        normalise(images, augment.mean, augment.std, channels_last, out)
         if plan.boxes is not None:
-            noise_keys = (self._planner.seed, plan.epoch, plan.positions)
-            images = erase(images, plan.boxes, augment.erase_mode, noise_keys)
-        return images
+            noise_keys = (self._planner.seed, plan.epoch, plan.positions[rows])
+            erase(out, plan.boxes.take(rows), augment.erase_mode, noise_keys)
 
     def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
         numbers = plan.labels.copy()

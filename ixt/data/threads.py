@@ -33,8 +33,18 @@ class Crew:
         """
         return Shift(self._pool, self.num_threads, count, work)
 
+    def spread(self, count: int, work: Callable[[slice], None]) -> None:
+        """Let each thread work on a part of rows 0 to count - 1, and wait for all of them.
+
+        Raises:
+            Exception: what the work on a part raised.
+        """
+        size = -(-count // self.num_threads)
+        starts = range(0, count, size)
+        self.start(len(starts), lambda k: work(slice(starts[k], starts[k] + size))).wait()
+
     def close(self) -> None:
-        """End the threads."""
+        """End the threads; they end, too, when nothing refers to the crew any more."""
         self._pool.shutdown(cancel_futures=True)
 
 

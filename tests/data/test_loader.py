@@ -1,4 +1,4 @@
-"""Whatever augments, a batch's bits depend neither on the processes nor on the micro-batch."""
+"""Whatever augments, a batch's bits depend on no number: of processes, images or threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def first_update(
-    digits: Path, sections: dict[str, Any], *, micro_batch: int, world_size: int
+    digits: Path, sections: dict[str, Any], *, micro_batch: int, world_size: int, num_threads: int
 ) -> tuple[Tensor, Tensor]:
     """Images and targets of epoch 1's first update, in the order of their positions."""
     engine = {**sections["engine"], "micro_batch_size": micro_batch}
@@ -38,7 +38,9 @@ def first_update(
     planner = build_planner(recipe, target_labels(index, names), index.sizes)
     batches = {}
     for rank in range(world_size):
-        decoder = make_decoder("torch", device=CPU, num_threads=1, prefetch=2, on_error="stop")
+        decoder = make_decoder(
+            "torch", device=CPU, num_threads=num_threads, prefetch=2, on_error="stop"
+        )
         loader = TrainLoader(
             index,
             planner,
@@ -65,8 +67,8 @@ def test_images_and_targets_are_the_same_for_any_cut_of_an_update(
 ) -> None:
     augment = {**tiny_sections["augment"], "mixing_group": 16, **changes}
     sections = {**tiny_sections, "augment": augment}
-    whole = first_update(digits, sections, micro_batch=256, world_size=1)
-    parts = first_update(digits, sections, micro_batch=32, world_size=4)
+    whole = first_update(digits, sections, micro_batch=256, world_size=1, num_threads=1)
+    parts = first_update(digits, sections, micro_batch=32, world_size=4, num_threads=3)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
     assert whole[1].sum(dim=1).tolist() == pytest.approx([1.0] * 256, abs=1e-5)

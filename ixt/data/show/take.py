@@ -171,6 +171,7 @@ class _Recorder:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+        self.num_threads = decoder.num_threads
         self.requests: list[Request] = []
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
