@@ -10,12 +10,14 @@ import timm_validate
 from PIL import Image
 from timm.data import create_transform
 
+from ixt.data.decode import DecoderKind
 from ixt.data.eval_loader import View
 from ixt.data.image import load_image
 from ixt.data.index import Index
 from ixt.data.source import ByteRange
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.command import Settings, assess
+from ixt.evaluate.records import Records
 from ixt.evaluate.testset import open_test_set
 
 
@@ -41,6 +43,25 @@ def test_the_exact_decoder_gives_the_numbers_of_timm(photos: Path, weights: Path
     assert (row["top1"], row["top5"]) == pytest.approx((wanted.top1, wanted.top5), abs=1e-9)
     assert row["count"] == wanted.count == 48
     assert row["loss"] == pytest.approx(wanted.loss, abs=1e-5)
+
+
+def test_no_decoder_changes_what_a_published_model_sees(
+    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.dali")
+    from ixt.data import dali_graph, decode_dali
+
+    def measure(*decoders: DecoderKind) -> list[Records]:
+        settings = Settings(batch_size=16, decoders=decoders)
+        outcome = assess([Source(weights, timm_validate.MODEL)], str(photos), settings)
+        return [measured.records for measured in outcome.measurements]
+
+    exact, *others = measure("exact", "torch", "dali")
+    gpus = dali_graph.squares_graph({"device": "cpu"}, on_gpu=False)
+    monkeypatch.setattr(decode_dali, "WINDOWS", gpus)
+    for other in (*others, *measure("dali")):
+        assert np.array_equal(other.top[:, 0], exact.top[:, 0])
+        assert other.loss == pytest.approx(exact.loss, abs=0.1)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
