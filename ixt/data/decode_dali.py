@@ -10,6 +10,7 @@ whose threads open them in parallel; parts of tars and of buckets are read ahead
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -82,13 +83,15 @@ class DaliDecoder:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
         counts: deque[int] = deque()
         feed = self._feed(_one_cut_each(requests, counts))
+        decoded = self._decode(feed, self._decode_singly)
         try:
-            decoded = self._decode(feed, self._decode_singly)
             for first in decoded:
                 also = tuple(cut.images for cut in islice(decoded, counts.popleft() - 1))
                 yield Decoded(first.images, first.damaged, also)
         finally:
             feed.cancel()
+            decoded.close()
+            _return_heaps()
 
     def close(self) -> None:
         """End the threads of this decoder's own; a pipeline goes with the stream that it serves."""
@@ -99,7 +102,7 @@ class DaliDecoder:
     def _feed(self, requests: Iterable[Request]) -> Feed:
         return Feed(requests, self._read_ahead, self._prefetch)
 
-    def _decode(self, feed: Feed, on_failure: _OnFailure) -> Iterator[Decoded]:
+    def _decode(self, feed: Feed, on_failure: _OnFailure) -> Generator[Decoded, None, None]:
         while (first := feed.restart()) is not None:
             error = yield from self._run_pipeline(feed, len(first), are_files(first))
             if error is not None:
@@ -134,7 +137,8 @@ class DaliDecoder:
             batch_size=max_batch,
             num_threads=self.num_threads,
             device_id=_cuda_index(self._device) if on_gpu else None,
-            prefetch_queue_depth=self._prefetch + 1,
+            # The consumer holds a batch of squares; of windows, none is left by then.
+            prefetch_queue_depth=self._prefetch + self._graph.cuts,
         )
         with pipeline:
             pipeline.set_outputs(self._graph.output(source, files))
@@ -235,6 +239,17 @@ def _single(request: Request, row: int) -> Request:
             vflip=crops.vflip[one],
         ),
     )
+
+
+def _return_heaps() -> None:
+    """Give back what the C library keeps of the heaps of a pipeline's threads.
+
+    Each epoch's pipeline has threads of its own: without this, a process grows by some 40 MiB an
+    epoch for its first ten. It takes 30 ms.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library's
+    if trim is not None:
+        trim(0)
 
 
 def _cuda_index(device: torch.device) -> int:

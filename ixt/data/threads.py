@@ -55,8 +55,9 @@ class Shift:
         self, pool: ThreadPoolExecutor, num_threads: int, count: int, work: Callable[[int], None]
     ) -> None:
         self._items = deque(range(count))
-        self._work = work
-        self._jobs = [pool.submit(self._take) for _ in range(min(num_threads, count))]
+        # The work itself is not kept: one that refers to this shift would make a cycle, and a
+        # batch of pixels in it would lie about until Python looks for such.
+        self._jobs = [pool.submit(_take, self._items, work) for _ in range(min(num_threads, count))]
 
     def wait(self) -> None:
         """Until all is done.
@@ -71,13 +72,14 @@ class Shift:
         """Let each thread stop after the item that it has at hand."""
         self._items.clear()
 
-    def _take(self) -> None:
-        while True:
-            try:
-                item = self._items.popleft()
-            except IndexError:
-                return
-            self._work(item)
+
+def _take(items: deque[int], work: Callable[[int], None]) -> None:
+    while True:
+        try:
+            item = items.popleft()
+        except IndexError:
+            return
+        work(item)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -163,6 +165,32 @@ def test_batches_come_in_the_order_of_requests(photos: dict[str, str]) -> None:
     for request, batch in zip(requests, decoder.stream(requests), strict=True):
         assert torch.equal(batch.images, decode_all(request, 1))
     decoder.close()
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_a_batch_that_nobody_holds_is_gone_at_once(
+    photos: dict[str, str], kind: DecoderKind
+) -> None:
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    plans: list[weakref.ref[Crops]] = []
+
+    def requests() -> Iterator[Request]:
+        for _ in range(8):
+            request = odd_images.plan([photos["small"]], "train")
+            plans.append(weakref.ref(request.crops))
+            yield request
+
+    gc.disable()  # which would find a batch in a cycle some epochs later
+    try:
+        with closing(
+            make_decoder(kind, device=CPU, num_threads=2, prefetch=2, on_error="stop")
+        ) as decoder:
+            for _ in decoder.stream(requests()):
+                assert sum(plan() is not None for plan in plans) <= 5
+    finally:
+        gc.enable()
+    assert len(plans) == 8
 
 
 def test_closing_a_stream_early_drops_what_is_in_flight(photos: dict[str, str]) -> None:
