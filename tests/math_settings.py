@@ -13,5 +13,7 @@ def math_settings_restored() -> Iterator[None]:
     """They are as before afterwards."""
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
-    yield
-    conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
+    try:
+        yield
+    finally:
+        conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
