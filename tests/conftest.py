@@ -51,16 +51,17 @@ def tiny(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
     return parse_recipe(tiny_sections)
 
 
-@pytest.fixture
-def ixt_status(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+@pytest.fixture(scope="session")
+def ixt_status() -> Callable[..., int]:
     """Runs the command line in this process; its exit status."""
 
     def run(*arguments: object) -> int:
         from ixt.cli import main
 
-        monkeypatch.setattr("sys.argv", ["ixt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+            patch.setattr("sys.argv", ["ixt", *map(str, arguments)])
             main()
+        AcceleratorState._reset_state(reset_partial_state=True)
         return int(caught.value.code or 0)
 
     return run

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import logging
 import re
+import runpy
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from math_settings import math_settings_restored
+from safetensors.torch import load_file
 from typer.main import get_command
 
+from ixt.checkpoint import checkpoint_folders
 from ixt.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +31,12 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("ixt ")]
 SHORT = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.shots=20")
+SHORTER = {
+    **dict.fromkeys(
+        ("train", "finetune"), tuple(word for value in SHORT for word in ("--set", value))
+    ),
+    "bench": ("--seconds", "0.2"),
+}
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -51,26 +69,109 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
 
 
-def test_the_commands_for_the_demo_run_one_after_another(tmp_path: Path) -> None:
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    ran = 0
-    for line in BLOCKS[0].splitlines():
-        words = shlex.split(line)[1:]
-        if words[0] in ("train", "finetune"):
-            words += [word for value in SHORT for word in ("--set", value)]
-        shell = " ".join([sys.executable, "-m", "ixt", *words])
-        done = subprocess.run(
-            shell, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        ran += 1
-    assert ran == 9
-    # Each cell takes a process of its own, so what the last command wrote is looked at here.
-    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
-    assert {(row["mode"], row["layout"]) for row in rows} == {
+def run_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    """What `python -m MODULE ARGUMENT...` prints, without another start of the interpreter."""
+    (_, dash_m, module, *arguments), printed = command, io.StringIO()
+    assert dash_m == "-m"
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr("sys.argv", [module, *arguments])
+        runpy.run_path(found.origin, run_name="__main__")
+    return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the commands for the demo left."""
+
+    folder: Path
+    said: dict[str, str]
+    """What each command printed and logged, by its name."""
+
+    def json(self, file: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / file).read_text())
+        return content
+
+    def last_row(self, run: str) -> dict[str, Any]:
+        *_, last = (self.folder / run / "metrics.jsonl").read_text().splitlines()
+        row: dict[str, Any] = json.loads(last)
+        return row
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, ixt_status: Callable[..., int]) -> Demo:
+    """All of them, one after another in one process: each start of one would cost 6 s."""
+    folder, said = tmp_path_factory.mktemp("demo"), {}
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    with math_settings_restored(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for module in ("matrix", "ceilings"):
+            patch.setattr(f"ixt.bench.{module}.subprocess", SimpleNamespace(run=run_here))
+        for line in BLOCKS[0].splitlines():
+            _, *words = shlex.split(line)
+            # As the shell does.
+            words = [path for word in words for path in sorted(glob(word)) or [word]]
+            status, told = heard(ixt_status, *words, *SHORTER.get(words[0], ()))
+            assert status == 0, f"{line}\n{told}"
+            said[" ".join(words[: 1 + (words[0] == "data")])] = told
+    return Demo(folder, said)
+
+
+def heard(ixt_status: Callable[..., int], *words: str) -> tuple[int, str]:
+    """A command's exit status, and what it printed and logged."""
+    told = io.StringIO()
+    handler, logger = logging.StreamHandler(told), logging.getLogger()
+    logger.addHandler(handler)
+    try:
+        with redirect_stdout(told), redirect_stderr(told):
+            return ixt_status(*words), told.getvalue()
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_the_demo_is_written_checked_trained_on_and_found_finished(demo: Demo) -> None:
+    assert len(BLOCKS[0].splitlines()) == len(demo.said)
+    assert list(demo.said) == [
+        *("data demo", "data check", "train", "resume", "eval"),
+        *("predict", "finetune", "export", "bench"),
+    ]
+    assert len(list((demo.folder / "demo-data").rglob("*.jpeg"))) == 1797
+    assert (demo.last_row("runs/demo")["step"], demo.last_row("runs/demo")["count"]) == (3, 360)
+    assert "at step 3" in demo.said["resume"]
+
+
+def test_evaluation_finds_what_the_demo_s_training_found(demo: Demo) -> None:
+    numbers, row = demo.json("runs/demo/eval.json"), demo.last_row("runs/demo")
+    assert numbers["weights"] == "ema"
+    assert (numbers["top1"], numbers["count"]) == (row["ema_top1"], 360)
+
+
+def test_every_image_of_the_demo_that_is_predicted_is_named(demo: Demo) -> None:
+    images = list((demo.folder / "demo-data/val/three").glob("*.jpeg"))
+    assert len(images) > 30
+    assert all(image.name in demo.said["predict"] for image in images)
+
+
+def test_the_demo_is_tuned_from_its_averaged_weights(demo: Demo) -> None:
+    assert "started from its ema weights" in demo.said["finetune"]
+    assert demo.last_row("runs/tuned")["count"] == 360
+
+
+def test_the_export_of_the_demo_has_its_weights(demo: Demo) -> None:
+    weights = load_file(demo.folder / "demo-hub" / "model.safetensors")
+    (checkpoint,) = checkpoint_folders(demo.folder / "runs/demo")
+    averages = load_file(checkpoint / "ema.safetensors")
+    assert averages and all(weights[name].equal(average) for name, average in averages.items())
+
+
+def test_the_benchmark_of_the_readme_measures_both_modes_in_both_layouts(demo: Demo) -> None:
+    report = demo.json("bench.json")
+    assert {(row["mode"], row["layout"]) for row in report["rows"]} == {
         ("train", "contiguous"),
         ("train", "channels_last"),
         ("infer", "contiguous"),
         ("infer", "channels_last"),
     }
-    assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in rows)
+    assert all(row["images_per_s"] > 0 and row["params"] == 11_689_512 for row in report["rows"])
+    assert report["ceilings"]["copy_gb_per_s"] > 0

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import os
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -62,22 +63,19 @@ def test_the_machine_is_described() -> None:
     assert machine["cpu_cores"] >= 1
 
 
-def test_a_port_in_use_is_one_line_and_status_2(tiny: Recipe, tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_line_and_status_2(
+    tiny: Recipe,
+    tmp_path: Path,
+    ixt_status: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "x.yaml").write_text(dump_recipe(tiny))
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "ixt", "train", "x.yaml", "--run-dir", "run"],
-            env=rank_environment(0, 2, port),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+        with patch.dict(os.environ, rank_environment(0, 2, port)):
+            assert ixt_status("train", tmp_path / "x.yaml", "--run-dir", tmp_path / "run") == 2
+    *_, last = capfd.readouterr().err.strip().splitlines()
     assert last.startswith(f"127.0.0.1:{port}: the processes cannot meet there")
     assert "MASTER_PORT" in last

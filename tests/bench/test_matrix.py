@@ -141,6 +141,12 @@ def test_no_two_measurements_share_a_process(
     assert len({row.error for row in report.rows} | {str(os.getpid())}) == 1 + len(cells)
 
 
+def test_a_cell_s_own_process_says_what_it_measured(cells: list[Cell]) -> None:
+    found = matrix.run_cell(cells[0], Protocol(seconds=0.1, windows=3, max_warmup=1.0))
+    assert found["params"] == 11_689_512
+    assert Timing(**found["timing"]).checks["weights_moved"] is True
+
+
 def test_a_process_that_dies_gives_its_last_line(
     cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ def farthest(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
 
 def assert_same_answer(result: Result, reference: Result) -> None:
     """The same losses, weights and averages, up to rounding."""
-    assert len(reference.losses) == 20
+    assert len(reference.losses) >= 10
     assert result.losses == pytest.approx(reference.losses, abs=LOSS)
     for name in ("model", "ema"):
         assert farthest(weights(result, name), weights(reference, name)) < WEIGHT

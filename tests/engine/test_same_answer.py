@@ -23,6 +23,12 @@ SHARDED = ("zero 1", "zero 3")
 
 
 @pytest.fixture(scope="module")
+def sections(sections: Sections) -> Sections:
+    """Half of the images, in 10 updates."""
+    return changed(sections, data={"shots": 16})
+
+
+@pytest.fixture(scope="module")
 def alone(sections: Sections, train_here: Train) -> Result:
     """The reference: one process without DeepSpeed, 2 micro-batches of 16 one after another."""
     return train_here(sections)

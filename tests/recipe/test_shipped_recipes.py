@@ -50,7 +50,8 @@ def test_a_recipe_names_a_model_and_a_policy_that_exist(path: Path) -> None:
     recipe = load_recipe(path)
     assert path.read_text().startswith("# ")
     assert parse_policy(recipe.augment.policy or "") is not None
-    create_model(recipe.model.name, num_classes=10, drop_path_rate=recipe.model.drop_path_rate)
+    rate = recipe.model.drop_path_rate
+    create_model(recipe.model.name, num_classes=10, drop_path_rate=rate, device="meta")
 
 
 @pytest.mark.parametrize("name", LONG)
