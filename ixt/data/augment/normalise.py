@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ixt.data.augment.chunks import rows_at_once
+from ixt.data.native import finish as native
 from ixt.data.upload import upload
 
 
@@ -52,16 +53,19 @@ def normalise(
     """
     if channels_last:
         images = interleave(images)
+    result = torch.empty_like(images, dtype=torch.float32) if out is None else out
+    grey_mean, grey_std = (
+        np.array([255 * v for v in triple], np.float32) for triple in (mean, std)
+    )
+    if images.device.type == "cpu" and native.normalise(images, grey_mean, grey_std, result):
+        return result
     # As whole images in the batch's memory order: broadcasting three numbers over channels_last
     # would leave a CPU with loops of length three.
     like = torch.empty_like(images[:1], dtype=torch.float32)
     shift, spread = (
-        like.clone().copy_(
-            upload(np.array([255 * v for v in triple], np.float32), images.device).view(3, 1, 1)
-        )
-        for triple in (mean, std)
+        like.clone().copy_(upload(triple, images.device).view(3, 1, 1))
+        for triple in (grey_mean, grey_std)
     )
-    result = torch.empty_like(images, dtype=torch.float32) if out is None else out
     size = rows_at_once(images)
     for part, source in zip(torch.split(result, size), torch.split(images, size), strict=True):
         part.copy_(source).sub_(shift).div_(spread)
