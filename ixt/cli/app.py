@@ -83,9 +83,12 @@ def check_outputs(*paths: Path | None) -> None:
     """Refuse result files that could not be written, before the work whose results they hold.
 
     Raises:
-        IxtError: a path is a folder, lies below a file, or may not be written to.
+        IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
     """
+    from ixt.data.place import local_path
+
     for path in filter(None, paths):
+        local_path(path)
         try:
             place = next(place for place in (path, *path.absolute().parents) if place.exists())
         except OSError as error:  # such as a name that is too long
@@ -107,11 +110,17 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
     """Write a result file, making its folder; or add to it.
 
     Raises:
-        IxtError: it cannot be written.
+        IxtError: it cannot be written, or is a URL.
     """
+    from ixt.data.place import local_path
+
+    local_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w") as stream:
+        # Names of files may hold bytes that are no text: they are written as they are.
+        with path.open(
+            "a" if append else "w", encoding="utf-8", errors="surrogateescape"
+        ) as stream:
             stream.write(text)
     except OSError as error:
         raise IxtError(f"{path}: cannot be written: {error.strerror}") from error

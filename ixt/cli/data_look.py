@@ -15,6 +15,7 @@ from ixt.cli.progress import bars, progress
 if TYPE_CHECKING:
     from ixt.data.scan import Split
 
+FolderArgument = Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")]
 SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
 ResultsOption = Annotated[Path | None, typer.Option(help="Write the numbers to this file.")]
 
@@ -41,10 +42,11 @@ def data_check(
     Example: `ixt data check /data/imagenet --results check.json`
     """
     from ixt.data.check import check_folder, print_report, restore
+    from ixt.data.place import local_path
 
     check_outputs(results)
     if fix == "restore":
-        moved = restore(Path(folder).expanduser().absolute())
+        moved = restore(local_path(folder))
         print(f"{folder}: {len(moved)} files moved back")
         return
     with bars("images") as start_bar:
@@ -68,7 +70,7 @@ def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
 
 @data_app.command("stats")
 def data_stats(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: FolderArgument,
     mean_std: Annotated[
         bool, typer.Option("--mean-std", help="Decode the images for mean and std of the pixels.")
     ] = False,
@@ -109,7 +111,7 @@ def data_stats(
 
 @data_app.command("show")
 def data_show(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: FolderArgument,
     recipe: Annotated[
         str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
     ] = "inceptionnext_tiny",

@@ -55,8 +55,10 @@ def export(
 
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
     """
+    from ixt.data.place import local_path
     from ixt.export import export_checkpoint
 
+    local_path(out)
     done = export_checkpoint(
         checkpoint,
         out,

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ixt.data.headers import ImageFormat, Report, read_headers, read_shard_headers
 from ixt.data.index_cache import Table, current_tables, write_table
+from ixt.data.place import as_url
 from ixt.data.scan import Split, list_images
 from ixt.data.shards import Layout, find_layout, stamp
 from ixt.data.source import ByteRange, is_remote
@@ -129,6 +130,9 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
 
         folder, table = load_remote_table(str(root), split)
         return _to_index(str(root), folder, table)
+    url = as_url(root)
+    if url is not None:
+        raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
     root = Path(root).expanduser().absolute()
     try:
         layout = find_layout(root, split)

@@ -25,6 +25,7 @@ from ixt.data.index import join_paths, load_index
 from ixt.data.index_cache import Table, save_table
 from ixt.data.pack_plan import PackOptions, PackPlan, plan_pack
 from ixt.data.pack_shard import shard_members, write_shard
+from ixt.data.place import local_path
 from ixt.data.scan import Split
 from ixt.data.shards import INDEX_FOLDER, stamp
 from ixt.data.tars import Member
@@ -77,7 +78,7 @@ def pack(
         DataError: source cannot be read, an image is missing, out holds something else, or the
             disk is too small or full.
     """
-    out = Path(out).expanduser().absolute()
+    out = local_path(out)
     plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (

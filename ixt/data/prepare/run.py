@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ixt.data.place import local_path
 from ixt.data.prepare.extract import Extraction, StreamSum, run_jobs, train_jobs, val_jobs
 from ixt.data.prepare.folders import (
     count_images,
@@ -72,7 +73,7 @@ def prepare(
             counts differ from the published ones.
     """
     options = options or Options()
-    root = Path(root).expanduser().absolute()
+    root = local_path(root)
     summaries = []
     try:
         check_given(sources)
