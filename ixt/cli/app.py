@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def main() -> None:
     from ixt.launch.environment import launched, without_local_rank
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _print_any_name()
     sys.argv = without_local_rank(sys.argv)
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -59,6 +61,13 @@ def main() -> None:
             worker.fail(error)
         name, reason = getattr(error, "filename", None), getattr(error, "strerror", error)
         worker.end(f"{name or 'a file'}: {reason}; make room or allow it, then go on", 2)
+
+
+def _print_any_name() -> None:
+    """Let file names pass that are no text in this locale: as they are, or with escapes."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
 def _print_version(asked: bool) -> None:

@@ -41,6 +41,6 @@ def data_index(
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report)
         print(
-            f"{index.folder}: {len(index)} images, {len(index.classes)} classes, "
-            f"{len(index.unreadable)} unreadable"
+            f"{index.folder}: {len(index):,} images, {len(index.classes):,} classes, "
+            f"{len(index.unreadable):,} unreadable"
         )

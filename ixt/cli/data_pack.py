@@ -41,7 +41,7 @@ def data_pack(
         summary = pack(source, out, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     print(
-        f"{summary.root}: {summary.num_images} images ({summary.num_shrunk} made smaller"
+        f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
         f"{unreadable}) in {summary.num_shards} tars, {summary.num_bytes / _MIB:.1f} MiB; "
         f"{summary.num_written} tars written now"
     )

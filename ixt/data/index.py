@@ -22,6 +22,7 @@ from ixt.data.scan import Split, list_images
 from ixt.data.shards import Layout, find_layout, stamp
 from ixt.data.source import ByteRange, is_remote
 from ixt.data.tars import list_tars
+from ixt.data.told import told
 from ixt.errors import DataError
 
 logger = logging.getLogger("ixt")
@@ -120,7 +121,8 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
             place of the class folders, or with ILSVRC2012_img_train.tar; or `s3://BUCKET/PREFIX`
             of a set that `ixt data pack` wrote.
         split: train or val.
-        report: called with (files read, files in all) while an index is built.
+        report: called with (done, in all) of tars, then of images, while an index is built; lines
+            are logged if None, where that takes long.
 
     Raises:
         DataError: the folder is missing, has another layout, or may not be read.
@@ -161,8 +163,7 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
 
 def _build(folder: Path, report: Report | None) -> Table:
     listing = list_images(folder)
-    logger.info("%s: reading the headers of %d images", folder, len(listing.files))
-    headers = read_headers(os.fsencode(folder), listing.files, report)
+    headers = read_headers(os.fsencode(folder), listing.files, _heard(report, folder, "images"))
     blob, offsets = join_paths(listing.files)
     return Table(
         classes=listing.classes,
@@ -181,16 +182,15 @@ def _build(folder: Path, report: Report | None) -> Table:
 
 
 def _build_from_tars(layout: Layout, report: Report | None) -> Table:
-    logger.info("%s: listing %d tars", layout.folder, len(layout.tars))
     # Before listing: a tar replaced meanwhile then differs from what is kept.
     stamps = tuple(stamp(path) for path in layout.tar_paths)
-    listing = list_tars(layout.tar_paths)
+    listing = list_tars(layout.tar_paths, _heard(report, layout.folder, "tars"))
     headers = read_shard_headers(
         [str(path) for path in layout.tar_paths],
         listing.shards,
         listing.offsets,
         listing.sizes,
-        report,
+        _heard(report, layout.folder, "images"),
     )
     blob, offsets = join_paths(listing.names)
     return Table(
@@ -208,6 +208,11 @@ def _build_from_tars(layout: Layout, report: Report | None) -> Table:
         },
         shards=stamps,
     )
+
+
+def _heard(report: Report | None, folder: Path, noun: str) -> Report:
+    """Whatever command needs a table first: nobody waits for minutes without a word."""
+    return report or told(f"{folder}: building its index", noun, logger.warning)
 
 
 def _labels(counts: Sequence[int]) -> NDArray[np.int32]:

@@ -85,7 +85,9 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
         if table is not None and _is_current(table, layout):
             yield table
     if seen:
-        logger.warning("%s: its cached index is out of date or unusable", layout.folder)
+        logger.warning(
+            "%s: its cached index is out of date or unusable; building it anew", layout.folder
+        )
 
 
 def write_table(root: Path, layout: Layout, table: Table) -> None:

@@ -159,12 +159,15 @@ def _claim(out: Path, settings: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise DataError(f"{out}: another process packs into it; wait for it") from error
         marker.seek(0)
-        if (found := marker.read()) not in ("", settings):
+        found = marker.read()
+        # Nothing is lost with the settings of a packing that got nowhere, for lack of room.
+        if found not in ("", settings) and any(out.glob("*/*.tar")):
             raise DataError(
                 f"{out}: was packed from other images or with other options (see {_SETTINGS}); "
                 "choose a new folder, or remove this one"
             )
-        if not found:
+        if found != settings:
+            marker.truncate(0)
             marker.write(settings)
             marker.flush()
         yield

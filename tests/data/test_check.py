@@ -346,7 +346,10 @@ def test_the_command_reports_and_its_status_says_whether_training_breaks(
     results = tmp_path / "out" / "check.json"
     assert ixt_status("data", "check", str(broken), "--results", str(results)) == 1
     printed = capsys.readouterr().out
-    assert "6 findings break training" in printed
+    assert (
+        "6 findings break training; --fix quarantine moves them to .quarantine/; "
+        "data.on_error: skip trains without such images" in printed
+    )
     assert "train/b/text.JPEG" in printed
     row = json.loads(results.read_text())
     assert row["clean"] is False
