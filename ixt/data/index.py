@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.data.headers import ImageFormat, Report, read_headers, read_shard_headers
-from ixt.data.index_cache import Table, current_tables, write_table
+from ixt.data.index_cache import Table, current_tables, set_aside, write_table
 from ixt.data.place import as_url
 from ixt.data.scan import Split, list_images
 from ixt.data.shards import Layout, find_layout, stamp
@@ -110,7 +110,9 @@ class Index:
         return np.flatnonzero(self.formats == ImageFormat.UNREADABLE).astype(np.int64)
 
 
-def load_index(root: str | Path, split: Split, *, report: Report | None = None) -> Index:
+def load_index(
+    root: str | Path, split: Split, *, report: Report | None = None, rebuild: bool = False
+) -> Index:
     """Load the index of a split, building and caching it first where that is needed.
 
     A cached index is built anew when a folder or a tar of the split has changed. A file that was
@@ -123,6 +125,7 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
         split: train or val.
         report: called with (done, in all) of tars, then of images, while an index is built; lines
             are logged if None, where that takes long.
+        rebuild: look at every image again, whatever is cached here.
 
     Raises:
         DataError: the folder is missing, has another layout, or may not be read.
@@ -130,6 +133,10 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
     if is_remote(str(root)):
         from ixt.data.remote_index import load_remote_table
 
+        if rebuild:
+            raise DataError(
+                f"{root}: a packed set brings its index along; pack and copy it again instead"
+            )
         folder, table = load_remote_table(str(root), split)
         return _to_index(str(root), folder, table)
     url = as_url(root)
@@ -141,9 +148,12 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{root}: cannot be read ({reason})") from error
-    cached = _read_cached(root, layout)
-    if cached is not None:
-        return cached
+    if rebuild:
+        set_aside(root, split)
+    else:
+        cached = _read_cached(root, layout)
+        if cached is not None:
+            return cached
     table = _build_from_tars(layout, report) if layout.tars else _build(layout.folder, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
