@@ -53,10 +53,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.UNDECODABLE: ("breaks training", "no decoder gets through"),
     Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
     Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
-    Kind.OUTDATED: (
-        "breaks training",
-        "has another size than the cached index says; ixt data index DIR --rebuild",
-    ),
+    Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
     Kind.UNKNOWN_CLASS: ("breaks training", "a val folder that train has not"),
     Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
     Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),

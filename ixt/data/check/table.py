@@ -82,7 +82,7 @@ def _breaking(report: CheckReport) -> str:
     damaged = [finding for finding in report.breaking if finding.kind in FAULTS.values()]
     movable = sum(".tar!" not in finding.path for finding in damaged)
     if movable:
-        which = "them" if movable == num else f"{movable:,} of them"
+        which = ("them" if num > 1 else "it") if movable == num else f"{movable:,} of them"
         ways.append(f"; --fix quarantine moves {which} to {FOLDER}/")
     if any(finding.kind in REMOVABLE for finding in damaged):
         ways.append("; data.on_error: skip trains without such images")
