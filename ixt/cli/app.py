@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -86,6 +88,17 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say at Ctrl-C that nothing of the block's work is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = "stopped; what is done is kept: the same command goes on from there"
+        print(line, file=sys.stderr)
+        raise
 
 
 def check_outputs(*paths: Path | None) -> None:

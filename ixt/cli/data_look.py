@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import check_outputs, write_json
+from ixt.cli.app import check_outputs, resumable, write_json
 from ixt.cli.data import data_app
 from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
 from ixt.cli.progress import bars, progress
@@ -49,7 +49,7 @@ def data_check(
         moved = restore(local_path(folder))
         print(f"{folder}: {len(moved)} files moved back")
         return
-    with bars("images") as start_bar:
+    with resumable(), bars("images") as start_bar:
         report = check_folder(
             folder,
             splits=_splits(split),
