@@ -47,6 +47,6 @@ def data_index(
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
         print(
-            f"{index.folder}: {len(index):,} images, {len(index.classes):,} classes, "
+            f"{index.place}: {len(index):,} images, {len(index.classes):,} classes, "
             f"{len(index.unreadable):,} unreadable"
         )

@@ -100,9 +100,9 @@ def data_stats(
         if mean_std or sample is not None:
             from ixt.data.pixel_stats import pixel_stats
 
-            with progress(str(index.folder), "images") as report:
+            with progress(index.place, "images") as report:
                 pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
-        stats = split_stats(index, pixels)
+        stats = split_stats(index, pixels, name)
         print_stats(stats, index.root)
         rows[name] = stats.row()
     if results is not None:

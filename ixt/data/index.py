@@ -67,6 +67,17 @@ class Index:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def place(self) -> str:
+        """What people call the split: its folder, or its tar where that lies in the data root."""
+        own = str(self.folder) != str(self.root) or not self.shards
+        return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
+
+    @property
+    def name(self) -> str:
+        """The last part of `place`; no two splits of a data root have the same."""
+        return self.place.rpartition("/")[2]
+
     def paths(self, samples: ArrayLike) -> list[str]:
         """Names of some samples for people: the absolute path, or `shard.tar!member`.
 

@@ -439,7 +439,10 @@ def no_classes(root: Path) -> str:
 def unsorted_images(root: Path) -> str:
     no_classes(root)
     write_image(root / "train" / "ILSVRC2012_val_00000001.JPEG", (4, 4))
-    return f"{root}/train: holds images but no class folders; sort them into one folder per class"
+    return (
+        f"{root}/train: holds images but no class folders; sort them into one folder per class "
+        f"(ixt data prepare {root} does so with ILSVRC2012's)"
+    )
 
 
 @pytest.mark.parametrize(

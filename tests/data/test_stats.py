@@ -38,9 +38,7 @@ def test_the_index_gives_sizes_classes_and_formats(folder: Path) -> None:
     assert stats.formats == {"UNREADABLE": 1, "JPEG": 4, "PNG": 1}
     assert stats.images_per_class == (3, 3.0, 3)
     assert stats.small_classes == {"a": 3, "b": 3}
-    shutil.copytree(folder / "train", folder / "val")
-    assert split_stats(load_index(folder, "val")).small_classes == {}
-    shutil.rmtree(folder / "val")
+    assert split_stats(load_index(folder, "train"), split="val").small_classes == {}
     assert stats.num_bytes == sum(p.stat().st_size for p in folder.rglob("*.JPEG"))
     # Three of 375 x 500, one of 451 x 300, and the cut-off one, whose header says 427 x 640.
     height = stats.distributions["height"]

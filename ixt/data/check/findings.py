@@ -188,7 +188,7 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
         return
     train, val = (one.index for one in surveys)
     for name in sorted(set(val.classes) - set(train.classes)):
-        yield Finding(Kind.UNKNOWN_CLASS, f"{Path(val.folder).name}/{name}")
+        yield Finding(Kind.UNKNOWN_CLASS, f"{val.name}/{name}")
 
 
 def _ignored(one: Survey) -> Iterator[Finding]:
