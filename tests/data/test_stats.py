@@ -95,3 +95,11 @@ def test_the_printed_table_fits_eighty_columns(folder: Path) -> None:
     assert len(rows) == 3
     assert all("…" not in row for row in rows)
     assert json.loads(json.dumps(stats.row()))["pixels"]["num_images"] == 4
+
+
+def test_tiny_images_fit_the_table(digits: Path) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_stats(split_stats(load_index(digits, "val"), split="val"), digits, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert any(line.split()[:2] == ["megapixels", "0.001"] for line in printed.splitlines())
+    assert "…" not in printed
