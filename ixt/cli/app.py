@@ -107,10 +107,10 @@ def check_outputs(*paths: Path | None) -> None:
     Raises:
         IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
     """
-    from ixt.data.place import local_path
+    from ixt.data.place import refuse_url
 
     for path in filter(None, paths):
-        local_path(path)
+        refuse_url(path)
         try:
             place = next(place for place in (path, *path.absolute().parents) if place.exists())
         except OSError as error:  # such as a name that is too long
@@ -134,9 +134,9 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
     Raises:
         IxtError: it cannot be written, or is a URL.
     """
-    from ixt.data.place import local_path
+    from ixt.data.place import refuse_url
 
-    local_path(path)
+    refuse_url(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names of files may hold bytes that are no text: they are written as they are.

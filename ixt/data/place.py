@@ -17,13 +17,22 @@ def as_url(path: str | Path) -> str | None:
     return f"{match['scheme']}://{match['rest']}" if match else None
 
 
-def local_path(path: str | Path) -> Path:
-    """The absolute path on this machine.
+def refuse_url(path: str | Path) -> None:
+    """Refuse to write to a URL, which would otherwise become a folder named `s3:`.
 
     Raises:
-        DataError: a URL was given, which would otherwise become a folder named `s3:`.
+        DataError: a URL was given.
     """
     url = as_url(path)
     if url is not None:
         raise DataError(f"{url}: is a URL; only places on this machine are written, give a path")
+
+
+def local_path(path: str | Path) -> Path:
+    """The absolute path on this machine.
+
+    Raises:
+        DataError: a URL was given.
+    """
+    refuse_url(path)
     return Path(path).expanduser().absolute()
