@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ixt.recipe import Recipe, dump_recipe
 
@@ -137,3 +139,15 @@ def test_a_crash_of_one_rank_is_one_line_and_its_traceback_a_file(here: Path) ->
     )
     assert lines[0].startswith("rank 1 on ")
     assert "in broken" in (here / "run" / "failure.txt").read_text()
+
+
+def test_a_name_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    root = os.fsencode(tmp_path) + b"/caf\xe9"
+    for split in (b"train", b"val"):
+        os.makedirs(os.path.join(root, split, b"a"))
+        Image.fromarray(pixels).save(os.path.join(os.fsdecode(root), split.decode(), "a", "x.jpg"))
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in en_US.UTF-8
+    command = [sys.executable, "-m", "ixt", "data", "index", root]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert done.stdout.splitlines()[0] == root + b"/train: 1 images, 1 classes, 0 unreadable"

@@ -86,16 +86,16 @@ def bench_data(
         seconds: per stage.
 
     Raises:
-        DataError: the data cannot be used, or DALI is asked for and not installed.
+        DataError: the data cannot be used, DALI is asked for and not installed, or no setting
+            decodes in the way that data.decode_device or data.hw_decoder_load acts on.
     """
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     train, val = load_index(recipe.data.root, "train"), load_index(recipe.data.root, "val")
-    recipe = one_batch_per_update(recipe)
-    stages = {}
-    for setting in settings:
-        data = recipe.data.model_copy(update=asdict(setting))
-        stages[setting] = _stages(recipe.model_copy(update={"data": data}), train, val, seconds)
+    recipes = recipes_of(one_batch_per_update(recipe), settings)
+    for one in recipes.values():
+        build_decoder(one, train, _device()).close()  # refused before any other is measured
+    stages = {setting: _stages(one, train, val, seconds) for setting, one in recipes.items()}
     best = max(stages, key=lambda setting: stages[setting][TOGETHER].images_per_s)
     return DataReport(stages, demand, verdict(best.name, stages[best], best.decoder, demand))
 
@@ -104,6 +104,19 @@ def one_batch_per_update(recipe: Recipe) -> Recipe:
     """The recipe with one micro-batch per update, for which a small folder will do."""
     size = {"global_batch_size": recipe.engine.micro_batch_size}
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update=size)})
+
+
+def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Recipe]:
+    """The recipe under each setting; what only DALI heeds is left out for decoders beside it."""
+    beside_dali = any(setting.decoder == "dali" for setting in settings)
+    recipes = {}
+    for setting in settings:
+        values: dict[str, Any] = asdict(setting)
+        if beside_dali and setting.decoder != "dali":
+            values |= {"decode_device": "auto", "hw_decoder_load": 0.0}
+        data = recipe.data.model_copy(update=values)
+        recipes[setting] = recipe.model_copy(update={"data": data})
+    return recipes
 
 
 def _stages(recipe: Recipe, train: Index, val: Index, seconds: float) -> dict[str, Rate]:

@@ -7,6 +7,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +40,7 @@ def main() -> None:
     from ixt.launch.environment import launched, without_local_rank
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _print_any_name()
     sys.argv = without_local_rank(sys.argv)
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -61,6 +65,13 @@ def main() -> None:
         worker.end(f"{name or 'a file'}: {reason}; make room or allow it, then go on", 2)
 
 
+def _print_any_name() -> None:
+    """Let file names pass that are no text in this locale: as they are, or with escapes."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"ixt {__version__}")
@@ -79,13 +90,27 @@ def _options(
     pass
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say at Ctrl-C that nothing of the block's work is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = "stopped; what is done is kept: the same command goes on from there"
+        print(line, file=sys.stderr)
+        raise
+
+
 def check_outputs(*paths: Path | None) -> None:
     """Refuse result files that could not be written, before the work whose results they hold.
 
     Raises:
-        IxtError: a path is a folder, lies below a file, or may not be written to.
+        IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
     """
+    from ixt.data.place import refuse_url
+
     for path in filter(None, paths):
+        refuse_url(path)
         try:
             place = next(place for place in (path, *path.absolute().parents) if place.exists())
         except OSError as error:  # such as a name that is too long
@@ -107,11 +132,17 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
     """Write a result file, making its folder; or add to it.
 
     Raises:
-        IxtError: it cannot be written.
+        IxtError: it cannot be written, or is a URL.
     """
+    from ixt.data.place import refuse_url
+
+    refuse_url(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w") as stream:
+        # Names of files may hold bytes that are no text: they are written as they are.
+        with path.open(
+            "a" if append else "w", encoding="utf-8", errors="surrogateescape"
+        ) as stream:
             stream.write(text)
     except OSError as error:
         raise IxtError(f"{path}: cannot be written: {error.strerror}") from error

@@ -29,8 +29,14 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 @data_app.command("index")
 def data_index(
     folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")],
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Look at every image again: some were replaced.")
+    ] = False,
 ) -> None:
     """Build and cache the table of images that training and evaluation read.
+
+    It is built anew by itself when images come or go; one that is replaced in place shows nowhere,
+    so say --rebuild then.
 
     Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
     `ixt data pack` wrote, here or in a bucket.
@@ -39,8 +45,8 @@ def data_index(
 
     for split in ("train", "val"):
         with progress(f"reading {split}", "headers") as report:
-            index = load_index(folder, split, report=report)
+            index = load_index(folder, split, report=report, rebuild=rebuild)
         print(
-            f"{index.folder}: {len(index)} images, {len(index.classes)} classes, "
-            f"{len(index.unreadable)} unreadable"
+            f"{index.place}: {len(index):,} images, {len(index.classes):,} classes, "
+            f"{len(index.unreadable):,} unreadable"
         )

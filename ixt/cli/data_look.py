@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import check_outputs, write_json
+from ixt.cli.app import check_outputs, resumable, write_json
 from ixt.cli.data import data_app
 from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
 from ixt.cli.progress import bars, progress
@@ -15,6 +15,7 @@ from ixt.cli.progress import bars, progress
 if TYPE_CHECKING:
     from ixt.data.scan import Split
 
+FolderArgument = Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")]
 SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
 ResultsOption = Annotated[Path | None, typer.Option(help="Write the numbers to this file.")]
 
@@ -41,13 +42,14 @@ def data_check(
     Example: `ixt data check /data/imagenet --results check.json`
     """
     from ixt.data.check import check_folder, print_report, restore
+    from ixt.data.place import local_path
 
     check_outputs(results)
     if fix == "restore":
-        moved = restore(Path(folder).expanduser().absolute())
+        moved = restore(local_path(folder))
         print(f"{folder}: {len(moved)} files moved back")
         return
-    with bars("images") as start_bar:
+    with resumable(), bars("images") as start_bar:
         report = check_folder(
             folder,
             splits=_splits(split),
@@ -68,7 +70,7 @@ def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
 
 @data_app.command("stats")
 def data_stats(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: FolderArgument,
     mean_std: Annotated[
         bool, typer.Option("--mean-std", help="Decode the images for mean and std of the pixels.")
     ] = False,
@@ -98,9 +100,9 @@ def data_stats(
         if mean_std or sample is not None:
             from ixt.data.pixel_stats import pixel_stats
 
-            with progress(str(index.folder), "images") as report:
+            with progress(index.place, "images") as report:
                 pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
-        stats = split_stats(index, pixels)
+        stats = split_stats(index, pixels, name)
         print_stats(stats, index.root)
         rows[name] = stats.row()
     if results is not None:
@@ -109,7 +111,7 @@ def data_stats(
 
 @data_app.command("show")
 def data_show(
-    folder: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")],
+    folder: FolderArgument,
     recipe: Annotated[
         str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
     ] = "inceptionnext_tiny",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ixt.cli.app import resumable
 from ixt.cli.data import data_app
 from ixt.cli.progress import progress
 
@@ -37,11 +38,11 @@ def data_pack(
     from ixt.data.pack_plan import PackOptions
 
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
-    with progress("packing", "images") as report:
+    with resumable(), progress("packing", "images") as report:
         summary = pack(source, out, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     print(
-        f"{summary.root}: {summary.num_images} images ({summary.num_shrunk} made smaller"
+        f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
         f"{unreadable}) in {summary.num_shards} tars, {summary.num_bytes / _MIB:.1f} MiB; "
         f"{summary.num_written} tars written now"
     )

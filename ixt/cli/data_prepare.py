@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ixt.cli.app import resumable
 from ixt.cli.data import data_app
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def data_prepare(
 
     options = Options(verify, subset, transfer, delete_class_tars, num_threads)
     sources = Sources(train, val, devkit, kaggle)
-    prepare(out, sources, options, tell=lambda done: print(_split_line(done), flush=True))
+    with resumable():
+        prepare(out, sources, options, tell=lambda done: print(_split_line(done), flush=True))
 
 
 def _split_line(done: SplitSummary) -> str:

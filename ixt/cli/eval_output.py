@@ -15,7 +15,31 @@ if TYPE_CHECKING:
     from ixt.evaluate.outcome import Outcome
 
 
-def print_outcome(outcome: Outcome) -> None:
+def deliver(
+    outcome: Outcome,
+    results: Path | None,
+    append: Path | None,
+    per_class: Path | None,
+    confusions: Path | None,
+    predictions: Path | None,
+) -> None:
+    """Print what was measured, and write the files that are asked for."""
+    _print_outcome(outcome)
+    if results is not None:
+        write_json(results, outcome.report())
+    if append is not None:
+        _append_rows(append, outcome.rows)
+    tables = (
+        (per_class, outcome.class_rows),
+        (confusions, outcome.confusion_rows),
+        (predictions, outcome.prediction_rows),
+    )
+    for path, rows in tables:
+        if path is not None:
+            write_text(path, _as_csv(rows()))
+
+
+def _print_outcome(outcome: Outcome) -> None:
     """Print a line per measurement, then how they compare."""
     print(outcome.measurements[0].targets.said)
     for measured, row in zip(outcome.measurements, outcome.rows, strict=True):
@@ -38,29 +62,11 @@ def print_outcome(outcome: Outcome) -> None:
             print(f"  {file}")
 
 
-def write_outcome(outcome: Outcome, results: Path | None, append: Path | None) -> None:
-    """Write the report as JSON, and add its rows to a JSONL file, where they are asked for."""
-    if results is not None:
-        write_json(results, outcome.report())
-    if append is not None:
-        old = append.read_bytes() if append.is_file() else b""
-        gap = "\n" if old and not old.endswith(b"\n") else ""
-        lines = "".join(json.dumps(row) + "\n" for row in outcome.rows)
-        write_text(append, gap + lines, append=True)
-
-
-def write_tables(
-    outcome: Outcome, per_class: Path | None, confusions: Path | None, predictions: Path | None
-) -> None:
-    """Write the CSV files that are asked for."""
-    tables = (
-        (per_class, outcome.class_rows),
-        (confusions, outcome.confusion_rows),
-        (predictions, outcome.prediction_rows),
-    )
-    for path, rows in tables:
-        if path is not None:
-            write_text(path, _as_csv(rows()))
+def _append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    old = path.read_bytes() if path.is_file() else b""
+    gap = "\n" if old and not old.endswith(b"\n") else ""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text(path, gap + lines, append=True)
 
 
 def _as_csv(rows: Iterable[dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ from ixt.cli.eval_options import (
     TestSetOption,
     TtaOption,
 )
-from ixt.cli.eval_output import print_outcome, write_outcome, write_tables
+from ixt.cli.eval_output import deliver
 from ixt.cli.options import ProcessesOption
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
@@ -97,9 +97,7 @@ def evaluate(
     with progress("evaluating", "images", shown=first) as report:
         outcome = assess(sources, data, settings, report)
     if first:
-        print_outcome(outcome)
-        write_outcome(outcome, results, append)
-        write_tables(outcome, per_class, confusions, predictions)
+        deliver(outcome, results, append, per_class, confusions, predictions)
 
 
 def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:

@@ -55,8 +55,10 @@ def export(
 
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
     """
+    from ixt.data.place import refuse_url
     from ixt.export import export_checkpoint
 
+    refuse_url(out)
     done = export_checkpoint(
         checkpoint,
         out,

@@ -136,6 +136,7 @@ def _job(
     notice_s: int,
 ) -> tuple[Job, Path]:
     """The run and its folder; refused here rather than after hours in a queue."""
+    from ixt.data.place import refuse_url
     from ixt.launch.agent import Nodes, check_share
     from ixt.launch.jobs import Job
     from ixt.recipe import find_recipe, load_recipe
@@ -145,6 +146,7 @@ def _job(
     settings = load_recipe(path, overrides or [])
     check_share(settings.num_shares, processes, Nodes(nodes, nodes))
     folder = run_dir or Path("runs") / path.stem
+    refuse_url(folder)
     words = ["train", recipe, "--run-dir", str(folder), "--auto-resume"]
     words += ["--data", data] if data is not None else []
     for override in overrides or []:

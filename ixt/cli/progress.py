@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
-    """Show a bar on a terminal, and nothing elsewhere, as long as the block runs.
+    """Show a bar on a terminal, and a line now and then elsewhere, as long as the block runs.
 
     Args:
         title: what is being done.
@@ -35,7 +36,12 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
         TimeRemainingColumn,
     )
 
+    from ixt.data.told import told
+
     console = Console(stderr=True)
+    if shown and not console.is_terminal:
+        yield lambda title: told(title, noun, _say)
+        return
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -46,7 +52,7 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not (shown and console.is_terminal),
+        disable=not shown,
     )
 
     def start(title: str) -> Report:
@@ -55,3 +61,8 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
 
     with progress:
         yield start
+
+
+def _say(line: str) -> None:
+    # Looked up for each line: where C libraries' words are caught, it is another one meanwhile.
+    print(line, file=sys.stderr, flush=True)

@@ -133,12 +133,14 @@ def _train(
     profile: int,
     source: Path | None = None,
 ) -> None:
+    from ixt.data.place import refuse_url
     from ixt.launch.start import in_processes
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
     recipe = load_recipe(path, settings)
     folder = run_dir or Path("runs") / path.stem
+    refuse_url(folder)
     status = in_processes(num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)

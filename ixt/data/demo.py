@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ixt.data.place import local_path
 from ixt.errors import DataError
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -71,7 +72,7 @@ def write_demo(root: str | Path, image_size: int = 64) -> DemoSummary:
     """
     if image_size < 8:
         raise ValueError(f"image_size is {image_size}; the scans have 8 x 8 pixels")
-    root = Path(root).expanduser().absolute()
+    root = local_path(root)
     scans = list(_scans(root))
     try:
         _claim(root, _README.format(size=image_size))

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.data.headers import ImageFormat, Report, read_headers, read_shard_headers
-from ixt.data.index_cache import Table, current_tables, write_table
+from ixt.data.index_cache import Table, current_tables, set_aside, write_table
+from ixt.data.place import as_url
 from ixt.data.scan import Split, list_images
 from ixt.data.shards import Layout, find_layout, stamp
 from ixt.data.source import ByteRange, is_remote
 from ixt.data.tars import list_tars
+from ixt.data.told import told
 from ixt.errors import DataError
 
 logger = logging.getLogger("ixt")
@@ -65,6 +67,17 @@ class Index:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def place(self) -> str:
+        """What people call the split: its folder, or its tar where that lies in the data root."""
+        own = str(self.folder) != str(self.root) or not self.shards
+        return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
+
+    @property
+    def name(self) -> str:
+        """The last part of `place`; no two splits of a data root have the same."""
+        return self.place.rpartition("/")[2]
+
     def paths(self, samples: ArrayLike) -> list[str]:
         """Names of some samples for people: the absolute path, or `shard.tar!member`.
 
@@ -108,7 +121,9 @@ class Index:
         return np.flatnonzero(self.formats == ImageFormat.UNREADABLE).astype(np.int64)
 
 
-def load_index(root: str | Path, split: Split, *, report: Report | None = None) -> Index:
+def load_index(
+    root: str | Path, split: Split, *, report: Report | None = None, rebuild: bool = False
+) -> Index:
     """Load the index of a split, building and caching it first where that is needed.
 
     A cached index is built anew when a folder or a tar of the split has changed. A file that was
@@ -119,7 +134,9 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
             place of the class folders, or with ILSVRC2012_img_train.tar; or `s3://BUCKET/PREFIX`
             of a set that `ixt data pack` wrote.
         split: train or val.
-        report: called with (files read, files in all) while an index is built.
+        report: called with (done, in all) of tars, then of images, while an index is built; lines
+            are logged if None, where that takes long.
+        rebuild: look at every image again, whatever is cached here.
 
     Raises:
         DataError: the folder is missing, has another layout, or may not be read.
@@ -127,17 +144,27 @@ def load_index(root: str | Path, split: Split, *, report: Report | None = None) 
     if is_remote(str(root)):
         from ixt.data.remote_index import load_remote_table
 
+        if rebuild:
+            raise DataError(
+                f"{root}: a packed set brings its index along; pack and copy it again instead"
+            )
         folder, table = load_remote_table(str(root), split)
         return _to_index(str(root), folder, table)
+    url = as_url(root)
+    if url is not None:
+        raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
     root = Path(root).expanduser().absolute()
     try:
         layout = find_layout(root, split)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{root}: cannot be read ({reason})") from error
-    cached = _read_cached(root, layout)
-    if cached is not None:
-        return cached
+    if rebuild:
+        set_aside(root, split)
+    else:
+        cached = _read_cached(root, layout)
+        if cached is not None:
+            return cached
     table = _build_from_tars(layout, report) if layout.tars else _build(layout.folder, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
@@ -157,8 +184,7 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
 
 def _build(folder: Path, report: Report | None) -> Table:
     listing = list_images(folder)
-    logger.info("%s: reading the headers of %d images", folder, len(listing.files))
-    headers = read_headers(os.fsencode(folder), listing.files, report)
+    headers = read_headers(os.fsencode(folder), listing.files, _heard(report, folder, "images"))
     blob, offsets = join_paths(listing.files)
     return Table(
         classes=listing.classes,
@@ -177,16 +203,15 @@ def _build(folder: Path, report: Report | None) -> Table:
 
 
 def _build_from_tars(layout: Layout, report: Report | None) -> Table:
-    logger.info("%s: listing %d tars", layout.folder, len(layout.tars))
     # Before listing: a tar replaced meanwhile then differs from what is kept.
     stamps = tuple(stamp(path) for path in layout.tar_paths)
-    listing = list_tars(layout.tar_paths)
+    listing = list_tars(layout.tar_paths, _heard(report, layout.folder, "tars"))
     headers = read_shard_headers(
         [str(path) for path in layout.tar_paths],
         listing.shards,
         listing.offsets,
         listing.sizes,
-        report,
+        _heard(report, layout.folder, "images"),
     )
     blob, offsets = join_paths(listing.names)
     return Table(
@@ -204,6 +229,11 @@ def _build_from_tars(layout: Layout, report: Report | None) -> Table:
         },
         shards=stamps,
     )
+
+
+def _heard(report: Report | None, folder: Path, noun: str) -> Report:
+    """Whatever command needs a table first: nobody waits for minutes without a word."""
+    return report or told(f"{folder}: building its index", noun, logger.warning)
 
 
 def _labels(counts: Sequence[int]) -> NDArray[np.int32]:

@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ixt.data.scan import Split
 from ixt.data.shards import INDEX_FOLDER, META, Layout, Stamp, unchanged
 from ixt.data.user_cache import user_cache_folder
+from ixt.errors import DataError
 
 logger = logging.getLogger("ixt")
 
@@ -35,6 +37,8 @@ FORMAT_VERSION = 2
 # A running job may still map a replaced table, and losing it would kill the job on a network
 # file system: replaced tables stay for longer than a training run takes.
 _KEEP_S = 30 * 24 * 3600
+
+_ASIDE = "old-"
 
 _DTYPES: dict[str, type[np.generic]] = {
     "labels": np.int32,
@@ -85,7 +89,9 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
         if table is not None and _is_current(table, layout):
             yield table
     if seen:
-        logger.warning("%s: its cached index is out of date or unusable", layout.folder)
+        logger.warning(
+            "%s: its cached index is out of date or unusable; building it anew", layout.folder
+        )
 
 
 def write_table(root: Path, layout: Layout, table: Table) -> None:
@@ -104,6 +110,23 @@ def write_table(root: Path, layout: Layout, table: Table) -> None:
         root,
         problem,
     )
+
+
+def set_aside(root: Path, split: Split) -> None:
+    """Read none of the cached tables of a split again; a running job keeps those that it maps.
+
+    Raises:
+        DataError: one cannot be renamed.
+    """
+    for cache in cache_folders(root):
+        for path in cache.glob(f"{split}-*"):
+            try:
+                path.rename(cache / f"{_ASIDE}{path.name}")
+            except FileNotFoundError:  # another process does so, too
+                continue
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise DataError(f"{path}: cannot be replaced ({reason}); allow writing") from error
 
 
 def cache_folders(root: Path) -> Iterator[Path]:
@@ -178,7 +201,7 @@ def _publish(cache: Path, name: str, table: Table) -> None:
     target = cache / f"{name}-{_digest(table)}"
     cache.mkdir(parents=True, exist_ok=True)
     save_table(target, table)
-    for other in cache.glob(f"{name}-*"):
+    for other in chain(cache.glob(f"{name}-*"), cache.glob(f"{_ASIDE}{name}-*")):
         with suppress(FileNotFoundError):  # another process removes it, too
             if other != target and time.time() - other.stat().st_mtime > _KEEP_S:
                 shutil.rmtree(other, ignore_errors=True)

@@ -25,6 +25,7 @@ from ixt.data.index import join_paths, load_index
 from ixt.data.index_cache import Table, save_table
 from ixt.data.pack_plan import PackOptions, PackPlan, plan_pack
 from ixt.data.pack_shard import shard_members, write_shard
+from ixt.data.place import local_path
 from ixt.data.scan import Split
 from ixt.data.shards import INDEX_FOLDER, stamp
 from ixt.data.tars import Member
@@ -77,7 +78,7 @@ def pack(
         DataError: source cannot be read, an image is missing, out holds something else, or the
             disk is too small or full.
     """
-    out = Path(out).expanduser().absolute()
+    out = local_path(out)
     plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (
@@ -158,12 +159,15 @@ def _claim(out: Path, settings: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise DataError(f"{out}: another process packs into it; wait for it") from error
         marker.seek(0)
-        if (found := marker.read()) not in ("", settings):
+        found = marker.read()
+        # Nothing is lost with the settings of a packing that got nowhere, for lack of room.
+        if found not in ("", settings) and any(out.glob("*/*.tar")):
             raise DataError(
                 f"{out}: was packed from other images or with other options (see {_SETTINGS}); "
                 "choose a new folder, or remove this one"
             )
-        if not found:
+        if found != settings:
+            marker.truncate(0)
             marker.write(settings)
             marker.flush()
         yield

@@ -126,7 +126,10 @@ def _packed(plan: PackPlan, quality: int, row: int) -> bytes:
     try:
         data = read_image(source)
         if len(data) != plan.index.num_bytes[row]:
-            raise DataError(f"{source.name}: changed since it was indexed; delete the index cache")
+            raise DataError(
+                f"{source.name}: changed since it was indexed; look at all images again with "
+                "ixt data index DIR --rebuild"
+            )
         if not plan.shrinks[row]:
             return data.tobytes()
         height, width = plan.sizes[row].tolist()

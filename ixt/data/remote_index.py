@@ -35,6 +35,8 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
         DataError: the bucket cannot be read, holds no packed set, or a shard is missing or of
             another length than indexed.
     """
+    if not root.split("://", 1)[1].strip("/"):
+        raise DataError(f"{root}: names no bucket; give s3://BUCKET/PREFIX")
     for name in SPLIT_FOLDERS[split]:
         folder = f"{root.rstrip('/')}/{name}"
         found = list_remote(folder)

@@ -183,5 +183,8 @@ def _is_visible_folder(path: Path) -> bool:
 
 def _no_classes(folder: Path, has_images: bool) -> str:
     if has_images:
-        return f"{folder}: holds images but no class folders; sort them into one folder per class"
+        return (
+            f"{folder}: holds images but no class folders; sort them into one folder per class "
+            f"(ixt data prepare {folder.parent} does so with ILSVRC2012's)"
+        )
     return f"{folder}: holds no class folders; expected {folder}/CLASS/IMAGE"

@@ -63,6 +63,10 @@ def find_layout(root: Path, split: Split) -> Layout:
         folder = find_split(root, split)
     except DataError:
         if not outer.is_file():
+            if next(root.glob("ILSVRC2012_img_*.tar"), None) is not None:
+                raise DataError(
+                    f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
+                ) from None
             raise
         return Layout(split, root, (outer.name,))
     return Layout(split, folder, _tars(folder, split))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ixt.data.headers import ImageFormat
 from ixt.data.index import Index
+from ixt.data.scan import Split
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 FEW_IMAGES = 100
@@ -62,7 +63,7 @@ class SplitStats:
     images_per_class: tuple[int, float, int]
     """Smallest, median and largest class."""
     small_classes: dict[str, int]
-    """Classes with fewer than FEW_IMAGES images, the smallest first."""
+    """Classes with fewer than FEW_IMAGES training images, the smallest first."""
     pixels: PixelStats | None = None
 
     def row(self) -> dict[str, Any]:
@@ -74,17 +75,22 @@ class SplitStats:
         }
 
 
-def split_stats(index: Index, pixels: PixelStats | None = None) -> SplitStats:
+def split_stats(
+    index: Index, pixels: PixelStats | None = None, split: Split = "train"
+) -> SplitStats:
     """Summarise a split from its index, without opening a file.
 
     Args:
         index: the split.
         pixels: what `pixel_stats` gave, to stand beside the rest.
+        split: classes with few images are named for train only.
     """
     readable = index.formats != ImageFormat.UNREADABLE
     height, width = index.sizes[readable].astype(np.float64).T
     counts = np.bincount(index.labels, minlength=len(index.classes))
     formats = np.bincount(index.formats, minlength=256)
+    # A validation set has few images of every class.
+    least = FEW_IMAGES if split == "train" else 0
     small = sorted((int(n), name) for n, name in zip(counts, index.classes, strict=True))
     columns: dict[Column, NDArray[np.float64]] = {
         "height": height,
@@ -95,7 +101,7 @@ def split_stats(index: Index, pixels: PixelStats | None = None) -> SplitStats:
         "kib": index.num_bytes[readable] / 1024,
     }
     return SplitStats(
-        folder=str(index.folder).rpartition("/")[2],
+        folder=index.name,
         num_images=len(index),
         num_classes=len(index.classes),
         num_unreadable=int((~readable).sum()),
@@ -105,7 +111,7 @@ def split_stats(index: Index, pixels: PixelStats | None = None) -> SplitStats:
         if readable.any()
         else {},
         images_per_class=(int(counts.min()), float(np.median(counts)), int(counts.max())),
-        small_classes={name: n for n, name in small if n < FEW_IMAGES},
+        small_classes={name: n for n, name in small if n < least},
         pixels=pixels,
     )
 

@@ -38,12 +38,15 @@ def _lines(stats: SplitStats) -> Iterator[str]:
     low, median, high = stats.images_per_class
     formats = ", ".join(f"{count:,} {name}" for name, count in stats.formats.items())
     yield f"{stats.num_images:,} images, {_size(stats.num_bytes)}: {formats}"
-    yield f"{stats.num_classes:,} classes of {low:,} to {high:,} images, median {median:,g}"
+    each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    spread = "" if low == high else f", median {median:,g}"
+    classes = "1 class" if stats.num_classes == 1 else f"{stats.num_classes:,} classes"
+    yield f"{classes} of {each} image{'s' if high != 1 else ''}{spread}"
     if stats.small_classes:
         named = [f"{escape(name)} ({n})" for name, n in stats.small_classes.items()]
         more = ", ..." if len(named) > _NAMED else ""
         yield (
-            f"{len(named):,} classes with fewer than {FEW_IMAGES} images: "
+            f"{len(named):,} of them with fewer than {FEW_IMAGES} training images: "
             f"{', '.join(named[:_NAMED])}{more}"
         )
     if stats.pixels is not None:
@@ -74,4 +77,6 @@ def _bars(counts: tuple[int, ...]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.1 else f"{value:.3f}"  # so that the columns stay narrow

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ixt.data.headers import Report
 from ixt.data.scan import is_image
 from ixt.errors import DataError
 
@@ -83,8 +84,12 @@ class TarListing:
     """(n,) length in bytes."""
 
 
-def list_tars(paths: Sequence[Path]) -> TarListing:
+def list_tars(paths: Sequence[Path], report: Report | None = None) -> TarListing:
     """List the images of all tars of a split.
+
+    Args:
+        paths: the tars.
+        report: called with (tars listed, tars in all), then so for the tars within them.
 
     Raises:
         DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
@@ -93,10 +98,9 @@ def list_tars(paths: Sequence[Path]) -> TarListing:
         _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        first = list(pool.map(_list_tar, outer))
-        inner = list(chain.from_iterable(tars for _, tars in first))
-        second = list(pool.map(_list_tar, inner))
+    first = _list_all(outer, report)
+    inner = list(chain.from_iterable(tars for _, tars in first))
+    second = _list_all(inner, report)
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
@@ -188,6 +192,16 @@ class _View(io.RawIOBase):
         count = os.preadv(self._descriptor, [buffer[:wanted]], self._offset + self._at)
         self._at += count
         return count
+
+
+def _list_all(tars: Sequence[_Tar], report: Report | None) -> list[tuple[list[_Image], list[_Tar]]]:
+    found = []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for one in pool.map(_list_tar, tars):
+            found.append(one)
+            if report is not None:
+                report(len(found), len(tars))
+    return found
 
 
 def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:

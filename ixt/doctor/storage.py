@@ -14,36 +14,45 @@ from pathlib import Path
 
 import torch
 
-from ixt.data.scan import IMAGE_SUFFIXES, find_split
+from ixt.data.index import load_index
+from ixt.data.place import as_url
+from ixt.data.scan import IMAGE_SUFFIXES
+from ixt.data.shards import find_layout
+from ixt.data.source import ByteRange, read_bytes
 from ixt.doctor.check import Result
 from ixt.errors import DataError
 
 _GIB = 2**30
 _NUM_LISTED, _NUM_READ, _READ_S, _THREADS = 5000, 256, 2.0, 8
 _WRITTEN = 32 * 2**20
+_PART = 110_000  # bytes; the mean of ImageNet-1k's images
 
 
 def check_data(root: str) -> Result:
-    """Read a few hundred training images as the decoder would, past the page cache."""
+    """Read a few hundred training images as the decoder would, past the page cache.
+
+    They are files, parts of tars, or parts of objects in a bucket.
+    """
     try:
-        folder = find_split(Path(root), "train")
-    except DataError as error:
+        chosen = _chosen(root)
+    except (DataError, OSError) as error:
         return Result("fail", str(error), "give --data the folder that holds train/ and val/")
-    files = list(islice(_images(folder), _NUM_LISTED))
-    if not files:
-        return Result("fail", f"{folder}: no images", "see `ixt data --help` for how to get them")
-    chosen = random.Random(0).sample(files, min(_NUM_READ, len(files)))
+    if not chosen:
+        fix = "see `ixt data --help` for how to get them"
+        return Result("fail", f"{root}: no images in train/", fix)
     start_s = time.perf_counter()
     end_s = start_s + _READ_S
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = [size for size in pool.map(lambda file: _read(file, end_s), chosen) if size]
+        sizes = [size for size in pool.map(lambda source: _read(source, end_s), chosen) if size]
     elapsed_s = time.perf_counter() - start_s
     return judge_reading(len(sizes) / elapsed_s, sum(sizes) / elapsed_s, torch.cuda.device_count())
 
 
 def judge_reading(files_per_s: float, bytes_per_s: float, num_gpus: int) -> Result:
     """Judge random reads against what GPUs take: some 2,000 images/s each."""
-    value = f"{files_per_s:,.0f} files/s, {bytes_per_s / 1e6:,.0f} MB/s, random, {_THREADS} threads"
+    value = (
+        f"{files_per_s:,.0f} images/s, {bytes_per_s / 1e6:,.0f} MB/s, random, {_THREADS} threads"
+    )
     if files_per_s < 2000 * num_gpus or files_per_s < 100:
         fix = "the disk may bound training: copy the data to a local SSD or to memory"
         return Result("warn", value, fix)
@@ -83,6 +92,25 @@ def judge_room(folder: str, free: float, inodes: int, all_inodes: int, speed: fl
     return Result("ok", value)
 
 
+def _chosen(root: str) -> list[ByteRange]:
+    """Images all over a training set, found without opening one."""
+    rng = random.Random(0)
+    if as_url(root) is not None:
+        index = load_index(root, "train")
+        return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
+    layout = find_layout(Path(root).expanduser().absolute(), "train")
+    if layout.tars:
+        # Any part as long as an image will do: listing a tar may take minutes.
+        lengths = {str(path): path.stat().st_size for path in layout.tar_paths}
+        tars = rng.choices(list(lengths), list(lengths.values()), k=_NUM_READ)
+        return [
+            ByteRange(tar, rng.randrange(max(1, lengths[tar] - _PART)), min(_PART, lengths[tar]))
+            for tar in tars
+        ]
+    files = list(islice(_images(layout.folder), _NUM_LISTED))
+    return [ByteRange(file) for file in rng.sample(files, min(_NUM_READ, len(files)))]
+
+
 def _images(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         # Classes come in random order, so that the first few thousand files lie all over.
@@ -92,19 +120,18 @@ def _images(folder: Path) -> Iterator[str]:
         )
 
 
-def _read(file: str, end_s: float) -> int:
-    """Bytes of a file, read from the disk where the system lets go of its pages; 0 when late."""
+def _read(source: ByteRange, end_s: float) -> int:
+    """Bytes of an image, read from the disk where the system lets go of its pages; 0 when late."""
     if time.perf_counter() > end_s:
         return 0
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        size = 0
-        while block := os.read(descriptor, 2**20):
-            size += len(block)
-        return size
-    finally:
-        os.close(descriptor)
+    if not source.is_remote:
+        descriptor = os.open(source.path, os.O_RDONLY)
+        try:
+            advice = os.POSIX_FADV_DONTNEED
+            os.posix_fadvise(descriptor, source.offset, source.size or 0, advice)
+        finally:
+            os.close(descriptor)
+    return len(read_bytes(source))
 
 
 def _write(folder: Path) -> float:

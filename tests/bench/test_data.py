@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ixt.bench.command import integers
-from ixt.bench.data import settings_of
+from ixt.bench.data import recipes_of, settings_of
 from ixt.bench.demand import Demand, find_demand, verdict
 from ixt.bench.end_to_end import EndToEndReport, Mode
 from ixt.bench.rate import Rate, measure_rate
@@ -134,3 +134,29 @@ def test_every_stage_is_measured_on_real_files(photos: Path, tmp_path: Path) -> 
     expected = {*STAGES, "validation", *(["host to device"] if torch.cuda.is_available() else [])}
     assert set(setting["stages"]) == expected
     assert all(stage["images_per_s"] > 0 for stage in setting["stages"].values())
+
+
+def test_what_only_dali_heeds_is_left_out_for_the_decoders_beside_it() -> None:
+    data = {"decoder": "dali", "decode_device": "gpu", "hw_decoder_load": 1.0}
+    recipe = parse_recipe({"model": {"name": "resnet18"}, "data": data})
+    beside = settings_of(recipe, ["torch", "dali", "exact"], [1], [2])
+    heeded = {setting.decoder: one.data for setting, one in recipes_of(recipe, beside).items()}
+    assert (heeded["dali"].decode_device, heeded["dali"].hw_decoder_load) == ("gpu", 1.0)
+    for kind in ("torch", "exact"):
+        assert (heeded[kind].decode_device, heeded[kind].hw_decoder_load) == ("auto", 0.0)
+    # Nobody would heed it: it is kept, and refused as anywhere else.
+    (alone,) = recipes_of(recipe, settings_of(recipe, ["torch"], [1], [2])).values()
+    assert alone.data.decode_device == "gpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="DALI decodes for the GPU there")
+def test_dali_on_a_cpu_says_what_it_does_not_heed_before_anything_is_measured(
+    photos: Path,
+) -> None:
+    words = ["--decoder", "torch,dali", "--seconds", "60", "--set", "model.num_classes=2"]
+    gpu = ["--set", "data.decode_device=gpu"]
+    result = CliRunner().invoke(app, ["bench", "data", "demo", "--data", str(photos), *words, *gpu])
+    assert str(result.exception) == (
+        "data.decode_device: gpu acts only where DALI decodes for a CUDA device; here dali decodes "
+        "for cpu; leave it out"
+    )

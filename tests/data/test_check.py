@@ -14,6 +14,7 @@ import tar_sets
 import torch
 import torchvision.io
 from PIL import Image
+from small_archives import make_tars
 
 from ixt.data.check import CheckReport, check_folder, restore
 from ixt.data.check import facts as facts_module
@@ -23,6 +24,7 @@ from ixt.data.index import load_index
 from ixt.data.pack import pack
 from ixt.data.pack_plan import PackOptions
 from ixt.data.source import ByteRange
+from ixt.data.stats import split_stats
 from ixt.errors import DataError
 
 _RGB = torchvision.io.ImageReadMode.RGB.value
@@ -346,7 +348,10 @@ def test_the_command_reports_and_its_status_says_whether_training_breaks(
     results = tmp_path / "out" / "check.json"
     assert ixt_status("data", "check", str(broken), "--results", str(results)) == 1
     printed = capsys.readouterr().out
-    assert "6 findings break training" in printed
+    assert (
+        "6 findings break training; --fix quarantine moves them to .quarantine/; "
+        "data.on_error: skip trains without such images" in printed
+    )
     assert "train/b/text.JPEG" in printed
     row = json.loads(results.read_text())
     assert row["clean"] is False
@@ -373,6 +378,23 @@ def test_images_in_tars_are_checked_as_those_in_folders(
     again = check_folder(tmp_path / "tars")
     assert [split.num_read for split in again.splits] == [0, 0]
     assert again.findings == report.findings
+
+
+def test_the_two_downloaded_tars_are_remembered_apart(tmp_path: Path) -> None:
+    make_tars(tmp_path)
+    first, again = check_folder(tmp_path), check_folder(tmp_path)
+    assert [split.num_read for split in first.splits] == [34, 24]
+    assert [split.num_read for split in again.splits] == [0, 0]
+    names = ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"]
+    assert [split.folder for split in again.splits] == names
+    stats = split_stats(load_index(tmp_path, "val"), split="val")
+    assert (stats.folder, stats.num_images) == (names[1], 24)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(DataError) as caught:
+        check_folder(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: holds neither val/ nor {names[1]}; put it beside the other tar"
+    )
 
 
 def test_damage_in_a_packed_set_is_named_by_shard_and_member(sound: Path, tmp_path: Path) -> None:

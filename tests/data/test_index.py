@@ -439,7 +439,10 @@ def no_classes(root: Path) -> str:
 def unsorted_images(root: Path) -> str:
     no_classes(root)
     write_image(root / "train" / "ILSVRC2012_val_00000001.JPEG", (4, 4))
-    return f"{root}/train: holds images but no class folders; sort them into one folder per class"
+    return (
+        f"{root}/train: holds images but no class folders; sort them into one folder per class "
+        f"(ixt data prepare {root} does so with ILSVRC2012's)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -532,3 +535,19 @@ print(json.dumps([len(index), load_s, growth / 2**20, len(set(paths)), heavy]))
     assert growth_mib < 300 / 1.048576
     assert num_paths > 9_900
     assert heavy == []
+
+
+def test_an_image_replaced_in_place_is_seen_when_all_are_looked_at_again(root: Path) -> None:
+    old = load_index(root, "train")
+    write_image(root / "train" / "cat" / "b.JPEG", (44, 33))
+    assert load_index(root, "train").sizes.tolist()[1] == [20, 30]
+    assert load_index(root, "train", rebuild=True).sizes.tolist()[1] == [33, 44]
+    assert load_index(root, "train").sizes.tolist()[1] == [33, 44]
+    # A job that maps the old table goes on with it.
+    assert old.sizes.tolist()[1] == [20, 30]
+    assert [path.name.rpartition("-")[0] for path in cached_tables(root)] == ["old-train", "train"]
+
+
+def test_the_index_of_a_bucket_is_not_built_anew() -> None:
+    with pytest.raises(DataError, match="a packed set brings its index along"):
+        load_index("s3://bucket/set", "train", rebuild=True)

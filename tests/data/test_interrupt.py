@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import numpy as np
@@ -64,3 +65,29 @@ def test_ctrl_c_stops_a_decoder_cleanly_at_any_moment(photos: dict[str, str], ki
     assert longest_s < 5.0
     # The library's own threads start once; none may be added by a round.
     assert threads[-1] <= threads[4], threads
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        ("prepare OUT --train x.tar", "ixt.data.prepare.prepare"),
+        ("pack DATA OUT", "ixt.data.pack.pack"),
+        ("check DATA", "ixt.data.check.check_folder"),
+    ],
+)
+def test_ctrl_c_says_that_long_work_goes_on_with_the_same_command(
+    words: str,
+    work: str,
+    ixt_status: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    importlib.import_module(work.rpartition(".")[0])
+    monkeypatch.setattr(work, interrupted)
+    assert ixt_status("data", *words.split()) == 130
+    assert capsys.readouterr().err.strip() == (
+        "stopped; what is done is kept: the same command goes on from there"
+    )

@@ -269,6 +269,19 @@ def test_other_options_do_not_go_on_with_a_packing(folder: Path, packed: Path) -
         pack(folder, packed, PackOptions(shard_bytes=13_000))
 
 
+def test_a_packing_that_got_nowhere_gives_way_to_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as small:
+        usage = namedtuple("usage", "total used free")
+        small.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+        with pytest.raises(DataError, match="or make images smaller with --max-side"):
+            pack(folder, tmp_path, PackOptions())
+    assert pack(folder, tmp_path, PackOptions(max_side=32)).num_written > 0
+    again = pack(folder, tmp_path, PackOptions(max_side=32))
+    assert (again.num_written, again.num_shrunk > 0) == (0, True)
+
+
 def test_two_packings_into_one_folder_are_refused(folder: Path, tmp_path: Path) -> None:
     def pack_again(done: int, total: int) -> None:
         with pytest.raises(DataError, match="another process packs into it"):

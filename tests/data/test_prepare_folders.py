@@ -11,7 +11,6 @@ import pytest
 from small_archives import CLASSES, Tars, images_below, make_tars, tar_bytes
 
 from ixt.data.prepare import Options, Sources, prepare
-from ixt.data.prepare.progress import eta_text
 from ixt.errors import DataError
 
 
@@ -197,13 +196,6 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("train: ")
     assert all(" MB/s, " in line and line.endswith(" left") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (-1, "0 s")]
-)
-def test_time_left_is_said_in_two_units(seconds: float, text: str) -> None:
-    assert eta_text(seconds) == text
 
 
 def test_the_command_prepares_and_says_what_is_there(tars: Tars, tmp_path: Path) -> None:

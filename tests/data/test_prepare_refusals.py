@@ -140,6 +140,9 @@ def test_missing_and_senseless_arguments_are_refused(tars: Tars, tmp_path: Path)
         f"{missing}: no such file or folder, given as --train"
     )
     assert "takes the tar itself" in refused(tars, tmp_path / "o", Sources(val=tmp_path))
+    assert refused(tars, tmp_path / "o", Sources(train=tars.devkit)) == (
+        f"{tars.devkit}: is not the tar for --train; it is the development kit: give it as --devkit"
+    )
     both = Sources(train=tars.train, kaggle=tmp_path)
     assert "not both" in refused(tars, tmp_path / "o", both)
     assert "holds neither train/ nor val/" in refused(tars, tmp_path / "o", Sources())
@@ -148,6 +151,7 @@ def test_missing_and_senseless_arguments_are_refused(tars: Tars, tmp_path: Path)
 def test_out_that_cannot_be_written_is_one_line(tars: Tars) -> None:
     assert refused(tars, Path("/proc/imagenet")).startswith("/proc/imagenet: no such file")
     assert "not a directory" in refused(tars, tars.train / "out")
+    assert refused(tars, tars.val) == f"{tars.val}: is a file; give the folder to fill"
 
 
 def test_fewer_images_than_published_are_refused_before_they_show(tars: Tars) -> None:

@@ -13,7 +13,9 @@ import pytest
 import s3_server
 import tar_sets
 from s3_server import Bucket
+from typer.testing import CliRunner
 
+from ixt.cli import app
 from ixt.data import remote
 from ixt.data.index import load_index
 from ixt.data.pack import pack
@@ -77,6 +79,17 @@ def test_a_bucket_gives_the_rows_and_bytes_of_the_folder(
         np.testing.assert_array_equal(tar_sets.columns(index)[name], column)
     assert tar_sets.contents(index) == tar_sets.contents(reference)
     assert index.paths([0])[0].startswith(f"{uploaded}/{split}/{split}-00000.tar!n01440764/")
+
+
+def test_the_commands_that_look_at_data_take_a_bucket(uploaded: str) -> None:
+    stats = CliRunner().invoke(app, ["data", "stats", uploaded, "--split", "val", "--mean-std"])
+    assert stats.exit_code == 0
+    assert f"{uploaded}/val" in stats.output
+    assert "over every pixel of all 18 whole images" in stats.output
+    words = ["--recipe", "demo", "--set", "model.num_classes=3", "--split", "val", "--count", "1"]
+    shown = CliRunner().invoke(app, ["data", "show", uploaded, *words])
+    assert shown.exit_code == 0
+    assert "n01440764/" in shown.output
 
 
 def test_images_are_read_by_range(uploaded: str, served: Bucket) -> None:

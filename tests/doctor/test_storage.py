@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from ixt.data.index import load_index
 from ixt.doctor import storage
 from ixt.doctor.storage import check_data, check_run_folder, judge_reading, judge_room
+from tests.data.tar_sets import class_tars
 
 GIB = 2**30
 
@@ -17,6 +19,21 @@ def test_reading_is_measured_on_real_images(digits: Path) -> None:
     assert result.status in ("ok", "warn")
     files_per_s = float(result.value.split()[0].replace(",", ""))
     assert files_per_s > 10
+
+
+def test_tars_and_packed_sets_are_read_in_parts(digits: Path, tmp_path: Path) -> None:
+    class_tars(digits, tmp_path)
+    result = check_data(str(tmp_path))
+    assert result.status in ("ok", "warn"), result
+    assert float(result.value.split()[0].replace(",", "")) > 10
+
+
+def test_a_bucket_is_asked_for_its_index(monkeypatch: pytest.MonkeyPatch, digits: Path) -> None:
+    index = load_index(digits, "train")
+    monkeypatch.setattr(storage, "load_index", lambda root, split: index)
+    assert check_data("s3://bucket/set").status in ("ok", "warn")
+    monkeypatch.undo()
+    assert "cannot be read; give a folder, or s3://" in check_data("gs://bucket/set").value
 
 
 @pytest.mark.parametrize(("folders", "said"), [((), "no such folder"), (("train",), "no images")])

@@ -53,7 +53,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.UNDECODABLE: ("breaks training", "no decoder gets through"),
     Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
     Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
-    Kind.OUTDATED: ("breaks training", "has another size than the cached index says"),
+    Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
     Kind.UNKNOWN_CLASS: ("breaks training", "a val folder that train has not"),
     Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
     Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),
@@ -188,7 +188,7 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
         return
     train, val = (one.index for one in surveys)
     for name in sorted(set(val.classes) - set(train.classes)):
-        yield Finding(Kind.UNKNOWN_CLASS, f"{Path(val.folder).name}/{name}")
+        yield Finding(Kind.UNKNOWN_CLASS, f"{val.name}/{name}")
 
 
 def _ignored(one: Survey) -> Iterator[Finding]:

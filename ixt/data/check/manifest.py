@@ -27,16 +27,16 @@ FORMAT_VERSION = 1
 _UNUSABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
-def read_manifest(root: Path, folder: Path) -> dict[bytes, Facts]:
+def read_manifest(root: Path, split: str) -> dict[bytes, Facts]:
     """What earlier checks found, by path relative to the split's folder; empty if there is none.
 
     Args:
         root: the data root.
-        folder: the split's folder below it.
+        split: the name of its index.
     """
     for cache in cache_folders(root):
         try:
-            with np.load(_file(cache, folder), allow_pickle=False) as columns:
+            with np.load(_file(cache, split), allow_pickle=False) as columns:
                 if int(columns["format_version"]) == FORMAT_VERSION:
                     return _rows({name: columns[name] for name in columns.files})
         except _UNUSABLE:
@@ -44,12 +44,12 @@ def read_manifest(root: Path, folder: Path) -> dict[bytes, Facts]:
     return {}
 
 
-def write_manifest(root: Path, folder: Path, facts: Mapping[bytes, Facts]) -> Path | None:
+def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> Path | None:
     """Keep what was found, in the first place that can be written; warn if there is none.
 
     Args:
         root: the data root.
-        folder: the split's folder below it.
+        split: the name of its index.
         facts: by path relative to the split's folder.
 
     Returns:
@@ -61,12 +61,12 @@ def write_manifest(root: Path, folder: Path, facts: Mapping[bytes, Facts]) -> Pa
         try:
             cache.mkdir(parents=True, exist_ok=True)
             np.savez(part, allow_pickle=False, **_columns(facts))
-            os.replace(part, _file(cache, folder))
+            os.replace(part, _file(cache, split))
         except OSError as error:
             problem = str(error)
             part.unlink(missing_ok=True)
         else:
-            return _file(cache, folder)
+            return _file(cache, split)
     logger.warning(
         "%s: what the check found is not kept (%s), so the next one reads every file again; "
         "allow writing there or set XDG_CACHE_HOME",
@@ -76,8 +76,8 @@ def write_manifest(root: Path, folder: Path, facts: Mapping[bytes, Facts]) -> Pa
     return None
 
 
-def _file(cache: Path, folder: Path) -> Path:
-    return cache / f"check-{folder.name}.npz"
+def _file(cache: Path, split: str) -> Path:
+    return cache / f"check-{split}.npz"
 
 
 def _columns(facts: Mapping[bytes, Facts]) -> dict[str, NDArray[Any]]:

@@ -132,10 +132,10 @@ def check_folder(
     surveys, summaries = [], []
     for index in indexes:
         start_s = time.monotonic()
-        one = survey(index, threads, progress(str(index.folder)) if progress else None)
+        one = survey(index, threads, progress(index.place) if progress else None)
         elapsed_s = time.monotonic() - start_s
         surveys.append(one)
-        summaries.append(SplitSummary(Path(index.folder).name, len(index), one.num_read, elapsed_s))
+        summaries.append(SplitSummary(index.name, len(index), one.num_read, elapsed_s))
     found = find(surveys)
     moved: list[tuple[str, str]] = []
     top = Path(surveys[0].index.root)
@@ -162,4 +162,4 @@ def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
         labels = zip(relative_paths(one), index.labels.tolist(), strict=True)
         left = {label for path, label in labels if path not in gone}
         for label in sorted(set(range(len(index.classes))) - left):
-            yield Finding(Kind.EMPTIED, f"{Path(index.folder).name}/{index.classes[label]}")
+            yield Finding(Kind.EMPTIED, f"{index.name}/{index.classes[label]}")

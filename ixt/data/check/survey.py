@@ -43,7 +43,7 @@ def survey(index: Index, num_threads: int, report: Report | None = None) -> Surv
     sources = index.ranges(range(len(index)))
     start = len(os.fsencode(folder)) + 1
     names = [os.fsencode(source.name)[start:] for source in sources]
-    known = read_manifest(root, folder)
+    known = read_manifest(root, index.name)
     found: dict[int, Facts] = {}
     num_read = 0
     try:
@@ -53,7 +53,7 @@ def survey(index: Index, num_threads: int, report: Report | None = None) -> Surv
     finally:
         kept = {name: found[row] for row, name in enumerate(names) if row in found}
         # An interrupted check must not forget what an earlier one found in the rest.
-        write_manifest(root, folder, known | kept if len(found) < len(names) else kept)
+        write_manifest(root, index.name, known | kept if len(found) < len(names) else kept)
     return Survey(index, [found[row] for row in range(len(names))], num_read)
 
 

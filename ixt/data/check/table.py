@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ixt.data.check.findings import MEANING, Finding, Kind
+from ixt.data.check.findings import FAULTS, MEANING, REMOVABLE, Finding, Kind
 from ixt.data.check.quarantine import FOLDER, RESTORE_LIST
 from ixt.data.check.run import CheckReport
 
@@ -69,7 +69,21 @@ def _verdict(report: CheckReport) -> str:
             f"{RESTORE_LIST} there lists them, --fix restore moves them back"
         )
     if report.breaking:
-        lines.append(f"[red]{len(report.breaking)} findings break training[/red]")
+        lines.append(f"[red]{_breaking(report)}[/red]")
     else:
         lines.append("[green]nothing breaks training[/green]")
     return "\n".join(lines)
+
+
+def _breaking(report: CheckReport) -> str:
+    """How many findings break training, and what can be done about damaged images."""
+    num = len(report.breaking)
+    ways = []
+    damaged = [finding for finding in report.breaking if finding.kind in FAULTS.values()]
+    movable = sum(".tar!" not in finding.path for finding in damaged)
+    if movable:
+        which = ("them" if num > 1 else "it") if movable == num else f"{movable:,} of them"
+        ways.append(f"; --fix quarantine moves {which} to {FOLDER}/")
+    if any(finding.kind in REMOVABLE for finding in damaged):
+        ways.append("; data.on_error: skip trains without such images")
+    return f"{num:,} finding{'s break' if num > 1 else ' breaks'} training{''.join(ways)}"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ixt.data.ground_truth import read_devkit, read_solution, validation_labels
+from ixt.data.place import as_url
 from ixt.data.prepare.folders import count_images, packed_classes
 from ixt.data.prepare.published import Archive, ArchiveSet
 from ixt.data.prepare.staging import num_bytes_below, open_place, origin_of, split_folder
@@ -28,6 +29,9 @@ def check_given(sources: Sources) -> None:
     """
     for name in ("train", "val", "devkit", "kaggle"):
         path: Path | None = getattr(sources, name)
+        url = None if path is None else as_url(path)
+        if url is not None:
+            raise DataError(f"{url}: is a URL, given as --{name}; download it and give the file")
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder, given as --{name}")
         if path is not None and name in SPLITS and path.is_dir():

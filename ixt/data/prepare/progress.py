@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ixt.data.told import eta_text
+
 _BAR_PERIOD_S = 0.25
 _LINE_PERIOD_S = 30.0
 _WINDOW = 10  # lines over which the rate is taken: a resumed run passes over what is there fast
@@ -46,14 +48,6 @@ def shown(meter: Meter) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def eta_text(seconds: float) -> str:
-    """`2 h 05 min`, `3 min 20 s` or `12 s`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _lines(meter: Meter, wait: Callable[[float], bool]) -> None:

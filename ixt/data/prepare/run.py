@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ixt.data.place import local_path
 from ixt.data.prepare.extract import Extraction, StreamSum, run_jobs, train_jobs, val_jobs
 from ixt.data.prepare.folders import (
     count_images,
@@ -72,7 +73,7 @@ def prepare(
             counts differ from the published ones.
     """
     options = options or Options()
-    root = Path(root).expanduser().absolute()
+    root = local_path(root)
     summaries = []
     try:
         check_given(sources)
@@ -197,10 +198,10 @@ def _check_counts(task: Task, split: Split, counts: Mapping[str, int], where: st
     num_images, num_classes = task.published.num_images(split), task.published.num_classes
     found = (sum(counts.values()), len(counts))
     if found != (num_images, num_classes) and not task.options.subset:
+        missing = "unpack all of Kaggle's archive" if task.sources.kaggle else f"give --{split}"
         raise DataError(
             f"{where}: {found[0]:,} images in {found[1]:,} classes; the whole {split} set has "
-            f"{num_images:,} in {num_classes:,}; give the tar it misses as --{split}, or "
-            "--subset if fewer are meant"
+            f"{num_images:,} in {num_classes:,}; {missing}, or --subset if fewer are meant"
         )
 
 

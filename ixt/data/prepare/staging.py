@@ -84,8 +84,10 @@ def claimed(root: Path) -> Iterator[None]:
     """Make OUT and keep other processes off it while the block runs.
 
     Raises:
-        DataError: another process prepares it, or it cannot be made.
+        DataError: another process prepares it, or it is a file.
     """
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}: is a file; give the folder to fill")
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root, os.O_RDONLY)
     try:

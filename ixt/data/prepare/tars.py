@@ -147,6 +147,9 @@ def check_kind(descriptor: int, path: Path, split: Split) -> None:
     """
     head = os.pread(descriptor, 2, 0)
     if head in _COMPRESSED:
+        other = next((what for pattern, what in _OTHERS if pattern.fullmatch(path.name)), None)
+        if other is not None:
+            raise DataError(f"{path}: is not the tar for --{split}; it is {other}")
         raise DataError(
             f"{path}: is packed with {_COMPRESSED[head]}; the published image tars are not; "
             "unpack it to a .tar first"

@@ -76,9 +76,9 @@ def _caption(sample: Sample) -> list[str]:
     lines = [sample.source.title]
     if sample.partner is not None:
         mix, partner = sample.numbers["mix"], sample.partner[1]
-        word = "CutMix" if mix["cutmix"] else "mixup"
-        lines[0] = f"{sample.source.title} + {partner.title}"
-        lines.append(f"{word}, lam {mix['lam']:.2f}")
+        own, word = mix["lam"], "CutMix" if mix["cutmix"] else "mixup"
+        lines[0] = f"{sample.source.title} {own:.0%} + {partner.title} {1 - own:.0%}"
+        lines.append(f"{word} with #{sample.partner[0]}")
     operations = _operations(sample)
     if operations:
         lines.append(operations)
