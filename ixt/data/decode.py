@@ -203,7 +203,8 @@ def outdated(name: str, crops: Crops, row: int, height: int, width: int) -> Data
     top, left, window_height, window_width = crops.window[row].tolist()
     return DataError(
         f"{name}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
-        f"{window_height} x {window_width} from {top}, {left}); delete the index cache"
+        f"{window_height} x {window_width} from {top}, {left}); look at the images again with "
+        "ixt data index DIR --rebuild"
     )
 
 

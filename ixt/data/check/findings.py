@@ -78,8 +78,8 @@ FAULTS = {
     Fault.UNDECODABLE: Kind.UNDECODABLE,
     Fault.CORRUPT: Kind.CORRUPT,
 }
-# OUTDATED is the index's fault, and a class its folder's.
-REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT}
+# OUTDATED is the index's fault, a class its folder's, and what may not be read may be sound.
+REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT, Kind.UNREADABLE}
 """Kinds that quarantine moves away; CORRUPT only in a strict check."""
 
 _OTHERS = 10  # a placeholder picture may be there ten thousand times
