@@ -10,64 +10,16 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from torch import Tensor
+from updates import one_update
 
 from ixt.data.classes import output_classes, target_labels
 from ixt.data.decode import DecoderKind, make_decoder
 from ixt.data.index import load_index
 from ixt.data.loader import TrainLoader
 from ixt.data.plan import build_planner
-from ixt.recipe import Recipe, parse_recipe
+from ixt.recipe import Recipe
 
 CPU = torch.device("cpu")
-
-
-def one_update(
-    digits: Path,
-    sections: dict[str, Any],
-    *,
-    micro_batch: int,
-    world_size: int,
-    kind: DecoderKind = "torch",
-    num_threads: int = 1,
-    start: int = 0,
-    update: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Images and targets of an update of epoch 1, in the order of their positions.
-
-    Every process draws its batches from update `start` on.
-    """
-    engine = {**sections["engine"], "micro_batch_size": micro_batch}
-    recipe = parse_recipe({**sections, "engine": engine})
-    index = load_index(digits, "train")
-    names = output_classes(index.classes, None)
-    planner = build_planner(recipe, target_labels(index, names), index.sizes)
-    batches = {}
-    for rank in range(world_size):
-        decoder = make_decoder(
-            kind, device=CPU, num_threads=num_threads, prefetch=num_threads, on_error="stop"
-        )
-        loader = TrainLoader(
-            index,
-            planner,
-            decoder,
-            recipe,
-            num_classes=len(names),
-            device=CPU,
-            rank=rank,
-            world_size=world_size,
-        )
-        stream = loader.epoch(1, start)
-        share = recipe.engine.micro_batches // world_size
-        for _ in range((update - start) * share):
-            next(stream)
-        for _ in range(share):
-            batch = next(stream)
-            batches[batch.micro_batch] = batch
-        stream.close()
-        decoder.close()
-    ordered = [batches[number] for number in sorted(batches)]
-    return torch.cat([b.images for b in ordered]), torch.cat([b.targets for b in ordered])
 
 
 @pytest.mark.parametrize("kind", ["torch", "exact", "dali"])
