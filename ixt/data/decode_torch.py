@@ -50,10 +50,9 @@ def torch_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: in
     top, left, height, width = _around(cuts, row)
     part = decode_window(data, top, left, height, width)
     if part is None:
-        whole, top, left = _pixels(source, data), 0, 0
+        part, top, left = _pixels(source, data), 0, 0
         for crops in cuts:
-            _check_window(whole, source.name, crops, row)
-        part = whole
+            _check_window(part, source.name, crops, row)
     return [resize_window(_window(part, top, left, crops, row), crops, row) for crops in cuts]
 
 

@@ -291,6 +291,17 @@ def test_what_is_no_regular_file_is_not_waited_for(sound: Path) -> None:
     ]
 
 
+def test_what_cannot_be_read_stays_where_it_is_and_no_verdict_says_otherwise(
+    sound: Path, capsys: pytest.CaptureFixture[str], ixt_status: Callable[..., int]
+) -> None:
+    (sound / "train" / "b" / "gone.JPEG").symlink_to("nowhere.JPEG")
+    assert check_folder(sound, fix="quarantine").moved == ()
+    ixt_status("data", "check", sound)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 finding breaks training; data.on_error: skip trains without such images" in printed
+    assert "--fix" not in printed
+
+
 def test_nothing_is_moved_unless_asked_and_everything_comes_back(broken: Path) -> None:
     before = tree(broken)
     check_folder(broken)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ixt.data.check.findings import FAULTS, MEANING, REMOVABLE, Finding, Kind
+from ixt.data.check.findings import FAULTS, MEANING, Finding, Kind
 from ixt.data.check.quarantine import FOLDER, RESTORE_LIST
 from ixt.data.check.run import CheckReport
 
@@ -80,10 +80,12 @@ def _breaking(report: CheckReport) -> str:
     num = len(report.breaking)
     ways = []
     damaged = [finding for finding in report.breaking if finding.kind in FAULTS.values()]
-    movable = sum(".tar!" not in finding.path for finding in damaged)
+    movable = sum(
+        finding.kind != Kind.UNREADABLE and ".tar!" not in finding.path for finding in damaged
+    )
     if movable:
         which = ("them" if num > 1 else "it") if movable == num else f"{movable:,} of them"
         ways.append(f"; --fix quarantine moves {which} to {FOLDER}/")
-    if any(finding.kind in REMOVABLE for finding in damaged):
+    if any(finding.kind != Kind.CORRUPT for finding in damaged):
         ways.append("; data.on_error: skip trains without such images")
     return f"{num:,} finding{'s break' if num > 1 else ' breaks'} training{''.join(ways)}"
