@@ -1,6 +1,6 @@
 """An exact, resumable ImageNet trainer.
 
-Importing this package loads nothing heavy; `ixt.models`, `ixt.data` and the others load torch
+Importing this package loads nothing heavy; `ixt.models`, `ixt.images` and the others load torch
 when they are imported.
 """
 

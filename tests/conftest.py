@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import odd_images
+import photographs as photograph_files
 import pytest
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
-from ixt.data.demo import write_demo
+from ixt.monitor import activity
 from ixt.recipe import Recipe, parse_recipe
+from ixt.tools.demo import write_demo
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +74,7 @@ def ixt_status() -> Callable[..., int]:
 @pytest.fixture
 def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in this process has an infinite loss in every update."""
-    from ixt import train as training
+    from ixt.training import loop as training
 
     opened = training.open_run
 
@@ -83,8 +87,27 @@ def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "open_run", poisoned)
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Sound image files by kind."""
+    return odd_images.write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """Damaged files by kind: the path and what should be said of it."""
+    return odd_images.write_damaged(tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Tensor:
+    """(14, 3, 224, 224) uint8, real."""
+    return photograph_files.crops()
+
+
 @pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state in the process; each test starts without any."""
+def fresh_process() -> Iterator[None]:
+    """Accelerate and the hang watch keep their state in the process; each test starts without."""
+    activity.restart()
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

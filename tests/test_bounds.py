@@ -31,10 +31,10 @@ def test_imports_go_one_way(path: Path) -> None:
     if folder != "cli":
         assert "typer" not in names
         assert not any(name.startswith("ixt.cli") for name in own) or path.name == "__main__.py"
-    if path.name not in ("decode_dali.py", "dali_graph.py"):
+    if path.name not in ("dali.py", "dali_graph.py"):
         assert not any(name.startswith("nvidia") for name in names)
     if folder.split("/")[0] == "data":
-        assert all(name.startswith(("ixt.data", "ixt.recipe", "ixt.errors")) for name in own)
+        assert all(name.startswith(("ixt.images", "ixt.recipe", "ixt.errors")) for name in own)
     if folder == "recipe":
         assert all(name.startswith(("ixt.recipe", "ixt.errors")) for name in own)
     if path.name == "errors.py":

@@ -23,7 +23,7 @@ from math_settings import math_settings_restored
 from safetensors.torch import load_file
 from typer.main import get_command
 
-from ixt.checkpoint import checkpoint_folders
+from ixt.checkpoint.folder import checkpoint_folders
 from ixt.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ixt.bench.data import DataReport
 from ixt.bench.end_to_end import EndToEndReport
+from ixt.bench.stages import DataReport
 
 
 def print_stages(report: DataReport) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ixt.bench.expected import bench_device, bench_rates, roofline_rates
+from ixt.bench.model_costs import empty_model, recipe_costs
 from ixt.bench.rate import Rate
-from ixt.data.classes import IMAGENET_CLASSES
-from ixt.plan.duration import bench_device, bench_rates, roofline_rates
-from ixt.plan.model import empty_model, recipe_costs
+from ixt.bench.roofline import find_device
+from ixt.images.classes import IMAGENET_CLASSES
 from ixt.recipe import Recipe
-from ixt.roofline import find_device
 
 _NO_DEVICE = "h100"
 

@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ixt import engine
-from ixt.bench.data import one_batch_per_update
 from ixt.bench.results import Protocol
+from ixt.bench.stages import one_batch_per_update
 from ixt.bench.timing import Timed, time_step
-from ixt.data.loader import Batch
-from ixt.guard.ranks import Stopwatch
-from ixt.interval import Interval
-from ixt.optim import set_learning_rate
+from ixt.distributed import engine
+from ixt.distributed.runtime import describe_machine
+from ixt.monitor.slow_rank import Stopwatch
+from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
-from ixt.runtime import describe_machine
-from ixt.session import Run, open_run
-from ixt.train import record_updates, train_step
+from ixt.training.interval import Interval
+from ixt.training.loop import record_updates, train_step
+from ixt.training.optimizer import set_learning_rate
+from ixt.training.run import Run, open_run
 
 # Below this the two parts overlap so well that neither is worth a change.
 _ENOUGH = 0.95

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ixt.durable import replace_text
+from ixt.distributed.runtime import describe_machine
 from ixt.errors import EngineError, ModelError
+from ixt.files import replace_text
 from ixt.kernels import (
     block_disagreement,
     blocks_to_fold,
@@ -29,7 +30,6 @@ from ixt.kernels.modules import bands_of, fused_mixer, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
 from ixt.kernels.tune import CUBLAS, Timer, product_times, products
 from ixt.models import create_empty_model, create_model, eval_settings
-from ixt.runtime import describe_machine
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -8,8 +8,8 @@ from typing import cast
 
 from ixt.bench.results import Ceilings, Cell
 from ixt.bench.results import Precision as CellPrecision
+from ixt.bench.roofline import Costs, Device, Precision, find_device, limits, mfu, model_costs
 from ixt.errors import EngineError
-from ixt.roofline import Costs, Device, Precision, find_device, limits, mfu, model_costs
 
 ARITHMETIC: dict[str, Precision] = {
     "fp32": "fp32",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ixt.durable import replace_text
 from ixt.errors import EngineError
+from ixt.files import replace_text
 
 FORMAT: Literal[3] = 3
 
@@ -164,7 +164,7 @@ class Report(Part):
     """Version of this schema."""
     protocol: Protocol
     machine: dict[str, Any]
-    """Versions, hardware and commit, as `ixt.runtime.describe_machine` gives them."""
+    """Versions, hardware and commit, as `ixt.distributed.runtime.describe_machine` gives them."""
     ceilings: Ceilings | None = None
     """Measured before the first row; None where that failed."""
     rows: tuple[Row, ...]

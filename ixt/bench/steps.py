@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ixt.bench.results import Cell, TrainingStep
-from ixt.ema import Ema
+from ixt.training.ema import Ema
 
 AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 """Types of products under autocast, by precision."""

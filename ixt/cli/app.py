@@ -36,8 +36,8 @@ def main() -> None:
     # faulted in 4 KiB at a time: normalising takes a third of the time on a CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Imported here: the parent of several processes prints what they leave.
-    from ixt.launch import worker
-    from ixt.launch.environment import launched, without_local_rank
+    from ixt.distributed.launch import worker
+    from ixt.distributed.launch.environment import launched, without_local_rank
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     _print_any_name()
@@ -107,7 +107,7 @@ def check_outputs(*paths: Path | None) -> None:
     Raises:
         IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
     """
-    from ixt.data.place import refuse_url
+    from ixt.images.local_path import refuse_url
 
     for path in filter(None, paths):
         refuse_url(path)
@@ -134,7 +134,7 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
     Raises:
         IxtError: it cannot be written, or is a URL.
     """
-    from ixt.data.place import refuse_url
+    from ixt.images.local_path import refuse_url
 
     refuse_url(path)
     try:

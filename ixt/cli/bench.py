@@ -84,7 +84,7 @@ def models(
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
     from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
-    from ixt.bench.command import Request, bench, training_step
+    from ixt.bench.measure import Request, bench, training_step
 
     check_outputs(results, csv, markdown)
     report = bench(

@@ -42,12 +42,12 @@ def data(
 
     Example: `ixt bench data recipes/inceptionnext_tiny.yaml --data DIR --num-threads 1,2,4`
     """
-    from ixt.bench.command import integers, words
-    from ixt.bench.data import bench_data, settings_of
     from ixt.bench.data_table import print_stages
     from ixt.bench.demand import find_demand
+    from ixt.bench.measure import integers, words
+    from ixt.bench.stages import bench_data, settings_of
+    from ixt.distributed.runtime import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
-    from ixt.runtime import cores_per_process
 
     check_outputs(results)
     loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))

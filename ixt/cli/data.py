@@ -17,7 +17,7 @@ app.add_typer(data_app, name="data", rich_help_panel="Data")
 @data_app.command("demo")
 def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
     """Write scikit-learn's handwritten digits as JPEG files in the ImageNet layout."""
-    from ixt.data.demo import write_demo
+    from ixt.tools.demo import write_demo
 
     summary = write_demo(folder)
     print(
@@ -41,7 +41,7 @@ def data_index(
     Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
     `ixt data pack` wrote, here or in a bucket.
     """
-    from ixt.data.index import load_index
+    from ixt.images.index import load_index
 
     for split in ("train", "val"):
         with progress(f"reading {split}", "headers") as report:

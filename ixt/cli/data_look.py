@@ -13,7 +13,7 @@ from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
 from ixt.cli.progress import bars, progress
 
 if TYPE_CHECKING:
-    from ixt.data.scan import Split
+    from ixt.images.folders import Split
 
 FolderArgument = Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")]
 SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
@@ -41,8 +41,8 @@ def data_check(
 
     Example: `ixt data check /data/imagenet --results check.json`
     """
-    from ixt.data.check import check_folder, print_report, restore
-    from ixt.data.place import local_path
+    from ixt.images.local_path import local_path
+    from ixt.tools.check import check_folder, print_report, restore
 
     check_outputs(results)
     if fix == "restore":
@@ -88,9 +88,9 @@ def data_stats(
 
     Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
     """
-    from ixt.data.index import load_index
-    from ixt.data.stats import split_stats
-    from ixt.data.stats_table import print_stats
+    from ixt.images.index import load_index
+    from ixt.tools.stats.split import split_stats
+    from ixt.tools.stats.table import print_stats
 
     check_outputs(results)
     rows = {}
@@ -98,7 +98,7 @@ def data_stats(
         index = load_index(folder, name)
         pixels = None
         if mean_std or sample is not None:
-            from ixt.data.pixel_stats import pixel_stats
+            from ixt.tools.stats.pixels import pixel_stats
 
             with progress(index.place, "images") as report:
                 pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
@@ -134,9 +134,9 @@ def data_show(
     Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
     --position 12345 --grid 12 --out samples.png`
     """
-    from ixt.data.show import draw_grid, print_samples, require_png, take_samples, write_png
     from ixt.errors import IxtError
     from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
+    from ixt.tools.show import draw_grid, print_samples, require_png, take_samples, write_png
 
     require_png("--out", out)
     check_outputs(out, results)

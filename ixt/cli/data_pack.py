@@ -34,8 +34,8 @@ def data_pack(
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
-    from ixt.data.pack import pack
-    from ixt.data.pack_plan import PackOptions
+    from ixt.tools.pack.layout import PackOptions
+    from ixt.tools.pack.pack import pack
 
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
     with resumable(), progress("packing", "images") as report:

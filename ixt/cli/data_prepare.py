@@ -11,7 +11,7 @@ from ixt.cli.app import resumable
 from ixt.cli.data import data_app
 
 if TYPE_CHECKING:
-    from ixt.data.prepare import SplitSummary
+    from ixt.tools.prepare import SplitSummary
 
 
 @data_app.command("prepare")
@@ -48,7 +48,7 @@ def data_prepare(
     train/ or val/ appears when all of it is there and the tar's MD5 is right. Without sources it
     sorts what lies in OUT: a flat val/, class tars in train/.
     """
-    from ixt.data.prepare import Options, Sources, prepare
+    from ixt.tools.prepare import Options, Sources, prepare
 
     options = Options(verify, subset, transfer, delete_class_tars, num_threads)
     sources = Sources(train, val, devkit, kaggle)

@@ -68,7 +68,7 @@ def evaluate(
 
     Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
     """
-    from ixt.launch.start import in_processes
+    from ixt.distributed.launch.start import in_processes
 
     first = os.environ.get("RANK", "0") == "0"
     if first:
@@ -77,7 +77,7 @@ def evaluate(
     if status is not None:
         sys.exit(status)
     from ixt.evaluate.candidates import Source
-    from ixt.evaluate.command import Settings, assess
+    from ixt.evaluate.evaluation import Settings, assess
 
     settings = Settings(
         batch_size=batch_size,

@@ -11,7 +11,7 @@ from ixt.cli.app import app, write_text
 from ixt.cli.options import DataOption, RecipeArgument, RunDirOption, SetOption
 
 if TYPE_CHECKING:
-    from ixt.launch.jobs import Job
+    from ixt.distributed.launch.jobs import Job
 
 launch_app = typer.Typer(no_args_is_help=True, help="Write a job file for a cluster, or submit it.")
 app.add_typer(launch_app, name="launch", rich_help_panel="Train")
@@ -58,7 +58,7 @@ def slurm(
     Example: `ixt launch slurm inceptionnext_tiny --data /data/imagenet --nodes 4 --time 24:00:00
     --out tiny.sh --submit`
     """
-    from ixt.launch import jobs
+    from ixt.distributed.launch import jobs
 
     job, folder = _job(
         recipe, nodes, gpus_per_node, processes_per_node, data, run_dir, overrides, name, notice_s
@@ -106,7 +106,7 @@ def kubernetes(
     Example: `ixt launch k8s inceptionnext_tiny --image registry/ixt --nodes 4
     --volume imagenet:/data --volume runs:/runs --data /data --run-dir /runs/tiny`
     """
-    from ixt.launch import jobs
+    from ixt.distributed.launch import jobs
 
     job, _ = _job(
         recipe, nodes, gpus_per_node, processes_per_node, data, run_dir, overrides, name, notice_s
@@ -136,9 +136,9 @@ def _job(
     notice_s: int,
 ) -> tuple[Job, Path]:
     """The run and its folder; refused here rather than after hours in a queue."""
-    from ixt.data.place import refuse_url
-    from ixt.launch.agent import Nodes, check_share
-    from ixt.launch.jobs import Job
+    from ixt.distributed.launch.agent import Nodes, check_share
+    from ixt.distributed.launch.jobs import Job
+    from ixt.images.local_path import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(recipe)
@@ -163,6 +163,6 @@ def _deliver(text: str, file: Path, out: Path | None, submit: bool, *program: st
     write_text(file, text)
     print(f"{file}: written")
     if submit:
-        from ixt.launch import jobs
+        from ixt.distributed.launch import jobs
 
         print(jobs.submit(*program, str(file)))

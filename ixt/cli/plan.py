@@ -44,7 +44,7 @@ def plan(
     """
     check_outputs(png)
     with _uncollected():
-        from ixt.plan import Target, make_plan, plan_data, print_plan, write_curve
+        from ixt.estimate import Target, make_plan, plan_data, print_plan, write_curve
         from ixt.recipe import find_recipe
 
         target = Target(gpus, device, interconnect, bench, price)

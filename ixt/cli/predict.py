@@ -62,7 +62,7 @@ def predict(
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
     from ixt.errors import IxtError
-    from ixt.memory import memory_for
+    from ixt.models.out_of_memory import memory_for
     from ixt.predict import Album, open_classifier, open_inputs
     from ixt.predict import predict as predict_images
 

@@ -36,7 +36,7 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
         TimeRemainingColumn,
     )
 
-    from ixt.data.told import told
+    from ixt.images.progress_lines import told
 
     console = Console(stderr=True)
     if shown and not console.is_terminal:

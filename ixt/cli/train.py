@@ -26,7 +26,7 @@ from ixt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from ixt.launch.agent import Nodes
+    from ixt.distributed.launch.agent import Nodes
 
 
 @app.command(rich_help_panel="Train")
@@ -51,7 +51,7 @@ def train(
     Exit status: 0 at the end; 2 for a mistake, named in one line; 130, 143 or 138 after Ctrl-C,
     SIGTERM or SIGUSR1, when the run is saved and can go on; another one for a crash.
     """
-    from ixt.launch.agent import parse_nodes
+    from ixt.distributed.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
     settings = all_overrides(overrides, data)
@@ -81,7 +81,7 @@ def finetune(
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    from ixt.launch.agent import parse_nodes
+    from ixt.distributed.launch.agent import parse_nodes
 
     machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
     settings = all_overrides(overrides, data)
@@ -104,9 +104,9 @@ def resume(
 
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
-    from ixt.checkpoint import checkpoint_folders
+    from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.distributed.launch.agent import parse_nodes
     from ixt.errors import CheckpointError
-    from ixt.launch.agent import parse_nodes
     from ixt.recipe import RUN_RECIPE
 
     recipe = run / RUN_RECIPE
@@ -133,8 +133,8 @@ def _train(
     profile: int,
     source: Path | None = None,
 ) -> None:
-    from ixt.data.place import refuse_url
-    from ixt.launch.start import in_processes
+    from ixt.distributed.launch.start import in_processes
+    from ixt.images.local_path import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
@@ -144,9 +144,9 @@ def _train(
     status = in_processes(num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)
-    from ixt.checkpoint import checkpoint_folders
-    from ixt.finetune import finetune
-    from ixt.train import train
+    from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.training.finetune import finetune
+    from ixt.training.loop import train
 
     # Processes that start again within a run always go on with it.
     may_resume = auto_resume or (nodes is not None and nodes.restarts)

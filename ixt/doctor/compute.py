@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ixt.data.crop import eval_crops
-from ixt.data.decode import DecoderKind, Request, make_decoder
-from ixt.data.source import ByteRange
 from ixt.doctor.check import Result
 from ixt.doctor.software import dali_builds
+from ixt.images.byte_ranges import ByteRange
 from ixt.models import create_model
-from ixt.optim import build_optimizer
+from ixt.pipeline.decode.base import DecoderKind, Request, make_decoder
+from ixt.pipeline.plan.crop import eval_crops
 from ixt.recipe import Optim
+from ixt.training.optimizer import build_optimizer
 
 _PICTURE = (240, 320)  # height, width
 _SIZE = 160

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ixt.distributed.launch.environment import launched
 from ixt.doctor import compute, machine, network, software, storage
 from ixt.doctor.check import Check, Result, run_checks
-from ixt.launch.environment import launched
 
 _MEET = timedelta(seconds=60)
 

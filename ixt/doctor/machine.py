@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from ixt.bench.roofline import find_device
+from ixt.distributed.runtime import cores_per_process
 from ixt.doctor.check import Result
 from ixt.errors import EngineError
-from ixt.roofline import find_device
-from ixt.runtime import cores_per_process
 
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")

@@ -11,9 +11,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ixt.data.native.build import BuildError, build
+from ixt.distributed.runtime import describe_machine
 from ixt.doctor.check import Result
-from ixt.runtime import describe_machine
+from ixt.pipeline.native.build import BuildError, build
 
 # Named in the report; all requirements are checked.
 _SHOWN = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "nvidia-dali-cuda130")

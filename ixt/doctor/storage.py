@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from ixt.data.index import load_index
-from ixt.data.place import as_url
-from ixt.data.scan import IMAGE_SUFFIXES
-from ixt.data.shards import find_layout
-from ixt.data.source import ByteRange, read_bytes
 from ixt.doctor.check import Result
 from ixt.errors import DataError
+from ixt.images.byte_ranges import ByteRange, read_bytes
+from ixt.images.folders import IMAGE_SUFFIXES
+from ixt.images.index import load_index
+from ixt.images.local_path import as_url
+from ixt.images.shards import find_layout
 
 _GIB = 2**30
 _NUM_LISTED, _NUM_READ, _READ_S, _THREADS = 5000, 256, 2.0, 8

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from ixt.checkpoint import Checkpoint, checkpoint_folders, read_checkpoint
-from ixt.data.augment import normalise
-from ixt.data.decode import Decoder, Request
-from ixt.data.eval_loader import View
-from ixt.data.index import Index
+from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
+from ixt.checkpoint.weights import Kind, Weights, read_checkpoint_info
 from ixt.errors import CheckpointError
+from ixt.images.index import Index
+from ixt.pipeline.augment import normalise
+from ixt.pipeline.decode.base import Decoder, Request
+from ixt.pipeline.eval_loader import View
 from ixt.recipe import Recipe
-from ixt.weights import Kind, Weights, read_checkpoint_info
 
 BatchNormStats = Literal["average", "recompute"]
 

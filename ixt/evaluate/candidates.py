@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from ixt.assess import build_model, recipe_of
-from ixt.checkpoint import sha256
+from ixt.checkpoint.folder import sha256
+from ixt.checkpoint.weights import CheckpointInfo, read_weights
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, has_batch_norm
 from ixt.models import create_model, is_known_model
+from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.recipe import Recipe
-from ixt.weights import CheckpointInfo, read_weights
 
 
 @dataclass(frozen=True)

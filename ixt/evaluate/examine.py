@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ixt.data.augment import normalise
-from ixt.data.eval_loader import EvalBatch, EvalLoader
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
+from ixt.pipeline.augment import normalise
+from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 
 Triple = tuple[float, float, float]
 Report = Callable[[int, int], None]

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.data.classes import class_label
-from ixt.data.eval_loader import View
-from ixt.data.index import Index
+from ixt.distributed.runtime import describe_machine
 from ixt.evaluate.accuracy import (
     Accuracy,
     accuracy,
@@ -28,7 +26,9 @@ from ixt.evaluate.candidates import Candidate
 from ixt.evaluate.compare import mcnemar, verdict
 from ixt.evaluate.records import Records
 from ixt.evaluate.targets import Targets
-from ixt.runtime import describe_machine
+from ixt.images.classes import class_label
+from ixt.images.index import Index
+from ixt.pipeline.eval_loader import View
 
 _CONFUSED_SHOWN = 20  # pairs in the results file; --confusions writes all
 

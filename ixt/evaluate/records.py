@@ -14,11 +14,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ixt.data.eval_loader import EvalLoader
-from ixt.engine.shards import are_cut
+from ixt.distributed.engine.shards import are_cut
+from ixt.distributed.runtime import world_size
 from ixt.evaluate.accuracy import Accuracy, accuracy
-from ixt.guard import progress
-from ixt.runtime import world_size
+from ixt.monitor import activity
+from ixt.pipeline.eval_loader import EvalLoader
 
 TOP = 5
 
@@ -47,14 +47,14 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
         loader: this process's share of the batches.
         device: where the model is.
     """
-    progress.note("evaluating")
+    activity.note("evaluating")
     table = new_table(loader.num_samples, device)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             for batch in loader:
-                progress.note("evaluating")
+                activity.note("evaluating")
                 rows = record_rows(model(batch.images), batch.labels)
                 fill(table, batch.samples, rows)
             if are_cut(model) and (blank := loader.blank()) is not None:

@@ -11,7 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.data.classes import (
+from ixt.errors import DataError
+from ixt.evaluate.class_map import parse_json, read_text
+from ixt.images.classes import (
     IMAGENET_CLASSES,
     imagenet_synsets,
     output_classes,
@@ -19,10 +21,8 @@ from ixt.data.classes import (
     subset_synsets,
     target_labels,
 )
-from ixt.data.ground_truth import VALIDATION_NAME, validation_class, validation_labels
-from ixt.data.index import Index
-from ixt.errors import DataError
-from ixt.evaluate.class_map import parse_json, read_text
+from ixt.images.ground_truth import VALIDATION_NAME, validation_class, validation_labels
+from ixt.images.index import Index
 
 Compete = Literal["auto", "all", "present"]
 LABEL_SOURCES = ("auto", "folders", "ilsvrc", "real")

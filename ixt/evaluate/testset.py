@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ixt.data.headers import read_headers
-from ixt.data.index import Index, join_paths, load_index
-from ixt.data.scan import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_images
 from ixt.errors import DataError
+from ixt.images.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_images
+from ixt.images.headers import read_headers
+from ixt.images.index import Index, join_paths, load_index
 
 
 def open_test_set(data: str) -> Index:

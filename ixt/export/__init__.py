@@ -8,7 +8,7 @@
 model card, `verify` compares logits, `place` keeps half-written exports away from their names.
 """
 
-from ixt.export.command import FORMATS, Exported, export_checkpoint
+from ixt.export.exporting import FORMATS, Exported, export_checkpoint
 from ixt.export.verify import Agreement
 
 __all__ = ["FORMATS", "Agreement", "Exported", "export_checkpoint"]

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 import ixt
-from ixt.assess import build_model, recipe_of
-from ixt.checkpoint import sha256
-from ixt.data.classes import IMAGENET_CLASSES, imagenet_synsets
+from ixt.checkpoint.folder import sha256
+from ixt.checkpoint.weights import read_weights
+from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
 from ixt.models import LoadedWeights
+from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.recipe import Recipe
-from ixt.weights import read_weights
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ixt.data.augment import normalise
-from ixt.data.crop import eval_crops
-from ixt.data.decode import Request, make_decoder
-from ixt.data.index import load_index
 from ixt.errors import DataError
+from ixt.images.index import load_index
+from ixt.pipeline.augment import normalise
+from ixt.pipeline.decode.base import Request, make_decoder
+from ixt.pipeline.plan.crop import eval_crops
 from ixt.recipe import Recipe
 
 Forward = Callable[[Tensor], Tensor]

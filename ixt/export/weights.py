@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from timm.models import load_checkpoint, save_for_hf
 from torch import Tensor, nn
 
-from ixt.data.classes import class_label
 from ixt.errors import ExportError
-from ixt.export.place import facts_beside
+from ixt.export.output_paths import facts_beside
 from ixt.export.source import Source, describe
 from ixt.export.verify import Forward
+from ixt.images.classes import class_label
 from ixt.models import create_model, load_weights, timm_equivalent, with_paper_keys
 
 

@@ -1,6 +1,6 @@
 """Weights from a file into a model: strict, and with a difference by key where they do not fit.
 
-Renames Facebook's ConvNeXt keys; containers and file formats are `ixt.weights`' business.
+Renames Facebook's ConvNeXt keys; `ixt.checkpoint.weights` reads containers and formats.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from ixt.checkpoint.weights import Container, Kind, Weights, read_weights
 from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.create import create_model
 from ixt.models.paper import paper_models
-from ixt.weights import Container, Kind, Weights, read_weights
 
 Format = Container | Literal["facebook-convnext"]
 State = dict[str, Tensor]
@@ -39,7 +39,7 @@ class LoadedWeights:
     kind: Kind
     """raw, or ema for averaged weights, as far as the container tells."""
     format: Format
-    """facebook-convnext for Facebook's key names, else the container (see `ixt.weights`)."""
+    """facebook-convnext for Facebook's key names, else the container (`ixt.checkpoint.weights`)."""
     num_classes: int | None
     """Outputs of the head in the file; None where it has no head."""
     head_replaced: bool

@@ -3,8 +3,8 @@
 from ixt.predict.album import Album
 from ixt.predict.classifier import Classifier, open_classifier
 from ixt.predict.inputs import ImageFile, open_inputs
-from ixt.predict.run import Guess, Outcome, predict
-from ixt.predict.show import print_csv, print_json, print_table
+from ixt.predict.output import print_csv, print_json, print_table
+from ixt.predict.predictions import Guess, Outcome, predict
 
 __all__ = [
     "Album",

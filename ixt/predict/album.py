@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ixt.data.classes import class_label
-from ixt.data.show.pixels import denormalise
-from ixt.data.show.tiles import Tile, draw_tiles, enlarge, require_png, write_png
 from ixt.errors import IxtError, ModelError
+from ixt.images.classes import class_label
 from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_cam
 from ixt.predict.classifier import Classifier, logits
 from ixt.predict.inputs import STDIN
-from ixt.predict.run import Guess, Outcome
+from ixt.predict.predictions import Guess, Outcome
+from ixt.tools.show.pixels import denormalise
+from ixt.tools.show.tiles import Tile, draw_tiles, enlarge, require_png, write_png
 
 NUM_TILES = 60
 """Images that one picture holds at most."""

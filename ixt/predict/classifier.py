@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from ixt.assess import build_model, recipe_of
-from ixt.data.classes import IMAGENET_CLASSES, imagenet_synsets
-from ixt.data.decode import DecoderKind
+from ixt.checkpoint.weights import CheckpointInfo, read_weights
+from ixt.distributed.runtime import build_accelerator
 from ixt.errors import CheckpointError, ModelError
+from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
 from ixt.models import create_model, eval_settings
+from ixt.models.from_checkpoint import build_model, recipe_of
+from ixt.pipeline.decode.base import DecoderKind
 from ixt.recipe import Recipe
-from ixt.runtime import build_accelerator
-from ixt.weights import CheckpointInfo, read_weights
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ixt.data.scan import IMAGE_SUFFIXES, list_folder
 from ixt.errors import DataError
+from ixt.images.folders import IMAGE_SUFFIXES, list_folder
 
 STDIN = "-"
 

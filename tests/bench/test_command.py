@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ixt.bench import command
-from ixt.bench.command import Request, bench, training_step
+from ixt.bench import measure
+from ixt.bench.measure import Request, bench, training_step
 from ixt.bench.results import Ceilings, Cell, Protocol
 from ixt.errors import EngineError, Interrupted
 
@@ -24,7 +24,7 @@ def ceilings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(precisions)
         return CEILINGS
 
-    monkeypatch.setattr(command, "find_ceilings", find)
+    monkeypatch.setattr(measure, "find_ceilings", find)
     return asked
 
 
@@ -37,7 +37,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
         cells.extend(given)
         return iter(())
 
-    monkeypatch.setattr(command, "run_matrix", run)
+    monkeypatch.setattr(measure, "run_matrix", run)
     return cells
 
 
@@ -100,8 +100,8 @@ def test_ctrl_c_keeps_what_was_measured_and_resume_takes_the_rest(
     request = Request(["resnet18"], modes="infer", protocol=PROTOCOL, results=results)
     with pytest.raises(Interrupted, match="1 cells measured, kept in"):
         bench(request)
-    assert [row.error for row in command.read_report(results).rows] == ["out of memory"]
-    assert command.read_report(results).ceilings == CEILINGS
+    assert [row.error for row in measure.read_report(results).rows] == ["out of memory"]
+    assert measure.read_report(results).ceilings == CEILINGS
 
     rest: list[str] = []
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from ixt.bench.command import integers
-from ixt.bench.data import recipes_of, settings_of
 from ixt.bench.demand import Demand, find_demand, verdict
 from ixt.bench.end_to_end import EndToEndReport, Mode
+from ixt.bench.measure import integers
 from ixt.bench.rate import Rate, measure_rate
+from ixt.bench.stages import recipes_of, settings_of
 from ixt.cli import app
 from ixt.errors import EngineError
 from ixt.recipe import parse_recipe

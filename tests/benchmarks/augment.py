@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
-from ixt.data.augment import apply_augmix, apply_policy, normalise
-from ixt.data.augment.warp import GEOMETRIC
-from ixt.data.crop import BICUBIC, BILINEAR
-from ixt.data.erasing import draw_boxes, erase
-from ixt.data.mixing import draw_mix, mix_images
-from ixt.data.policy import Frame, Op, OpTable, draw_policy, parse_policy
+from ixt.pipeline.augment import apply_augmix, apply_policy, normalise
+from ixt.pipeline.augment.erasing import draw_boxes, erase
+from ixt.pipeline.augment.mixing import draw_mix, mix_images
+from ixt.pipeline.augment.warp import GEOMETRIC
+from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
+from ixt.pipeline.plan.policy import Frame, Op, OpTable, draw_policy, parse_policy
 from ixt.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, COUNT, FILL = 224, 32, (124, 116, 104)

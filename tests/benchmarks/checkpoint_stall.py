@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ixt import state
-from ixt.checkpoint import save_checkpoint, sweep
-from ixt.checkpoint_writer import CheckpointWriter
-from ixt.ema import Ema
+from ixt.checkpoint.folder import save_checkpoint, sweep
+from ixt.checkpoint.writer import CheckpointWriter
 from ixt.models import create_model
+from ixt.training import state
+from ixt.training.ema import Ema
 
 
 @dataclass

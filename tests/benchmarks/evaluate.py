@@ -29,7 +29,7 @@ def child(side: str, root: Path, weights: Path, num_workers: int) -> None:
     import timm_validate
 
     from ixt.evaluate.candidates import Source
-    from ixt.evaluate.command import Settings, assess
+    from ixt.evaluate.evaluation import Settings, assess
 
     numbers: dict[str, Any]
     start_s = time.perf_counter()

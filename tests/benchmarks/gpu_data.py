@@ -29,13 +29,13 @@ import psutil
 import torch
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
-from ixt.bench.data import Setting, bench_data
 from ixt.bench.demand import find_demand
 from ixt.bench.end_to_end import bench_end_to_end
 from ixt.bench.results import Protocol
-from ixt.data.crop import train_crops
-from ixt.data.decode import Decoder, GpuDecoding, Request, make_decoder
-from ixt.data.index import load_index
+from ixt.bench.stages import Setting, bench_data
+from ixt.images.index import load_index
+from ixt.pipeline.decode.base import Decoder, GpuDecoding, Request, make_decoder
+from ixt.pipeline.plan.crop import train_crops
 from ixt.recipe import Recipe, find_recipe, load_recipe
 
 BATCH, NUM_BATCHES = 128, 200

@@ -79,12 +79,12 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
     """The batches of this project's loaders, epoch after epoch, on the CPU."""
     import torch
 
-    from ixt.data.classes import output_classes, target_labels
-    from ixt.data.decode import make_decoder
-    from ixt.data.eval_loader import EvalLoader
-    from ixt.data.index import load_index
-    from ixt.data.loader import TrainLoader
-    from ixt.data.plan import build_planner
+    from ixt.images.classes import output_classes, target_labels
+    from ixt.images.index import load_index
+    from ixt.pipeline.decode.base import make_decoder
+    from ixt.pipeline.eval_loader import EvalLoader
+    from ixt.pipeline.loader import TrainLoader
+    from ixt.pipeline.plan.plan import build_planner
     from ixt.recipe import find_recipe, load_recipe
 
     device = torch.device("cpu")
@@ -161,9 +161,8 @@ def measure_first_batch(contender: str, root: Path) -> dict[str, float]:
         return {"seconds": time.perf_counter() - start_s}
     import torch
 
-    from ixt.data import index as index_module
-    from ixt.data.index import load_index
-    from ixt.data.loader import TrainLoader  # noqa: F401 - loaded before the clock starts
+    from ixt.images import index as index_module
+    from ixt.images.index import load_index
 
     small = load_index(root, "train")
     whole = repeat_index(small, IMAGENET)

@@ -21,18 +21,18 @@ from typing import Any
 
 import torch
 
-from ixt import train as training
-from ixt.data.demo import write_demo
-from ixt.data.loader import Batch
-from ixt.ema import Ema
-from ixt.guard.hang import HangWatch
-from ixt.guard.ranks import Stopwatch
-from ixt.interval import Interval
-from ixt.optim import build_loss, build_optimizer
-from ixt.profiling import StepProfiler
+from ixt.monitor.hang import HangWatch
+from ixt.monitor.profiler import StepProfiler
+from ixt.monitor.slow_rank import Stopwatch
+from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
-from ixt.run_model import probe_model
-from ixt.session import Run, open_run
+from ixt.tools.demo import write_demo
+from ixt.training import loop as training
+from ixt.training.ema import Ema
+from ixt.training.interval import Interval
+from ixt.training.model import probe_model
+from ixt.training.optimizer import build_loss, build_optimizer
+from ixt.training.run import Run, open_run
 
 WARMUP = 5
 

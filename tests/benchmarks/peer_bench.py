@@ -29,8 +29,8 @@ from ixt.bench.peers import architecture
 from ixt.bench.results import Cell, Mode, Protocol
 from ixt.bench.steps import build_workload
 from ixt.bench.timing import time_step
+from ixt.distributed.runtime import describe_machine
 from ixt.models import create_model
-from ixt.runtime import describe_machine
 
 # Many short rounds: what else the machine does then meets both alike.
 ROUNDS, BATCH, SIDE, WARMUP_STEPS, TOLERANCE = 24, 8, 96, 5, 0.03

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 from photographs import open_photographs
 
 WIDTH, HEIGHT = 500, 375  # ImageNet's most frequent size

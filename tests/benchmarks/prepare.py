@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ixt.data.prepare import Archive, ArchiveSet, Options, Sources, prepare
+from ixt.tools.prepare import Archive, ArchiveSet, Options, Sources, prepare
 
 NUM_CLASSES, NUM_PER_CLASS, IMAGE_BYTES = 16, 288, 110_000
 RUNS = 3

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ixt.data.decode import make_decoder
-from ixt.data.headers import ImageFormat
-from ixt.data.index import Index
-from ixt.data.loader import TrainLoader
-from ixt.data.plan import build_planner
+from ixt.images.headers import ImageFormat
+from ixt.images.index import Index
+from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.loader import TrainLoader
+from ixt.pipeline.plan.plan import build_planner
 from ixt.recipe import Recipe, find_recipe, load_recipe
 
 NUM_IMAGES = 1_281_167

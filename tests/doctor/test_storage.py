@@ -5,11 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tar_sets import class_tars
 
-from ixt.data.index import load_index
 from ixt.doctor import storage
 from ixt.doctor.storage import check_data, check_run_folder, judge_reading, judge_room
-from tests.data.tar_sets import class_tars
+from ixt.images.index import load_index
 
 GIB = 2**30
 

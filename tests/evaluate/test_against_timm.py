@@ -10,15 +10,15 @@ import timm_validate
 from PIL import Image
 from timm.data import create_transform
 
-from ixt.data.decode import DecoderKind
-from ixt.data.eval_loader import View
-from ixt.data.image import load_image
-from ixt.data.index import Index
-from ixt.data.source import ByteRange
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.command import Settings, assess
+from ixt.evaluate.evaluation import Settings, assess
 from ixt.evaluate.records import Records
 from ixt.evaluate.testset import open_test_set
+from ixt.images.byte_ranges import ByteRange
+from ixt.images.image import load_image
+from ixt.images.index import Index
+from ixt.pipeline.decode.base import DecoderKind
+from ixt.pipeline.eval_loader import View
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_no_decoder_changes_what_a_published_model_sees(
     photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nvidia.dali")
-    from ixt.data import dali_graph, decode_dali
+    from ixt.pipeline.decode import dali, dali_graph
 
     def measure(*decoders: DecoderKind) -> list[Records]:
         settings = Settings(batch_size=16, decoders=decoders)
@@ -58,7 +58,7 @@ def test_no_decoder_changes_what_a_published_model_sees(
 
     exact, *others = measure("exact", "torch", "dali")
     gpus = dali_graph.squares_graph({"device": "cpu"}, on_gpu=False)
-    monkeypatch.setattr(decode_dali, "WINDOWS", gpus)
+    monkeypatch.setattr(dali, "WINDOWS", gpus)
     for other in (*others, *measure("dali")):
         assert np.array_equal(other.top[:, 0], exact.top[:, 0])
         assert other.loss == pytest.approx(exact.loss, abs=0.1)
@@ -70,7 +70,7 @@ def test_no_decoder_changes_what_a_published_model_sees(
 def test_the_exact_decoder_gives_timm_s_pixels(
     photos: Path, size: int, crop_pct: float, crop_mode: str, interpolation: str
 ) -> None:
-    from ixt.data.decode_pillow import cut_with_pillow
+    from ixt.pipeline.decode.pillow_images import cut_with_pillow
 
     transform = create_transform(
         size,

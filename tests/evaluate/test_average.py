@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.checkpoint import save_checkpoint
-from ixt.data.decode import make_decoder
-from ixt.data.eval_loader import View
-from ixt.data.index import load_index
+from ixt.checkpoint.folder import save_checkpoint
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, recompute_batch_norm
+from ixt.images.index import load_index
+from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.eval_loader import View
 from ixt.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from ixt.checkpoint import save_checkpoint
+from ixt.checkpoint.folder import save_checkpoint
 from ixt.cli import app
 from ixt.errors import CheckpointError, DataError, EngineError, ModelError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.command import Settings, assess
+from ixt.evaluate.evaluation import Settings, assess
 from ixt.evaluate.outcome import Outcome
 from ixt.models import create_model
 from ixt.recipe import parse_recipe
@@ -305,7 +305,7 @@ def test_tables_by_class_are_refused_before_images_with_several_labels_are_looke
     torch.save(create_model(MODEL).state_dict(), tmp_path / "x.pth")
     (tmp_path / "val").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
-    monkeypatch.setattr("ixt.evaluate.command.examine", lambda *_: pytest.fail("was evaluated"))
+    monkeypatch.setattr("ixt.evaluate.evaluation.examine", lambda *_: pytest.fail("was evaluated"))
     words = (tmp_path / "x.pth", "--model", MODEL, "--data", tmp_path, "--labels", "real")
     with pytest.raises(DataError, match=r"labels of ImageNet ReaL.*; leave out --per-class and"):
         run_cli(*words, option, tmp_path / "out.csv")
@@ -371,7 +371,7 @@ def test_running_out_of_memory_names_the_batch_size(
     def full(*_: object) -> None:
         torch.empty(10**15)
 
-    monkeypatch.setattr("ixt.evaluate.command.examine", full)
+    monkeypatch.setattr("ixt.evaluate.evaluation.examine", full)
     with pytest.raises(EngineError, match=r"^--batch-size 16: out of memory; lower it, or --image"):
         assess([Source(files["run"])], str(some_digits), QUICK)
 

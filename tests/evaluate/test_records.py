@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.data.augment import normalise
-from ixt.data.classes import target_labels
-from ixt.data.decode import make_decoder
-from ixt.data.eval_loader import EvalLoader, View
-from ixt.data.index import load_index
 from ixt.evaluate import evaluate
 from ixt.evaluate.examine import Contender, examine
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
+from ixt.images.classes import target_labels
+from ixt.images.index import load_index
+from ixt.pipeline.augment import normalise
+from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.eval_loader import EvalLoader, View
 from ixt.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ def test_images_are_normalised_once_and_only_where_they_are_wanted(
         calls.append(len(images))
         return normalise(images, *rest)
 
-    monkeypatch.setattr("ixt.data.eval_loader.normalise", counted)
+    monkeypatch.setattr("ixt.pipeline.eval_loader.normalise", counted)
     for batch in loader(tiny, digits):
         assert calls == []
         assert batch.images is batch.images

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ixt.data.classes import imagenet_synsets, real_labels, subset_synsets
 from ixt.errors import DataError
 from ixt.evaluate.class_map import read_class_map
 from ixt.evaluate.targets import find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
+from ixt.images.classes import imagenet_synsets, real_labels, subset_synsets
 
 SYNSETS = imagenet_synsets()
 

@@ -20,7 +20,7 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.utils import AverageMeter, accuracy
 from torch import nn
 
-from ixt.data.classes import imagenet_synsets
+from ixt.images.classes import imagenet_synsets
 
 MODEL = "tf_efficientnet_lite0"
 CPU = torch.device("cpu")

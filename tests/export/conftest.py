@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import FAMILIES, MACHINE, NAMES, SIZE, SaveRun, stirred
 
-from ixt.checkpoint import save_checkpoint
+from ixt.checkpoint.folder import save_checkpoint
 from ixt.models import create_model
 from ixt.recipe import parse_recipe
 

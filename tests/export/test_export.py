@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from ixt.cli.app import app
 from ixt.errors import CheckpointError, ExportError, ModelError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.command import Settings, assess
+from ixt.evaluate.evaluation import Settings, assess
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
-from ixt.export import command as exporting
+from ixt.export import exporting as exporting
 from ixt.models import create_model, load_weights
 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ixt.checkpoint.weights import read_weights
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.command import Settings, assess
+from ixt.evaluate.evaluation import Settings, assess
 from ixt.recipe import Recipe
-from ixt.train import train
-from ixt.weights import read_weights
+from ixt.training.loop import train
 
 
 def changed(recipe: Recipe, fused: bool, half: bool) -> Recipe:

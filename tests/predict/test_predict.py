@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ixt.assess import build_model, recipe_of
-from ixt.data.index import load_index
+from ixt.checkpoint.weights import read_weights
+from ixt.distributed.runtime import build_accelerator
 from ixt.errors import CheckpointError, ModelError
+from ixt.images.index import load_index
 from ixt.models import create_model
+from ixt.models.from_checkpoint import build_model, recipe_of
+from ixt.pipeline.from_recipe import build_eval_loader
 from ixt.predict import Classifier, ImageFile, open_classifier, predict
 from ixt.predict.album import find_output
 from ixt.recipe import Recipe
-from ixt.run_data import build_eval_loader
-from ixt.runtime import build_accelerator
-from ixt.weights import read_weights
 
-RUN = Path(__file__).parents[1] / "formats" / "1"
+RUN = Path(__file__).parents[1] / "checkpoint" / "formats" / "1"
 
 
 def files(digits: Path, count: int) -> list[ImageFile]:

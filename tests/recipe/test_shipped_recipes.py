@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ixt.data.policy import parse_policy
 from ixt.models import create_model
-from ixt.optim import learning_rate
+from ixt.pipeline.plan.policy import parse_policy
 from ixt.recipe import Recipe, find_recipe, load_recipe
+from ixt.training.optimizer import learning_rate
 
 IMAGES = 1_281_167
 FILES = sorted(find_recipe("demo").parent.glob("*.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from soak import soak_recipe
 
-from ixt.train import train
+from ixt.training.loop import train
 
 
 @pytest.fixture(scope="session")

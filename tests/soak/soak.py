@@ -29,10 +29,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from ixt.checkpoint import checkpoint_folders, read_checkpoint
-from ixt.data.demo import write_demo
+from ixt.checkpoint.folder import checkpoint_folders, read_checkpoint
 from ixt.errors import CheckpointError
 from ixt.recipe import Recipe, parse_recipe
+from ixt.tools.demo import write_demo
 
 Mode = Literal["anywhere", "between", "writing"]
 
@@ -108,7 +108,7 @@ def live(recipe: Recipe, run_dir: Path, environment: dict[str, str], log: Path) 
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, sys.stderr.fileno())
     os.environ.update(environment)
-    from ixt.train import train
+    from ixt.training.loop import train
 
     train(recipe, run_dir, resume=bool(checkpoint_folders(run_dir)))
 
@@ -125,7 +125,7 @@ def start(recipe: Recipe, run_dir: Path, world_size: int, log: Path) -> list[Bas
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    _PROCESSES.set_forkserver_preload(["ixt.train"])
+    _PROCESSES.set_forkserver_preload(["ixt.training.loop"])
     processes: list[BaseProcess] = []
     for rank in range(world_size):
         own = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}
@@ -217,7 +217,7 @@ def soak(
         world_sizes: processes of the lives, in turn.
         report: print each kill.
     """
-    from ixt.train import train
+    from ixt.training.loop import train
 
     # Twice the updates that its lives make: it must not end before the last kill.
     recipe = soak_recipe(root, epochs=-(-2 * kills * UPDATES_PER_LIFE // UPDATES_PER_EPOCH))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from soak import differences, newest_step, soak_recipe
 
-from ixt.checkpoint import checkpoint_folders, read_checkpoint
+from ixt.checkpoint.folder import checkpoint_folders, read_checkpoint
 from ixt.errors import CheckpointError
-from ixt.train import train
+from ixt.training.loop import train
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from soak import differences, kill_run, newest_step, read_rows, soak, soak_recipe
 
-from ixt.checkpoint import checkpoint_folders
-from ixt.train import train
+from ixt.checkpoint.folder import checkpoint_folders
+from ixt.training.loop import train
 
 
 def test_a_run_killed_while_it_trains_and_while_it_writes_ends_with_the_same_bits(

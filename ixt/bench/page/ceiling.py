@@ -23,9 +23,9 @@ from ixt.bench.page.figures import (
 )
 from ixt.bench.page.labels import Label, place_labels
 from ixt.bench.results import Ceilings
+from ixt.bench.roofline import Device, Precision, find_device, limits
+from ixt.bench.roofline.devices import ELEMENT_BYTES
 from ixt.errors import EngineError
-from ixt.roofline import Device, Precision, find_device, limits
-from ixt.roofline.devices import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

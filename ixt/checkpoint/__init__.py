@@ -1,0 +1,1 @@
+"""Checkpoint files: written whole or not at all, verified when read; weights of other programs."""

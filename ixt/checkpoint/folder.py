@@ -1,0 +1,241 @@
+"""Checkpoints: written whole or not at all, verified when read, the newest good one wins.
+
+A checkpoint is a folder `checkpoints/step-000001234` of a run: safetensors files, `state.json`, and
+`manifest.json` with each file's size and SHA-256. Nothing in it is a pickle. What goes into the
+files is the business of `state.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ixt.errors import CheckpointError, DamagedCheckpoint
+from ixt.files import fsync
+
+FORMAT = 1
+_FOLDER = "checkpoints"
+_STATE = "state.json"
+_MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)(\.old)?")
+_log = logging.getLogger("ixt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint folder."""
+
+    path: Path
+    state: Mapping[str, Any]
+    """What `state.json` holds: step, recipe, class names, metrics, ..."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer updates done when it was written."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of its files, on the CPU; empty where it has no such file."""
+        file = self.path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
+
+
+def save_checkpoint(
+    run_dir: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint for `state["step"]` and return its folder.
+
+    Everything goes into a temporary folder first, reaches the disk, and takes its name in one
+    rename: whoever is killed on the way leaves no folder that looks like a checkpoint. One of the
+    same step is replaced; it stays readable, as `step-N.old`, until the new one has its name.
+
+    Args:
+        run_dir: folder of the run.
+        tensors: file stem to named tensors; empty ones are left out.
+        state: JSON-able; must hold `step`.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; older checkpoints stay as they are.
+    """
+    folder = run_dir / _FOLDER
+    final = folder / f"step-{state['step']:09d}"
+    temporary = folder / f".tmp-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, named in tensors.items():
+            if named:
+                flat = {key: value.contiguous() for key, value in named.items()}
+                save_file(flat, temporary / f"{name}.safetensors")
+        _write_json(temporary / _STATE, {"format": FORMAT, **state})
+        _write_json(temporary / _MANIFEST, _manifest(temporary))
+        for file in temporary.iterdir():
+            fsync(file)
+        fsync(temporary)
+        old = final.with_name(f"{final.name}.old")
+        if final.exists():
+            _remove(old)
+            final.rename(old)
+        temporary.rename(final)
+        fsync(folder)
+        _remove(old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{final}: cannot be written: {error}; older checkpoints are intact, "
+            "make room or change --run-dir, then go on with --resume"
+        ) from error
+    return final
+
+
+def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint that verifies; damaged ones are named in the log and passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged, or a later version wrote one:
+            going on from an older one would lose work.
+    """
+    folders = checkpoint_folders(run_dir)
+    for path in reversed(folders):
+        try:
+            return read_checkpoint(path)
+        except DamagedCheckpoint as error:
+            _log.warning("%s; trying an older one", error)
+    if folders:
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged; start a new run")
+    return None
+
+
+def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
+    """Open a checkpoint folder and verify every file's size and checksum.
+
+    Args:
+        path: the folder.
+        verify: False where another process has done it.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or not what was written.
+        CheckpointError: the format is newer than this version.
+    """
+    try:
+        if verify:
+            _verify(path)
+        state = json.loads((path / _STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {error}") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {state.get('format')}, this version reads {FORMAT}; update ixt"
+        )
+    return Checkpoint(path, state)
+
+
+def _verify(path: Path) -> None:
+    """Compare the files with the manifest; raise OSError or ValueError where they differ."""
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if not isinstance(manifest, dict) or _STATE not in manifest:
+        raise ValueError(f"{_MANIFEST} does not name {_STATE}")
+    for name, expected in manifest.items():
+        file = path / name
+        if not file.is_file():
+            raise ValueError(f"{name} is missing")
+        if {"bytes": file.stat().st_size, "sha256": sha256(file)} != expected:
+            raise ValueError(f"{name} does not match its checksum")
+
+
+def checkpoint_folders(run_dir: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first; one goes after the `.old` that it replaced."""
+    names = ((path, _NAME.fullmatch(path.name)) for path in (run_dir / _FOLDER).glob("step-*"))
+    found = {path: (int(name[1]), name[2] is None) for path, name in names if name is not None}
+    return sorted(found, key=found.__getitem__)
+
+
+def sweep(
+    run_dir: Path, newest: int, keep_last: int, keep_best: int, keep_every_epochs: int | None = None
+) -> None:
+    """Delete the checkpoints that nobody needs, and what killed writers left behind.
+
+    Called after a checkpoint was written. Later ones than that are damaged (else the run would
+    have gone on from them) and go too: counted as the last ones, they would push good ones out.
+    What cannot be deleted is named in the log and stays.
+
+    Args:
+        run_dir: folder of the run.
+        newest: step of the checkpoint just written.
+        keep_last: newest ones to keep, at least 1.
+        keep_best: ones with the highest `state["score"]` to keep besides.
+        keep_every_epochs: epochs between those, written at an epoch's end, that stay for good.
+    """
+    steps = {path: _step(path) for path in checkpoint_folders(run_dir)}
+    present = [path for path, step in steps.items() if step is not None and step <= newest]
+    states = {path: _state(path) for path in present}
+    scores = {path: s["score"] for path, s in states.items() if s.get("score") is not None}
+    best = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)[:keep_best]
+    forever = [path for path in present if _ends_epoch(states[path], keep_every_epochs)]
+    keep = {*present[-keep_last:], *best, *forever}
+    for path in steps.keys() - keep:
+        _remove(path)
+    for leftover in (run_dir / _FOLDER).glob(".tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _step(path: Path) -> int | None:
+    """The step in a folder's name; None for one that another has replaced."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match and not match[2] else None
+
+
+def _ends_epoch(state: Mapping[str, Any], every: int | None) -> bool:
+    """Whether it was written at the end of an epoch whose number, from 1, `every` divides."""
+    return every is not None and state.get("epoch_ended", False) and state["epoch"] % every == 0
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    """What state.json says, for sorting out; nothing where it is damaged."""
+    try:
+        state = json.loads((path / _STATE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; renamed first, since a kill inside rmtree leaves half of it."""
+    if not path.exists():
+        return
+    doomed = path.with_name(f".tmp-del-{path.name}")
+    try:
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        _log.warning("%s: cannot be deleted: %s", path, error)
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir())
+    }
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(file: Path, data: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(data, indent=1) + "\n")

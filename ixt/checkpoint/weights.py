@@ -1,0 +1,264 @@
+"""Weights in files: which file of a run, which entry of a checkpoint, read without running code.
+
+Knows containers only; whether the keys fit a model is the business of `models/loading.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor
+
+from ixt.checkpoint.export_metadata import exported_facts
+from ixt.checkpoint.folder import newest_checkpoint, read_checkpoint
+from ixt.errors import CheckpointError
+
+Kind = Literal["raw", "ema"]
+Container = Literal["plain", "timm", "model", "ixt"]
+
+_BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
+
+# Entries of a training checkpoint that hold weights, and who writes them so.
+_ENTRIES: dict[str, tuple[Kind, Container]] = {
+    "state_dict": ("raw", "timm"),
+    "state_dict_ema": ("ema", "timm"),
+    "model": ("raw", "model"),
+    "model_ema": ("ema", "model"),
+}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself; None where it does not."""
+
+    model_name: str | None
+    """The model's name in the recipe or the command that trained it."""
+    num_classes: int | None
+    """Outputs of its head."""
+    recipe: Mapping[str, Any] | None
+    """The resolved recipe, of ixt's own checkpoints; what evaluation needs of it, of exports."""
+    class_names: tuple[str, ...] | None
+    """Names of the outputs, of ixt's own checkpoints and exports."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict and where it comes from."""
+
+    state: dict[str, Tensor]
+    """Tensors by name, on the CPU; prefixes of DDP and torch.compile taken off."""
+    file: Path
+    """The file read."""
+    kind: Kind
+    """Whether they are an exponential moving average, as far as the container tells."""
+    container: Container
+    """plain: tensors at the top level; timm: state_dict entries; model: a model entry; ixt."""
+    info: CheckpointInfo | None
+    """What the checkpoint says about itself; None where it says nothing."""
+
+
+def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]:
+    """The weight file of a run folder, a checkpoint folder or a file.
+
+    A run folder gives its newest checkpoint that verifies; a checkpoint folder is verified; any
+    other folder that holds model.safetensors will do.
+
+    Args:
+        path: run folder, checkpoint folder or file.
+        prefer_ema: take the averaged weights of a folder where it has some.
+
+    Returns:
+        The file, and which weights it holds; raw for a file whose name does not tell.
+
+    Raises:
+        CheckpointError: there is nothing at the path, no weights in the folder, or damage.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder = _checkpoint_folder(path)
+        names = ("ema", "model") if prefer_ema else ("model", "ema")
+        files = [folder / f"{name}.safetensors" for name in names]
+        path = next((file for file in files if file.is_file()), path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: no checkpoints/ and no model.safetensors in it; "
+            "give a run folder, a checkpoint folder or a file"
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; give a run folder, a checkpoint folder or a file"
+        )
+    return path, "ema" if path.name == "ema.safetensors" else "raw"
+
+
+def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
+    """Read the weights of a run, a checkpoint folder or a file, without running code from it.
+
+    Reads .safetensors, and .pth, .pt, .pth.tar and .bin files with torch's restricted unpickler.
+
+    Args:
+        path: see `find_weights`.
+        prefer_ema: take averaged weights where there are both; the other kind where not.
+
+    Raises:
+        CheckpointError: nothing there, another kind of file, damaged, without weights, or
+            holding objects that only code could rebuild.
+    """
+    file, kind = find_weights(path, prefer_ema)
+    if file.suffix == ".safetensors":
+        info = _folder_info(file.parent)
+        container: Container = "plain" if info is None else "ixt"
+        info = info or _exported_info(file)
+        return Weights(clean_state_dict(_read_safetensors(file)), file, kind, container, info)
+    content = _read_pickle(file)
+    info = _arguments_info(content) or _exported_info(file)
+    entry = _choose_entry(content, prefer_ema)
+    if entry is None:
+        return Weights(clean_state_dict(_tensors(content, file)), file, kind, "plain", info)
+    state = clean_state_dict(_tensors(content[entry], file))
+    return Weights(state, file, *_ENTRIES[entry], info)
+
+
+def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
+    """What a checkpoint says about itself, or what an export has beside it.
+
+    That is ixt's state.json, timm's and Facebook's arguments, or the JSON file of an export.
+
+    Args:
+        path: see `find_weights`.
+
+    Returns:
+        None for a file that holds nothing but weights.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    file, _ = find_weights(path)
+    if file.suffix == ".safetensors":
+        return _folder_info(file.parent) or _exported_info(file)
+    return _arguments_info(_read_pickle(file)) or _exported_info(file)
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    """The newest good checkpoint of a run folder; a checkpoint folder itself, verified."""
+    if (path / "checkpoints").is_dir():
+        newest = newest_checkpoint(path)
+        return path if newest is None else newest.path
+    if (path / "manifest.json").is_file():
+        read_checkpoint(path)
+    return path
+
+
+def _folder_info(folder: Path) -> CheckpointInfo | None:
+    """What state.json beside the weights says; None where there is none."""
+    file = folder / "state.json"
+    if not file.is_file():
+        return None
+    try:
+        state = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged: {error}; take another checkpoint") from error
+    recipe = state.get("recipe")
+    model = recipe.get("model", {}) if recipe else {}
+    names = state.get("class_names")
+    return CheckpointInfo(
+        model_name=model.get("name"),
+        num_classes=len(names) if names else model.get("num_classes"),
+        recipe=recipe,
+        class_names=tuple(names) if names else None,
+    )
+
+
+def _exported_info(file: Path) -> CheckpointInfo | None:
+    facts = exported_facts(file)
+    if facts is None:
+        return None
+    sections, names = facts
+    model = sections["model"]
+    return CheckpointInfo(model["name"], model["num_classes"], sections, names)
+
+
+def _arguments_info(content: Any) -> CheckpointInfo | None:
+    """What the stored command line of timm's or Facebook's training script says."""
+    args = content.get("args") if isinstance(content, Mapping) else None
+    if not isinstance(args, argparse.Namespace):
+        return None
+    num_classes = getattr(args, "num_classes", None) or getattr(args, "nb_classes", None)
+    return CheckpointInfo(getattr(args, "model", None), num_classes, None, None)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file}: damaged or not a safetensors file: {error}; copy or download it again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    return state
+
+
+def _read_pickle(file: Path) -> Any:
+    """Whatever torch.save wrote, rebuilt without running code from the file."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            # About pickle protocols and TorchScript archives: both end in the errors below.
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = _BLOCKED.search(str(error))
+        if blocked is None:
+            raise CheckpointError(_damaged(file)) from error
+        raise CheckpointError(
+            f"{file}: refused, nothing was run: to rebuild {blocked[1]} means running code from "
+            "the file; give a file that holds the state dict alone"
+        ) from error
+    except PermissionError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    except Exception as error:
+        # Fed damaged bytes, the unpickler fails in any way: struct.error, IndexError, OSError, ...
+        raise CheckpointError(_damaged(file)) from error
+
+
+def _damaged(file: Path) -> str:
+    size = file.stat().st_size
+    return (
+        f"{file}: damaged or not a checkpoint of torch.save ({size:,} bytes); "
+        "copy or download it again"
+    )
+
+
+def _choose_entry(content: Any, prefer_ema: bool) -> str | None:
+    """The entry of a training checkpoint to take; None where it has none with weights."""
+    if not isinstance(content, Mapping):
+        return None
+    held = [name for name in _ENTRIES if isinstance(content.get(name), Mapping)]
+    wanted = "ema" if prefer_ema else "raw"
+    return min(held, key=lambda name: _ENTRIES[name][0] != wanted, default=None)
+
+
+def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
+    """The content as a state dict, checked to be one."""
+    if isinstance(content, Mapping) and content:
+        if all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+        found = f"entries {', '.join(map(str, list(content)[:5]))}"
+    else:
+        found = f"an empty {type(content).__name__}" if content == {} else type(content).__name__
+    raise CheckpointError(
+        f"{file}: holds no weights but {found}; allowed are a state dict, or one under "
+        f"{', '.join(_ENTRIES)}"
+    )

@@ -1,9 +1,0 @@
-"""Show samples as the network sees them: the numbers of their plan, and a picture of each."""
-
-from ixt.data.show.grid import draw_grid
-from ixt.data.show.sample import Sample
-from ixt.data.show.table import print_samples
-from ixt.data.show.take import take_samples
-from ixt.data.show.tiles import require_png, write_png
-
-__all__ = ["Sample", "draw_grid", "print_samples", "require_png", "take_samples", "write_png"]

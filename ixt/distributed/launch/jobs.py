@@ -1,0 +1,205 @@
+"""Job files for clusters: an sbatch script, a Kubeflow TrainJob. `templates/` has their text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from string import Template
+
+from ixt.errors import EngineError
+
+# Minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
+_SLURM_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
+_QUANTITY = re.compile(r"\d+(\.\d+)?(k|[KMGTPE]i|[MGTPE])?")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run for a queue."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Of `ixt`, such as ("train", "recipes/x.yaml", "--auto-resume")."""
+    num_nodes: int
+    gpus_per_node: int
+    """0 for machines without any."""
+    processes_per_node: int
+    notice_s: int = 120
+    """Seconds between being asked to go and being killed."""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What only Slurm needs."""
+
+    folder: Path
+    """Where the job runs; an absolute path."""
+    log: Path
+    """File that all its parts append to."""
+    time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    cpus_per_process: int | None = None
+    directives: tuple[str, ...] = ()
+    """Further options of sbatch, such as "--exclusive"."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before training, such as "module load cuda"."""
+
+
+@dataclass(frozen=True)
+class KubernetesOptions:
+    """What only Kubernetes needs."""
+
+    image: str
+    namespace: str = "default"
+    runtime: str = "torch-distributed"
+    """A ClusterTrainingRuntime of the cluster."""
+    cpus: int | None = None
+    memory: str | None = None
+    """Per machine, such as 256Gi."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Persistent volume claim to the path where it is mounted."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def slurm_script(job: Job, options: SlurmOptions) -> str:
+    """The text of an sbatch script that saves when it is preempted, and goes on when requeued.
+
+    Raises:
+        EngineError: Slurm knows no such time or option.
+    """
+    if options.time is not None and not _SLURM_TIME.fullmatch(options.time):
+        raise EngineError(f"--time: {options.time!r}: write minutes, 24:00:00, or 2-12 for days")
+    for directive in options.directives:
+        if not directive.startswith("-"):
+            raise EngineError(
+                f"--sbatch: {directive!r}: is no option of sbatch, which starts with a dash"
+            )
+    asked = {
+        "gpus-per-node": job.gpus_per_node or None,
+        "cpus-per-task": options.cpus_per_process,
+        "time": options.time,
+        "partition": options.partition,
+        "account": options.account,
+    }
+    directives = [
+        f"--{key}={shlex.quote(str(value))}" for key, value in asked.items() if value is not None
+    ]
+    command = [sys.executable, "-m", "ixt", *job.arguments]
+    return _template("job.sh").substitute(
+        name=shlex.quote(job.name),
+        num_nodes=job.num_nodes,
+        processes_per_node=job.processes_per_node,
+        folder=shlex.quote(str(options.folder)),
+        log=shlex.quote(str(options.log)),
+        notice_s=job.notice_s,
+        directives="\n".join(f"#SBATCH {line}" for line in (*directives, *options.directives)),
+        setup="".join(f"\n{line}" for line in options.setup),
+        command=shlex.join(command),
+    )
+
+
+def kubernetes_manifest(job: Job, options: KubernetesOptions) -> str:
+    """The text of a TrainJob.
+
+    Raises:
+        EngineError: Kubernetes allows no such name or quantity.
+    """
+    if options.memory is not None and not _QUANTITY.fullmatch(options.memory):
+        raise EngineError(f"--memory: {options.memory!r}: write a quantity of bytes, as 256Gi")
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", job.name):
+        raise EngineError(
+            f"--name: {job.name!r}: Kubernetes allows lower-case letters, digits and hyphens, "
+            "at most 63, with a letter first"
+        )
+    meeting = (
+        ("--nodes", str(job.num_nodes), "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)")
+        if job.num_nodes > 1
+        else ()
+    )
+    processes = ("--num-processes", str(job.processes_per_node), "--max-restarts", "3")
+    resources = {
+        "nvidia.com/gpu": job.gpus_per_node or None,
+        "cpu": options.cpus,
+        "memory": options.memory,
+    }
+    env = {**options.env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.notice_s - 10))}
+    # NCCL and the loader's buffers outgrow the 64 MiB of shared memory that a pod gets.
+    memory = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+    claims = [
+        {"name": f"volume-{n}", "persistentVolumeClaim": {"claimName": claim}}
+        for n, claim in enumerate(options.volumes)
+    ]
+    mounts = [
+        {"name": f"volume-{n}", "mountPath": path}
+        for n, path in enumerate(options.volumes.values())
+    ]
+    return _template("trainjob.yaml").substitute(
+        name=job.name,
+        namespace=options.namespace,
+        runtime=options.runtime,
+        image=json.dumps(options.image),
+        num_nodes=job.num_nodes,
+        notice_s=job.notice_s,
+        command=json.dumps(["ixt"]),
+        arguments=json.dumps([*job.arguments, *processes, *meeting]),
+        env=json.dumps([{"name": name, "value": value} for name, value in env.items()]),
+        resources=json.dumps({key: value for key, value in resources.items() if value}),
+        volumes=json.dumps([memory, *claims]),
+        mounts=json.dumps([{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts]),
+    )
+
+
+def parse_pairs(option: str, separator: str, texts: Sequence[str]) -> dict[str, str]:
+    """Read repeated options such as `--env KEY=VALUE`.
+
+    Raises:
+        EngineError: one lacks the separator.
+    """
+    pairs = {}
+    for text in texts:
+        key, found, value = text.partition(separator)
+        if not (key and found):
+            raise EngineError(f"{option}: {text!r} is not like NAME{separator}VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def parse_volumes(texts: Sequence[str]) -> dict[str, str]:
+    """Read `--volume CLAIM:/path` options.
+
+    Raises:
+        EngineError: one is not of this form.
+    """
+    volumes = parse_pairs("--volume", ":", texts)
+    relative = [path for path in volumes.values() if not PurePosixPath(path).is_absolute()]
+    if relative:
+        raise EngineError(f"--volume: {relative[0]!r} is not an absolute path")
+    return volumes
+
+
+def submit(program: str, *arguments: str) -> str:
+    """Hand a job file to its queue; return what the queue's program says.
+
+    Raises:
+        EngineError: the program is not there, or refuses the job.
+    """
+    if shutil.which(program) is None:
+        raise EngineError(f"--submit: there is no {program} here; submit the file elsewhere")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split())
+        raise EngineError(f"{shlex.join([program, *arguments])}: {reason}")
+    return done.stdout.strip()
+
+
+def _template(name: str) -> Template:
+    return Template(files("ixt.distributed.launch").joinpath("templates", name).read_text())

@@ -1,0 +1,98 @@
+"""The life of one process of a group: tied to its agent's, and ended without a wait for others."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+from ixt.distributed.launch import rank_file
+from ixt.distributed.launch.addresses import use_interface_towards
+from ixt.distributed.launch.environment import launched
+from ixt.errors import PeerLost
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def begin() -> None:
+    """Prepare a process that a launcher started, before it joins the group."""
+    before = rank_file.begin()
+    if before is not None:
+        print(f"rank {os.environ['RANK']} starts again; {before}", file=sys.stderr)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_the_agent()
+    if "MASTER_PORT" in os.environ:
+        host = os.environ.get("MASTER_ADDR", "localhost")
+        several = os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]
+        use_interface_towards(host, int(os.environ["MASTER_PORT"]), for_others=several)
+
+
+def end(message: str, status: int, alike: bool = False) -> NoReturn:
+    """Say why this process ends, to its agent or else to people, and end it.
+
+    Args:
+        message: one line.
+        status: of the exit.
+        alike: whether all processes of the group say the same, so that one is enough.
+    """
+    left = rank_file.leave(rank_file.Ending(status, message))
+    if not left and not (alike and os.environ.get("RANK", "0") != "0"):
+        print(message, file=sys.stderr)
+    _leave(status)
+
+
+def fail(error: Exception) -> NoReturn:
+    """End a process of a group over an error that the user cannot mend: one line says where."""
+    lost = isinstance(error, PeerLost) or _is_of_the_network(error)
+    what = "another process is gone" if lost else type(error).__name__
+    text = str(error).partition(". This is typically")[0] if lost else str(error)  # gloo's advice
+    reason = " ".join(f"{what}: {text}".split())
+    trace = "" if lost else "".join(traceback.format_exception(error))
+    if not rank_file.leave(rank_file.Ending(1, reason, lost, trace)):
+        print(trace, file=sys.stderr, end="")
+        say(reason)
+    _leave(1)
+
+
+def say(reason: str) -> None:
+    """Print one line about this process."""
+    rank, step = int(os.environ.get("RANK", "0")), rank_file.own_step()
+    print(describe(socket.gethostname(), rank, step, reason), file=sys.stderr)
+
+
+def describe(host: str, rank: int, step: int | None, reason: str) -> str:
+    """The one line about a rank that died."""
+    return f"rank {rank} on {host}, {rank_file.moment(step)}: {reason}"
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; within a group at once, since taking it down may wait for processes that are gone."""
+    distributed = sys.modules.get("torch.distributed")
+    if launched() and distributed is not None and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _die_with_the_agent() -> None:
+    """Ask for a SIGTERM when the agent is killed outright: save and end, instead of orphans.
+
+    One may come per thread of the agent, so it must not be SIGINT, whose second one means more.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if rank_file.agent_is_gone():  # it was killed before the line above
+        sys.exit("the agent is gone already")
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether a collective operation failed, which tells of another process's end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text

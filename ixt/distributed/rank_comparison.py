@@ -1,0 +1,130 @@
+"""Processes that run other software, or another recipe, than the first one are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+import ixt
+from ixt.distributed.runtime import package_version
+from ixt.errors import EngineError
+from ixt.recipe import Recipe
+
+_SKEW_S = 60.0
+
+# What may differ from host to host.
+_LOCAL = ("data.root", "data.num_threads")
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a process says of itself."""
+
+    host: str
+    versions: dict[str, str | None]
+    recipe: str
+    """Hash of the resolved recipe, without what may differ from host to host."""
+    clock_s: float
+    """Its wall clock, asked for in all processes at about the same time."""
+
+
+def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[str], str | None]:
+    """Compare the processes of a run. Every process must call it.
+
+    Returns:
+        The ranks' hosts, and a warning about their clocks.
+
+    Raises:
+        EngineError: a process has other versions or another recipe; the same in all processes.
+    """
+    accelerator.wait_for_everyone()  # the clocks are read together
+    own = Process(socket.gethostname(), _versions(), _hash(recipe), time.time())
+    processes: list[Process] = gather_object([own])
+    problem = difference(processes)
+    if problem is None and len({process.recipe for process in processes}) > 1:
+        recipes = gather_object([_flat(recipe)])
+        problem = recipe_difference(processes, recipes)
+    if problem is not None:
+        raise EngineError(problem)
+    return [process.host for process in processes], clock_warning(processes)
+
+
+def difference(processes: Sequence[Process]) -> str | None:
+    """One line about the first process that has another version of something; None if none has."""
+    first = processes[0]
+    for rank, other in enumerate(processes):
+        for name, version in first.versions.items():
+            if other.versions[name] != version:
+                return (
+                    f"rank {rank} on {other.host} has {name} {other.versions[name] or 'not at all'}"
+                    f" and rank 0 on {first.host} {version or 'not at all'}; "
+                    "install the same on both"
+                )
+    return None
+
+
+def recipe_difference(
+    processes: Sequence[Process], recipes: Sequence[dict[str, Any]]
+) -> str | None:
+    """One line about the first key that a process has otherwise than rank 0."""
+    for rank, other in enumerate(recipes):
+        for key, value in recipes[0].items():
+            if other[key] != value:
+                return (
+                    f"rank {rank} on {processes[rank].host} has {key} {other[key]!r} and rank 0 on "
+                    f"{processes[0].host} {value!r}; give all processes the same recipe"
+                )
+    return None
+
+
+def clock_warning(processes: Sequence[Process]) -> str | None:
+    """One line about the clock that is farthest from rank 0's, if that is more than a minute."""
+    skews = [process.clock_s - processes[0].clock_s for process in processes]
+    rank = max(range(len(skews)), key=lambda n: abs(skews[n]))
+    if abs(skews[rank]) <= _SKEW_S:
+        return None
+    return (
+        f"the clock of rank {rank} on {processes[rank].host} is {skews[rank]:+.0f} s off that of "
+        f"rank 0 on {processes[0].host}; set both by NTP, or times in logs will mislead"
+    )
+
+
+def _versions() -> dict[str, str | None]:
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "ixt": f"{ixt.__version__} (source {_source()})",
+        "torch": torch.__version__,
+        **{name: package_version(name) for name in ("timm", "nvidia-dali-cuda130")},
+    }
+
+
+def _source() -> str:
+    """Short hash of the package's own code: checkouts differ more often than versions do."""
+    folder, content = Path(ixt.__file__).parent, hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        content.update(file.relative_to(folder).as_posix().encode())
+        content.update(file.read_bytes())
+    return content.hexdigest()[:8]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    sections = recipe.model_dump(mode="json")
+    flat = {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }
+    return {key: value for key, value in flat.items() if key not in _LOCAL}
+
+
+def _hash(recipe: Recipe) -> str:
+    return hashlib.sha256(json.dumps(_flat(recipe), sort_keys=True).encode()).hexdigest()

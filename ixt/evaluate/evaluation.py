@@ -1,0 +1,275 @@
+"""`ixt eval`: models on a test set, with the protocol that the numbers were taken by."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ixt.distributed import engine
+from ixt.distributed.runtime import build_accelerator
+from ixt.errors import DataError, ModelError
+from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
+from ixt.evaluate.candidates import Candidate, Source, open_candidates
+from ixt.evaluate.class_map import read_class_map
+from ixt.evaluate.examine import Contender, Report, examine
+from ixt.evaluate.outcome import Measurement, Outcome
+from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
+from ixt.evaluate.testset import open_test_set
+from ixt.images.index import Index, load_index
+from ixt.kernels import apply_kernels
+from ixt.models.out_of_memory import memory_for
+from ixt.pipeline.decode.base import Decoder, DecoderKind, resolve_decoder
+from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
+from ixt.pipeline.from_recipe import build_chosen_decoder, refuse_unreadable
+from ixt.pipeline.plan.subset import take_subset
+from ixt.recipe import MAX_SIDE, MIN_CROP_PCT, Engine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate; None leaves a choice to the checkpoint's recipe or the model."""
+
+    batch_size: int | None = None
+    """Images per forward pass."""
+    decoders: tuple[DecoderKind, ...] = ("auto",)
+    """One pass over the images for each."""
+    image_sizes: tuple[int, ...] = ()
+    """Sides of the test image; each is combined with each of crop_pcts."""
+    crop_pcts: tuple[float, ...] = ()
+    """Shares of the resized shorter side that are kept."""
+    precision: str | None = None
+    """fp32, bf16 or fp16."""
+    flip: bool = False
+    """Average the logits of each image and its mirror image."""
+    labels: str = "auto"
+    """See `find_targets`."""
+    class_map: Path | None = None
+    """See `read_class_map`."""
+    compete: Compete = "auto"
+    """See `find_targets`."""
+    bn_stats: BatchNormStats = "average"
+    """Batch-norm statistics of averaged checkpoints: averaged too, or of training images."""
+    skip_damaged: bool = False
+    """Leave damaged images out instead of stopping at them."""
+    by_class: bool = False
+    """The outcome will be asked for tables by class, so every image must have one label."""
+
+
+def assess(
+    sources: Sequence[Source], data: str, settings: Settings, report: Report | None = None
+) -> Outcome:
+    """Evaluate models on the images of a folder. Every process of a group must call it.
+
+    Args:
+        sources: what to evaluate.
+        data: see `open_test_set`.
+        settings: how.
+        report: called as the work goes on.
+
+    Raises:
+        IxtError: a checkpoint, the data or a setting does not fit.
+    """
+    _check_sizes(settings)
+    index = open_test_set(data)
+    overrides = {"root": data} | ({"on_error": "skip"} if settings.skip_damaged else {})
+    candidates = open_candidates(sources, overrides, settings.batch_size)
+    recipe = candidates[0].recipe
+    if set(recipe.data.classes or ()) <= set(index.classes):
+        index = take_subset(index, recipe, "val")
+    if recipe.data.on_error == "stop":
+        refuse_unreadable(index, leave_out="give --skip-damaged")
+    candidates, targets = _name_and_label(candidates, index, settings)
+    accelerator = _accelerator(candidates[0], settings)
+    with engine.closing(accelerator):
+        if settings.bn_stats == "recompute":
+            candidates = [_with_new_statistics(c, data, accelerator.device) for c in candidates]
+        models = [_prepare(candidate, accelerator) for candidate in candidates]
+        measurements = []
+        kinds = (resolve_decoder(kind, accelerator.device) for kind in settings.decoders)
+        for kind in dict.fromkeys(kinds):
+            decoder = build_chosen_decoder(recipe, index, accelerator.device, kind)
+            with _memory(candidates), closing(decoder):
+                run = _Pass(index, kind, decoder, accelerator, settings, report)
+                measurements += _measure(run, candidates, models, targets)
+        protocol = _protocol(candidates[0], accelerator, settings)
+        return Outcome(index, tuple(measurements), protocol)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass over the images needs besides the models."""
+
+    index: Index
+    kind: DecoderKind
+    decoder: Decoder
+    accelerator: Accelerator
+    settings: Settings
+    report: Report | None
+
+
+def _memory(candidates: Sequence[Candidate]) -> AbstractContextManager[None]:
+    """Explains where memory runs out."""
+    batch_size = candidates[0].recipe.eval.batch_size
+    return memory_for(f"--batch-size {batch_size}", "lower it, or --image-size")
+
+
+def _measure(
+    run: _Pass,
+    candidates: Sequence[Candidate],
+    models: Sequence[nn.Module],
+    targets: Sequence[Targets],
+) -> list[Measurement]:
+    """One pass: each model with each of its views."""
+    wanted = [(n, view) for n, c in enumerate(candidates) for view in _views(c, run.settings)]
+    views = list(dict.fromkeys(view for _, view in wanted))
+    device = run.accelerator.device
+    contenders = [
+        _contender(candidates[n], models[n], targets[n], views.index(view), run.settings, device)
+        for n, view in wanted
+    ]
+    loader = EvalLoader(
+        run.index,
+        np.zeros(len(run.index), np.int64),
+        run.decoder,
+        candidates[0].recipe,
+        device=device,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        views=views,
+    )
+    all_records = examine(contenders, loader, device, run.report)
+    measurements = []
+    for (n, view), records in zip(wanted, all_records, strict=True):
+        if not np.isfinite(records.confidence[records.readable]).all():
+            raise ModelError(
+                f"{candidates[n].origin['checkpoint']}: the model's outputs are not numbers; "
+                "its weights are broken, or need --precision fp32"
+            )
+        measurements.append(Measurement(candidates[n], view, run.kind, targets[n], records))
+    return measurements
+
+
+def _contender(
+    candidate: Candidate,
+    model: nn.Module,
+    targets: Targets,
+    view: int,
+    settings: Settings,
+    device: torch.device,
+) -> Contender:
+    augment, competing = candidate.recipe.augment, targets.competing
+    return Contender(
+        model=model,
+        mean=augment.mean,
+        std=augment.std,
+        channels_last=candidate.recipe.engine.channels_last,
+        view=view,
+        flip=settings.flip,
+        labels=torch.from_numpy(targets.labels).to(device),
+        competing=None if competing is None else torch.from_numpy(competing).to(device),
+    )
+
+
+def _views(candidate: Candidate, settings: Settings) -> list[View]:
+    own = recipe_view(candidate.recipe)
+    sizes = settings.image_sizes or (own.image_size,)
+    crop_pcts = settings.crop_pcts or (own.crop_pct,)
+    return [
+        replace(own, image_size=size, crop_pct=crop_pct)
+        for size, crop_pct in itertools.product(sizes, crop_pcts)
+    ]
+
+
+def _check_sizes(settings: Settings) -> None:
+    bad = [pct for pct in settings.crop_pcts if not MIN_CROP_PCT <= pct <= 1]
+    if bad:
+        raise DataError(f"--crop-pct {bad[0]:g}: is a share of the image; give {MIN_CROP_PCT} to 1")
+    outside = [size for size in settings.image_sizes if not 1 <= size <= MAX_SIDE]
+    if outside:
+        raise DataError(f"--image-size {outside[0]}: is a side in pixels; give 1 to {MAX_SIDE}")
+
+
+def _name_and_label(
+    candidates: Sequence[Candidate], index: Index, settings: Settings
+) -> tuple[list[Candidate], list[Targets]]:
+    """The candidates with all class names, and what is right for each of them."""
+    class_map = read_class_map(settings.class_map) if settings.class_map else None
+    named = [
+        replace(c, class_names=c.class_names or name_outputs(index, c.num_classes, class_map))
+        for c in candidates
+    ]
+    targets = [
+        find_targets(
+            index,
+            candidate.class_names or (),
+            source=settings.labels,
+            class_map=class_map,
+            compete=settings.compete,
+        )
+        for candidate in named
+    ]
+    if settings.by_class:
+        for found in targets:
+            found.by_class()
+    return named, targets
+
+
+def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
+    """Processes, device and precision: one for all models, the first one's if not given."""
+    own = candidate.recipe.engine
+    shared = Engine.model_validate(
+        {
+            "global_batch_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "micro_batch_size": 1,
+            "precision": settings.precision or own.precision,
+            "tf32": own.tf32,
+            "deterministic": own.deterministic,
+        }
+    )
+    return build_accelerator(candidate.recipe.model_copy(update={"engine": shared}), Path())
+
+
+def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:
+    model = candidate.model
+    apply_kernels(model, candidate.recipe, accelerator.device)
+    model = model.to(accelerator.device).eval()
+    if candidate.recipe.engine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
+    return prepared
+
+
+def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) -> Candidate:
+    """The candidate with batch-norm statistics of training images."""
+    if not has_batch_norm(candidate.model):
+        raise ModelError(
+            f"{candidate.recipe.model.name}: has no batch-norm statistics; leave out --bn-stats"
+        )
+    index = load_index(data, "train")
+    model = candidate.model.to(device)
+    recipe = candidate.recipe
+    with closing(build_chosen_decoder(recipe, index, device, "auto")) as decoder:
+        count = recompute_batch_norm(model, index, decoder, recipe, recipe_view(recipe))
+    said = f"recomputed from {count} training images"
+    return replace(candidate, model=model, origin=candidate.origin | {"batch_norm": said})
+
+
+def _protocol(candidate: Candidate, accelerator: Accelerator, settings: Settings) -> dict[str, Any]:
+    """What is the same for all measurements."""
+    return {
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
+        "tf32": candidate.recipe.engine.tf32 and accelerator.device.type == "cuda",
+        "batch_size": candidate.recipe.eval.batch_size,
+        "tta": "flip, mean of the logits" if settings.flip else None,
+    }

@@ -1,1 +1,0 @@
-"""What watches over a run while it trains: hangs, losses that are not finite, slow processes."""

@@ -1,0 +1,1 @@
+"""Which images there are: folders, tars and buckets as one table of byte ranges and labels."""

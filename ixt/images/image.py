@@ -1,0 +1,85 @@
+"""Single images: read, decoded with Pillow, and what is wrong with one that cannot be."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
+
+
+class DamagedImage(Exception):
+    """A file cannot be decoded: the message is one line that names it and says why."""
+
+
+def load_image(source: ByteRange) -> Image.Image:
+    """Decode an image of any format that Pillow knows.
+
+    Returns:
+        what `decode_with_pillow` gives.
+
+    Raises:
+        DamagedImage: the file is missing, not readable, not an image, or cut off.
+        DataError: a bucket does not give the bytes.
+    """
+    return decode_with_pillow(source, read_image(source))
+
+
+def read_image(source: ByteRange) -> Bytes:
+    """Read the bytes of an image.
+
+    Raises:
+        DamagedImage: the file is missing or not readable.
+        DataError: a bucket does not give the bytes.
+    """
+    try:
+        return read_bytes(source)
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
+    """Decode the bytes of an image, its first picture, EXIF rotation not applied.
+
+    Args:
+        source: names the image in an error.
+        data: its bytes.
+
+    Returns:
+        an RGB image.
+
+    Raises:
+        DamagedImage: the bytes are not an image, or cut off.
+    """
+    try:
+        with Image.open(io.BytesIO(data.data)) as image:
+            # Pillow warns of a palette with alpha that is turned into RGB at once.
+            if image.mode == "P" and "transparency" in image.info:
+                return image.convert("RGBA").convert("RGB")
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = "is not an image" if len(data) else "is empty"
+        raise DamagedImage(f"{source.name}: {reason}") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
+        text = str(error).strip() or type(error).__name__
+        reason = f"cannot be decoded ({text.splitlines()[0]})"
+        raise DamagedImage(f"{source.name}: {reason}") from error
+
+
+def unreadable(source: ByteRange, error: OSError) -> DamagedImage:
+    """The damage of an image whose bytes cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DamagedImage(f"{source.name}: no such file")
+    return DamagedImage(f"{source.name}: cannot be read ({(error.strerror or str(error)).lower()})")
+
+
+def image_problem(source: ByteRange) -> str | None:
+    """Why an image cannot be decoded, in one line that names it; None if Pillow decodes it."""
+    try:
+        load_image(source)
+    except DamagedImage as error:
+        return str(error)
+    return None

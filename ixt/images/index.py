@@ -1,0 +1,252 @@
+"""The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
+
+`shards` finds out how they are stored, `scan` or `tars` list them, `headers` opens them,
+`index_cache` keeps the result; `remote_index` does all of that for a bucket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ixt.errors import DataError
+from ixt.images.byte_ranges import ByteRange, is_remote
+from ixt.images.folders import Split, list_images
+from ixt.images.headers import ImageFormat, Report, read_headers, read_shard_headers
+from ixt.images.index_cache import Table, current_tables, set_aside, write_table
+from ixt.images.local_path import as_url
+from ixt.images.progress_lines import told
+from ixt.images.shards import Layout, find_layout, stamp
+from ixt.images.tars import list_tars
+
+logger = logging.getLogger("ixt")
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One row per image, sorted by class and then by path, byte by byte.
+
+    An image has the same row whether it is a file or lies in a tar that holds the same images. The
+    arrays are read-only and usually memory-mapped: what is not touched costs no memory.
+    """
+
+    root: Path | str
+    """The data root: an absolute path, or a URL."""
+    folder: Path | str
+    """Folder of the split's class folders or tars: an absolute path, or a URL."""
+    classes: tuple[str, ...]
+    """Names of the class folders, sorted."""
+    labels: NDArray[np.int32]
+    """(n,) place of the image's class in `classes`."""
+    sizes: NDArray[np.int32]
+    """(n, 2) height, width in pixels of the stored image, EXIF rotation not applied.
+
+    0, 0 where the file is no readable image.
+    """
+    num_bytes: NDArray[np.int64]
+    """(n,) length of the encoded image."""
+    formats: NDArray[np.uint8]
+    """(n,) ImageFormat of the content, whatever the file's name says."""
+    path_blob: NDArray[np.uint8]
+    """Paths relative to `folder` or names within the shard, one behind the other."""
+    path_offsets: NDArray[np.int64]
+    """(n + 1,) where each path starts in `path_blob`; the last one is its length."""
+    shards: tuple[str, ...] = ()
+    """Names of the tars in `folder`; empty where each image is a file."""
+    shard_numbers: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
+    shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(n,) first byte of the image in its tar; (0,) where each image is a file."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def place(self) -> str:
+        """What people call the split: its folder, or its tar where that lies in the data root."""
+        own = str(self.folder) != str(self.root) or not self.shards
+        return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
+
+    @property
+    def name(self) -> str:
+        """The last part of `place`; no two splits of a data root have the same."""
+        return self.place.rpartition("/")[2]
+
+    def paths(self, samples: ArrayLike) -> list[str]:
+        """Names of some samples for people: the absolute path, or `shard.tar!member`.
+
+        Args:
+            samples: (m,) sample numbers, that is row numbers of this table.
+        """
+        return [source.name for source in self.ranges(samples)]
+
+    def by_path(self, samples: NDArray[np.int64], reasons: Mapping[int, str]) -> dict[str, str]:
+        """What is said of rows of a batch, by the names of their images.
+
+        Args:
+            samples: (m,) sample numbers of the batch.
+            reasons: row of the batch, below m, to words.
+        """
+        return {self.paths(samples[[row]])[0]: reason for row, reason in reasons.items()}
+
+    def ranges(self, samples: ArrayLike) -> list[ByteRange]:
+        """Where the bytes of some samples lie.
+
+        Args:
+            samples: (m,) sample numbers, that is row numbers of this table.
+        """
+        rows = np.asarray(samples, np.int64)
+        starts = self.path_offsets[:-1][rows].tolist()
+        ends = self.path_offsets[1:][rows].tolist()
+        blob, prefix = self.path_blob.data, os.fsencode(self.folder) + b"/"
+        names = [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
+        if not self.shards:
+            return [ByteRange(os.fsdecode(prefix + name)) for name in names]
+        numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
+        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, strict=True)
+        return [
+            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name))
+            for number, offset, size, name in places
+        ]
+
+    @property
+    def unreadable(self) -> NDArray[np.int64]:
+        """Numbers of the samples that were no readable images when they were indexed."""
+        return np.flatnonzero(self.formats == ImageFormat.UNREADABLE).astype(np.int64)
+
+
+def load_index(
+    root: str | Path, split: Split, *, report: Report | None = None, rebuild: bool = False
+) -> Index:
+    """Load the index of a split, building and caching it first where that is needed.
+
+    A cached index is built anew when a folder or a tar of the split has changed. A file that was
+    replaced in place leaves its folder unchanged and is not noticed, unless it was unreadable.
+
+    Args:
+        root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/), with tars in
+            place of the class folders, or with ILSVRC2012_img_train.tar; or `s3://BUCKET/PREFIX`
+            of a set that `ixt data pack` wrote.
+        split: train or val.
+        report: called with (done, in all) of tars, then of images, while an index is built; lines
+            are logged if None, where that takes long.
+        rebuild: look at every image again, whatever is cached here.
+
+    Raises:
+        DataError: the folder is missing, has another layout, or may not be read.
+    """
+    if is_remote(str(root)):
+        from ixt.images.bucket_index import load_remote_table
+
+        if rebuild:
+            raise DataError(
+                f"{root}: a packed set brings its index along; pack and copy it again instead"
+            )
+        folder, table = load_remote_table(str(root), split)
+        return _to_index(str(root), folder, table)
+    url = as_url(root)
+    if url is not None:
+        raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
+    root = Path(root).expanduser().absolute()
+    try:
+        layout = find_layout(root, split)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{root}: cannot be read ({reason})") from error
+    if rebuild:
+        set_aside(root, split)
+    else:
+        cached = _read_cached(root, layout)
+        if cached is not None:
+            return cached
+    table = _build_from_tars(layout, report) if layout.tars else _build(layout.folder, report)
+    write_table(root, layout, table)
+    # The mapped copy holds no memory; there is none where it could not be written.
+    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+
+
+def _read_cached(root: Path, layout: Layout) -> Index | None:
+    for table in current_tables(root, layout):
+        index = _to_index(root, layout.folder, table)
+        # Mending a file in place leaves no trace in its folder's time: look at these ones again.
+        damaged = [] if layout.tars else index.paths(index.unreadable)
+        found = read_headers(b"", [os.fsencode(path) for path in damaged])
+        if (found.formats == ImageFormat.UNREADABLE).all():
+            return index
+    return None
+
+
+def _build(folder: Path, report: Report | None) -> Table:
+    listing = list_images(folder)
+    headers = read_headers(os.fsencode(folder), listing.files, _heard(report, folder, "images"))
+    blob, offsets = join_paths(listing.files)
+    return Table(
+        classes=listing.classes,
+        folders=listing.folders,
+        columns={
+            "labels": _labels(listing.counts),
+            "sizes": headers.sizes,
+            "num_bytes": headers.num_bytes,
+            "formats": headers.formats,
+            "path_blob": blob,
+            "path_offsets": offsets,
+            "shard_numbers": np.zeros(0, np.int32),
+            "shard_offsets": np.zeros(0, np.int64),
+        },
+    )
+
+
+def _build_from_tars(layout: Layout, report: Report | None) -> Table:
+    # Before listing: a tar replaced meanwhile then differs from what is kept.
+    stamps = tuple(stamp(path) for path in layout.tar_paths)
+    listing = list_tars(layout.tar_paths, _heard(report, layout.folder, "tars"))
+    headers = read_shard_headers(
+        [str(path) for path in layout.tar_paths],
+        listing.shards,
+        listing.offsets,
+        listing.sizes,
+        _heard(report, layout.folder, "images"),
+    )
+    blob, offsets = join_paths(listing.names)
+    return Table(
+        classes=listing.classes,
+        folders={},
+        columns={
+            "labels": _labels(listing.counts),
+            "sizes": headers.sizes,
+            "num_bytes": headers.num_bytes,
+            "formats": headers.formats,
+            "path_blob": blob,
+            "path_offsets": offsets,
+            "shard_numbers": listing.shards,
+            "shard_offsets": listing.offsets,
+        },
+        shards=stamps,
+    )
+
+
+def _heard(report: Report | None, folder: Path, noun: str) -> Report:
+    """Whatever command needs a table first: nobody waits for minutes without a word."""
+    return report or told(f"{folder}: building its index", noun, logger.warning)
+
+
+def _labels(counts: Sequence[int]) -> NDArray[np.int32]:
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pack paths into one blob and the (n + 1,) offsets that find them in it."""
+    offsets = np.zeros(len(files) + 1, np.int64)
+    np.cumsum([len(file) for file in files], out=offsets[1:])
+    return np.frombuffer(b"".join(files), np.uint8), offsets
+
+
+def _to_index(root: Path | str, folder: Path | str, table: Table) -> Index:
+    shards = tuple(shard.name for shard in table.shards)
+    return Index(root, folder, table.classes, **table.columns, shards=shards)

@@ -1,0 +1,272 @@
+"""Find the images inside plain tars: names and byte ranges, nothing is extracted.
+
+What a tar may hold: the images of one class (n01440764.tar), such class tars (the outer
+ILSVRC2012_img_train.tar), the numbered images of ILSVRC2012_img_val.tar, or CLASS/IMAGE members,
+as `ixt data pack` writes them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.errors import DataError
+from ixt.images.folders import is_image
+from ixt.images.headers import Report
+
+_NUM_THREADS = 16
+_GZIP = b"\x1f\x8b"
+_BLOCK = 512
+_LABEL = b".cls"
+_NUMBERED = "ILSVRC2012_img_val.tar"
+NESTED = b"!"
+"""Stands between the name of an inner tar and the name of its member."""
+
+
+class Member(NamedTuple):
+    """A file within a tar."""
+
+    name: bytes
+    """Its path there."""
+    offset: int
+    """Its first byte, counted from the start of the outermost tar."""
+    size: int
+    """Its length in bytes."""
+
+
+class _Image(NamedTuple):
+    class_name: bytes
+    name: bytes
+    shard: int
+    offset: int
+    size: int
+
+
+class _Tar(NamedTuple):
+    """A tar, or one within another."""
+
+    path: Path
+    shard: int
+    offset: int
+    size: int
+    prefix: bytes
+    class_name: bytes
+
+
+@dataclass(frozen=True)
+class TarListing:
+    """The images of a split's tars, ordered by class and then by name, byte by byte.
+
+    A shard that `ixt data pack` wrote keeps its own order, which is that of the packed folder.
+    """
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Images of each class."""
+    names: list[bytes]
+    """Names within the shard; INNER.tar!NAME where the shard holds tars."""
+    shards: NDArray[np.int32]
+    """(n,) place of the image's shard in the sequence of tars."""
+    offsets: NDArray[np.int64]
+    """(n,) first byte of the image in its shard."""
+    sizes: NDArray[np.int64]
+    """(n,) length in bytes."""
+
+
+def list_tars(paths: Sequence[Path], report: Report | None = None) -> TarListing:
+    """List the images of all tars of a split.
+
+    Args:
+        paths: the tars.
+        report: called with (tars listed, tars in all), then so for the tars within them.
+
+    Raises:
+        DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
+    """
+    outer = [
+        _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
+        for shard, path in enumerate(paths)
+    ]
+    first = _list_all(outer, report)
+    inner = list(chain.from_iterable(tars for _, tars in first))
+    second = _list_all(inner, report)
+    nested_again = [tar for _, tars in second for tar in tars]
+    if nested_again:
+        tar = nested_again[0]
+        raise DataError(f"{tar.path}: {_text(tar.prefix)}: a tar within a tar within a tar")
+    images = list(chain.from_iterable(found for found, _ in (*first, *second)))
+    # Stable, so images without an order of their own keep the place that they were given.
+    images.sort(key=lambda image: image.class_name)
+    return _to_listing(images)
+
+
+def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[Member]:
+    """List the regular files of a tar in the order in which they are stored.
+
+    Args:
+        path: the outermost tar.
+        offset: where the tar to list begins in it.
+        size: its length; None for the rest of the file.
+
+    Raises:
+        DataError: the tar is cut off, compressed, or a member is a link, a device, or lies
+            outside of the tar.
+    """
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size - offset if size is None else size
+            view = io.BufferedReader(_View(file.fileno(), offset, length), 8 * _BLOCK)
+            if view.peek(2)[:2] == _GZIP:
+                raise DataError(
+                    f"{path}: is compressed, so no image in it can be reached by its place; "
+                    f"unpack it once with gunzip (the result ends in .tar), or give the folder"
+                )
+            return [member._replace(offset=member.offset + offset) for member in _walk(path, view)]
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{path}: cannot be read as a tar ({error}); it is cut off or damaged, get it again"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({(error.strerror or str(error)).lower()})"
+        ) from error
+
+
+def _walk(path: Path, view: io.BufferedReader[_View]) -> Iterator[Member]:
+    with tarfile.open(fileobj=view, mode="r:") as tar:
+        for info in tar:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a kilobyte for each
+            if info.isdir():
+                continue
+            name = os.fsencode(info.name).removeprefix(b"./")
+            _refuse_odd(path, name, info)
+            yield Member(name, info.offset_data, info.size)
+        view.seek(tar.offset)
+        if view.read(_BLOCK) != bytes(_BLOCK):
+            # tarfile takes a bad header, and the end of the file, for the end of the archive.
+            raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
+
+
+def _refuse_odd(path: Path, name: bytes, info: tarfile.TarInfo) -> None:
+    reason = None
+    if not info.isreg() or info.issparse():
+        kind = "a link" if info.issym() or info.islnk() else "no plain file"
+        reason = f"is {kind}; only plain files are read"
+    elif name.startswith(b"/") or b".." in name.split(b"/"):
+        reason = "points outside of the tar"
+    if reason is not None:
+        raise DataError(f"{path}: member {_text(name)} {reason}; pack the images again")
+
+
+class _View(io.RawIOBase):
+    """A part of an open file, as a file."""
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self._descriptor, self._offset, self._size = descriptor, offset, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = min(len(buffer), max(0, self._size - self._at))
+        count = os.preadv(self._descriptor, [buffer[:wanted]], self._offset + self._at)
+        self._at += count
+        return count
+
+
+def _list_all(tars: Sequence[_Tar], report: Report | None) -> list[tuple[list[_Image], list[_Tar]]]:
+    found = []
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for one in pool.map(_list_tar, tars):
+            found.append(one)
+            if report is not None:
+                report(len(found), len(tars))
+    return found
+
+
+def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
+    """The images directly in a tar, in order, and the tars in it."""
+    members = list_members(tar.path, tar.offset, tar.size)
+    images, inner = [], []
+    for member in members:
+        base = os.path.basename(member.name)
+        if base.startswith(b".") or b"/." in b"/" + os.path.dirname(member.name):
+            continue
+        if base.endswith(b".tar"):
+            stem = base.removesuffix(b".tar")
+            prefix = tar.prefix + member.name + NESTED
+            inner.append(_Tar(tar.path, tar.shard, member.offset, member.size, prefix, stem))
+        elif is_image(base):
+            class_name = _class_name(tar, member)
+            name = tar.prefix + member.name
+            images.append(_Image(class_name, name, tar.shard, member.offset, member.size))
+    if not images and not inner:
+        shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
+        raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
+    packed = any(member.name.endswith(_LABEL) for member in members)
+    if not packed:
+        images.sort()
+    _refuse_twice(tar.path, images)
+    return images, inner
+
+
+def _class_name(tar: _Tar, member: Member) -> bytes:
+    if tar.path.name == _NUMBERED:
+        # Imported here: the names of classes are read by way of the index.
+        from ixt.images.ground_truth import validation_class, validation_labels
+
+        name = validation_class(os.path.basename(_text(member.name)), validation_labels())
+        if name is None:
+            raise DataError(
+                f"{tar.path}: member {_text(member.name)} is no validation image of ILSVRC2012; "
+                "get the tar again, or give class folders"
+            )
+        return name.encode()
+    folder, _, _ = member.name.rpartition(b"/")
+    return folder.split(b"/")[0] if folder else tar.class_name
+
+
+def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:
+    seen: set[bytes] = set()
+    for image in images:
+        if image.name in seen:
+            raise DataError(
+                f"{path}: holds {_text(image.name)} twice; pack the images again, each once"
+            )
+        seen.add(image.name)
+
+
+def _to_listing(images: Sequence[_Image]) -> TarListing:
+    counts = Counter(image.class_name for image in images)  # in the order of the images
+    return TarListing(
+        classes=tuple(os.fsdecode(name) for name in counts),
+        counts=tuple(counts.values()),
+        names=[image.name for image in images],
+        shards=np.array([image.shard for image in images], np.int32),
+        offsets=np.array([image.offset for image in images], np.int64),
+        sizes=np.array([image.size for image in images], np.int64),
+    )
+
+
+def _text(name: bytes) -> str:
+    return os.fsdecode(name)

@@ -1,0 +1,67 @@
+"""What this process is doing, and since when: noted by the main thread, read by `hang.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ixt.distributed.launch import rank_file
+
+_LONG = 6.0  # a checkpoint to a busy file server, a compilation: minutes, not hours
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The last sign of life."""
+
+    doing: str
+    """In words, as in "waiting for data"."""
+    count: int
+    """Signs so far. Processes of a run give the same ones in the same order while they train."""
+    at_s: float
+    """When, on the monotonic clock."""
+    patience: float = 1.0
+    """How many times longer than usual this may take."""
+
+
+class _Own:
+    """Of this process. Replaced as a whole, so that a thread never sees half of it."""
+
+    last = Progress("starting", 0, time.monotonic(), _LONG)
+    usual = _LONG
+
+
+def note(doing: str) -> None:
+    """Give a sign of life: this begins now. Costs less than a microsecond."""
+    _Own.last = Progress(doing, _Own.last.count + 1, time.monotonic(), _Own.usual)
+
+
+@contextmanager
+def long(doing: str) -> Iterator[None]:
+    """Do within a `with` block what may take six times as long as an update."""
+    before = _Own.last
+    _Own.last = Progress(doing, before.count + 1, time.monotonic(), _LONG)
+    try:
+        yield
+    finally:
+        note(before.doing)
+
+
+def restart() -> None:
+    """Begin anew. Up to the first update's end all may take long: caches are cold."""
+    _Own.usual = _LONG
+    _Own.last = Progress("starting", 0, time.monotonic(), _LONG)
+
+
+def update_done(step: int) -> None:
+    """Note, for this process and for its agent, that this many updates are done."""
+    _Own.usual = 1.0
+    rank_file.beat(step)
+    note("computing")
+
+
+def last() -> Progress:
+    """The last sign of life."""
+    return _Own.last

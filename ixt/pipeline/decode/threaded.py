@@ -1,0 +1,153 @@
+"""Decode on CPU threads, batch after batch; `decode_torch` or `decode_pillow` takes the images.
+
+No worker processes: what decodes an image releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ixt.images.byte_ranges import ByteRange, Bytes, ReadAhead, Reading
+from ixt.images.image import DamagedImage, read_image, unreadable
+from ixt.pipeline.decode.base import GREY, Decoded, OnError, Request, stop_if_damaged
+from ixt.pipeline.decode.thread_pool import Crew
+from ixt.pipeline.plan.crop import Crops
+
+Squares = Callable[[ByteRange, Bytes, Sequence[Crops], int], list[Tensor]]
+"""Where an image lies (for errors), its bytes, the cuts, its row of them -> its squares, each
+(size, size, 3) uint8 RGB; raises DamagedImage."""
+
+
+class ThreadDecoder:
+    """The decoder of `ixt.pipeline.decode.base.Decoder` over a crew of threads."""
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        on_error: OnError,
+        squares: Squares,
+    ) -> None:
+        """Start the threads; the arguments are those of `make_decoder`.
+
+        Args:
+            device: where the images are wanted.
+            num_threads: threads that decode.
+            prefetch: batches decoded ahead.
+            on_error: stop or skip.
+            squares: what decodes a single image.
+        """
+        self.num_threads = num_threads
+        self._squares = squares
+        self._device = device
+        self._prefetch = prefetch
+        self._on_error = on_error
+        self._crew = Crew(num_threads, "decode")
+        self._read_ahead = ReadAhead()
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+        """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
+        started: deque[_Batch] = deque()
+        try:
+            for request in requests:
+                started.append(self._start(request))
+                if len(started) > self._prefetch:
+                    yield self._finish(started)
+            while started:
+                yield self._finish(started)
+        finally:
+            for batch in started:
+                batch.cancel()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._crew.close()
+        self._read_ahead.close()
+
+    def _start(self, request: Request) -> _Batch:
+        # Decoding threads read local files as fast as any; of a bucket they would each wait.
+        remote = any(source.is_remote for source in request.ranges)
+        reading = self._read_ahead.start(request.ranges) if remote else None
+        pinned = self._device.type == "cuda"
+        return _Batch(request, self._squares, reading, self._crew, pinned=pinned)
+
+    def _finish(self, started: deque[_Batch]) -> Decoded:
+        """Wait for the oldest batch; it stays in `started` until then, to be cancelled there."""
+        batch = started[0]
+        batch.wait()
+        started.popleft()
+        stop_if_damaged(batch.damaged, self._on_error)
+        images, *also = (
+            pixels.to(self._device, non_blocking=pixels.is_pinned()).permute(0, 3, 1, 2)
+            for pixels in batch.pixels
+        )
+        return Decoded(images, dict(sorted(batch.damaged.items())), tuple(also))
+
+
+class _Batch:
+    """A request in the works."""
+
+    def __init__(
+        self,
+        request: Request,
+        squares: Squares,
+        reading: Reading | None,
+        crew: Crew,
+        *,
+        pinned: bool,
+    ) -> None:
+        self._cuts = (request.crops, *request.also)
+        self.pixels = [
+            torch.empty(
+                (len(request), crops.size, crops.size, 3),
+                dtype=torch.uint8,
+                pin_memory=pinned,
+            )
+            for crops in self._cuts
+        ]
+        self.damaged: dict[int, str] = {}
+        self._ranges = request.ranges
+        self._squares = squares
+        self._reading = reading
+        self._shift = crew.start(len(request), self._fill)
+
+    def wait(self) -> None:
+        """Until all images are there.
+
+        Raises:
+            DataError: an image is not what was indexed, or a bucket does not give it.
+        """
+        self._shift.wait()
+
+    def cancel(self) -> None:
+        """Let the threads stop after the image that each has at hand."""
+        self._shift.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _fill(self, row: int) -> None:
+        """Decode the image of a row; a damaged one is grey, and noted."""
+        try:
+            squares = self._squares(self._ranges[row], self._bytes(row), self._cuts, row)
+        except DamagedImage as error:
+            self.damaged[row] = str(error)
+            for pixels in self.pixels:
+                pixels[row] = GREY
+            return
+        for pixels, square in zip(self.pixels, squares, strict=True):
+            pixels[row] = square
+
+    def _bytes(self, row: int) -> Bytes:
+        source = self._ranges[row]
+        if self._reading is None:
+            return read_image(source)
+        try:
+            return self._reading.row(row)
+        except OSError as error:
+            raise unreadable(source, error) from error

@@ -1,0 +1,157 @@
+"""The data of a run, from its recipe: tables of images, decoders and loaders."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ixt.distributed.runtime import cores_per_process
+from ixt.errors import DataError
+from ixt.images.classes import target_labels
+from ixt.images.folders import Split
+from ixt.images.image import image_problem
+from ixt.images.index import Index, load_index
+from ixt.pipeline.decode.base import (
+    Decoder,
+    DecoderKind,
+    GpuDecoding,
+    make_decoder,
+    resolve_decoder,
+)
+from ixt.pipeline.eval_loader import EvalLoader
+from ixt.pipeline.loader import TrainLoader
+from ixt.pipeline.plan.plan import build_planner
+from ixt.pipeline.plan.subset import take_subset
+from ixt.recipe import Recipe
+
+
+def usable_index(recipe: Recipe, split: Split) -> Index:
+    """The images of a split that the recipe trains or evaluates on.
+
+    Raises:
+        DataError: there are none, or some cannot be read and the recipe does not leave them out.
+    """
+    assert recipe.data.root is not None
+    index = take_subset(load_index(recipe.data.root, split), recipe, split)
+    if recipe.data.on_error == "stop":
+        refuse_unreadable(index)
+    return index
+
+
+def refuse_unreadable(index: Index, leave_out: str = "set data.on_error: skip") -> None:
+    """Refuse a split with files that are no images, before the work begins.
+
+    Args:
+        index: the split.
+        leave_out: how to go on without such files, in words.
+
+    Raises:
+        DataError: there is such a file; the message names the first one and says what is wrong.
+    """
+    bad = index.unreadable
+    if len(bad):
+        (first,) = index.ranges(bad[:1])
+        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
+        raise DataError(
+            f"{image_problem(first) or first.name}{more}; remove it, "
+            f"or {leave_out} to leave such images out"
+        )
+
+
+def build_train_loader(
+    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
+) -> TrainLoader:
+    """This process's share of every training epoch.
+
+    Raises:
+        DataError: the split has classes that the model does not know.
+    """
+    planner = build_planner(recipe, target_labels(index, class_names), index.sizes)
+    return TrainLoader(
+        index,
+        planner,
+        build_decoder(recipe, index, accelerator.device),
+        recipe,
+        num_classes=len(class_names),
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def build_eval_loader(
+    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
+) -> EvalLoader:
+    """This process's share of an evaluation.
+
+    Raises:
+        DataError: the split has classes that the model does not know.
+    """
+    device = accelerator.device
+    return EvalLoader(
+        index,
+        target_labels(index, class_names),
+        build_decoder(recipe, index, device),
+        recipe,
+        device=device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder:
+    """The decoder of a split's images, by the recipe's data section.
+
+    Raises:
+        DataError: it is not installed, or a setting of the section has no effect on this device.
+    """
+    return _build_decoder(recipe, recipe.data.decoder, device, _gpu_decoding(recipe, index))
+
+
+def build_chosen_decoder(
+    recipe: Recipe, index: Index, device: torch.device, kind: DecoderKind
+) -> Decoder:
+    """A decoder for a run that is looked at later, maybe on another machine than it was made on.
+
+    How DALI decodes is as the recipe says wherever DALI decodes for a CUDA device.
+
+    Args:
+        recipe: of the run.
+        index: the split.
+        device: where the images are wanted.
+        kind: takes the place of data.decoder.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    kind = resolve_decoder(kind, device)
+    acts = kind == "dali" and device.type == "cuda"
+    return _build_decoder(
+        recipe, kind, device, _gpu_decoding(recipe, index) if acts else GpuDecoding()
+    )
+
+
+def _build_decoder(
+    recipe: Recipe, kind: DecoderKind, device: torch.device, gpu: GpuDecoding
+) -> Decoder:
+    data = recipe.data
+    return make_decoder(
+        kind,
+        device=device,
+        num_threads=data.num_threads or cores_per_process(),
+        prefetch=data.prefetch_batches,
+        on_error=data.on_error,
+        gpu=gpu,
+    )
+
+
+def _gpu_decoding(recipe: Recipe, index: Index) -> GpuDecoding:
+    data = recipe.data
+    return GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index))
+
+
+def _large_size(index: Index) -> tuple[int, int]:
+    """The 99th percentiles of height and width, in pixels."""
+    height, width = np.percentile(index.sizes, 99, axis=0).astype(int).tolist()
+    return height, width

@@ -1,0 +1,215 @@
+"""Batches for training: plan, decode, augment, mix. `eval_loader` makes those of evaluation.
+
+Which process gets which positions is settled here: an update takes the next global_batch_size
+positions, cut into micro-batches; process r of W takes micro-batches r, r + W, r + 2 W, ...
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ixt.errors import DataError
+from ixt.images.index import Index
+from ixt.pipeline.augment import apply_augmix, apply_policy, normalise, reflect_shift
+from ixt.pipeline.augment.erasing import erase
+from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
+from ixt.pipeline.augment.upload import upload
+from ixt.pipeline.decode.base import Decoded, Decoder, Request
+from ixt.pipeline.decode.thread_pool import Crew, one_torch_thread
+from ixt.pipeline.plan.plan import Plan, Planner
+from ixt.pipeline.plan.policy import fill_colour
+from ixt.pipeline.prefetch_stream import made_beside
+from ixt.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of training, ready for the model."""
+
+    images: Tensor
+    """(B, 3, S, S) float32, normalised, on the training device."""
+    targets: Tensor
+    """(B, num_classes) float32 probabilities; an image left out has a row of zeros."""
+    micro_batch: int
+    """Its number within the update, over all processes."""
+    fingerprint: int
+    """The plan's, for the ledger."""
+    damaged: dict[str, str]
+    """Path to reason, for images left out."""
+
+
+class TrainLoader:
+    """One process's share of an epoch, from any update on."""
+
+    def __init__(
+        self,
+        index: Index,
+        planner: Planner,
+        decoder: Decoder,
+        recipe: Recipe,
+        *,
+        num_classes: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        if len(index) < recipe.engine.global_batch_size:
+            raise DataError(
+                f"{index.folder}: holds {len(index)} images, fewer than engine.global_batch_size "
+                f"{recipe.engine.global_batch_size}; make that smaller"
+            )
+        self._index, self._planner, self._decoder = index, planner, decoder
+        self._recipe, self._num_classes, self._device = recipe, num_classes, device
+        self._rank, self._world_size = rank, world_size
+        self._stream: torch.cuda.Stream | None = None
+        self._crew: Crew | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        else:
+            self._crew = Crew(decoder.num_threads, "finish")
+        self.updates_per_epoch = len(index) // recipe.engine.global_batch_size
+        """Optimizer updates in an epoch; the tail that fills no update is dropped."""
+
+    def epoch(self, epoch: int, first_update: int = 0) -> Iterator[Batch]:
+        """The micro-batches of this process, from one update of an epoch to its end.
+
+        A CUDA device makes the next one while it computes on the one before, see `ahead`.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first_update: updates of this epoch already done.
+        """
+        batches = self._batches(epoch, first_update)
+        return batches if self._stream is None else made_beside(batches, self._stream)
+
+    def _batches(self, epoch: int, first_update: int) -> Generator[Batch, None, None]:
+        for micro, plan, decoded in self.decode(epoch, first_update):
+            with one_torch_thread(self._device):
+                batch = self._finish(micro, plan, decoded)
+            yield batch
+
+    def decode(
+        self, epoch: int, first_update: int = 0
+    ) -> Generator[tuple[int, Plan, Decoded], None, None]:
+        """The micro-batches as they are decoded: number within the update, plan, pixels.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first_update: updates of this epoch already done.
+        """
+        planned: deque[tuple[int, Plan]] = deque()
+        requests = self._requests(epoch, first_update, planned)
+        for decoded in self._decoder.stream(requests):
+            yield (*planned.popleft(), decoded)
+
+    def _requests(
+        self, epoch: int, first_update: int, planned: deque[tuple[int, Plan]]
+    ) -> Iterator[Request]:
+        """Plan ahead of the decoder; each plan waits in `planned` for its images."""
+        order = self._planner.order(epoch)
+        engine = self._recipe.engine
+        within = np.arange(engine.micro_batch_size)
+        for update in range(first_update, self.updates_per_epoch):
+            for micro in range(self._rank, engine.micro_batches, self._world_size):
+                start = update * engine.global_batch_size + micro * engine.micro_batch_size
+                plan = self._planner.plan(epoch, order, start + within)
+                planned.append((micro, plan))
+                yield Request(self._index.ranges(plan.samples), plan.crops)
+
+    @torch.no_grad()
+    def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
+        images = decoded.images.to(self._device, non_blocking=True)
+        return Batch(
+            images=self.mix(plan, self.augment(plan, images)),
+            targets=self._targets(plan, decoded.damaged),
+            micro_batch=micro,
+            fingerprint=plan.fingerprint,
+            damaged=self._index.by_path(plan.samples, decoded.damaged),
+        )
+
+    @torch.no_grad()
+    def augment(self, plan: Plan, images: Tensor) -> Tensor:
+        """Carry out the policy, colour jitter and blur.
+
+        Args:
+            plan: of this batch.
+            images: (B, 3, S, S) uint8 on the training device; left as they are.
+
+        Returns:
+            (B, 3, S, S) uint8.
+        """
+        if self._crew is None:
+            return self._augment_rows(plan, images, slice(None))
+        if plan.crops.shift is None and plan.augmix is None and plan.ops is None:
+            return images
+        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+
+        def fill(rows: slice) -> None:
+            result[rows] = self._augment_rows(plan, images[rows], rows)
+
+        self._crew.spread(len(images), fill)
+        return result
+
+    def _augment_rows(self, plan: Plan, images: Tensor, rows: slice) -> Tensor:
+        """`augment` for some rows of a plan, given their images."""
+        fill = fill_colour(self._planner.policy, self._recipe.augment.mean)
+        if plan.crops.shift is not None:
+            images = reflect_shift(images, plan.crops.shift[rows])
+        if plan.augmix is not None:
+            images = apply_augmix(images, plan.augmix.take(rows), fill)
+        if plan.ops is not None:
+            images = apply_policy(images, plan.ops.take(rows), fill)
+        return images
+
+    @torch.no_grad()
+    def mix(self, plan: Plan, images: Tensor) -> Tensor:
+        """Mix, normalise and erase, in timm's order.
+
+        Args:
+            plan: of this batch.
+            images: (B, 3, S, S) uint8, augmented, on the training device; left as they are.
+
+        Returns:
+            (B, 3, S, S) float32.
+        """
+        if plan.mix is not None:
+            images = mix_images(images, plan.mix, self._planner.mixing_group)
+        layout = torch.preserve_format
+        if self._recipe.engine.channels_last:
+            layout = torch.channels_last
+        result = torch.empty_like(images, dtype=torch.float32, memory_format=layout)
+
+        def fill(rows: slice) -> None:
+            self._normalise_rows(plan, images[rows], rows, result[rows])
+
+        if self._crew is None:
+            fill(slice(None))
+        else:
+            self._crew.spread(len(images), fill)
+        return result
+
+    def _normalise_rows(self, plan: Plan, images: Tensor, rows: slice, out: Tensor) -> None:
+        """Normalise and erase some rows of a plan, given their images."""
+        augment = self._recipe.augment
+        channels_last = self._recipe.engine.channels_last
+        normalise(images, augment.mean, augment.std, channels_last, out)
+        if plan.boxes is not None:
+            noise_keys = (self._planner.seed, plan.epoch, plan.positions[rows])
+            erase(out, plan.boxes.take(rows), augment.erase_mode, noise_keys)
+
+    def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
+        numbers = plan.labels.copy()
+        numbers[list(damaged)] = -1
+        labels = upload(numbers, self._device)
+        smoothing = self._recipe.optim.label_smoothing
+        if plan.mix is None:
+            return smooth_targets(labels, self._num_classes, smoothing)
+        return mix_targets(
+            labels, self._num_classes, smoothing, plan.mix, self._planner.mixing_group
+        )

@@ -1,0 +1,1 @@
+"""The data plan: every random choice about data as a pure function of (seed, epoch, position)."""

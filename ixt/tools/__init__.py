@@ -1,0 +1,1 @@
+"""What `ixt data` does: prepare, check, show, pack and describe image sets."""

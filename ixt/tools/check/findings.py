@@ -1,0 +1,205 @@
+"""What is to be said of the files: which would break training, and which are worth knowing."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from ixt.images.folders import IMAGE_SUFFIXES
+from ixt.images.headers import ImageFormat
+from ixt.tools.check.facts import Colour, Facts, Fault
+from ixt.tools.check.survey import Survey
+
+Severity = Literal["breaks training", "note"]
+
+TINY_PIXELS = 32
+"""A shorter side below this is tiny: a crop of it is mostly interpolation."""
+HUGE_PIXELS = 50_000_000
+"""More pixels than this are huge: one such image holds its whole batch up."""
+
+
+class Kind(StrEnum):
+    """What a file can be found to be."""
+
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    UNDECODABLE = "undecodable"
+    NOT_IMAGE = "not an image"
+    UNREADABLE = "unreadable"
+    OUTDATED = "index outdated"
+    UNKNOWN_CLASS = "class only in val"
+    EMPTIED = "class emptied"
+    CORRUPT = "corrupt"
+    LEAK = "in train and val"
+    CONFLICT = "duplicate, other class"
+    DUPLICATE = "duplicate, same class"
+    MISTYPED = "mistyped"
+    CMYK = "CMYK"
+    GREY = "grey"
+    ROTATED = "EXIF-rotated"
+    TINY = "tiny"
+    HUGE = "huge"
+    IGNORED = "ignored"
+
+
+MEANING: dict[Kind, tuple[Severity, str]] = {
+    Kind.EMPTY: ("breaks training", "zero bytes"),
+    Kind.TRUNCATED: ("breaks training", "the file ends before the picture does"),
+    Kind.UNDECODABLE: ("breaks training", "no decoder gets through"),
+    Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
+    Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
+    Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
+    Kind.UNKNOWN_CLASS: ("breaks training", "a val folder that train has not"),
+    Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
+    Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),
+    Kind.LEAK: ("note", "the same bytes in both splits; accuracy is flattered"),
+    Kind.CONFLICT: ("note", "the same bytes under different labels"),
+    Kind.DUPLICATE: ("note", "the same bytes twice in a class"),
+    Kind.MISTYPED: ("note", "another format than the name says; decoders go by content"),
+    Kind.CMYK: ("note", "four channels; decoded to RGB"),
+    Kind.GREY: ("note", "one channel; decoded to RGB"),
+    Kind.ROTATED: ("note", "EXIF asks for a rotation that training does not apply"),
+    Kind.TINY: ("note", f"shorter side below {TINY_PIXELS} px"),
+    Kind.HUGE: ("note", f"more than {HUGE_PIXELS // 1_000_000} megapixels"),
+    Kind.IGNORED: ("note", "no image by its name, so training does not see it"),
+}
+"""Severity and explanation of each kind, in the order of the report."""
+
+FAULTS = {
+    Fault.UNREADABLE: Kind.UNREADABLE,
+    Fault.EMPTY: Kind.EMPTY,
+    Fault.NOT_IMAGE: Kind.NOT_IMAGE,
+    Fault.TRUNCATED: Kind.TRUNCATED,
+    Fault.UNDECODABLE: Kind.UNDECODABLE,
+    Fault.CORRUPT: Kind.CORRUPT,
+}
+# OUTDATED is the index's fault, a class its folder's, and what may not be read may be sound.
+REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT, Kind.UNREADABLE}
+"""Kinds that quarantine moves away; CORRUPT only in a strict check."""
+
+_OTHERS = 10  # a placeholder picture may be there ten thousand times
+
+_SUFFIX_FORMATS = {
+    ".jpeg": ImageFormat.JPEG,
+    ".jpg": ImageFormat.JPEG,
+    ".png": ImageFormat.PNG,
+    ".bmp": ImageFormat.BMP,
+    ".webp": ImageFormat.WEBP,
+    ".ppm": ImageFormat.PPM,
+    ".tif": ImageFormat.TIFF,
+    ".tiff": ImageFormat.TIFF,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found about one file."""
+
+    kind: Kind
+    path: str
+    """Relative to the data root."""
+    detail: str = ""
+    others: tuple[str, ...] = field(default=())
+    """Of duplicates: files with the same content, likewise relative; at most ten of them."""
+
+
+def find(surveys: Sequence[Survey]) -> list[Finding]:
+    """Everything worth saying of some splits' files, in the order of the report."""
+    found = [finding for one in surveys for finding in _of_files(one)]
+    found += _duplicates(surveys)
+    found += _unknown_classes(surveys)
+    found += [finding for one in surveys for finding in _ignored(one)]
+    return in_order(found)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Sorted by kind, as in MEANING, and then by path."""
+    order = {kind: place for place, kind in enumerate(MEANING)}
+    return sorted(findings, key=lambda finding: (order[finding.kind], finding.path))
+
+
+def relative_paths(one: Survey) -> list[str]:
+    """Paths of a split's images, `shard.tar!member` of those in tars, relative to the data root."""
+    index = one.index
+    start = len(os.fspath(index.root)) + 1
+    return [path[start:] for path in index.paths(range(len(index)))]
+
+
+def _of_files(one: Survey) -> Iterator[Finding]:
+    sizes = one.index.sizes.tolist()
+    for path, facts, size in zip(relative_paths(one), one.facts, sizes, strict=True):
+        for kind, detail in _of_file(path, facts, (size[0], size[1])):
+            yield Finding(kind, path, detail)
+
+
+def _of_file(path: str, facts: Facts, indexed: tuple[int, int]) -> Iterator[tuple[Kind, str]]:
+    if facts.fault != Fault.NONE:
+        yield FAULTS[facts.fault], facts.detail
+    if facts.image_format == ImageFormat.UNREADABLE:
+        return
+    height, width = facts.height, facts.width
+    if (height, width) != indexed:
+        yield Kind.OUTDATED, f"{height} x {width}, in the index {indexed[0]} x {indexed[1]}"
+    if _SUFFIX_FORMATS[os.path.splitext(path)[1].lower()] != facts.image_format:
+        yield Kind.MISTYPED, f"holds {facts.image_format.name}"
+    if facts.colour == Colour.GREY:
+        yield Kind.GREY, ""
+    if facts.colour == Colour.CMYK:
+        yield Kind.CMYK, ""
+    if facts.orientation != 1:
+        yield Kind.ROTATED, f"orientation {facts.orientation}"
+    if min(height, width) < TINY_PIXELS:
+        yield Kind.TINY, f"{height} x {width}"
+    if height * width > HUGE_PIXELS:
+        yield Kind.HUGE, f"{height} x {width}"
+
+
+def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
+    """One finding per file that shares its content with another; the gravest kind of each."""
+    groups: dict[bytes, list[tuple[str, int, str]]] = defaultdict(list)
+    for split, one in enumerate(surveys):
+        labels = one.index.labels.tolist()
+        for path, facts, label in zip(relative_paths(one), one.facts, labels, strict=True):
+            if facts.stamp[0] > 0 and facts.fault != Fault.UNREADABLE:
+                member = (path, split, one.index.classes[label])
+                groups[facts.digest].append(member)
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        paths, splits, classes = zip(*members, strict=True)
+        kind = Kind.LEAK if len(set(splits)) > 1 else Kind.DUPLICATE
+        if len(set(classes)) > 1:
+            kind = Kind.CONFLICT if kind == Kind.DUPLICATE else kind
+        few = paths[: _OTHERS + 1]
+        for path in paths:
+            others = tuple([other for other in few if other != path][:_OTHERS])
+            more = f" and {len(paths) - 2:,} more" if len(paths) > 2 else ""
+            yield Finding(kind, path, f"same as {others[0]}{more}", others)
+
+
+def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
+    """Class folders of val that train lacks, which training refuses."""
+    if len(surveys) < 2:
+        return
+    train, val = (one.index for one in surveys)
+    for name in sorted(set(val.classes) - set(train.classes)):
+        yield Finding(Kind.UNKNOWN_CLASS, f"{val.name}/{name}")
+
+
+def _ignored(one: Survey) -> Iterator[Finding]:
+    """Files in class folders that the index leaves out because of their names."""
+    index = one.index
+    if index.shards:  # what else a tar holds is listed nowhere
+        return
+    start = len(os.fspath(index.root)) + 1
+    for name in index.classes:
+        for folder, below, files in os.walk(Path(index.folder) / name, followlinks=True):
+            below[:] = [each for each in below if not each.startswith(".")]
+            for file in sorted(files):
+                if not file.startswith(".") and not file.lower().endswith(IMAGE_SUFFIXES):
+                    yield Finding(Kind.IGNORED, os.path.join(folder, file)[start:])

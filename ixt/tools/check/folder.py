@@ -1,0 +1,165 @@
+"""`ixt data check`: survey the splits of a folder, say what was found, move what is broken."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ixt.errors import DataError
+from ixt.images.byte_ranges import is_remote
+from ixt.images.folders import Split
+from ixt.images.headers import Report
+from ixt.images.index import Index, load_index
+from ixt.tools.check.findings import (
+    MEANING,
+    REMOVABLE,
+    Finding,
+    Kind,
+    Severity,
+    find,
+    in_order,
+    relative_paths,
+)
+from ixt.tools.check.quarantine import quarantine
+from ixt.tools.check.survey import Survey, survey
+
+Progress = Callable[[str], Report]
+"""Called with a split's folder; gives what reports its progress."""
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What was done for one split."""
+
+    folder: str
+    num_images: int
+    num_read: int
+    """Files read and decoded now; the others had not changed since an earlier check."""
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found."""
+
+    root: Path
+    splits: tuple[SplitSummary, ...]
+    findings: tuple[Finding, ...]
+    strict: bool
+    """Corrupt files count as breaking training."""
+    moved: tuple[tuple[str, str], ...] = ()
+    """(from, to) of each file put into quarantine, relative to root."""
+
+    def severity(self, kind: Kind) -> Severity:
+        """How grave a kind of finding is in this check."""
+        if kind == Kind.CORRUPT and self.strict:
+            return "breaks training"
+        return MEANING[kind][0]
+
+    @property
+    def breaking(self) -> tuple[Finding, ...]:
+        """What would break training and has not been moved away."""
+        gone = {origin for origin, _ in self.moved}
+        return tuple(
+            finding
+            for finding in self.findings
+            if self.severity(finding.kind) == "breaks training" and finding.path not in gone
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        kinds = [finding.kind for finding in self.findings]
+        return {
+            "root": str(self.root),
+            "clean": not self.breaking,
+            "splits": [vars(summary) for summary in self.splits],
+            "counts": {
+                kind.value: {"severity": self.severity(kind), "num_files": kinds.count(kind)}
+                for kind in MEANING
+            },
+            "findings": [
+                {
+                    "kind": finding.kind.value,
+                    "severity": self.severity(finding.kind),
+                    "path": finding.path,
+                    "detail": finding.detail,
+                    "others": list(finding.others),
+                }
+                for finding in self.findings
+            ],
+            "moved": [{"from": origin, "to": target} for origin, target in self.moved],
+        }
+
+
+def check_folder(
+    root: str | Path,
+    *,
+    splits: Sequence[Split] = ("train", "val"),
+    fix: Literal["quarantine"] | None = None,
+    strict: bool = False,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Decode every image of a folder and say what is wrong or odd about it.
+
+    A file is read only if its length, modification time or inode differ from the last check's, and
+    an image in a tar only if the tar's time or inode do.
+
+    Args:
+        root: as for `load_index`, but on a disk.
+        splits: which of them to check; copies between train and val show only with both.
+        fix: quarantine moves broken files to ROOT/.quarantine/; None moves nothing. Tars are left
+            as they are.
+        strict: count files that libjpeg only warns about as broken, too.
+        num_threads: CPU threads that decode; None for as many as this process may use.
+        progress: told of each split and its progress.
+
+    Raises:
+        DataError: the folder is missing, has another layout, or a file cannot be moved; or
+            images to move lie in tars, or any in a bucket.
+    """
+    if is_remote(str(root)):
+        raise DataError(f"{root}: lies in a bucket; check the folder that was copied there")
+    threads = num_threads or len(os.sched_getaffinity(0))
+    indexes = [load_index(root, split) for split in splits]
+    if fix == "quarantine":
+        for index in indexes:
+            _refuse_tars(index)
+    surveys, summaries = [], []
+    for index in indexes:
+        start_s = time.monotonic()
+        one = survey(index, threads, progress(index.place) if progress else None)
+        elapsed_s = time.monotonic() - start_s
+        surveys.append(one)
+        summaries.append(SplitSummary(index.name, len(index), one.num_read, elapsed_s))
+    found = find(surveys)
+    moved: list[tuple[str, str]] = []
+    top = Path(surveys[0].index.root)
+    if fix == "quarantine":
+        kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
+        broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
+        moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
+        found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
+    return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved))
+
+
+def _refuse_tars(index: Index) -> None:
+    if index.shards:
+        raise DataError(
+            f"--fix quarantine: the images of {index.folder} lie in tars, which are left as they "
+            "are; leave it out, or give the class folders that the tars come from"
+        )
+
+
+def _emptied(surveys: Sequence[Survey], gone: set[str]) -> Iterator[Finding]:
+    """Class folders that have no image left, which no index can be built of."""
+    for one in surveys:
+        index = one.index
+        labels = zip(relative_paths(one), index.labels.tolist(), strict=True)
+        left = {label for path, label in labels if path not in gone}
+        for label in sorted(set(range(len(index.classes))) - left):
+            yield Finding(Kind.EMPTIED, f"{index.name}/{index.classes[label]}")

@@ -1,0 +1,133 @@
+"""Remember what a check found in each file, so that the next one reads only what has changed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.images.headers import ImageFormat
+from ixt.images.index import join_paths
+from ixt.images.index_cache import cache_folders
+from ixt.tools.check.facts import DIGEST_BYTES, Colour, Facts, Fault
+
+logger = logging.getLogger("ixt")
+
+FORMAT_VERSION = 1
+
+# What a cut-off or foreign file makes numpy raise; such a manifest is written anew.
+_UNUSABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def read_manifest(root: Path, split: str) -> dict[bytes, Facts]:
+    """What earlier checks found, by path relative to the split's folder; empty if there is none.
+
+    Args:
+        root: the data root.
+        split: the name of its index.
+    """
+    for cache in cache_folders(root):
+        try:
+            with np.load(_file(cache, split), allow_pickle=False) as columns:
+                if int(columns["format_version"]) == FORMAT_VERSION:
+                    return _rows({name: columns[name] for name in columns.files})
+        except _UNUSABLE:
+            continue
+    return {}
+
+
+def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> Path | None:
+    """Keep what was found, in the first place that can be written; warn if there is none.
+
+    Args:
+        root: the data root.
+        split: the name of its index.
+        facts: by path relative to the split's folder.
+
+    Returns:
+        the file, or None.
+    """
+    problem = ""
+    for cache in cache_folders(root):
+        part = cache / f".{uuid.uuid4().hex}.npz"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            np.savez(part, allow_pickle=False, **_columns(facts))
+            os.replace(part, _file(cache, split))
+        except OSError as error:
+            problem = str(error)
+            part.unlink(missing_ok=True)
+        else:
+            return _file(cache, split)
+    logger.warning(
+        "%s: what the check found is not kept (%s), so the next one reads every file again; "
+        "allow writing there or set XDG_CACHE_HOME",
+        root,
+        problem,
+    )
+    return None
+
+
+def _file(cache: Path, split: str) -> Path:
+    return cache / f"check-{split}.npz"
+
+
+def _columns(facts: Mapping[bytes, Facts]) -> dict[str, NDArray[Any]]:
+    rows = list(facts.values())
+    path_blob, path_offsets = join_paths(list(facts))
+    detail_blob, detail_offsets = join_paths([row.detail.encode() for row in rows])
+    digests = np.frombuffer(b"".join(row.digest for row in rows), np.uint8)
+    codes = [(r.fault, r.image_format, r.colour, r.orientation) for r in rows]
+    return {
+        "format_version": np.array(FORMAT_VERSION),
+        "path_blob": path_blob,
+        "path_offsets": path_offsets,
+        "detail_blob": detail_blob,
+        "detail_offsets": detail_offsets,
+        "stamps": np.array([row.stamp for row in rows], np.int64).reshape(-1, 3),
+        "digests": digests.reshape(-1, DIGEST_BYTES),
+        "codes": np.array(codes, np.uint8).reshape(-1, 4),
+        "sizes": np.array([(r.height, r.width) for r in rows], np.int32).reshape(-1, 2),
+    }
+
+
+def _rows(columns: dict[str, NDArray[Any]]) -> dict[bytes, Facts]:
+    paths = _split(columns["path_blob"], columns["path_offsets"])
+    details = _split(columns["detail_blob"], columns["detail_offsets"])
+    digests = columns["digests"].tobytes()
+    rows = {}
+    for number, (path, detail, stamp, codes, size) in enumerate(
+        zip(
+            paths,
+            details,
+            columns["stamps"].tolist(),
+            columns["codes"].tolist(),
+            columns["sizes"].tolist(),
+            strict=True,
+        )
+    ):
+        rows[path] = Facts(
+            stamp=(stamp[0], stamp[1], stamp[2]),
+            digest=digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES],
+            fault=Fault(codes[0]),
+            detail=detail.decode(),
+            image_format=ImageFormat(codes[1]),
+            colour=Colour(codes[2]),
+            orientation=codes[3],
+            height=size[0],
+            width=size[1],
+        )
+    return rows
+
+
+def _split(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Sequence[bytes]:
+    content, ends = blob.tobytes(), offsets.tolist()
+    return [content[start:end] for start, end in pairwise(ends)]

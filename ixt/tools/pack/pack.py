@@ -1,0 +1,229 @@
+"""`ixt data pack`: a set as plain tars that any tool reads, with the index that training maps.
+
+Whatever ends a packing, the shards that are there are whole, and the same command goes on behind
+them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from ixt.errors import DataError
+from ixt.images.folders import Split
+from ixt.images.headers import Report
+from ixt.images.index import join_paths, load_index
+from ixt.images.index_cache import Table, save_table
+from ixt.images.local_path import local_path
+from ixt.images.shards import INDEX_FOLDER, stamp
+from ixt.images.tars import Member
+from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
+from ixt.tools.pack.shard import shard_members, write_shard
+
+_SPLITS: tuple[Split, ...] = ("train", "val")
+_SETTINGS = "pack.json"
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What lies in a packed set."""
+
+    root: Path
+    """The folder to give to `--data`."""
+    num_images: int
+    num_shards: int
+    num_written: int
+    """Shards that this call wrote; 0 where the set was complete."""
+    num_shrunk: int
+    """Images that were made smaller; all others are byte for byte what they were."""
+    num_unreadable: int
+    """Images that were no readable images before, packed as they are."""
+    num_bytes: int
+    """Length of all shards."""
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    options: PackOptions,
+    *,
+    num_threads: int | None = None,
+    report: Report | None = None,
+) -> PackSummary:
+    """Pack the train and val images of a set, or go on with a packing that was cut off.
+
+    The same images and options give the same bytes, whatever layout the images come in, on any
+    number of threads. The images keep their order, so a run sees the same samples.
+
+    Args:
+        source: a data root in any layout that `load_index` reads.
+        out: a new or empty folder, or an earlier packing of the same images.
+        options: how to pack.
+        num_threads: threads that read and encode; None for one per core.
+        report: called with (images done, images in all).
+
+    Raises:
+        DataError: source cannot be read, an image is missing, out holds something else, or the
+            disk is too small or full.
+    """
+    out = local_path(out)
+    plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
+    total, written, done = sum(len(plan.names) for plan in plans), 0, 0
+    with (
+        _writing(out),
+        _claim(out, _settings(plans, options)),
+        ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
+    ):
+        _check_space(out, plans)
+        for plan in plans:
+            _sweep(out / plan.split)
+            members: list[Member] = []
+            for number, path in enumerate(_shard_paths(out, plan)):
+                found = shard_members(path, plan, number)
+                if found is None:
+                    write_shard(
+                        path, plan, number, options.quality, pool, _from(done, total, report)
+                    )
+                    found = shard_members(path, plan, number)
+                    written += 1
+                assert found is not None
+                members += found
+                done += len(found)
+                _from(done, total, report)(0)
+            save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members))
+    shards = [path for plan in plans for path in _shard_paths(out, plan)]
+    return PackSummary(
+        root=out,
+        num_images=total,
+        num_shards=len(shards),
+        num_written=written,
+        num_shrunk=sum(int(plan.shrinks.sum()) for plan in plans),
+        num_unreadable=sum(len(plan.index.unreadable) for plan in plans),
+        num_bytes=sum(path.stat().st_size for path in shards),
+    )
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, or what else keeps files from being written."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{out}: {reason}; make room and give the same command again, it goes on behind "
+                "the shards that are complete"
+            ) from error
+        raise DataError(f"{error.filename or out}: cannot be written ({reason})") from error
+
+
+def _settings(plans: list[PackPlan], options: PackOptions) -> str:
+    """What decides on the bytes of a packed set; kept beside it."""
+    settings = {
+        **asdict(options),
+        # Another release may encode to other bytes.
+        "pillow": PIL.__version__ if any(plan.shrinks.any() for plan in plans) else None,
+        "images": {plan.split: plan.digest() for plan in plans},
+    }
+    return json.dumps(settings, indent=1) + "\n"
+
+
+@contextmanager
+def _claim(out: Path, settings: str) -> Iterator[None]:
+    """Make the folder a packing with these settings, for this process alone.
+
+    Raises:
+        DataError: it holds anything else, or another process packs into it.
+        OSError: it cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / _SETTINGS
+    if not file.exists() and any(out.iterdir()):
+        raise DataError(f"{out}: is not empty and no packed set; choose a new folder")
+    with open(file, "a+") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{out}: another process packs into it; wait for it") from error
+        marker.seek(0)
+        found = marker.read()
+        # Nothing is lost with the settings of a packing that got nowhere, for lack of room.
+        if found not in ("", settings) and any(out.glob("*/*.tar")):
+            raise DataError(
+                f"{out}: was packed from other images or with other options (see {_SETTINGS}); "
+                "choose a new folder, or remove this one"
+            )
+        if found != settings:
+            marker.truncate(0)
+            marker.write(settings)
+            marker.flush()
+        yield
+
+
+def _check_space(out: Path, plans: list[PackPlan]) -> None:
+    missing = 0
+    for plan in plans:
+        (out / plan.split).mkdir(exist_ok=True)
+        for path, (start, end) in zip(_shard_paths(out, plan), plan.bounds, strict=True):
+            if not path.exists():
+                missing += int(plan.expected_bytes[start:end].sum())
+    free = shutil.disk_usage(out).free
+    if missing > free:
+        raise DataError(
+            f"{out}: needs about {missing / _GIB:.1f} GiB and the disk has {free / _GIB:.1f} GiB "
+            "left; make room, choose another disk, or make images smaller with --max-side"
+        )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a packing that was killed had begun to write."""
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    for staging in folder.glob("." + 32 * "[0-9a-f]"):
+        shutil.rmtree(staging)
+
+
+def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:
+    return [out / plan.split / plan.shard_name(number) for number in range(len(plan.bounds))]
+
+
+def _from(done: int, total: int, report: Report | None) -> Callable[[int], None]:
+    def tick(count: int) -> None:
+        if report is not None:
+            report(done + count, total)
+
+    return tick
+
+
+def _table(out: Path, plan: PackPlan, members: list[Member]) -> Table:
+    """The index of a split's shards; without times, for these change when the set is copied."""
+    blob, path_offsets = join_paths([member.name for member in members])
+    counts = [end - start for start, end in plan.bounds]
+    return Table(
+        classes=plan.index.classes,
+        folders={},
+        columns={
+            "labels": plan.index.labels,
+            "sizes": plan.sizes,
+            "num_bytes": np.array([member.size for member in members], np.int64),
+            "formats": plan.formats,
+            "path_blob": blob,
+            "path_offsets": path_offsets,
+            "shard_numbers": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+            "shard_offsets": np.array([member.offset for member in members], np.int64),
+        },
+        shards=tuple(stamp(path)._replace(mtime_ns=0) for path in _shard_paths(out, plan)),
+    )

@@ -1,0 +1,261 @@
+"""Take samples out of the loaders that training and evaluation use, with the plan's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ixt.errors import DataError
+from ixt.images.classes import output_classes, target_labels
+from ixt.images.folders import Split
+from ixt.images.index import Index, load_index
+from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, Request, make_decoder
+from ixt.pipeline.eval_loader import EvalLoader
+from ixt.pipeline.loader import Batch, TrainLoader
+from ixt.pipeline.plan.plan import Plan, build_planner
+from ixt.pipeline.plan.subset import take_subset
+from ixt.recipe import Recipe
+from ixt.tools.show.numbers import row_numbers
+from ixt.tools.show.pixels import denormalise
+from ixt.tools.show.sample import Sample, Source
+
+_TARGETS = 2
+_CPU = torch.device("cpu")
+# Shown elsewhere: as the position, the file and the class.
+_TOLD = ("epoch", "positions", "samples", "labels")
+
+
+def take_samples(
+    root: str | Path,
+    split: Split,
+    recipe: Recipe,
+    epoch: int,
+    position: int,
+    count: int,
+    decoder: DecoderKind = "auto",
+) -> list[Sample]:
+    """Samples at consecutive positions of a split: train as training gets it, val as evaluation.
+
+    Args:
+        root: folder with train/ and val/ (or validation/).
+        split: train or val.
+        recipe: decides everything but the data; its data section is not looked at.
+        epoch: number of the epoch, from 0; of no account for val.
+        position: the first one: a place in the epoch's order, or a row of val's index.
+        count: how many.
+        decoder: auto, torch or dali, on the CPU.
+
+    Raises:
+        DataError: the folder does not fit, or a position lies outside the split.
+    """
+    index = take_subset(load_index(root, split), recipe, split)
+    if split == "val":
+        return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
+    return train_samples(
+        index, recipe, epoch=epoch, position=position, count=count, decoder=decoder
+    )
+
+
+def train_samples(
+    index: Index,
+    recipe: Recipe,
+    *,
+    epoch: int,
+    position: int,
+    count: int,
+    decoder: DecoderKind = "auto",
+) -> list[Sample]:
+    """The samples at consecutive positions of a training epoch, in whole mixing groups.
+
+    Args:
+        index: the train split.
+        recipe: the sections augment and run (its seed) decide, and engine.micro_batch_size where
+            it makes the mixing group.
+        epoch: number of the epoch, from 0.
+        position: the first one.
+        count: how many.
+        decoder: auto, torch or dali, on the CPU.
+
+    Raises:
+        DataError: a position lies outside the epoch, or in a group that the epoch's end cuts off.
+    """
+    group = recipe.mixing_group if recipe.augment.mixes else 1
+    _check_range(index, position, count, len(index) // group * group, group)
+    names = _class_names(index, recipe)
+    planner = build_planner(recipe, target_labels(index, names), index.sizes)
+    order = planner.order(epoch)
+    first, end = position // group, -(-(position + count) // group)
+    samples: list[Sample] = []
+    with _decoder(decoder) as recorder:
+        loader = TrainLoader(
+            index,
+            planner,
+            recorder,
+            _group_by_group(recipe, group),
+            num_classes=len(names),
+            device=_CPU,
+            rank=0,
+            world_size=1,
+        )
+        batches = islice(loader.epoch(epoch, first_update=first), end - first)
+        for number, batch in enumerate(batches, first):
+            plan = planner.plan(epoch, order, number * group + np.arange(group))
+            assert plan.fingerprint == batch.fingerprint
+            samples += [
+                _train_sample(index, recipe, names, plan, batch, row) for row in range(group)
+            ]
+    skipped = position - first * group
+    return samples[skipped : skipped + count]
+
+
+def eval_samples(
+    index: Index,
+    recipe: Recipe,
+    *,
+    position: int,
+    count: int,
+    decoder: DecoderKind = "auto",
+) -> list[Sample]:
+    """Consecutive images of a split as an evaluation sees them.
+
+    Args:
+        index: the split.
+        recipe: the sections eval and augment (mean, std, image_size) decide.
+        position: row of the first image in the index.
+        count: how many.
+        decoder: auto, torch or dali, on the CPU.
+
+    Raises:
+        DataError: a position lies outside the split.
+    """
+    _check_range(index, position, count, len(index), 1)
+    names = _class_names(index, recipe)
+    labels = target_labels(index, names)
+    single = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"batch_size": 1})})
+    samples = []
+    with _decoder(decoder) as recorder:
+        for row in range(position, position + count):
+            # Of as many processes as there are images, each takes one.
+            loader = EvalLoader(
+                index, labels, recorder, single, device=_CPU, rank=row, world_size=len(index)
+            )
+            (batch,) = loader
+            request = recorder.requests.pop()
+            (source,) = _sources(index, np.array([row]))
+            samples.append(
+                Sample(
+                    epoch=None,
+                    position=row,
+                    source=source,
+                    label=int(labels[row]),
+                    image=batch.images[0],
+                    pixels=denormalise(batch.images[0], recipe),
+                    numbers={"crops": row_numbers(request.crops, 0, 1, "crops")},
+                    partner=None,
+                    targets={source.class_name: 1.0},
+                    problem=batch.damaged.get(source.path),
+                )
+            )
+    return samples
+
+
+class _Recorder:
+    """A decoder that remembers what it was asked for last."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.num_threads = decoder.num_threads
+        self.requests: list[Request] = []
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+        return self._decoder.stream(self._note(request) for request in requests)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def _note(self, request: Request) -> Request:
+        self.requests = [request]
+        return request
+
+
+def _decoder(kind: DecoderKind) -> closing[_Recorder]:
+    return closing(
+        _Recorder(make_decoder(kind, device=_CPU, num_threads=2, prefetch=1, on_error="skip"))
+    )
+
+
+def _train_sample(
+    index: Index, recipe: Recipe, names: tuple[str, ...], plan: Plan, batch: Batch, row: int
+) -> Sample:
+    numbers = row_numbers(plan, row, len(plan.positions))
+    # i mixes with n - 1 - i; the batch is one group.
+    pair = [row, len(plan.positions) - 1 - row]
+    source, partner = _sources(index, plan.samples[pair])
+    mixed = plan.mix is not None and float(plan.mix.lam[0]) < 1.0
+    return Sample(
+        epoch=plan.epoch,
+        position=int(plan.positions[row]),
+        source=source,
+        label=int(plan.labels[row]),
+        image=batch.images[row],
+        pixels=denormalise(batch.images[row], recipe),
+        numbers={name: value for name, value in numbers.items() if name not in _TOLD},
+        partner=(int(plan.positions[pair[1]]), partner) if mixed else None,
+        targets=_largest(batch.targets[row], names),
+        problem=batch.damaged.get(source.path),
+    )
+
+
+def _sources(index: Index, samples: NDArray[np.int64]) -> list[Source]:
+    return [
+        Source(
+            sample=int(sample),
+            stored=stored,
+            class_name=index.classes[int(index.labels[sample])],
+            height=int(index.sizes[sample, 0]),
+            width=int(index.sizes[sample, 1]),
+        )
+        for sample, stored in zip(samples, index.ranges(samples), strict=True)
+    ]
+
+
+def _group_by_group(recipe: Recipe, group: int) -> Recipe:
+    """The recipe with an update per mixing group, which changes no sample at any position."""
+    batches = {"global_batch_size": group, "micro_batch_size": group}
+    return recipe.model_copy(
+        update={
+            "engine": recipe.engine.model_copy(update=batches),
+            "augment": recipe.augment.model_copy(update={"mixing_group": group}),
+        }
+    )
+
+
+def _class_names(index: Index, recipe: Recipe) -> tuple[str, ...]:
+    """The model's classes, or the folder's own where the model is for other data."""
+    try:
+        return output_classes(index.classes, recipe.model.num_classes)
+    except DataError:
+        return output_classes(index.classes, None)
+
+
+def _largest(targets: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    values, outputs = targets.topk(min(_TARGETS, len(names)))
+    pairs = zip(outputs.tolist(), values.tolist(), strict=True)
+    return {names[output]: value for output, value in pairs}
+
+
+def _check_range(index: Index, position: int, count: int, end: int, group: int) -> None:
+    if position + count <= end:
+        return
+    whole = f", {end} in whole mixing groups of {group}" if end < len(index) else ""
+    raise DataError(
+        f"{index.folder}: holds {len(index)} images{whole}, so positions end at {end - 1}; "
+        f"{position} to {position + count - 1} were asked for"
+    )

@@ -1,0 +1,1 @@
+"""What a split holds: numbers of its index, and of its pixels."""

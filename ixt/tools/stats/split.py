@@ -1,0 +1,127 @@
+"""What a split holds, from its index alone. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.images.folders import Split
+from ixt.images.headers import ImageFormat
+from ixt.images.index import Index
+
+PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+FEW_IMAGES = 100
+"""A class with fewer training images than this is named."""
+
+_BINS = 16
+
+Triple = tuple[float, float, float]
+Column = Literal["height", "width", "shorter_side", "aspect_ratio", "megapixels", "kib"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How one quantity is spread over the readable images of a split."""
+
+    percentiles: dict[int, float]
+    """Values at PERCENTILES: observed ones, not interpolated."""
+    mean: float
+    counts: tuple[int, ...]
+    """Images per bin; the bins are evenly wide in the logarithm between the extremes."""
+
+
+@dataclass(frozen=True)
+class PixelStats:
+    """Per-channel mean and standard deviation over pixels, in units of 1 (255 is 1.0)."""
+
+    mean: Triple
+    std: Triple
+    num_images: int
+    num_pixels: int
+    """Pixels per channel; each counts the same, so a large image counts more."""
+    exact: bool
+    """Over every readable image of the split, not a sample."""
+    num_left_out: int
+    """Images that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """What a split holds."""
+
+    folder: str
+    num_images: int
+    num_classes: int
+    num_unreadable: int
+    num_bytes: int
+    formats: dict[str, int]
+    """Images per format of the content."""
+    distributions: dict[Column, Distribution]
+    images_per_class: tuple[int, float, int]
+    """Smallest, median and largest class."""
+    small_classes: dict[str, int]
+    """Classes with fewer than FEW_IMAGES training images, the smallest first."""
+    pixels: PixelStats | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        return {
+            **vars(self),
+            "distributions": {name: vars(d) for name, d in self.distributions.items()},
+            "pixels": vars(self.pixels) if self.pixels else None,
+        }
+
+
+def split_stats(
+    index: Index, pixels: PixelStats | None = None, split: Split = "train"
+) -> SplitStats:
+    """Summarise a split from its index, without opening a file.
+
+    Args:
+        index: the split.
+        pixels: what `pixel_stats` gave, to stand beside the rest.
+        split: classes with few images are named for train only.
+    """
+    readable = index.formats != ImageFormat.UNREADABLE
+    height, width = index.sizes[readable].astype(np.float64).T
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    formats = np.bincount(index.formats, minlength=256)
+    # A validation set has few images of every class.
+    least = FEW_IMAGES if split == "train" else 0
+    small = sorted((int(n), name) for n, name in zip(counts, index.classes, strict=True))
+    columns: dict[Column, NDArray[np.float64]] = {
+        "height": height,
+        "width": width,
+        "shorter_side": np.minimum(height, width),
+        "aspect_ratio": width / height,
+        "megapixels": height * width / 1e6,
+        "kib": index.num_bytes[readable] / 1024,
+    }
+    return SplitStats(
+        folder=index.name,
+        num_images=len(index),
+        num_classes=len(index.classes),
+        num_unreadable=int((~readable).sum()),
+        num_bytes=int(index.num_bytes.sum()),
+        formats={f.name: int(formats[f]) for f in ImageFormat if formats[f]},
+        distributions={name: _distribution(column) for name, column in columns.items()}
+        if readable.any()
+        else {},
+        images_per_class=(int(counts.min()), float(np.median(counts)), int(counts.max())),
+        small_classes={name: n for n, name in small if n < least},
+        pixels=pixels,
+    )
+
+
+def _distribution(values: NDArray[np.float64]) -> Distribution:
+    at = np.percentile(values, PERCENTILES, method="inverted_cdf")
+    logs = np.log(values)
+    counts, _ = np.histogram(logs, _BINS, (logs.min(), max(logs.max(), logs.min() + 1e-9)))
+    return Distribution(
+        percentiles=dict(zip(PERCENTILES, at.tolist(), strict=True)),
+        mean=float(values.mean()),
+        counts=tuple(counts.tolist()),
+    )

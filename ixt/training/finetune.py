@@ -1,0 +1,51 @@
+"""`ixt finetune`: load weights, then train."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ixt.errors import RecipeError
+from ixt.models import load_weights
+from ixt.recipe import Recipe
+from ixt.training.loop import train
+
+_log = logging.getLogger("ixt")
+
+
+def finetune(
+    recipe: Recipe, run_dir: Path, source: Path, resume: bool = False, profile_steps: int = 0
+) -> dict[str, Any]:
+    """Train a recipe from given weights; the EMA, if any, starts from them too.
+
+    Args:
+        recipe: with data.root set.
+        run_dir: folder of the run.
+        source: a run folder, a checkpoint folder, or a weights file; its EMA weights are
+            preferred. A head of another number of classes is replaced by a new one, and position
+            embeddings of another image size are resampled.
+        resume: continue the run in `run_dir`; its own weights then replace the source's.
+        profile_steps: steps to trace.
+
+    Returns:
+        The metrics of the last evaluation.
+
+    Raises:
+        IxtError: the weights do not fit the model or the recipe, or as `train`.
+    """
+
+    def prepare(model: nn.Module) -> None:
+        loaded = load_weights(model, source, replace_head=True, resample=True)
+        if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
+            raise RecipeError(
+                f"model.head_init_scale: acts on a new head only; that of {loaded.file} fits and "
+                "is kept: leave it at 1"
+            )
+        head = "; the head is new" if loaded.head_replaced else ""
+        sized = "; position embeddings resampled" if loaded.resampled else ""
+        _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
+
+    return train(recipe, run_dir, resume, prepare, profile_steps)

@@ -1,0 +1,193 @@
+"""The micro-batch that a device can hold: probed where the recipe says auto, told after a failure.
+
+A probe trains the recipe's model on random images without its engine: two updates of one
+micro-batch. Under ZeRO 1 to 3, which divide what it keeps whole, a larger one might fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import traceback
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ixt.errors import EngineError
+from ixt.models.out_of_memory import ran_out_of_memory
+from ixt.monitor import activity
+from ixt.recipe import Recipe, load_recipe
+from ixt.recipe.batches import fitting_micro_batches
+from ixt.training.ema import Ema
+from ixt.training.optimizer import build_loss, build_optimizer
+
+Build = Callable[[], nn.Module]
+Fits = Callable[[int], bool]
+
+_ON_CPU = 128  # more images at once gain nothing there
+_USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
+
+
+def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
+    """Put a number where the recipe says engine.micro_batch_size: auto. Every process must call it.
+
+    The largest micro-batch that divides a process's share of an update, that mixing allows, and
+    that fits on the device of every process; on a CPU the largest one up to 128.
+
+    Args:
+        recipe: with auto or a number, which is left as it is.
+        stored: the resolved recipe of a run to go on with; its number is kept if the processes of
+            now can share it.
+        build: makes the model, on the CPU.
+
+    Raises:
+        EngineError: the processes cannot share an update, or not even the smallest one fits.
+    """
+    if not recipe.engine.is_auto:
+        return recipe
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    candidates = fitting_micro_batches(recipe, processes)
+    if not candidates:
+        raise EngineError(
+            f"engine.micro_batch_size: auto: no micro-batch lets {processes} processes share "
+            f"engine.global_batch_size {recipe.engine.global_batch_size}; change one of them"
+        )
+    micro = load_recipe(stored).engine.micro_batch_size if stored is not None else 0
+    if micro not in candidates:
+        micro = _for_all(largest_that_fits(candidates, _judge(recipe, build)), processes)
+    if not micro:
+        raise EngineError(
+            f"engine.micro_batch_size: auto: not even {candidates[-1]} images of "
+            f"{recipe.augment.image_size} pixels fit on every device; take a smaller model or image"
+        )
+    engine = recipe.engine.model_copy(update={"micro_batch_size": micro})
+    return recipe.model_copy(update={"engine": engine})
+
+
+def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
+    """The largest of some sizes that fits, by bisection; 0 where none does.
+
+    Args:
+        candidates: largest first.
+        fits: whether a size fits; so do then all smaller ones.
+    """
+    place = bisect_left(candidates, True, key=fits)
+    return candidates[place] if place < len(candidates) else 0
+
+
+@contextmanager
+def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
+    """Say within a `with` block, where memory runs out, which micro-batch would fit.
+
+    Raises:
+        EngineError: memory ran out.
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        on_device = isinstance(error, torch.OutOfMemoryError)
+        traceback.clear_frames(error.__traceback__)  # they hold activations
+    raise EngineError(_advice(recipe, build, on_device))
+
+
+def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
+    """One line after memory ran out."""
+    where = f"cuda:{torch.cuda.current_device()}" if on_device else "the host"
+    if activity.last().doing == "evaluating":
+        size = recipe.eval.batch_size
+        return f"{where}: out of memory with eval.batch_size {size}; lower it, go on with --resume"
+    micro = recipe.engine.micro_batch_size
+    text = f"{where}: out of memory with engine.micro_batch_size {micro}"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    smaller = [m for m in fitting_micro_batches(recipe, processes) if m < micro]
+    regroup = not smaller and recipe.augment.mixes  # a run keeps its mixing group
+    if regroup:
+        smaller = [m for m in fitting_micro_batches(_ungrouped(recipe), processes) if m < micro]
+    if not smaller:
+        return f"{text}; there is no smaller one; take a smaller model or image"
+    best = smaller[0]
+    if on_device:
+        best = largest_that_fits(smaller, lambda size: device_holds(recipe, build, size))
+    if not best:
+        return f"{text}; not even {smaller[-1]} fits; take a smaller model or image"
+    what = f"{text}; {best} fits" if on_device else f"{text}; try {best}"
+    setting = f"--set engine.micro_batch_size={best}"
+    if regroup:
+        return (
+            f"{what}, in a new run, as other images are mixed then: "
+            f"{setting} --set augment.mixing_group={best}"
+        )
+    return f"{what}: {setting} --auto-resume"
+
+
+def _ungrouped(recipe: Recipe) -> Recipe:
+    augment = recipe.augment.model_copy(update={"mixing_group": None})
+    return recipe.model_copy(update={"augment": augment})
+
+
+def _judge(recipe: Recipe, build: Build) -> Fits:
+    if not torch.cuda.is_available():
+        return lambda size: size <= _ON_CPU
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return lambda size: device_holds(recipe, build, size)
+
+
+def device_holds(recipe: Recipe, build: Build, micro: int) -> bool:
+    """Whether the CUDA device can train with a micro-batch and has a tenth of itself left."""
+    _clean()
+    torch.cuda.reset_peak_memory_stats()
+    free, total = torch.cuda.mem_get_info()
+    others = total - free - torch.cuda.memory_reserved()
+    try:
+        train_twice(recipe, build, micro, torch.device("cuda"))
+        return others + torch.cuda.max_memory_reserved() <= _USABLE * total
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        _clean()
+
+
+def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) -> None:
+    """Two updates on random images, the second one with all of the optimizer's state there."""
+    engine, size = recipe.engine, recipe.augment.image_size
+    model = build().to(device).train()
+    optimizer, loss = build_optimizer(model, recipe.optim), build_loss(recipe.optim)
+    ema = Ema(model) if recipe.ema.decay is not None else None
+    images = torch.rand(micro, 3, size, size, device=device)
+    if engine.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(engine.precision)
+    for _ in range(2):
+        with torch.autocast(device.type, low, enabled=low is not None):
+            logits = model(images)
+        targets = torch.full_like(logits, 1 / logits.shape[1], dtype=torch.float32)
+        torch.autograd.backward(loss(logits, targets))
+        optimizer.step()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.update(0.5)
+
+
+def _for_all(micro: int, processes: int) -> int:
+    """The smallest number of all processes; joins them, as Accelerate does if they are not yet."""
+    if processes == 1:
+        return micro
+    cuda = torch.cuda.is_available()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    least = torch.tensor(micro, device="cuda" if cuda else "cpu")
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return int(least)
+
+
+def _clean() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

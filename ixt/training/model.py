@@ -1,0 +1,68 @@
+"""The model of a run, from its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ixt.distributed.runtime import seed_model
+from ixt.kernels import apply_kernels
+from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
+from ixt.recipe import Recipe
+
+Prepare = Callable[[nn.Module], None]
+"""Called with a fresh model, to load weights for instance."""
+
+
+def build_model(
+    recipe: Recipe, num_classes: int, device: torch.device, prepare: Prepare | None
+) -> nn.Module:
+    """Build the model that is trained, on the CPU, with the weights that its seed gives.
+
+    Args:
+        recipe: its model, engine and run sections.
+        num_classes: outputs of the head.
+        device: where it will run; fused layers are for some devices only.
+        prepare: called before layers are fused and parameters frozen.
+
+    Raises:
+        ModelError: the model or a part of it to freeze is unknown.
+    """
+    seed_model(recipe.run.seed)
+    settings = recipe.model
+    model = create_model(
+        settings.name,
+        num_classes=num_classes,
+        pretrained=settings.pretrained,
+        **recipe_arguments(settings),
+    )
+    if settings.head_init_scale != 1:
+        scale_classifier(model, settings.head_init_scale)
+    if prepare is not None:
+        prepare(model)
+    apply_kernels(model, recipe, device)
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
+    # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in
+    # NHWC make convolutions run in that order all the same.
+    if recipe.engine.channels_last and recipe.engine.kind == "ddp":
+        model = model.to(memory_format=torch.channels_last)
+    if recipe.engine.compile:
+        model.compile(mode=recipe.engine.compile_mode)
+    return model
+
+
+def unfetched(recipe: Recipe) -> Recipe:
+    """The recipe without its model's published weights: others take their place, or none matter."""
+    model = recipe.model.model_copy(update={"pretrained": False})
+    return recipe.model_copy(update={"model": model})
+
+
+def probe_model(recipe: Recipe) -> nn.Module:
+    """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
+    settings = recipe.engine.model_copy(update={"compile": False})
+    plain = unfetched(recipe).model_copy(update={"engine": settings})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return build_model(plain, recipe.model.num_classes or 1000, device, None)

@@ -1,0 +1,176 @@
+"""Everything a run needs, built from its recipe: model, optimizer, loaders, reporter.
+
+`train.py` has the loop that uses it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ixt.checkpoint.writer import CheckpointWriter
+from ixt.distributed import engine, rank_comparison
+from ixt.distributed.runtime import describe_machine
+from ixt.errors import DataError
+from ixt.files import replace_text
+from ixt.images.classes import output_classes
+from ixt.monitor.reporter import Reporter
+from ixt.monitor.slow_rank import SlowRank
+from ixt.monitor.spikes import Spikes
+from ixt.pipeline.eval_loader import EvalLoader
+from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usable_index
+from ixt.pipeline.loader import TrainLoader
+from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
+from ixt.training.ema import Ema
+from ixt.training.model import Prepare, build_model, unfetched
+from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
+from ixt.training.resolve import settle
+from ixt.training.undo import Undo
+
+
+@dataclass
+class Run:
+    """A training run in memory."""
+
+    recipe: Recipe
+    run_dir: Path
+    accelerator: Accelerator
+    model: nn.Module
+    """The plain module: checkpoints and EMA use it."""
+    wrapped: nn.Module
+    """What the training step and the evaluation call: the module in its engine."""
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    learning_rate: Callable[[int], float]
+    ema: Ema | None
+    class_names: tuple[str, ...]
+    train_loader: TrainLoader
+    eval_loader: EvalLoader
+    reporter: Reporter
+    writer: CheckpointWriter
+    undo: Undo | None
+    """Takes back updates that are not finite; None where they stop the run."""
+    spikes: Spikes
+    slow_rank: SlowRank
+    undone_running: int = 0
+    """Updates taken back one after another, up to the last log row."""
+    graph_stream: torch.cuda.Stream | None = None
+    """Where updates are recorded as CUDA graphs; None where that is not done."""
+    graph: engine.StepGraph | None = None
+    """Runs an update, where it is recorded."""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in an epoch."""
+        return self.train_loader.updates_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole run."""
+        return self.recipe.schedule.total_epochs * self.updates_per_epoch
+
+
+def open_run(
+    recipe: Recipe, run_dir: Path, resume: bool = False, prepare: Prepare | None = None
+) -> Run:
+    """Build a run and its folder.
+
+    Args:
+        recipe: with data.root set.
+        run_dir: an existing folder, held by `run_lock.locked`.
+        resume: go on with the run in it; otherwise it must not hold checkpoints.
+        prepare: called with the fresh model, to load weights for instance; not where the run's own
+            ones are to take their place.
+
+    Raises:
+        IxtError: the data, the model, the engine or the run folder does not fit.
+    """
+    engine.before_joining(recipe)
+    recipe = settle(recipe, run_dir, resume)
+    if recipe.data.root is None:
+        raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
+    accelerator = engine.start(recipe, run_dir)
+    try:
+        hosts, warning = rank_comparison.compare(accelerator, recipe)
+        run = _build(recipe, run_dir, accelerator, resume, prepare, hosts)
+        if warning is not None:
+            run.reporter.say(warning)
+        _describe(run)
+    except BaseException:
+        engine.abandon(accelerator)
+        raise
+    return run
+
+
+def _build(
+    recipe: Recipe,
+    run_dir: Path,
+    accelerator: Accelerator,
+    resume: bool,
+    prepare: Prepare | None,
+    hosts: list[str],
+) -> Run:
+    with accelerator.main_process_first():
+        train_index = usable_index(recipe, "train")
+        eval_index = usable_index(recipe, "val")
+    class_names = output_classes(train_index.classes, recipe.model.num_classes)
+    device = accelerator.device
+    start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
+    model = build_model(start, len(class_names), device, prepare).to(device)
+    stream = engine.graph_stream(recipe.engine, device)
+    optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
+    train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
+    with torch.cuda.stream(stream):
+        wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
+    if stream is not None:  # its broadcast of weights, before they are averaged or loaded
+        torch.cuda.current_stream(device).wait_stream(stream)
+    ema = _build_ema(recipe, model, accelerator)
+    skips = recipe.run.on_nonfinite == "skip"
+    return Run(
+        recipe=recipe,
+        run_dir=run_dir,
+        accelerator=accelerator,
+        model=model,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        loss=build_loss(recipe.optim),
+        learning_rate=learning_rate(
+            recipe.schedule, recipe.optim.lr, train_loader.updates_per_epoch
+        ),
+        ema=ema,
+        class_names=class_names,
+        train_loader=train_loader,
+        eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
+        reporter=Reporter(
+            accelerator,
+            run_dir,
+            recipe.schedule.total_epochs * train_loader.updates_per_epoch,
+            recipe.run.prometheus,
+        ),
+        writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
+        undo=Undo(accelerator, model, optimizer, ema) if skips else None,
+        graph_stream=stream,
+        spikes=Spikes(recipe.run.spike_sigma),
+        slow_rank=SlowRank(hosts),
+    )
+
+
+def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:
+    if recipe.ema.decay is None:
+        return None
+    return Ema(model, on_swap=partial(engine.drop_gathered, accelerator))
+
+
+def _describe(run: Run) -> None:
+    """Write the resolved recipe and the machine into the run folder."""
+    if run.accelerator.is_main_process:
+        replace_text(run.run_dir / RUN_RECIPE, dump_recipe(run.recipe))
+        machine = describe_machine()
+        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")

@@ -1,0 +1,134 @@
+"""When and how the processes of a run save together, and which checkpoint they go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor
+
+from ixt.checkpoint.folder import (
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    sweep,
+)
+from ixt.distributed.engine.shards import parts
+from ixt.distributed.runtime import describe_machine
+from ixt.errors import Diverged
+from ixt.monitor import activity
+from ixt.training import state
+from ixt.training.run import Run
+
+
+def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
+    """Copy the state of this step and have it written. Every process must call it.
+
+    Training goes on meanwhile; a save that finds the one before it unfinished waits for it.
+
+    Raises:
+        CheckpointError: the one before it could not be written.
+        Diverged: a weight is infinite or not a number.
+    """
+    if run.undo is not None:
+        run.undo.settle()
+    _refuse_spoiled(run, step)
+    with activity.long("saving a checkpoint"):
+        run.writer.wait()
+        tensors, scalars = state.capture(
+            run.accelerator, run.model, run.optimizer, run.ema, run.writer.copies
+        )
+    metrics = metrics or {}
+    if not run.accelerator.is_main_process:
+        return
+    content = {
+        "step": step,
+        "epoch": step // run.updates_per_epoch,
+        "epoch_ended": step % run.updates_per_epoch == 0,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "class_names": list(run.class_names),
+        "metrics": metrics,
+        "score": metrics.get("ema_top1", metrics.get("top1")),
+        **scalars,
+    }
+    with activity.long("writing a checkpoint"):
+        run.writer.start(partial(_write, run, tensors, content))
+
+
+def _refuse_spoiled(run: Run, step: int) -> None:
+    """Keep weights that are not finite out of checkpoints, from which none would go on.
+
+    An infinite gradient spoils them one update before a loss tells.
+    """
+    held = [part for part in parts(run.model).values() if part.numel()]
+    largest = torch._foreach_norm(held, float("inf"))
+    finite = torch.stack([n.to(run.accelerator.device) for n in largest]).isfinite().all()
+    # Under ZeRO-3 each process sees its own slices.
+    if int(run.accelerator.reduce((~finite).int(), reduction="sum")):
+        raise diverged(run, "weights are not finite", step - 1)
+
+
+def diverged(run: Run, what: str, at: int, also: str = "") -> Diverged:
+    """The error of a run whose numbers are spoiled, once what was saved is on the disk.
+
+    Args:
+        run: the run.
+        what: is wrong.
+        at: updates done before the one that tells.
+        also: more about it.
+    """
+    finish_saves(run)
+    newest = newest_checkpoint(run.run_dir)
+    return Diverged(
+        f"{run.run_dir}: {what} in step {at} at learning rate "
+        f"{run.learning_rate(at):.3e}{also}; last good checkpoint: "
+        f"{newest.path.name if newest else 'none'}; lower optim.lr or set optim.max_norm"
+    )
+
+
+def finish_saves(run: Run) -> None:
+    """Wait, in every process, until what was saved is on the disk.
+
+    A process that left earlier would make the launcher end the one that still writes.
+    """
+    with activity.long("writing a checkpoint"):
+        run.writer.wait()
+        run.accelerator.wait_for_everyone()
+
+
+def due_by_clock(run: Run) -> bool:
+    """Whether the first process's clock says that it is time for a checkpoint."""
+    minutes = run.recipe.run.checkpoint_every_minutes
+    if minutes is None:
+        return False
+    due = run.writer.minutes_since_start >= minutes
+    return bool(broadcast(torch.tensor(due, device=run.accelerator.device)))
+
+
+def newest_for_all(run: Run) -> Checkpoint | None:
+    """The newest good checkpoint; one process verifies and chooses, so that all take the same."""
+    found = newest_checkpoint(run.run_dir) if run.accelerator.is_main_process else None
+    name = broadcast_object_list([found.path if found else None])[0]
+    if name is None or run.accelerator.is_main_process:
+        return found
+    return read_checkpoint(name, verify=False)
+
+
+def _write(run: Run, tensors: dict[str, dict[str, Tensor]], content: dict[str, Any]) -> None:
+    """Write a checkpoint and delete what it makes superfluous; runs in the writer's thread."""
+    settings = run.recipe.run
+    run.writer.copies.wait()
+    run.reporter.keep_rows()
+    save_checkpoint(run.run_dir, tensors, {**content, "machine": describe_machine()})
+    sweep(
+        run.run_dir,
+        content["step"],
+        settings.keep_last,
+        settings.keep_best,
+        settings.keep_every_epochs,
+    )
+    run.reporter.saved(content["step"])

@@ -1,0 +1,163 @@
+"""Taking back an update whose loss or gradient is not finite, without a wait for the device.
+
+The state of before is copied on the device, and chosen there in place of the new one where that is
+broken. The same choice is made by all processes, under any engine and optimizer. What optimizers
+keep on the host (step counts) is put right one update later, when the choice has long arrived.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ixt.distributed import engine
+from ixt.distributed.engine import optimizer_state
+from ixt.distributed.engine.shards import parts
+from ixt.distributed.runtime import world_size
+from ixt.training.ema import Ema
+
+
+@dataclass(frozen=True)
+class _OnHost:
+    """What one of the optimizer's dictionaries had that the device cannot put back."""
+
+    of: dict[str, Any]
+    """The dictionary itself, so that no other one takes its id."""
+    keys: set[str]
+    numbers: dict[str, Any]
+
+
+_NOTHING = _OnHost({}, set(), {})
+
+
+class Undo:
+    """Used once around every update, by every process: `remember`, `settle`, `unless_finite`."""
+
+    def __init__(
+        self, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
+    ) -> None:
+        """Take part.
+
+        Args:
+            accelerator: as the engine made it.
+            model: the plain module.
+            optimizer: as it steps.
+            ema: the average, if there is one.
+        """
+        self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
+        self._ema = ema
+        self._device: torch.device = accelerator.device
+        self._room: dict[Any, Tensor] = {}
+        self._before: dict[Any, Tensor] = {}
+        self._host: dict[int, _OnHost] = {}
+        self._broken: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Copy the state on the device, before an update's first forward pass."""
+        live = self._live()
+        for key, tensor in live.items():
+            if key not in self._room:
+                self._room[key] = torch.empty_like(tensor)
+        self._before = {key: self._room[key] for key in live}
+        torch._foreach_copy_(list(self._before.values()), list(live.values()))
+
+    def settle(self) -> None:
+        """Finish the update before: put back what the host holds, if it was taken back.
+
+        Call it after the forward pass, which keeps the device busy meanwhile, and before the
+        optimizer steps; and before the state is saved.
+        """
+        if self._is_broken():
+            for values in self._dicts():
+                before = self._host.get(id(values), _NOTHING)
+                for key in values.keys() - before.keys:
+                    del values[key]  # the broken update brought it into being
+                values.update(before.numbers)
+        self._host = {id(values): _on_host(values, self._device) for values in self._dicts()}
+
+    @torch.no_grad()
+    def unless_finite(self, loss: Tensor) -> Tensor:
+        """Take the update back if its loss, or the state that it led to, is not finite.
+
+        Args:
+            loss: of this process, 0-d.
+
+        Returns:
+            0-d float tensor on the device, the same on all processes: 1 where it was taken back.
+        """
+        live = self._live()
+        numbers = [t for t in live.values() if t.is_floating_point() and t.numel()]
+        largest = torch._foreach_norm(numbers, float("inf"))
+        sizes = torch.stack([loss.float(), *(n.to(self._device).float() for n in largest)])
+        broken = (~sizes.isfinite().all()).float()
+        if world_size() > 1:
+            dist.all_reduce(broken, op=dist.ReduceOp.MAX)
+        for key, before in self._before.items():
+            here = broken.to(before.device, non_blocking=True) > 0
+            live[key].copy_(torch.where(here, before, live[key]))
+        engine.drop_gathered(self._accelerator)
+        self._send(broken)
+        return broken
+
+    def _live(self) -> dict[Any, Tensor]:
+        """Every tensor on the device that an update changes, this process's part of it, by place.
+
+        Not by identity: some optimizers put new tensors into the old places.
+        """
+        live: dict[Any, Tensor] = dict(parts(self._model))
+        live |= {("buffer", name): tensor for name, tensor in self._model.named_buffers()}
+        if self._ema is not None:
+            live |= {("ema", name): tensor for name, tensor in self._ema.tensors.items()}
+        masters = optimizer_state.masters(self._model, self._optimizer)
+        live |= {("master", number): tensor for number, tensor in enumerate(masters)}
+        for number, values in enumerate(self._dicts()):
+            for key, value in values.items():
+                if isinstance(value, Tensor) and not _is_of_host(value, self._device):
+                    live[number, key] = value
+        return live
+
+    def _dicts(self) -> list[dict[str, Any]]:
+        """What the optimizer keeps for each group, and for each parameter."""
+        inner = optimizer_state.base(self._optimizer)
+        return [*inner.param_groups, *inner.state.values()]
+
+    def _send(self, broken: Tensor) -> None:
+        """Have the choice brought to the host."""
+        if not broken.is_cuda:
+            self._broken = broken
+            return
+        self._broken = torch.empty_like(broken, device="cpu", pin_memory=True)
+        self._broken.copy_(broken, non_blocking=True)
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrived.record()
+
+    def _is_broken(self) -> bool:
+        if self._broken is None:
+            return False
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        broken, self._broken = bool(self._broken), None
+        return broken
+
+
+def _is_of_host(value: Any, device: torch.device) -> bool:
+    """Whether a value of the optimizer's cannot be changed by the device: a count on the CPU."""
+    if isinstance(value, Tensor):
+        return value.device.type == "cpu" and device.type != "cpu" and value.dim() == 0
+    return isinstance(value, int | float)
+
+
+def _on_host(values: dict[str, Any], device: torch.device) -> _OnHost:
+    numbers = {
+        key: copy.deepcopy(value)
+        for key, value in values.items()
+        if key != "lr" and _is_of_host(value, device)  # set anew for each update
+    }
+    return _OnHost(values, set(values), numbers)

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ixt.cli import main
+from ixt.distributed.launch.jobs import (
+    Job,
+    KubernetesOptions,
+    SlurmOptions,
+    kubernetes_manifest,
+    parse_pairs,
+    parse_volumes,
+    slurm_script,
+    submit,
+)
+from ixt.errors import EngineError
+
+JOB = Job(
+    name="tiny",
+    arguments=("train", "x.yaml", "--auto-resume", "--set", "data.root=/a b"),
+    num_nodes=4,
+    gpus_per_node=8,
+    processes_per_node=8,
+)
+SCRIPT = f"""\
+#!/bin/bash
+# Written by `ixt launch slurm`. Slurm starts one process per GPU, which ixt joins.
+#SBATCH --job-name=tiny
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --chdir=/home/me
+#SBATCH --output=runs/tiny/slurm-%j.log
+#SBATCH --open-mode=append
+# Asked to go (preemption, the end of the time limit), ixt gets SIGUSR1 this many seconds before.
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --partition=gpu
+#SBATCH --exclusive
+
+module load cuda
+# Once a process has ended, by itself or by a crash, the others get a minute to do so too.
+srun --kill-on-bad-exit=0 --wait=60 {sys.executable} -m ixt train x.yaml --auto-resume \
+--set 'data.root=/a b'
+status=$?
+
+# 138 = 128 + SIGUSR1: ixt has saved and wants to go on.
+if [ $status -eq 138 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status
+"""
+
+
+def script() -> str:
+    options = SlurmOptions(
+        folder=Path("/home/me"),
+        log=Path("runs/tiny/slurm-%j.log"),
+        time="24:00:00",
+        partition="gpu",
+        directives=("--exclusive",),
+        setup=("module load cuda",),
+    )
+    return slurm_script(JOB, options)
+
+
+def test_the_sbatch_script_is_this_text() -> None:
+    assert script() == SCRIPT
+
+
+def test_the_sbatch_script_is_a_shell_script(tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text(script())
+    subprocess.run(["bash", "-n", "job.sh"], cwd=tmp_path, check=True)
+
+
+def test_spaces_stay_inside_a_value_of_the_sbatch_script() -> None:
+    options = SlurmOptions(folder=Path("/my runs"), log=Path("runs/a b.log"), account="it's me")
+    lines = slurm_script(replace(JOB, name="a b"), options).splitlines()
+    words = [shlex.split(line) for line in lines if line.startswith("#SBATCH")]
+    assert all(len(parts) == 2 for parts in words)
+    found = {parts[1] for parts in words}
+    assert found >= {"--job-name=a b", "--chdir=/my runs", "--output=runs/a b.log"}
+    assert "--account=it's me" in found
+
+
+@pytest.mark.parametrize("time", ["90", "30:00", "24:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
+def test_every_time_of_slurm_passes(time: str) -> None:
+    options = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"), time=time)
+    assert f"#SBATCH --time={time}" in slurm_script(JOB, options).splitlines()
+
+
+def test_what_a_queue_would_refuse_is_refused_here() -> None:
+    slurm = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"))
+    with pytest.raises(EngineError, match=r"--time: 'tomorrow': write minutes, 24:00:00"):
+        slurm_script(JOB, replace(slurm, time="tomorrow"))
+    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
+        slurm_script(JOB, replace(slurm, directives=("exclusive",)))
+    with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
+        kubernetes_manifest(JOB, KubernetesOptions(image="x", memory="lots"))
+
+
+@pytest.mark.parametrize(
+    ("status", "requeued"), [(0, False), (1, False), (138, True), (143, False)]
+)
+def test_only_a_saved_run_that_slurm_asked_to_stop_is_requeued(
+    tmp_path: Path, status: int, requeued: bool
+) -> None:
+    (tmp_path / "job.sh").write_text(script())
+    (tmp_path / "srun").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" > asked\n')
+    (tmp_path / "module").write_text("#!/bin/sh\n")
+    for name in ("srun", "scontrol", "module"):
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=env, check=False)
+    assert done.returncode == status
+    asked = tmp_path / "asked"
+    assert (asked.exists() and asked.read_text()) == ("requeue 7\n" if requeued else False)
+
+
+def manifest(job: Job = JOB) -> dict[str, Any]:
+    options = KubernetesOptions(
+        image="registry.example/ixt:1",
+        memory="256Gi",
+        volumes={"imagenet": "/data", "runs": "/runs"},
+        env={"NCCL_DEBUG": "WARN"},
+    )
+    loaded: dict[str, Any] = YAML(typ="safe").load(kubernetes_manifest(job, options))
+    return loaded
+
+
+def test_the_trainjob_starts_an_agent_per_machine_that_meet_at_the_first() -> None:
+    job = manifest()
+    assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
+    assert job["metadata"] == {"name": "tiny", "namespace": "default"}
+    assert job["spec"]["runtimeRef"] == {"name": "torch-distributed"}
+    trainer = job["spec"]["trainer"]
+    assert (trainer["image"], trainer["numNodes"]) == ("registry.example/ixt:1", 4)
+    assert trainer["command"] == ["ixt"]
+    processes = ["--num-processes", "8", "--max-restarts", "3"]
+    meeting = ["--nodes", "4", "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)"]
+    assert trainer["args"] == [*JOB.arguments, *processes, *meeting]
+    resources = {"nvidia.com/gpu": 8, "memory": "256Gi"}
+    assert trainer["resourcesPerNode"] == {"requests": resources, "limits": resources}
+
+
+def test_the_trainjob_leaves_the_agent_ten_seconds_less_than_the_pod() -> None:
+    job = manifest()
+    assert job["spec"]["trainer"]["env"] == [
+        {"name": "NCCL_DEBUG", "value": "WARN"},
+        {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": "110"},
+    ]
+    assert pod(job)["terminationGracePeriodSeconds"] == 120
+
+
+def test_the_trainjob_mounts_its_claims_and_enough_shared_memory() -> None:
+    spec = pod(manifest())
+    (node,) = spec["containers"]
+    assert node["name"] == "node"
+    paths = {mount["name"]: mount["mountPath"] for mount in node["volumeMounts"]}
+    assert paths == {"shared-memory": "/dev/shm", "volume-0": "/data", "volume-1": "/runs"}
+    assert spec["volumes"] == [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "volume-0", "persistentVolumeClaim": {"claimName": "imagenet"}},
+        {"name": "volume-1", "persistentVolumeClaim": {"claimName": "runs"}},
+    ]
+
+
+def test_one_machine_needs_no_meeting() -> None:
+    job = Job("one", ("train", "x"), num_nodes=1, gpus_per_node=0, processes_per_node=2)
+    trainer = manifest(job)["spec"]["trainer"]
+    assert trainer["args"] == ["train", "x", "--num-processes", "2", "--max-restarts", "3"]
+    assert trainer["resourcesPerNode"]["limits"] == {"memory": "256Gi"}
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(EngineError, match="--name: 'Tiny_1': Kubernetes allows lower-case"):
+        kubernetes_manifest(Job("Tiny_1", (), 1, 1, 1), KubernetesOptions(image="x"))
+    with pytest.raises(EngineError, match="--env: 'A' is not like NAME=VALUE"):
+        parse_pairs("--env", "=", ["A"])
+    with pytest.raises(EngineError, match="--volume: 'data' is not an absolute path"):
+        parse_volumes(["claim:data"])
+    with pytest.raises(EngineError, match="there is no no-such-queue here"):
+        submit("no-such-queue", "job.sh")
+    with pytest.raises(EngineError, match="bash -c 'echo no such >&2; exit 3': no such"):
+        submit("bash", "-c", "echo no such >&2; exit 3")
+
+
+def pod(job: dict[str, Any]) -> dict[str, Any]:
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert node["name"] == "node"
+    spec: dict[str, Any] = node["template"]["spec"]["template"]["spec"]
+    return spec
+
+
+def test_the_command_line_writes_a_file_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "ixt launch slurm inceptionnext_tiny --nodes 2 --data /d --set optim.lr=0.001 --out j.sh"
+    )
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out == "j.sh: written\n"
+    text = (tmp_path / "j.sh").read_text()
+    assert (
+        "-m ixt train inceptionnext_tiny --run-dir runs/inceptionnext_tiny --auto-resume "
+        "--data /d --set optim.lr=0.001\n"
+    ) in text
+    assert f"#SBATCH --chdir={tmp_path}\n" in text
+
+
+def test_machines_that_cannot_share_an_update_are_refused_before_they_queue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["ixt", "launch", "slurm", "inceptionnext_tiny", "--nodes", "5"]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "cannot be shared by 40 processes (5 machines with 8 each)" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""Processes that differ are refused in one line that names both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ixt.distributed import rank_comparison
+from ixt.distributed.rank_comparison import (
+    Process,
+    clock_warning,
+    compare,
+    difference,
+    recipe_difference,
+)
+from ixt.recipe import Recipe
+
+ONE = Process("node-a", {"torch": "2.14.1", "timm": "1.0.31"}, "abc", 1000.0)
+
+
+def test_another_version_is_named_with_rank_host_and_both_values() -> None:
+    other = replace(ONE, host="node-b", versions={"torch": "2.13.0", "timm": "1.0.31"})
+    assert difference([ONE, ONE, other]) == (
+        "rank 2 on node-b has torch 2.13.0 and rank 0 on node-a 2.14.1; install the same on both"
+    )
+    assert difference([ONE, ONE]) is None
+
+
+def test_a_package_that_one_host_lacks_is_a_difference() -> None:
+    other = replace(ONE, versions={"torch": "2.14.1", "timm": None})
+    assert "has timm not at all and rank 0 on node-a 1.0.31" in str(difference([ONE, other]))
+
+
+def test_another_recipe_is_named_by_its_first_key() -> None:
+    line = recipe_difference([ONE, ONE], [{"optim.lr": 0.1, "run.seed": 1}, {"optim.lr": 0.2}])
+    assert line == (
+        "rank 1 on node-a has optim.lr 0.2 and rank 0 on node-a 0.1; "
+        "give all processes the same recipe"
+    )
+
+
+@pytest.mark.parametrize("skew_s", [61.0, -3600.0])
+def test_a_clock_that_is_a_minute_off_is_named(skew_s: float) -> None:
+    other = replace(ONE, host="node-b", clock_s=1000.0 + skew_s)
+    assert f"rank 1 on node-b is {skew_s:+.0f} s off" in str(clock_warning([ONE, other]))
+    assert clock_warning([ONE, replace(ONE, clock_s=1059.0)]) is None
+
+
+def test_where_the_data_lies_may_differ_and_nothing_else(tiny: Recipe) -> None:
+    elsewhere = tiny.model_copy(update={"data": tiny.data.model_copy(update={"root": "/x"})})
+    other = tiny.model_copy(update={"run": tiny.run.model_copy(update={"seed": 7})})
+    assert (
+        rank_comparison._hash(elsewhere)
+        == rank_comparison._hash(tiny)
+        != rank_comparison._hash(other)
+    )
+
+
+def test_one_process_agrees_with_itself(tiny: Recipe) -> None:
+    from accelerate import Accelerator
+
+    hosts, warning = compare(Accelerator(cpu=True), tiny)
+    assert len(hosts) == 1 and warning is None

@@ -1,0 +1,65 @@
+"""What damaged images do to a run: stop it by name, or be left out, counted and listed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ixt.errors import DataError
+from ixt.recipe import Recipe
+from ixt.training.loop import train
+
+
+@pytest.fixture
+def damaged(digits: Path, tmp_path: Path) -> Path:
+    """A copy of the digits in which one training image is cut off and one is text."""
+    root = tmp_path / "data"
+    shutil.copytree(digits, root, ignore=shutil.ignore_patterns(".ixt"))
+    first, second = sorted((root / "train" / "six").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_text("not an image")
+    return root
+
+
+def one_epoch(recipe: Recipe, root: Path, on_error: str) -> Recipe:
+    data = recipe.data.model_copy(update={"root": str(root), "on_error": on_error})
+    schedule = recipe.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
+    # Every image is seen: 1437 = 3 x 479.
+    engine = recipe.engine.model_copy(update={"global_batch_size": 479, "micro_batch_size": 479})
+    augment = recipe.augment.model_copy(update={"mixup_alpha": 0.0, "cutmix_alpha": 0.0})
+    sections = {"data": data, "schedule": schedule, "engine": engine, "augment": augment}
+    return recipe.model_copy(update=sections)
+
+
+def test_a_file_that_is_no_image_stops_before_training(
+    tiny: Recipe, damaged: Path, tmp_path: Path
+) -> None:
+    bad = sorted((damaged / "train" / "six").iterdir())[1]
+    with pytest.raises(DataError, match=r"data\.on_error: skip") as caught:
+        train(one_epoch(tiny, damaged, "stop"), tmp_path / "run")
+    assert str(bad) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_image_stops_training_with_its_path(
+    tiny: Recipe, damaged: Path, tmp_path: Path
+) -> None:
+    cut, text = sorted((damaged / "train" / "six").iterdir())[:2]
+    text.unlink()
+    recipe = one_epoch(tiny, damaged, "stop")
+    engine = recipe.engine.model_copy(update={"global_batch_size": 1436, "micro_batch_size": 718})
+    with pytest.raises(DataError, match=r"data\.on_error: skip") as caught:
+        train(recipe.model_copy(update={"engine": engine}), tmp_path / "run")
+    assert str(cut) in str(caught.value)
+
+
+def test_skipped_images_are_counted_and_listed(tiny: Recipe, damaged: Path, tmp_path: Path) -> None:
+    train(one_epoch(tiny, damaged, "skip"), tmp_path / "run")
+    listed = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    expected = [str(path) for path in sorted((damaged / "train" / "six").iterdir())[:2]]
+    assert sorted(json.loads(line)["path"] for line in listed) == expected
+    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["skipped"] for row in rows if row["kind"] == "steps") == 2

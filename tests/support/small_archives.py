@@ -1,0 +1,123 @@
+"""Small archives of the same structure as ILSVRC2012's, and what a publisher would say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+from ixt.tools.prepare import Archive, ArchiveSet
+
+CLASSES = ("n01440764", "n01443537", "n01484850", "n02119789")
+
+
+@dataclass(frozen=True)
+class Tars:
+    """The archives of one small set on disk."""
+
+    train: Path
+    val: Path
+    devkit: Path
+    published: ArchiveSet
+    train_images: dict[str, bytes]
+    """Content by path relative to train/."""
+    val_images: dict[str, bytes]
+    """Content by path relative to val/, sorted by class."""
+
+
+def jpeg(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    side = int(rng.integers(8, 40))
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def make_tars(folder: Path, num_per_class: int = 7, num_val: int = 24) -> Tars:
+    """Archives of four classes; the images are small JPEG files of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = {
+        f"{name}/{name}_{number}.JPEG": jpeg(1000 * place + number)
+        for place, name in enumerate(CLASSES)
+        for number in range(num_per_class + place)
+    }
+    outer = {}
+    for name in CLASSES:
+        inner = {path[10:]: content for path, content in train.items() if path.startswith(name)}
+        outer[f"{name}.tar"] = tar_bytes(inner)
+    truth = [1 + (7 * number) % len(CLASSES) for number in range(num_val)]
+    val = {f"ILSVRC2012_val_{n + 1:08}.JPEG": jpeg(9000 + n) for n in range(num_val)}
+    paths = {
+        "train": folder / "ILSVRC2012_img_train.tar",
+        "val": folder / "ILSVRC2012_img_val.tar",
+        "devkit": folder / "ILSVRC2012_devkit_t12.tar.gz",
+    }
+    paths["train"].write_bytes(tar_bytes(outer))
+    paths["val"].write_bytes(tar_bytes(val))
+    write_devkit(paths["devkit"], truth)
+    archives = {name: published(path) for name, path in paths.items()}
+    # The kit's classes are numbered against the alphabet, as the real ones are not in its order.
+    synset_of = dict(enumerate(reversed(CLASSES), start=1))
+    by_class = {
+        f"{synset_of[number]}/{name}": content
+        for number, (name, content) in zip(truth, val.items(), strict=True)
+    }
+    counts = {"num_train": len(train), "num_val": num_val, "num_classes": len(CLASSES)}
+    described = ArchiveSet(**archives, **counts)
+    return Tars(**paths, published=described, train_images=train, val_images=by_class)
+
+
+def published(path: Path) -> Archive:
+    content = path.read_bytes()
+    return Archive(path.name, hashlib.md5(content).hexdigest(), len(content))
+
+
+def with_archive(tars: Tars, name: str) -> ArchiveSet:
+    """What a publisher would say if the file that lies there now were the published one."""
+    return replace(tars.published, **{name: published(getattr(tars, name))})
+
+
+def write_devkit(path: Path, truth: list[int]) -> None:
+    """The kit's two files that matter; an inner node of WordNet comes last, as in the real one."""
+    rows = [(n, name, 0) for n, name in enumerate(reversed(CLASSES), start=1)]
+    rows.append((len(rows) + 1, "n00001740", 4))
+    synsets = np.array(
+        rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
+    ).reshape(-1, 1)
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": synsets})
+    root = "ILSVRC2012_devkit_t12/data"
+    files = {
+        f"{root}/ILSVRC2012_validation_ground_truth.txt": "\n".join(map(str, truth)).encode(),
+        f"{root}/meta.mat": meta.getvalue(),
+    }
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def images_below(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones included, by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,78 @@
+"""One image set in every layout that training reads."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ixt.images.index import Index
+
+CLASSES = {"n01440764": 5, "n01443537": 4, "n02084071": 6}
+
+
+def write_folder(root: Path, seed: int = 0) -> Path:
+    """A set of real JPEG, PNG and GIF content whose names do not sort as they are written."""
+    rng = np.random.default_rng(seed)
+    for split, extra in (("train", 0), ("val", 1)):
+        for name, count in CLASSES.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count + extra):
+                height, width = rng.integers(20, 90, size=2).tolist()
+                pixels = rng.integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+                image = Image.fromarray(pixels).resize((width, height))
+                content = ("JPEG", "JPEG", "PNG", "GIF")[number % 4]
+                image.save(folder / f"{name}_{11 * (7 - number)}.JPEG", content)
+    return root
+
+
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    """A tar of these members, as GNU tar would write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def class_tars(folder: Path, out: Path) -> Path:
+    """A split as one tar per class, its members in no order."""
+    for split in ("train", "val"):
+        for class_folder in (folder / split).iterdir():
+            files = sorted(class_folder.iterdir(), key=lambda path: path.stat().st_size)
+            members = [(path.name, path.read_bytes()) for path in files]
+            write_tar(out / split / f"{class_folder.name}.tar", members)
+    return out
+
+
+def outer_tar(folder: Path, out: Path) -> Path:
+    """The train split as ILSVRC2012_img_train.tar, the val split as class tars."""
+    tars = class_tars(folder, out)
+    inner = sorted((tars / "train").iterdir(), reverse=True)
+    members = [(path.name, path.read_bytes()) for path in inner]
+    for path in inner:
+        path.unlink()
+    (tars / "train").rmdir()
+    write_tar(out / "ILSVRC2012_img_train.tar", members)
+    return out
+
+
+def contents(index: Index) -> list[bytes]:
+    """The encoded images of an index, read from where it says that they lie."""
+    from ixt.images.byte_ranges import read_bytes
+
+    return [read_bytes(source).tobytes() for source in index.ranges(range(len(index)))]
+
+
+def columns(index: Index) -> dict[str, NDArray[np.generic] | tuple[str, ...]]:
+    """What the plan is computed from."""
+    names = ("classes", "labels", "sizes", "num_bytes", "formats")
+    return {name: getattr(index, name) for name in names}

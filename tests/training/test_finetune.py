@@ -1,0 +1,222 @@
+"""Fine-tuning from every weight format, onto other classes, with parts frozen, at other sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ixt.checkpoint.folder import newest_checkpoint, save_checkpoint
+from ixt.errors import Interrupted, ModelError, RecipeError
+from ixt.evaluate.candidates import Source
+from ixt.evaluate.evaluation import Settings, assess
+from ixt.models import create_model, load_weights, with_paper_keys
+from ixt.recipe import Recipe, dump_recipe, parse_recipe
+from ixt.training import loop as training
+from ixt.training.finetune import finetune
+from ixt.training.loop import train
+
+Sections = dict[str, dict[str, Any]]
+MODELS: dict[str, dict[str, Any]] = {
+    "inceptionnext_atto": {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 24]},
+    "convnext_tiny_k3": {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 24]},
+    "resnet18": {"layers": [1, 1, 1, 1]},
+    "vit_tiny_patch16_224": {"embed_dim": 24, "depth": 2, "num_heads": 2},
+}
+
+
+@pytest.fixture
+def tuned(tiny_sections: Sections) -> Callable[..., Recipe]:
+    """A recipe of one short epoch on a few shots of three digits."""
+
+    def make(name: str = "inceptionnext_atto", **changes: dict[str, Any]) -> Recipe:
+        base: Sections = {
+            **tiny_sections,
+            "model": {"name": name, "kwargs": MODELS[name]},
+            "augment": {"image_size": 32},
+            "schedule": {"name": "constant", "epochs": 1, "unit": "update"},
+            "engine": {"global_batch_size": 12, "micro_batch_size": 12},
+        }
+        few = {"shots": 8, "classes": ["three", "five", "eight"]}
+        base["data"] = {**base["data"], **few}
+        return parse_recipe({key: {**base[key], **changes.get(key, {})} for key in base})
+
+    return make
+
+
+def build(name: str, num_classes: int = 5, **kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, num_classes=num_classes, **{**MODELS[name], **kwargs})
+
+
+def write(kind: str, model: nn.Module, folder: Path) -> Path:
+    """The model's weights as somebody else's file, or as a run."""
+    state = model.state_dict()
+    file = folder / "source.pth"
+    if kind == "paper .pth":
+        torch.save(with_paper_keys(state, model), file)
+    elif kind == "Facebook's":
+        torch.save({"model": with_paper_keys(state, model)}, file)
+    elif kind == "timm's safetensors":
+        file = file.with_suffix(".safetensors")
+        save_file(state, file)
+    else:
+        zeros = {key: torch.zeros_like(value) for key, value in state.items()}
+        return save_checkpoint(folder / "run", {"model": zeros, "ema": state}, {"step": 1}).parents[
+            1
+        ]
+    return file
+
+
+FORMATS = [
+    ("inceptionnext_atto", "paper .pth", "raw"),
+    ("convnext_tiny_k3", "paper .pth", "raw"),
+    ("convnext_tiny_k3", "Facebook's", "raw"),
+    ("inceptionnext_atto", "timm's safetensors", "raw"),
+    ("inceptionnext_atto", "a run", "ema"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "taken"), FORMATS)
+def test_a_linear_probe_on_other_classes_starts_from_any_format(
+    name: str,
+    kind: str,
+    taken: str,
+    tuned: Callable[..., Recipe],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = build(name)
+    path = write(kind, source, tmp_path)
+    finetune(tuned(name, model={"freeze": "backbone"}), tmp_path / "tuned", path)
+    assert f"started from its {taken} weights; the head is new" in caplog.text
+    checkpoint = newest_checkpoint(tmp_path / "tuned")
+    assert checkpoint is not None
+    assert checkpoint.state["class_names"] == ["eight", "five", "three"]
+    before, after = source.state_dict(), checkpoint.tensors("model")
+    head = "head.fc2" if name.startswith("inception") else "head.fc"
+    assert after[f"{head}.weight"].shape[0] == 3
+    own = {f"{head}.weight", f"{head}.bias"}
+    changed = {k for k in before if k not in own and not torch.equal(after[k], before[k])}
+    assert changed == set()  # batch-norm averages of the frozen part included
+    averages = checkpoint.tensors("ema")
+    assert all(torch.equal(averages[k], before[k]) for k in averages if k not in own)
+    assert not torch.equal(averages[f"{head}.weight"], after[f"{head}.weight"])
+
+
+def test_a_run_is_carried_to_other_classes_and_evaluated_by_its_own(
+    tuned: Callable[..., Recipe], digits: Path, tmp_path: Path
+) -> None:
+    train(tuned(data={"classes": None, "shots": 16}), tmp_path / "first")
+    metrics = finetune(tuned(), tmp_path / "second", tmp_path / "first")
+    first, second = (newest_checkpoint(tmp_path / name) for name in ("first", "second"))
+    assert first is not None and len(first.state["class_names"]) == 10
+    assert second is not None and second.state["class_names"] == ["eight", "five", "three"]
+    (found,) = assess([Source(tmp_path / "second")], str(digits), Settings()).measurements
+    assert found.accuracy.count == metrics["count"] < 360
+    assert found.accuracy.top1 == metrics["ema_top1"]
+    assert found.candidate.origin["weights"] == "ema"
+
+
+def test_the_average_starts_from_the_loaded_weights(
+    tuned: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    source = build("inceptionnext_atto", num_classes=3)
+    recipe = tuned(ema={"decay": 0.9999}, optim={"lr": 1e-2, "max_norm": None})
+    finetune(recipe, tmp_path / "tuned", write("paper .pth", source, tmp_path))
+    checkpoint = newest_checkpoint(tmp_path / "tuned")
+    assert checkpoint is not None
+    before = source.state_dict()["head.fc2.weight"]
+    raw, average = (checkpoint.tensors(name)["head.fc2.weight"] for name in ("model", "ema"))
+    assert 0 < (average - before).abs().max() < 1e-3 * (raw - before).abs().max()
+
+
+def test_a_frozen_run_resumes_bit_for_bit(
+    tuned: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("paper .pth", build("resnet18"), tmp_path)
+    recipe = tuned("resnet18", model={"freeze": 2}, schedule={"epochs": 2})
+    finetune(recipe, tmp_path / "unbroken", path)
+    step = training.train_step
+
+    def stopping(run: Any, number: int, *rest: Any) -> None:
+        step(run, number, *rest)
+        if number + 1 == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(Interrupted):
+        finetune(recipe, tmp_path / "broken", path)
+    monkeypatch.undo()
+    finetune(recipe, tmp_path / "broken", path, resume=True)
+    found, expected = (newest_checkpoint(tmp_path / name) for name in ("broken", "unbroken"))
+    assert found is not None and expected is not None and found.step == expected.step == 4
+    for name in ("model", "ema", "optimizer"):
+        one, other = found.tensors(name), expected.tensors(name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    moments = expected.tensors("optimizer")
+    assert not any(key.startswith(("conv1", "bn1", "layer1", "layer2")) for key in moments)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_is_not_frozen(
+    tuned: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    path = write("paper .pth", build("resnet18"), tmp_path)
+    recipe = tuned("resnet18", model={"freeze": 2}, engine={"micro_batch_size": 6})
+    (tmp_path / "x.yaml").write_text(dump_recipe(recipe))
+    command = ["finetune", "x.yaml", "--from", str(path), "--run-dir", "run"]
+    subprocess.run(
+        [sys.executable, "-m", "ixt", *command, "--num-processes", "2"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    before, after = torch.load(path, weights_only=True), checkpoint.tensors("model")
+    same = {key for key in before if after[key].equal(before[key])}
+    assert {"bn1.running_mean", "layer1.0.conv1.weight", "layer2.0.bn2.running_var"} <= same
+    assert "layer3.0.conv1.weight" not in same
+
+
+def test_position_embeddings_are_resampled_to_another_size(
+    tuned: Callable[..., Recipe], digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "vit_tiny_patch16_224"
+    source = build(name)
+    path = write("timm's safetensors", source, tmp_path)
+    recipe = tuned(name, augment={"image_size": 64})
+    metrics = finetune(recipe, tmp_path / "tuned", path)
+    assert "the head is new; position embeddings resampled" in caplog.text
+    checkpoint = newest_checkpoint(tmp_path / "tuned")
+    assert checkpoint is not None
+    assert checkpoint.state["recipe"]["model"]["kwargs"]["img_size"] == 64
+    assert checkpoint.tensors("model")["pos_embed"].shape == (1, 17, 24)
+    assert source.state_dict()["pos_embed"].shape == (1, 197, 24)
+    (found,) = assess([Source(tmp_path / "tuned")], str(digits), Settings()).measurements
+    assert found.accuracy.top1 == metrics["ema_top1"]
+    with pytest.raises(ModelError, match=r"pos_embed \(1, 197, 24\) instead of \(1, 17, 24\)"):
+        load_weights(build(name, img_size=64), path)
+
+
+def test_a_scaled_head_must_be_a_new_one(tuned: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tuned(model={"head_init_scale": 1e-3}, optim={"lr": 1e-12})
+    path = write("paper .pth", build("inceptionnext_atto"), tmp_path)
+    finetune(recipe, tmp_path / "tuned", path)
+    row = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: even probabilities
+    path = write("paper .pth", build("inceptionnext_atto", num_classes=3), tmp_path)
+    with pytest.raises(RecipeError, match=r"model\.head_init_scale: acts on a new head only"):
+        finetune(recipe, tmp_path / "other", path)

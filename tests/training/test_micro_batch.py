@@ -1,0 +1,179 @@
+"""auto: the largest micro-batch that fits, the same everywhere, written down; else what would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from process_group import start_two
+
+from ixt.errors import EngineError, RecipeError
+from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from ixt.training import micro_batch
+from ixt.training.micro_batch import largest_that_fits, out_of_memory_explained, settle, train_twice
+from ixt.training.resolve import settle as settle_recipe
+
+Sections = dict[str, dict[str, Any]]
+
+
+def auto(sections: Sections, total: int = 1024, group: int | None = 32) -> Recipe:
+    engine = {"global_batch_size": total, "micro_batch_size": "auto"}
+    augment = {**sections["augment"], "mixing_group": group}
+    return parse_recipe({**sections, "engine": engine, "augment": augment})
+
+
+def no_model() -> torch.nn.Module:
+    raise AssertionError("no probe needed")
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 4, 100, 256, 1000])
+def test_bisection_finds_the_largest_that_fits_in_few_tries(limit: int) -> None:
+    sizes, tried = [256, 128, 64, 32, 16, 8, 4, 2], []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= limit
+
+    assert largest_that_fits(sizes, fits) == max((s for s in sizes if s <= limit), default=0)
+    assert len(tried) <= 4
+
+
+def test_on_a_cpu_auto_is_the_largest_divisor_up_to_128(tiny_sections: Sections) -> None:
+    assert settle(auto(tiny_sections), None, no_model).engine.micro_batch_size == 128
+    assert settle(auto(tiny_sections, 96), None, no_model).engine.micro_batch_size == 96
+    assert settle(auto(tiny_sections, 480), None, no_model).engine.micro_batch_size == 96
+
+
+def test_auto_divides_what_each_process_gets(
+    tiny_sections: Sections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setattr(micro_batch, "_for_all", lambda micro, processes: micro)
+    assert settle(auto(tiny_sections), None, no_model).engine.micro_batch_size == 64
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(EngineError, match="auto: no micro-batch lets 3 processes share"):
+        settle(auto(tiny_sections), None, no_model)
+
+
+def test_a_number_is_left_alone_and_auto_keeps_the_runs_own(
+    tiny: Recipe, tiny_sections: Sections, tmp_path: Path
+) -> None:
+    assert settle(tiny, None, no_model) is tiny
+    engine = tiny.engine.model_copy(update={"global_batch_size": 1024, "micro_batch_size": 32})
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny.model_copy(update={"engine": engine})))
+    again = settle(auto(tiny_sections), tmp_path / "recipe.yaml", no_model)
+    assert again.engine.micro_batch_size == 32
+
+
+def test_auto_survives_yaml_and_a_number_stays_one(tiny_sections: Sections, tmp_path: Path) -> None:
+    recipe = auto(tiny_sections)
+    (tmp_path / "x.yaml").write_text(dump_recipe(recipe))
+    assert "micro_batch_size: auto" in (tmp_path / "x.yaml").read_text()
+    assert load_recipe(tmp_path / "x.yaml") == recipe
+    assert recipe.num_shares == 32  # mixing groups
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "at least 1, or auto"), ("most", "is 'most'")])
+def test_other_words_and_zero_are_refused(
+    tiny_sections: Sections, value: object, message: str
+) -> None:
+    engine = {"global_batch_size": 256, "micro_batch_size": value}
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({**tiny_sections, "engine": engine})
+
+
+def test_auto_with_mixing_needs_a_group_and_other_commands_a_number(
+    tiny_sections: Sections,
+) -> None:
+    with pytest.raises(RecipeError, match=r"auto; give augment\.mixing_group"):
+        auto(tiny_sections, group=None)
+    with pytest.raises(RecipeError, match="give a number here"):
+        _ = auto(tiny_sections).engine.micro_batches
+
+
+def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
+    from ixt.training.model import probe_model
+
+    train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
+
+
+def test_a_probe_has_the_image_size_of_the_run(
+    tiny_sections: Sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {**auto(tiny_sections).model_dump(mode="json")}
+    sections["model"] = {"name": "vit_tiny_patch16_224"}
+    recipe, sizes = parse_recipe(sections), []
+
+    def look(recipe: Recipe, stored: Path | None, build: Any) -> Recipe:
+        sizes.append(build().patch_embed.img_size)
+        engine = recipe.engine.model_copy(update={"micro_batch_size": 32})
+        return recipe.model_copy(update={"engine": engine})
+
+    monkeypatch.setattr(micro_batch, "settle", look)
+    settle_recipe(recipe, tmp_path, resume=False)
+    assert sizes == [(32, 32)]
+
+
+def test_running_out_of_device_memory_says_what_fits(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 32)
+    small = tiny.model_copy(
+        update={"augment": tiny.augment.model_copy(update={"mixing_group": 16})}
+    )
+    with pytest.raises(EngineError) as raised, out_of_memory_explained(small, no_model):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert str(raised.value) == (
+        "cuda:0: out of memory with engine.micro_batch_size 64; 32 fits: "
+        "--set engine.micro_batch_size=32 --auto-resume"
+    )
+
+
+def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 16)
+    augment = tiny.augment.model_copy(update={"mixing_group": 64})  # as every run settles it
+    settled = tiny.model_copy(update={"augment": augment})
+    with pytest.raises(EngineError) as raised, out_of_memory_explained(settled, no_model):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert str(raised.value) == (
+        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, in a new run, as other "
+        "images are mixed then: --set engine.micro_batch_size=16 --set augment.mixing_group=16"
+    )
+
+
+def test_running_out_of_host_memory_says_what_to_try(tiny: Recipe) -> None:
+    said = pytest.raises(EngineError, match=r"the host: out of memory .* 64; try 32: --set engine")
+    with said, out_of_memory_explained(tiny, no_model):
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="of ours"), out_of_memory_explained(tiny, no_model):
+        raise RuntimeError("of ours")
+
+
+AGREE = """
+import os, sys
+from ixt import micro_batch
+from ixt.recipe import load_recipe
+from pathlib import Path
+limit = 64 if os.environ["RANK"] == "1" else 500
+micro_batch._judge = lambda recipe, build: lambda size: size <= limit
+recipe = micro_batch.settle(load_recipe(Path(sys.argv[1])), None, None)
+from accelerate import Accelerator
+accelerator = Accelerator(cpu=True)
+print(accelerator.num_processes, recipe.engine.micro_batch_size)
+accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_smallest_and_accelerate_joins_their_group(
+    tiny_sections: Sections, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text(dump_recipe(auto(tiny_sections)))
+    processes = start_two("-c", AGREE, str(tmp_path / "x.yaml"))
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["2 64\n"] * 2
