@@ -1,13 +1,53 @@
-"""Files that are whole or as they were, whatever kills the process or the machine.
+"""Files on this machine: written whole or not at all, named in errors the same way everywhere.
 
 Content reaches the disk before a name points at it: write beside it, fsync, rename, fsync the
-folder.
+folder. Whatever kills the process or the machine, a reader finds the old content or the new.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ixt.errors import DataError
+
+# pathlib makes one slash of two: s3://BUCKET comes out of a Path as s3:/BUCKET.
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+
+
+@contextmanager
+def published(path: Path, *, unique: bool = False) -> Iterator[Path]:
+    """A hidden path beside `path` to write a file or a folder to; it gets the name at the end.
+
+    A block that raises leaves nothing, and `path` as it was.
+
+    Args:
+        path: the name to publish; a file there is replaced, a folder there is an error.
+        unique: write under a name of this call's own, where several processes may write at once.
+
+    Raises:
+        OSError: the disk is full or not writable; it names a file.
+    """
+    mark = f"-{uuid.uuid4().hex}" if unique else ""
+    beside = path.with_name(f".tmp-{path.name}{mark}")
+    try:
+        yield beside
+        sync(beside)
+        beside.replace(path)
+    except OSError as error:
+        # A failed write does not know its file.
+        raise OSError(error.errno, error.strerror, str(error.filename or path)) from error
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+    fsync(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -16,17 +56,20 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: the disk is full or not writable; it names the file, whose old content stays.
     """
-    beside = path.with_name(f".tmp-{path.name}")
-    try:
+    with published(path) as beside:
         beside.write_text(text)
-        fsync(beside)
-        beside.rename(path)
-    except OSError as error:
-        # A failed write does not know its file.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
-    fsync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    if path.is_dir():
+        for entry in path.iterdir():
+            sync(entry)
+    fsync(path)
 
 
 def fsync(path: Path) -> None:
@@ -40,3 +83,43 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read or written, in the system's words: `permission denied`."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def as_url(path: str | Path) -> str | None:
+    """The URL that was given, also where it has become a Path meanwhile; None for a path."""
+    match = _URL.fullmatch(str(path))
+    return f"{match['scheme']}://{match['rest']}" if match else None
+
+
+def refuse_url(path: str | Path) -> None:
+    """Refuse to write to a URL, which would otherwise become a folder named `s3:`.
+
+    Raises:
+        DataError: a URL was given.
+    """
+    url = as_url(path)
+    if url is not None:
+        raise DataError(f"{url}: is a URL; only places on this machine are written, give a path")
+
+
+def local_path(path: str | Path) -> Path:
+    """The absolute path on this machine.
+
+    Raises:
+        DataError: a URL was given.
+    """
+    refuse_url(path)
+    return Path(path).expanduser().absolute()
+
+
+def user_cache_folder() -> Path | None:
+    """The folder of ixt in the user's cache; None for a container's user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ixt"
+    except RuntimeError:
+        return None

@@ -107,7 +107,7 @@ def check_outputs(*paths: Path | None) -> None:
     Raises:
         IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
     """
-    from ixt.images.local_path import refuse_url
+    from ixt.files import refuse_url
 
     for path in filter(None, paths):
         refuse_url(path)
@@ -134,7 +134,7 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
     Raises:
         IxtError: it cannot be written, or is a URL.
     """
-    from ixt.images.local_path import refuse_url
+    from ixt.files import refuse_url
 
     refuse_url(path)
     try:

@@ -41,7 +41,7 @@ def data_check(
 
     Example: `ixt data check /data/imagenet --results check.json`
     """
-    from ixt.images.local_path import local_path
+    from ixt.files import local_path
     from ixt.tools.check import check_folder, print_report, restore
 
     check_outputs(results)

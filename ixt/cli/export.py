@@ -56,7 +56,7 @@ def export(
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
     """
     from ixt.export import export_checkpoint
-    from ixt.images.local_path import refuse_url
+    from ixt.files import refuse_url
 
     refuse_url(out)
     done = export_checkpoint(

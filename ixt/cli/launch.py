@@ -138,7 +138,7 @@ def _job(
     """The run and its folder; refused here rather than after hours in a queue."""
     from ixt.distributed.launch.agent import Nodes, check_share
     from ixt.distributed.launch.jobs import Job
-    from ixt.images.local_path import refuse_url
+    from ixt.files import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(recipe)

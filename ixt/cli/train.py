@@ -134,7 +134,7 @@ def _train(
     source: Path | None = None,
 ) -> None:
     from ixt.distributed.launch.start import in_processes
-    from ixt.images.local_path import refuse_url
+    from ixt.files import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)

@@ -16,10 +16,10 @@ import torch
 
 from ixt.doctor.check import Result
 from ixt.errors import DataError
+from ixt.files import as_url
 from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.folders import IMAGE_SUFFIXES
 from ixt.images.index import load_index
-from ixt.images.local_path import as_url
 from ixt.images.shards import find_layout
 
 _GIB = 2**30

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
+from ixt.files import as_url
 from ixt.images.byte_ranges import ByteRange, is_remote
 from ixt.images.folders import Split, list_images
 from ixt.images.headers import ImageFormat, Report, read_headers, read_shard_headers
 from ixt.images.index_cache import Table, current_tables, set_aside, write_table
-from ixt.images.local_path import as_url
 from ixt.images.progress_lines import told
 from ixt.images.shards import Layout, find_layout, stamp
 from ixt.images.tars import list_tars

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.errors import DataError
+from ixt.files import user_cache_folder
 from ixt.images.folders import Split
 from ixt.images.shards import INDEX_FOLDER, META, Layout, Stamp, unchanged
-from ixt.images.user_cache import user_cache_folder
 
 logger = logging.getLogger("ixt")
 

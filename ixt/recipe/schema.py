@@ -6,7 +6,8 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -50,6 +51,17 @@ class Recipe(Section):
     def eval_size(self) -> int:
         """Side of the square test image in pixels, resolved."""
         return self.eval.image_size or self.augment.image_size
+
+    def with_(self, **sections: Mapping[str, Any]) -> Self:
+        """This recipe with some settings replaced: `recipe.with_(engine={"compile": False})`.
+
+        The values are not checked again; see `ixt.recipe.parse_recipe` for those of users.
+        """
+        changed = {
+            name: getattr(self, name).model_copy(update=dict(values))
+            for name, values in sections.items()
+        }
+        return self.model_copy(update=changed)
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:

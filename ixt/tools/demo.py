@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.errors import DataError
-from ixt.images.local_path import local_path
+from ixt.files import local_path
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

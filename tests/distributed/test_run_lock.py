@@ -17,7 +17,7 @@ from ixt.errors import CheckpointError
 OWNER = """
 import sys, time
 from pathlib import Path
-from ixt.run_lock import locked
+from ixt.distributed.run_lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)

@@ -21,10 +21,10 @@ from ixt.distributed.stop_agreement import StopAgreement
 LOOP = """
 import os, time
 import torch.distributed as dist
-from ixt.agreement import StopAgreement
+from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import PeerLost
 from ixt.distributed.launch import rank_file, worker
-from ixt.signals import StopRequest
+from ixt.distributed.signals import StopRequest
 worker.begin()
 dist.init_process_group("gloo")
 with StopRequest() as request, StopAgreement(request, patience_s=1) as stop:

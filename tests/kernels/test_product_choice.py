@@ -98,7 +98,7 @@ def test_operands_and_work_of_a_product_are_those_of_its_block() -> None:
 
 AGREE = """
 import os, sys
-from ixt import fused_gemm
+from ixt.kernels import product_choice
 choice = {"fc1-16": "64x64"} if os.environ["RANK"] == "0" else "cublas"
 print(product_choice._of_first(choice))
 product_choice.dist.destroy_process_group()

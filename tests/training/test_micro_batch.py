@@ -157,7 +157,7 @@ def test_running_out_of_host_memory_says_what_to_try(tiny: Recipe) -> None:
 
 AGREE = """
 import os, sys
-from ixt import micro_batch
+from ixt.training import micro_batch
 from ixt.recipe import load_recipe
 from pathlib import Path
 limit = 64 if os.environ["RANK"] == "1" else 500

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from ixt.images.user_cache import user_cache_folder
+from ixt.files import user_cache_folder
 
 logger = logging.getLogger("ixt")
 

@@ -21,11 +21,11 @@ import numpy as np
 import PIL
 
 from ixt.errors import DataError
+from ixt.files import local_path
 from ixt.images.folders import Split
 from ixt.images.headers import Report
 from ixt.images.index import join_paths, load_index
 from ixt.images.index_cache import Table, save_table
-from ixt.images.local_path import local_path
 from ixt.images.shards import INDEX_FOLDER, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from ixt.errors import DataError
+from ixt.files import as_url
 from ixt.images.folders import Split
 from ixt.images.ground_truth import read_devkit, read_solution, validation_labels
-from ixt.images.local_path import as_url
 from ixt.tools.prepare.archives import check_kind, class_tars
 from ixt.tools.prepare.folders import count_images, packed_classes
 from ixt.tools.prepare.published import Archive, ArchiveSet

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ixt.errors import DataError
+from ixt.files import local_path
 from ixt.images.folders import Split
-from ixt.images.local_path import local_path
 from ixt.tools.prepare.archives import class_tars
 from ixt.tools.prepare.extract import Extraction, StreamSum, run_jobs, train_jobs, val_jobs
 from ixt.tools.prepare.folders import (

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from ixt.cli import app
 from ixt.errors import DataError
+from ixt.files import as_url, local_path
 from ixt.images.index import load_index
-from ixt.images.local_path import as_url, local_path
 
 RECIPE = "recipes/demo.yaml"
 
