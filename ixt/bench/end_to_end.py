@@ -85,8 +85,7 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
 
 
 def _short(recipe: Recipe) -> Recipe:
-    quiet = recipe.run.model_copy(update={"trackers": ()})
-    return one_batch_per_update(recipe).model_copy(update={"run": quiet})
+    return one_batch_per_update(recipe).with_(run={"trackers": ()})
 
 
 def _measure(run: Run, protocol: Protocol) -> EndToEndReport:

@@ -154,7 +154,7 @@ def _gain_of_freezing(recipe: Recipe, device: Device, num_classes: int) -> float
     """By how much the limit of training rises where parts of the model are frozen."""
     if recipe.model.freeze is None:
         return 1.0
-    whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"freeze": None})})
+    whole = recipe.with_(model={"freeze": None})
     precision, batch = _precision_on(device, recipe), recipe.engine.micro_batch_size
     frozen_limit, whole_limit = (
         limits(recipe_costs(empty_model(each, num_classes), each), device, precision, batch)

@@ -102,8 +102,7 @@ def bench_data(
 
 def one_batch_per_update(recipe: Recipe) -> Recipe:
     """The recipe with one micro-batch per update, for which a small folder will do."""
-    size = {"global_batch_size": recipe.engine.micro_batch_size}
-    return recipe.model_copy(update={"engine": recipe.engine.model_copy(update=size)})
+    return recipe.with_(engine={"global_batch_size": recipe.engine.micro_batch_size})
 
 
 def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Recipe]:
@@ -114,8 +113,7 @@ def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Rec
         values: dict[str, Any] = asdict(setting)
         if beside_dali and setting.decoder != "dali":
             values |= {"decode_device": "auto", "hw_decoder_load": 0.0}
-        data = recipe.data.model_copy(update=values)
-        recipes[setting] = recipe.model_copy(update={"data": data})
+        recipes[setting] = recipe.with_(data=values)
     return recipes
 
 

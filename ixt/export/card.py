@@ -174,8 +174,7 @@ def _recipe(source: Source) -> str:
         return ""
     # The run's own, not the one that is set up for the export; without the folder's path.
     recipe = parse_recipe(source.record["recipe"])
-    data = recipe.data.model_copy(update={"root": None})
-    text = dump_recipe(recipe.model_copy(update={"data": data}))
+    text = dump_recipe(recipe.with_(data={"root": None}))
     return (
         "## Recipe\n\nEvery setting, defaults included; "
         f"`ixt train recipe.yaml --data DIR` trains it again.\n\n```yaml\n{text.strip()}\n```"

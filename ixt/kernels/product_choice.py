@@ -36,8 +36,7 @@ def settle(recipe: Recipe, stored: Path | None) -> Recipe:
     choice: GemmChoice = load_recipe(stored).model.fused_gemm if stored is not None else "auto"
     if choice == "auto":
         choice = _measure_once(recipe) if torch.cuda.is_available() else "cublas"
-    model = recipe.model.model_copy(update={"fused_gemm": choice})
-    return recipe.model_copy(update={"model": model})
+    return recipe.with_(model={"fused_gemm": choice})
 
 
 def _measure_once(recipe: Recipe) -> GemmChoice:

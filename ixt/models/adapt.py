@@ -39,8 +39,7 @@ def sized(recipe: Recipe) -> Recipe:
         )
     if size == fixed:
         return recipe
-    model = settings.model_copy(update={"kwargs": {**settings.kwargs, "img_size": size}})
-    return recipe.model_copy(update={"model": model})
+    return recipe.with_(model={"kwargs": {**settings.kwargs, "img_size": size}})
 
 
 def classifier_parameters(model: nn.Module) -> set[str]:

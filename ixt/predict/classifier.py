@@ -111,9 +111,7 @@ def _runs_here(recipe: Recipe) -> Recipe:
     """The recipe in fp32 where its fp16 does not exist, without a CUDA device."""
     if recipe.engine.precision != "fp16" or torch.cuda.is_available():
         return recipe
-    return recipe.model_copy(
-        update={"engine": recipe.engine.model_copy(update={"precision": "fp32"})}
-    )
+    return recipe.with_(engine={"precision": "fp32"})
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:

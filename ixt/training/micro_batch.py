@@ -65,8 +65,7 @@ def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
             f"engine.micro_batch_size: auto: not even {candidates[-1]} images of "
             f"{recipe.augment.image_size} pixels fit on every device; take a smaller model or image"
         )
-    engine = recipe.engine.model_copy(update={"micro_batch_size": micro})
-    return recipe.model_copy(update={"engine": engine})
+    return recipe.with_(engine={"micro_batch_size": micro})
 
 
 def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
@@ -129,8 +128,7 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
 
 
 def _ungrouped(recipe: Recipe) -> Recipe:
-    augment = recipe.augment.model_copy(update={"mixing_group": None})
-    return recipe.model_copy(update={"augment": augment})
+    return recipe.with_(augment={"mixing_group": None})
 
 
 def _judge(recipe: Recipe, build: Build) -> Fits:

@@ -56,13 +56,11 @@ def build_model(
 
 def unfetched(recipe: Recipe) -> Recipe:
     """The recipe without its model's published weights: others take their place, or none matter."""
-    model = recipe.model.model_copy(update={"pretrained": False})
-    return recipe.model_copy(update={"model": model})
+    return recipe.with_(model={"pretrained": False})
 
 
 def probe_model(recipe: Recipe) -> nn.Module:
     """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
-    settings = recipe.engine.model_copy(update={"compile": False})
-    plain = unfetched(recipe).model_copy(update={"engine": settings})
+    plain = recipe.with_(model={"pretrained": False}, engine={"compile": False})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return build_model(plain, recipe.model.num_classes or 1000, device, None)

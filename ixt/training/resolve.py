@@ -73,8 +73,7 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:
-    augment = recipe.augment.model_copy(update={"mixing_group": group})
-    return recipe.model_copy(update={"augment": augment})
+    return recipe.with_(augment={"mixing_group": group})
 
 
 def _check_same(old: Recipe, new: Recipe, file: Path) -> None:

@@ -40,8 +40,9 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture
 def here(tmp_path: Path, tiny: Recipe) -> Path:
     """A folder with the tiny recipe in x.yaml."""
-    schedule = tiny.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    (tmp_path / "x.yaml").write_text(dump_recipe(tiny.model_copy(update={"schedule": schedule})))
+    (tmp_path / "x.yaml").write_text(
+        dump_recipe(tiny.with_(schedule={"epochs": 1, "warmup_epochs": 0}))
+    )
     return tmp_path
 
 

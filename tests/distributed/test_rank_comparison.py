@@ -48,8 +48,8 @@ def test_a_clock_that_is_a_minute_off_is_named(skew_s: float) -> None:
 
 
 def test_where_the_data_lies_may_differ_and_nothing_else(tiny: Recipe) -> None:
-    elsewhere = tiny.model_copy(update={"data": tiny.data.model_copy(update={"root": "/x"})})
-    other = tiny.model_copy(update={"run": tiny.run.model_copy(update={"seed": 7})})
+    elsewhere = tiny.with_(data={"root": "/x"})
+    other = tiny.with_(run={"seed": 7})
     assert (
         rank_comparison._hash(elsewhere)
         == rank_comparison._hash(tiny)

@@ -16,7 +16,7 @@ from ixt.recipe import Recipe, dump_recipe
 
 
 def with_engine(recipe: Recipe, **values: object) -> Recipe:
-    return recipe.model_copy(update={"engine": recipe.engine.model_copy(update=values)})
+    return recipe.with_(engine=values)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is right on a CUDA device")
@@ -39,9 +39,9 @@ def test_processes_that_cannot_share_the_update_are_refused(
 def test_a_tracker_that_would_not_record_is_refused(
     tiny: Recipe, tmp_path: Path, tracker: str, message: str
 ) -> None:
-    run = tiny.run.model_copy(update={"trackers": ("tensorboard", tracker)})
+    recipe = tiny.with_(run={"trackers": ("tensorboard", tracker)})
     with pytest.raises(EngineError, match=message):
-        build_accelerator(tiny.model_copy(update={"run": run}), tmp_path)
+        build_accelerator(recipe, tmp_path)
 
 
 def test_accumulation_is_derived(tiny: Recipe, tmp_path: Path) -> None:

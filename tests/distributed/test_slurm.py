@@ -21,8 +21,7 @@ from ixt.training.loop import train
 def test_a_preempted_job_is_requeued_and_sees_the_samples_of_an_unbroken_run(
     tiny: Recipe, tmp_path: Path
 ) -> None:
-    schedule = tiny.schedule.model_copy(update={"epochs": 12})
-    recipe = tiny.model_copy(update={"schedule": schedule})
+    recipe = tiny.with_(schedule={"epochs": 12})
     train(recipe, tmp_path / "unbroken")
     (tmp_path / "x.yaml").write_text(dump_recipe(recipe))
     with slurm_cluster.running(tmp_path / "slurm") as env:

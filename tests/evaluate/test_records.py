@@ -41,7 +41,7 @@ def loader(recipe: Recipe, digits: Path, rank: int = 0, world_size: int = 1) -> 
 
 
 def with_batch(recipe: Recipe, size: int) -> Recipe:
-    return recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"batch_size": size})})
+    return recipe.with_(eval={"batch_size": size})
 
 
 def test_counts_are_those_of_a_plain_loop(tiny: Recipe, digits: Path) -> None:

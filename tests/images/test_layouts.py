@@ -105,8 +105,7 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def trained(recipe: Recipe, root: str, run_dir: Path) -> Path:
-    data = recipe.data.model_copy(update={"root": root})
-    train(recipe.model_copy(update={"data": data}), run_dir)
+    train(recipe.with_(data={"root": root}), run_dir)
     return run_dir
 
 

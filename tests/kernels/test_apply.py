@@ -113,27 +113,17 @@ def test_the_check_of_blocks_finds_wrong_values_gradients_and_failures() -> None
 
 
 def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: Any) -> nn.Module:
-    model, engine = tiny.model, tiny.engine
     if name:
-        model = model.model_copy(update={"name": name, "kwargs": {}})
-    recipe = tiny.model_copy(
-        update={
-            "model": model.model_copy(
-                update={
-                    "fused": given.get("fused", False),
-                    "fused_gemm": given.get("gemm", "cublas"),
-                }
-            ),
-            "engine": engine.model_copy(
-                update={
-                    "half_residual": given.get("half", False),
-                    "precision": "bf16",
-                    "channels_last": "gemm" in given,
-                }
-            ),
-        }
+        tiny = tiny.with_(model={"name": name, "kwargs": {}})
+    recipe = tiny.with_(
+        model={"fused": given.get("fused", False), "fused_gemm": given.get("gemm", "cublas")},
+        engine={
+            "half_residual": given.get("half", False),
+            "precision": "bf16",
+            "channels_last": "gemm" in given,
+        },
     )
-    net = create_model(model.name, num_classes=10, **model.kwargs)
+    net = create_model(recipe.model.name, num_classes=10, **recipe.model.kwargs)
     apply_kernels(net, recipe, device)
     return net
 

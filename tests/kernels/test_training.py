@@ -15,16 +15,15 @@ from ixt.training.loop import train
 
 
 def changed(recipe: Recipe, fused: bool, half: bool) -> Recipe:
-    engine = recipe.engine.model_copy(
-        update={
+    return recipe.with_(
+        model={"fused": fused},
+        engine={
             "precision": "bf16" if half else "fp32",
             "half_residual": half,
             "channels_last": True,  # else blocks are not folded
-        }
+        },
+        schedule={"epochs": 1, "warmup_epochs": 0},
     )
-    schedule = recipe.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    model = recipe.model.model_copy(update={"fused": fused})
-    return recipe.model_copy(update={"model": model, "engine": engine, "schedule": schedule})
 
 
 @pytest.mark.slow

@@ -25,13 +25,13 @@ def damaged(digits: Path, tmp_path: Path) -> Path:
 
 
 def one_epoch(recipe: Recipe, root: Path, on_error: str) -> Recipe:
-    data = recipe.data.model_copy(update={"root": str(root), "on_error": on_error})
-    schedule = recipe.schedule.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    # Every image is seen: 1437 = 3 x 479.
-    engine = recipe.engine.model_copy(update={"global_batch_size": 479, "micro_batch_size": 479})
-    augment = recipe.augment.model_copy(update={"mixup_alpha": 0.0, "cutmix_alpha": 0.0})
-    sections = {"data": data, "schedule": schedule, "engine": engine, "augment": augment}
-    return recipe.model_copy(update=sections)
+    return recipe.with_(
+        data={"root": str(root), "on_error": on_error},
+        schedule={"epochs": 1, "warmup_epochs": 0},
+        # Every image is seen: 1437 = 3 x 479.
+        engine={"global_batch_size": 479, "micro_batch_size": 479},
+        augment={"mixup_alpha": 0.0, "cutmix_alpha": 0.0},
+    )
 
 
 def test_a_file_that_is_no_image_stops_before_training(
@@ -50,9 +50,9 @@ def test_a_truncated_image_stops_training_with_its_path(
     cut, text = sorted((damaged / "train" / "six").iterdir())[:2]
     text.unlink()
     recipe = one_epoch(tiny, damaged, "stop")
-    engine = recipe.engine.model_copy(update={"global_batch_size": 1436, "micro_batch_size": 718})
+    recipe = recipe.with_(engine={"global_batch_size": 1436, "micro_batch_size": 718})
     with pytest.raises(DataError, match=r"data\.on_error: skip") as caught:
-        train(recipe.model_copy(update={"engine": engine}), tmp_path / "run")
+        train(recipe, tmp_path / "run")
     assert str(cut) in str(caught.value)
 
 

@@ -43,7 +43,7 @@ def index(digits: Path) -> Index:
 
 
 def with_data(recipe: Recipe, **update: object) -> Recipe:
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
+    return recipe.with_(data=update)
 
 
 def test_a_run_is_decoded_later_as_in_training_where_its_settings_act(

@@ -123,5 +123,4 @@ def test_the_sharded_recipes_are_the_384_px_one_in_another_engine(
     engine = sharded.engine
     assert (engine.kind, engine.zero_stage, engine.offload) == ("deepspeed", *expected)
     as_plain = {"kind": "ddp", "zero_stage": None, "offload": "none"}
-    changed = engine.model_copy(update=as_plain)
-    assert sharded.model_copy(update={"engine": changed}) == plain
+    assert sharded.with_(engine=as_plain) == plain

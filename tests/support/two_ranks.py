@@ -56,8 +56,7 @@ def of_another_version(recipe: Recipe, run_dir: Path) -> str:
 
 def of_another_recipe(recipe: Recipe, run_dir: Path) -> str:
     """Rank 1 has a seed of its own."""
-    run = recipe.run.model_copy(update={"seed": recipe.run.seed + RANK})
-    return refused(recipe.model_copy(update={"run": run}), run_dir)
+    return refused(recipe.with_(run={"seed": recipe.run.seed + RANK}), run_dir)
 
 
 def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:

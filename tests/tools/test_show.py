@@ -49,8 +49,7 @@ def test_a_sample_is_bit_for_bit_what_training_gets(
     tiny: Recipe, index: Index, planner: Planner
 ) -> None:
     # One of two processes, with micro-batches of two mixing groups.
-    augment = tiny.augment.model_copy(update={"mixing_group": 32, "mix_prob": 0.7})
-    recipe = tiny.model_copy(update={"augment": augment})
+    recipe = tiny.with_(augment={"mixing_group": 32, "mix_prob": 0.7})
     planner = build_planner(recipe, planner.labels, planner.sizes)
     decoder = make_decoder("torch", device=CPU, num_threads=2, prefetch=2, on_error="stop")
     loader = TrainLoader(

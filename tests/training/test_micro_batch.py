@@ -61,8 +61,9 @@ def test_a_number_is_left_alone_and_auto_keeps_the_runs_own(
     tiny: Recipe, tiny_sections: Sections, tmp_path: Path
 ) -> None:
     assert settle(tiny, None, no_model) is tiny
-    engine = tiny.engine.model_copy(update={"global_batch_size": 1024, "micro_batch_size": 32})
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny.model_copy(update={"engine": engine})))
+    (tmp_path / "recipe.yaml").write_text(
+        dump_recipe(tiny.with_(engine={"global_batch_size": 1024, "micro_batch_size": 32}))
+    )
     again = settle(auto(tiny_sections), tmp_path / "recipe.yaml", no_model)
     assert again.engine.micro_batch_size == 32
 
@@ -108,8 +109,7 @@ def test_a_probe_has_the_image_size_of_the_run(
 
     def look(recipe: Recipe, stored: Path | None, build: Any) -> Recipe:
         sizes.append(build().patch_embed.img_size)
-        engine = recipe.engine.model_copy(update={"micro_batch_size": 32})
-        return recipe.model_copy(update={"engine": engine})
+        return recipe.with_(engine={"micro_batch_size": 32})
 
     monkeypatch.setattr(micro_batch, "settle", look)
     settle_recipe(recipe, tmp_path, resume=False)
@@ -121,9 +121,7 @@ def test_running_out_of_device_memory_says_what_fits(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 32)
-    small = tiny.model_copy(
-        update={"augment": tiny.augment.model_copy(update={"mixing_group": 16})}
-    )
+    small = tiny.with_(augment={"mixing_group": 16})
     with pytest.raises(EngineError) as raised, out_of_memory_explained(small, no_model):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (
@@ -137,8 +135,7 @@ def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 16)
-    augment = tiny.augment.model_copy(update={"mixing_group": 64})  # as every run settles it
-    settled = tiny.model_copy(update={"augment": augment})
+    settled = tiny.with_(augment={"mixing_group": 64})  # as every run settles it
     with pytest.raises(EngineError) as raised, out_of_memory_explained(settled, no_model):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (

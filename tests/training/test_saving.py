@@ -156,8 +156,7 @@ def test_going_on_neither_fetches_nor_prepares_weights(
     short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, fetched, create = short(), [], model.create_model
-    settings = recipe.model.model_copy(update={"pretrained": True})
-    recipe = recipe.model_copy(update={"model": settings})
+    recipe = recipe.with_(model={"pretrained": True})
 
     def create_model(*names: Any, pretrained: bool, **arguments: Any) -> Any:
         fetched.append(pretrained)
@@ -189,7 +188,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(
             train(recipe, run)
     assert steps(run) == [5]
     # What the message asks for.
-    smaller = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"batch_size": 7})})
+    smaller = recipe.with_(eval={"batch_size": 7})
     assert train(smaller, run, resume=True)["top1"] >= 0
     assert steps(run) == [5]
 

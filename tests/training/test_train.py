@@ -87,7 +87,7 @@ def test_the_same_seed_twice_gives_the_same_bits(
 def test_another_seed_gives_other_weights_and_another_ledger(
     unbroken: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
-    other = tiny.model_copy(update={"run": tiny.run.model_copy(update={"seed": 7})})
+    other = tiny.with_(run={"seed": 7})
     train(other, tmp_path / "other")
     assert rows(tmp_path / "other", "ledger.jsonl") != rows(unbroken, "ledger.jsonl")
     name = "model/stem.0.weight"
@@ -214,7 +214,7 @@ def test_a_run_folder_that_holds_a_run_is_not_overwritten(unbroken: Path, tiny: 
 
 
 def test_another_recipe_does_not_resume(unbroken: Path, tiny: Recipe) -> None:
-    other = tiny.model_copy(update={"optim": tiny.optim.model_copy(update={"lr": 1.0})})
+    other = tiny.with_(optim={"lr": 1.0})
     with pytest.raises(CheckpointError, match=r"optim\.lr was 0\.002 and is 1\.0"):
         train(other, unbroken, resume=True)
 
@@ -223,8 +223,7 @@ def test_a_finished_epoch_goes_on_with_other_micro_batches_but_the_same_samples(
     unbroken: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
     def with_micro_batch(size: int) -> Recipe:
-        engine = tiny.engine.model_copy(update={"micro_batch_size": size})
-        return tiny.model_copy(update={"engine": engine})
+        return tiny.with_(engine={"micro_batch_size": size})
 
     shutil.copytree(unbroken, tmp_path / "run")
     shutil.rmtree(checkpoint_folders(tmp_path / "run")[-1])
@@ -246,6 +245,5 @@ def test_an_infinite_loss_stops_with_step_and_learning_rate(tiny: Recipe, tmp_pa
 
 
 def test_a_global_batch_larger_than_the_data_is_refused(tiny: Recipe, tmp_path: Path) -> None:
-    engine = tiny.engine.model_copy(update={"global_batch_size": 4096})
     with pytest.raises(DataError, match=r"640 images, fewer than engine\.global_batch_size 4096"):
-        train(tiny.model_copy(update={"engine": engine}), tmp_path / "run")
+        train(tiny.with_(engine={"global_batch_size": 4096}), tmp_path / "run")

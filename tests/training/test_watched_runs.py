@@ -120,8 +120,11 @@ def test_a_run_that_ends_in_the_warm_up_says_that_there_is_no_profile(
     tiny_sections: Sections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = one_epoch(tiny_sections)
-    engine = recipe.engine.model_copy(update={"global_batch_size": 1024, "micro_batch_size": 256})
-    train(recipe.model_copy(update={"engine": engine}), tmp_path / "run", profile_steps=5)
+    train(
+        recipe.with_(engine={"global_batch_size": 1024, "micro_batch_size": 256}),
+        tmp_path / "run",
+        profile_steps=5,
+    )
     assert "no profile: the run ended within the 3 steps of warm-up" in capsys.readouterr().err
 
 

@@ -134,8 +134,7 @@ def inlined(recipe: Recipe) -> Recipe:
     if not isinstance(recipe.engine.ds_config, str):
         return recipe
     content = _read(recipe.engine.ds_config)
-    engine = recipe.engine.model_copy(update={"ds_config": content})
-    return recipe.model_copy(update={"engine": engine})
+    return recipe.with_(engine={"ds_config": content})
 
 
 def join_alone() -> None:

@@ -138,7 +138,7 @@ def eval_samples(
     _check_range(index, position, count, len(index), 1)
     names = _class_names(index, recipe)
     labels = target_labels(index, names)
-    single = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"batch_size": 1})})
+    single = recipe.with_(eval={"batch_size": 1})
     samples = []
     with _decoder(decoder) as recorder:
         for row in range(position, position + count):
@@ -228,12 +228,9 @@ def _sources(index: Index, samples: NDArray[np.int64]) -> list[Source]:
 
 def _group_by_group(recipe: Recipe, group: int) -> Recipe:
     """The recipe with an update per mixing group, which changes no sample at any position."""
-    batches = {"global_batch_size": group, "micro_batch_size": group}
-    return recipe.model_copy(
-        update={
-            "engine": recipe.engine.model_copy(update=batches),
-            "augment": recipe.augment.model_copy(update={"mixing_group": group}),
-        }
+    return recipe.with_(
+        engine={"global_batch_size": group, "micro_batch_size": group},
+        augment={"mixing_group": group},
     )
 
 
