@@ -14,7 +14,7 @@ from ixt.bench.results import Protocol
 from ixt.bench.stages import one_batch_per_update
 from ixt.bench.timing import Timed, time_step
 from ixt.distributed import engine
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.monitor.slow_rank import Stopwatch
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe

@@ -20,7 +20,7 @@ import numpy as np
 from ixt.bench.differences import refuse_another_machine
 from ixt.bench.limits import shares
 from ixt.bench.results import Cell, Layout, Mode, Precision, Protocol, Report, Row, Timing
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError
 from ixt.models import training_image_size
 

@@ -164,7 +164,7 @@ class Report(Part):
     """Version of this schema."""
     protocol: Protocol
     machine: dict[str, Any]
-    """Versions, hardware and commit, as `ixt.distributed.runtime.describe_machine` gives them."""
+    """Versions, hardware and commit, as `ixt.distributed.machine.describe_machine` gives them."""
     ceilings: Ceilings | None = None
     """Measured before the first row; None where that failed."""
     rows: tuple[Row, ...]

@@ -15,7 +15,7 @@ import torch
 
 from ixt.bench.demand import Demand, verdict
 from ixt.bench.rate import Rate, measure_rate
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.errors import DataError
 from ixt.images.byte_ranges import read_bytes
 from ixt.images.classes import output_classes, target_labels

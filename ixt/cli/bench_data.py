@@ -46,7 +46,7 @@ def data(
     from ixt.bench.demand import find_demand
     from ixt.bench.measure import integers, words
     from ixt.bench.stages import bench_data, settings_of
-    from ixt.distributed.runtime import cores_per_process
+    from ixt.distributed.accelerator import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
 
     check_outputs(results)

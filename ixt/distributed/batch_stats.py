@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ixt.distributed.runtime import world_size
+from ixt.distributed.group import world_size
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:

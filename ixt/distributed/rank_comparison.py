@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import ixt
-from ixt.distributed.runtime import package_version
+from ixt.distributed.machine import package_version
 from ixt.errors import EngineError
 from ixt.recipe import Recipe
 

@@ -18,8 +18,8 @@ from typing import Self
 import torch
 import torch.distributed as dist
 
+from ixt.distributed.group import world_size
 from ixt.distributed.launch import rank_file, worker
-from ixt.distributed.runtime import world_size
 from ixt.distributed.signals import STOP_SIGNALS, SignalListener, StopRequest
 from ixt.errors import PeerLost
 

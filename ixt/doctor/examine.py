@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ixt.distributed.group import join_group
 from ixt.distributed.launch.environment import launched
 from ixt.doctor import compute, machine, network, software, storage
 from ixt.doctor.check import Check, Result, run_checks
@@ -33,8 +34,7 @@ def examine(data: str | None, run_dir: Path) -> list[Result]:
     if not launched():
         alone = Check("network", network.check_local_network, limit_s=25)
         return run_checks([*checks, alone])
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    meeting = Check("network", partial(_meet, backend), limit_s=90)
+    meeting = Check("network", _meet, limit_s=90)
     met = run_checks([meeting], budget_s=meeting.limit_s)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     own = run_checks(checks) if first else []
@@ -65,9 +65,9 @@ def _checks(data: str | None, run_dir: Path) -> list[Check]:
     ]
 
 
-def _meet(backend: str) -> Result:
+def _meet() -> Result:
     if not dist.is_initialized():
-        dist.init_process_group(backend, timeout=_MEET)
+        join_group(timeout=_MEET)
     return network.check_group()
 
 

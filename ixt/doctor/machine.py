@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from ixt.bench.roofline import find_device
-from ixt.distributed.runtime import cores_per_process
+from ixt.distributed.accelerator import cores_per_process
 from ixt.doctor.check import Result
 from ixt.errors import EngineError
 

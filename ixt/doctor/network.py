@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.distributed as dist
 
+from ixt.distributed.group import join_group
 from ixt.doctor.check import Result
 
 _ELEMENTS = 2**20
@@ -147,7 +148,7 @@ def _how(backend: str) -> str:
 
 
 def _main() -> None:
-    dist.init_process_group(sys.argv[1])
+    join_group(sys.argv[1])
     try:
         found = exchange()
         if dist.get_rank() == 0:

@@ -11,7 +11,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.doctor.check import Result
 from ixt.pipeline.native.build import BuildError, build
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ixt.distributed import engine
-from ixt.distributed.runtime import build_accelerator
+from ixt.distributed.accelerator import build_accelerator
 from ixt.errors import DataError, ModelError
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
 from ixt.evaluate.candidates import Candidate, Source, open_candidates

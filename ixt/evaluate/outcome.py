@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.evaluate.accuracy import (
     Accuracy,
     accuracy,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ixt.distributed.engine.shards import are_cut
-from ixt.distributed.runtime import world_size
+from ixt.distributed.group import world_size
 from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.monitor import activity
 from ixt.pipeline.eval_loader import EvalLoader

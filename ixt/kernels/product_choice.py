@@ -13,7 +13,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
-from ixt.distributed.runtime import set_math
+from ixt.distributed.accelerator import set_math
 from ixt.kernels import tune
 from ixt.kernels.apply import DTYPES
 from ixt.models import create_empty_model, recipe_arguments

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from ixt.distributed.group import rank, world_size
 from ixt.distributed.launch import rank_file, worker
-from ixt.distributed.runtime import rank, world_size
 from ixt.monitor import activity
 
 _TICK_S = 1.0

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from ixt.distributed.runtime import rank
+from ixt.distributed.group import rank
 
 FOLDER = "profile"
 

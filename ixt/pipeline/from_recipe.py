@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ixt.distributed.runtime import cores_per_process
+from ixt.distributed.accelerator import cores_per_process
 from ixt.errors import DataError
 from ixt.images.classes import target_labels
 from ixt.images.folders import Split

@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ixt.checkpoint.weights import CheckpointInfo, read_weights
-from ixt.distributed.runtime import build_accelerator
+from ixt.distributed.accelerator import build_accelerator
 from ixt.errors import CheckpointError, ModelError
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
 from ixt.models import create_model, eval_settings

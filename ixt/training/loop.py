@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ixt.distributed import batch_stats, engine
+from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
-from ixt.distributed.runtime import seed_model
 from ixt.distributed.signals import StopRequest
 from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import CheckpointError, Interrupted

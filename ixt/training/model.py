@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ixt.distributed.runtime import seed_model
+from ixt.distributed.accelerator import seed_model
 from ixt.kernels import apply_kernels
 from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe

@@ -17,7 +17,7 @@ from torch import nn
 
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.errors import DataError
 from ixt.files import replace_text
 from ixt.images.classes import output_classes

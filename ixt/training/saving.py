@@ -18,7 +18,7 @@ from ixt.checkpoint.folder import (
     sweep,
 )
 from ixt.distributed.engine.shards import parts
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.errors import Diverged
 from ixt.monitor import activity
 from ixt.training import state

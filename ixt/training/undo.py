@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ixt.distributed import engine
 from ixt.distributed.engine import optimizer_state
 from ixt.distributed.engine.shards import parts
-from ixt.distributed.runtime import world_size
+from ixt.distributed.group import world_size
 from ixt.training.ema import Ema
 
 

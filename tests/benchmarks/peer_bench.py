@@ -29,7 +29,7 @@ from ixt.bench.peers import architecture
 from ixt.bench.results import Cell, Mode, Protocol
 from ixt.bench.steps import build_workload
 from ixt.bench.timing import time_step
-from ixt.distributed.runtime import describe_machine
+from ixt.distributed.machine import describe_machine
 from ixt.models import create_model
 
 # Many short rounds: what else the machine does then meets both alike.

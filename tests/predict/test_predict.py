@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ixt.checkpoint.weights import read_weights
-from ixt.distributed.runtime import build_accelerator
+from ixt.distributed.accelerator import build_accelerator
 from ixt.errors import CheckpointError, ModelError
 from ixt.images.index import load_index
 from ixt.models import create_model

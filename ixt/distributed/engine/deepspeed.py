@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from ixt.distributed.group import join_group
 from ixt.errors import EngineError
 from ixt.recipe import Engine, Recipe
 
@@ -133,8 +134,7 @@ def inlined(recipe: Recipe) -> Recipe:
     """
     if not isinstance(recipe.engine.ds_config, str):
         return recipe
-    content = _read(recipe.engine.ds_config)
-    return recipe.with_(engine={"ds_config": content})
+    return recipe.with_(engine={"ds_config": _read(recipe.engine.ds_config)})
 
 
 def join_alone() -> None:
@@ -145,9 +145,7 @@ def join_alone() -> None:
     if "RANK" in os.environ:
         return
     os.environ.update(_ALONE)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.HashStore()  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    join_group(alone=True)
 
 
 def leave(inner: Any = None) -> None:

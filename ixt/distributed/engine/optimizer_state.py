@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ixt.distributed.engine.shards import gather_rows
-from ixt.distributed.runtime import rank, world_size
+from ixt.distributed.group import rank, world_size
 
 State = dict[str, dict[str, Any]]
 """Parameter name to what the optimizer keeps for it: moments, step counts."""

@@ -18,8 +18,8 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from ixt.distributed.accelerator import build_accelerator
 from ixt.distributed.engine import deepspeed
-from ixt.distributed.runtime import build_accelerator
 from ixt.errors import EngineError, Interrupted
 from ixt.kernels import step_graph
 from ixt.recipe import Engine, Recipe

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ixt.distributed.runtime import rank, world_size
+from ixt.distributed.group import rank, world_size
 
 Named = dict[str, Tensor]
 

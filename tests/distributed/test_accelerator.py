@@ -10,19 +10,15 @@ import pytest
 import torch
 from process_group import rank_environment
 
-from ixt.distributed.runtime import build_accelerator, describe_machine, seed_model
+from ixt.distributed.accelerator import build_accelerator, seed_model
 from ixt.errors import EngineError
 from ixt.recipe import Recipe, dump_recipe
-
-
-def with_engine(recipe: Recipe, **values: object) -> Recipe:
-    return recipe.with_(engine=values)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is right on a CUDA device")
 def test_fp16_without_a_cuda_device_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="fp16 needs a CUDA device; use bf16 or fp32"):
-        build_accelerator(with_engine(tiny, precision="fp16"), tmp_path)
+        build_accelerator(tiny.with_(engine={"precision": "fp16"}), tmp_path)
 
 
 def test_processes_that_cannot_share_the_update_are_refused(
@@ -39,9 +35,8 @@ def test_processes_that_cannot_share_the_update_are_refused(
 def test_a_tracker_that_would_not_record_is_refused(
     tiny: Recipe, tmp_path: Path, tracker: str, message: str
 ) -> None:
-    recipe = tiny.with_(run={"trackers": ("tensorboard", tracker)})
     with pytest.raises(EngineError, match=message):
-        build_accelerator(recipe, tmp_path)
+        build_accelerator(tiny.with_(run={"trackers": ("tensorboard", tracker)}), tmp_path)
 
 
 def test_accumulation_is_derived(tiny: Recipe, tmp_path: Path) -> None:
@@ -55,12 +50,6 @@ def test_the_models_draws_are_a_function_of_their_place() -> None:
         draws.append(torch.rand(3).tolist())
     assert draws[0] == draws[3]
     assert draws[0] != draws[1] != draws[2] != draws[0]
-
-
-def test_the_machine_is_described() -> None:
-    machine = describe_machine()
-    assert machine["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert machine["cpu_cores"] >= 1
 
 
 def test_a_port_in_use_is_one_line_and_status_2(
