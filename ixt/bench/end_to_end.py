@@ -13,15 +13,15 @@ from typing import Any
 from ixt.bench.results import Protocol
 from ixt.bench.stages import one_batch_per_update
 from ixt.bench.timing import Timed, time_step
-from ixt.distributed import engine
 from ixt.distributed.machine import describe_machine
-from ixt.monitor.slow_rank import Stopwatch
+from ixt.monitor.observer import Observers
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
-from ixt.training.interval import Interval
-from ixt.training.loop import record_updates, train_step
+from ixt.training.interval import IntervalLog
+from ixt.training.loop import micro_step, train_step
 from ixt.training.optimizer import set_learning_rate
 from ixt.training.run import Run, open_run
+from ixt.training.watch import Activity, watched
 
 # Below this the two parts overlap so well that neither is worth a change.
 _ENOUGH = 0.95
@@ -76,12 +76,8 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
     """
     with tempfile.TemporaryDirectory() as name:
         run = open_run(_short(recipe), Path(name))
-        record_updates(run)
-        try:
-            with engine.closing(run.accelerator), run.writer:
-                return _measure(run, protocol)
-        finally:
-            run.reporter.close()
+        with watched(run, micro_step):
+            return _measure(run, protocol)
 
 
 def _short(recipe: Recipe) -> Recipe:
@@ -96,21 +92,15 @@ def _measure(run: Run, protocol: Protocol) -> EndToEndReport:
     first = next(batches)
     # Cloned: on a GPU the batch may lie in the decoder's memory.
     synthetic = itertools.repeat(replace(first, images=first.images.clone()))
-    waits: list[Interval] = []
-
-    def reset() -> None:
-        waits[:] = [Interval(Stopwatch(run.accelerator.device))]
+    log = IntervalLog(run)
+    run.observers = Observers(Activity(), log)
 
     def step_with(source: Iterator[Batch]) -> Callable[[], object]:
-        def step() -> None:
-            train_step(run, next(steps), source, waits[0])
+        return lambda: train_step(run, next(steps), source)
 
-        return step
-
-    reset()
     timed_synthetic = time_step(step_with(synthetic), protocol, device)
     timed_loader = time_step(lambda: next(batches), protocol, device)
-    timed_together = time_step(step_with(batches), protocol, device, reset)
+    timed_together = time_step(step_with(batches), protocol, device, log.epoch_begins)
     elapsed_s = statistics.fmean(timed_together.seconds_per_step) * timed_together.steps
     return EndToEndReport(
         device=str(device),
@@ -118,7 +108,7 @@ def _measure(run: Run, protocol: Protocol) -> EndToEndReport:
         together=_mode(timed_together, size),
         synthetic=_mode(timed_synthetic, size),
         loader=_mode(timed_loader, size),
-        data_wait=min(waits[0].waited_s / elapsed_s, 1.0),
+        data_wait=min(log.waited_s / elapsed_s, 1.0),
     )
 
 

@@ -81,8 +81,12 @@ class Stopwatch:
     """Adds up the time of `with` blocks on a device, which is not waited for until it is read."""
 
     def __init__(self, device: torch.device) -> None:
-        self._events: list[torch.cuda.Event] = []
         self._cuda = device.type == "cuda"
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin at zero."""
+        self._events: list[torch.cuda.Event] = []
         self._start_s = self._total_s = 0.0
 
     def __enter__(self) -> None:

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from ixt.checkpoint.schedule import SaveSchedule
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
 from ixt.distributed.machine import describe_machine
+from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import DataError
 from ixt.files import replace_text
 from ixt.images.classes import output_classes
+from ixt.monitor.observer import Observer
 from ixt.monitor.reporter import Reporter
-from ixt.monitor.slow_rank import SlowRank
-from ixt.monitor.spikes import Spikes
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usable_index
 from ixt.pipeline.loader import TrainLoader
@@ -33,6 +34,10 @@ from ixt.training.model import Prepare, build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
 from ixt.training.resolve import settle
 from ixt.training.undo import Undo
+
+MicroStep = Callable[[int, Tensor, Tensor], Tensor]
+"""Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
+targets, and steps after the last one; gives the loss, 0-d."""
 
 
 @dataclass
@@ -57,14 +62,17 @@ class Run:
     writer: CheckpointWriter
     undo: Undo | None
     """Takes back updates that are not finite; None where they stop the run."""
-    spikes: Spikes
-    slow_rank: SlowRank
-    undone_running: int = 0
-    """Updates taken back one after another, up to the last log row."""
-    graph_stream: torch.cuda.Stream | None = None
+    schedule: SaveSchedule
+    hosts: list[str]
+    """Name of each process's host."""
+    graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
-    graph: engine.StepGraph | None = None
-    """Runs an update, where it is recorded."""
+    keeps_gradients: bool = False
+    """Whether gradients are zeroed in place, as recorded updates need it."""
+    micro_step: MicroStep = field(init=False)
+    """Trains on a micro-batch; this and what follows is there while the run is watched."""
+    observers: Observer = field(init=False)
+    stop: StopAgreement = field(init=False)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -133,6 +141,8 @@ def _build(
         torch.cuda.current_stream(device).wait_stream(stream)
     ema = _build_ema(recipe, model, accelerator)
     skips = recipe.run.on_nonfinite == "skip"
+    updates_per_epoch = train_loader.updates_per_epoch
+    writer = CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process)
     return Run(
         recipe=recipe,
         run_dir=run_dir,
@@ -141,9 +151,7 @@ def _build(
         wrapped=wrapped,
         optimizer=optimizer,
         loss=build_loss(recipe.optim),
-        learning_rate=learning_rate(
-            recipe.schedule, recipe.optim.lr, train_loader.updates_per_epoch
-        ),
+        learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
         ema=ema,
         class_names=class_names,
         train_loader=train_loader,
@@ -151,14 +159,14 @@ def _build(
         reporter=Reporter(
             accelerator,
             run_dir,
-            recipe.schedule.total_epochs * train_loader.updates_per_epoch,
+            recipe.schedule.total_epochs * updates_per_epoch,
             recipe.run.prometheus,
         ),
-        writer=CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process),
+        writer=writer,
         undo=Undo(accelerator, model, optimizer, ema) if skips else None,
+        schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
+        hosts=hosts,
         graph_stream=stream,
-        spikes=Spikes(recipe.run.spike_sigma),
-        slow_rank=SlowRank(hosts),
     )
 
 

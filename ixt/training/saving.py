@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from ixt.checkpoint.folder import (
@@ -98,15 +98,6 @@ def finish_saves(run: Run) -> None:
     with activity.long("writing a checkpoint"):
         run.writer.wait()
         run.accelerator.wait_for_everyone()
-
-
-def due_by_clock(run: Run) -> bool:
-    """Whether the first process's clock says that it is time for a checkpoint."""
-    minutes = run.recipe.run.checkpoint_every_minutes
-    if minutes is None:
-        return False
-    due = run.writer.minutes_since_start >= minutes
-    return bool(broadcast(torch.tensor(due, device=run.accelerator.device)))
 
 
 def newest_for_all(run: Run) -> Checkpoint | None:

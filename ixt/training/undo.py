@@ -55,6 +55,8 @@ class Undo:
         self._room: dict[Any, Tensor] = {}
         self._before: dict[Any, Tensor] = {}
         self._host: dict[int, _OnHost] = {}
+        self.undone = torch.zeros((), device=self._device)
+        """Of the last update, on the device: 1 where it was undone."""
         self._broken: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
 
@@ -83,14 +85,13 @@ class Undo:
         self._host = {id(values): _on_host(values, self._device) for values in self._dicts()}
 
     @torch.no_grad()
-    def unless_finite(self, loss: Tensor) -> Tensor:
-        """Take the update back if its loss, or the state that it led to, is not finite.
+    def unless_finite(self, loss: Tensor) -> None:
+        """Undo the update if its loss, or the state that it led to, is not finite.
+
+        All processes decide the same, which `undone` holds.
 
         Args:
             loss: of this process, 0-d.
-
-        Returns:
-            0-d float tensor on the device, the same on all processes: 1 where it was taken back.
         """
         live = self._live()
         numbers = [t for t in live.values() if t.is_floating_point() and t.numel()]
@@ -104,7 +105,7 @@ class Undo:
             live[key].copy_(torch.where(here, before, live[key]))
         engine.drop_gathered(self._accelerator)
         self._send(broken)
-        return broken
+        self.undone = broken
 
     def _live(self) -> dict[Any, Tensor]:
         """Every tensor on the device that an update changes, this process's part of it, by place.

@@ -15,24 +15,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ixt.monitor.hang import HangWatch
-from ixt.monitor.profiler import StepProfiler
-from ixt.monitor.slow_rank import Stopwatch
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.tools.demo import write_demo
 from ixt.training import loop as training
 from ixt.training.ema import Ema
-from ixt.training.interval import Interval
 from ixt.training.model import probe_model
 from ixt.training.optimizer import build_loss, build_optimizer
 from ixt.training.run import Run, open_run
+from ixt.training.watch import watched
 
 WARMUP = 5
 
@@ -52,17 +50,14 @@ def recipe_for(root: Path, batch_size: int, skip: bool) -> Recipe:
     )
 
 
-def ours(run: Run, batch: Batch, profiler: StepProfiler) -> Callable[[int], None]:
-    interval = Interval(Stopwatch(run.accelerator.device))
+def ours(run: Run, batch: Batch, stack: ExitStack) -> Callable[[int], None]:
+    stack.enter_context(watched(run, training.micro_step))
     run.wrapped.train()
 
     def update(step: int) -> None:
         training.set_learning_rate(run.optimizer, run.learning_rate(step % 10))
-        training.train_step(run, step, repeat(batch), interval)
-        run.reporter.advance()
-        run.writer.check()
-        training.progress.update_done(step + 1)
-        profiler.step()
+        loss = training.train_step(run, step, repeat(batch))
+        run.observers.update_done(step + 1, loss)
 
     return update
 
@@ -126,11 +121,11 @@ def main() -> None:
         run: Any = open_run(recipe, folder)
         guarded: Any = open_run(recipe_for(root, given.batch_size, skip=True), folder)
         batch = next(run.train_loader.epoch(0))
-        with HangWatch(folder, 600.0), StepProfiler(folder, 0, print) as profiler:
+        with ExitStack() as stack:
             updates = {
                 "bare loop": bare(recipe, batch, run.accelerator.device),
-                "ixt": ours(run, batch, profiler),
-                "ixt, on_nonfinite: skip": ours(guarded, batch, profiler),
+                "ixt": ours(run, batch, stack),
+                "ixt, on_nonfinite: skip": ours(guarded, batch, stack),
             }
             times = measure(updates, given.rounds)
         base = statistics.median(times["bare loop"])

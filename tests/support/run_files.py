@@ -22,9 +22,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     original = training.train_step
 
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        original(run, number, *rest)
+    def stopping(run: Any, number: int, *rest: Any) -> Any:
+        loss = original(run, number, *rest)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
+        return loss
 
     monkeypatch.setattr(training, "train_step", stopping)

@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ixt.monitor.slow_rank import Stopwatch
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training.ema import Ema
-from ixt.training.interval import Interval
-from ixt.training.loop import train_step
+from ixt.training.interval import IntervalLog
+from ixt.training.loop import micro_step, train_step
 from ixt.training.optimizer import build_loss, build_optimizer
 from ixt.training.undo import Undo
+from ixt.training.watch import choose_micro_step
 
 MICRO, SIDE, CLASSES = 4, 8, 5
 
@@ -70,9 +70,12 @@ class Small:
             loss=build_loss(recipe.optim),
             ema=ema,
             undo=Undo(accelerator, model, stepper, ema) if undo else None,
-            graph=None,
+            graph_stream=None,
+            keeps_gradients=False,
+            hosts=["here"],
         )
-        self.interval = Interval(Stopwatch(torch.device("cpu")))
+        self.run.observers = self.log = IntervalLog(self.run)
+        self.run.micro_step = choose_micro_step(self.run, micro_step, self.log)
         self.device = device
 
     def update(self, number: int, factor: float = 1.0) -> None:
@@ -84,7 +87,7 @@ class Small:
 
         loss = self.run.loss
         self.run.loss = lambda logits, targets: loss(logits, targets) * factor
-        train_step(self.run, 0, batches(), self.interval)
+        self.log.update_done(1, train_step(self.run, 0, batches()))
         self.run.loss = loss
 
     def state(self) -> dict[str, Any]:

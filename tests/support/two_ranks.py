@@ -66,7 +66,7 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
     """
     original = training.train_step
 
-    def step(run: Any, number: int, *rest: Any) -> None:
+    def step(run: Any, number: int, *rest: Any) -> Any:
         loss = run.loss
 
         def other(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -74,11 +74,12 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
             return loss(logits, targets) + (math.inf if number == BROKEN_STEP else 0.0)
 
         run.loss = other if RANK == 1 else loss
-        original(run, number, *rest)
+        mean = original(run, number, *rest)
         run.loss = loss
         if number == BROKEN_STEP:
             named = {name: t.detach().clone() for name, t in run.model.named_parameters()}
             save_file(named, run_dir / f"after-rank-{RANK}.safetensors")
+        return mean
 
     training.train_step = step
     train(recipe, run_dir)

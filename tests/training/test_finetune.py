@@ -149,10 +149,11 @@ def test_a_frozen_run_resumes_bit_for_bit(
     finetune(recipe, tmp_path / "unbroken", path)
     step = training.train_step
 
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        step(run, number, *rest)
+    def stopping(run: Any, number: int, *rest: Any) -> Any:
+        loss = step(run, number, *rest)
         if number + 1 == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+        return loss
 
     monkeypatch.setattr(training, "train_step", stopping)
     with pytest.raises(Interrupted):

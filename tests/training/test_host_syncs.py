@@ -108,9 +108,9 @@ def syncs(
             monkeypatch.setattr(torch, name, noted(getattr(torch, name)))
         step, rates = training.train_step, training.set_learning_rate
 
-        def watched_step(run: Any, number: int, *rest: Any) -> None:
+        def watched_step(run: Any, number: int, *rest: Any) -> Any:
             with watch.watching() if number >= 3 else nullcontext():
-                step(run, number, *rest)
+                return step(run, number, *rest)
 
         def watched_rates(*given: Any) -> None:
             with watch.watching():

@@ -18,6 +18,7 @@ from ixt.pipeline.plan.plan import Planner
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training import loop as training
 from ixt.training import model, saving
+from ixt.training.interval import IntervalLog
 from ixt.training.loop import train
 
 Sections = dict[str, dict[str, object]]
@@ -102,12 +103,13 @@ def test_spoiled_weights_are_not_saved_as_good_ones(
 ) -> None:
     original = training.train_step
 
-    def step(run: Any, number: int, *rest: Any) -> None:
+    def step(run: Any, number: int, *rest: Any) -> Any:
         # A finite loss, and a gradient that is not: the next loss would tell.
         weight = next(run.model.parameters())
         hook = weight.register_hook(lambda grad: grad * (math.inf if number == 3 else 1.0))
-        original(run, number, *rest)
+        mean = original(run, number, *rest)
         hook.remove()
+        return mean
 
     monkeypatch.setattr(training, "train_step", step)
     told = r"weights are not finite in step 3 at learning rate .*: step-000000002; lower optim\.lr"
@@ -217,15 +219,15 @@ def test_tensorboard_shows_no_step_twice(
     short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, run = short(trackers=["tensorboard"], checkpoint_every_steps=3), tmp_path / "run"
-    logged = training.log_interval
+    logged = IntervalLog.rows_due
 
-    def killed(run: Any, step: int, *rest: Any) -> None:
-        logged(run, step, *rest)
+    def killed(log: IntervalLog, step: int) -> None:
+        logged(log, step)
         if step == 4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "log_interval", killed)
+        patch.setattr(IntervalLog, "rows_due", killed)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, run)
     train(recipe, run, resume=True)

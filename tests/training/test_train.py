@@ -121,10 +121,11 @@ def test_resume_needs_only_the_folder_and_auto_resume_starts_or_goes_on(
     Path("x.yaml").write_text(dump_recipe(tiny))
     step = training.train_step
 
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        step(run, number, *rest)
+    def stopping(run: Any, number: int, *rest: Any) -> Any:
+        loss = step(run, number, *rest)
         if number in (2, 6):
             os.kill(os.getpid(), signal.SIGUSR1)
+        return loss
 
     monkeypatch.setattr(training, "train_step", stopping)
     for reached in (3, 7):  # the first starts, the second goes on

@@ -30,7 +30,7 @@ def test_a_broken_update_is_as_if_it_had_not_been(optimizer: str, broken_at: int
         if not broken:
             plain.update(number)
     assert_same(guarded.state(), plain.state())
-    assert [bool(n) for n in guarded.interval.undone] == [n == broken_at for n in range(4)]
+    assert [bool(n) for n in guarded.log._undone] == [n == broken_at for n in range(4)]
 
 
 def test_two_broken_updates_running_leave_no_trace() -> None:
@@ -52,7 +52,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_taken_back(
     hook = weight.register_hook(lambda gradient: gradient * float("inf"))
     guarded.update(1)
     hook.remove()
-    assert guarded.interval.losses[-1].isfinite()
+    assert guarded.log._losses[-1].isfinite()
     assert_same(guarded.state(), before)
 
 
@@ -91,7 +91,7 @@ def test_an_update_reads_nothing_but_the_optimizers_own_count() -> None:
     counts = {state["step"].data_ptr() for state in small.run.optimizer.state.values()}
     assert set(reads.of) <= counts  # on the host also where the weights are on a GPU
     with Reads() as reads:
-        float(small.interval.losses[-1])
+        float(small.log._losses[-1])
     assert len(reads.of) == 1  # the counter counts
 
 
@@ -99,9 +99,9 @@ def test_an_update_runs_on_a_device_whose_values_nobody_can_read() -> None:
     small = Small(device="meta")
     for number in range(2):
         small.update(number)
-    assert small.interval.losses[-1].is_meta
+    assert small.log._losses[-1].is_meta
     with pytest.raises(RuntimeError, match="meta"):
-        small.interval.losses[-1].item()
+        small.log._losses[-1].item()
 
 
 def test_taking_back_reads_only_the_choice_of_the_update_before(
@@ -112,7 +112,7 @@ def test_taking_back_reads_only_the_choice_of_the_update_before(
     asked: list[float] = []
 
     def is_broken(self: Undo) -> bool:
-        asked.append(len(small.interval.losses))
+        asked.append(len(small.log._losses))
         self._broken = None
         return False
 

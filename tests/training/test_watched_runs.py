@@ -21,6 +21,7 @@ from ixt.errors import Diverged
 from ixt.monitor.profiler import StepProfiler
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training import loop as training
+from ixt.training.interval import IntervalLog
 from ixt.training.loop import train
 
 Sections = dict[str, dict[str, Any]]
@@ -65,12 +66,13 @@ def broken_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
     factors: dict[int, float] = {}
     original = training.train_step
 
-    def step(run: Any, number: int, *rest: Any) -> None:
+    def step(run: Any, number: int, *rest: Any) -> Any:
         loss = run.loss
         factor = factors.get(number, 1.0)
         run.loss = lambda logits, targets: loss(logits, targets) * factor
-        original(run, number, *rest)
+        mean = original(run, number, *rest)
         run.loss = loss
+        return mean
 
     monkeypatch.setattr(training, "train_step", step)
     yield factors
@@ -84,14 +86,14 @@ def test_profile_and_prometheus_change_no_bit_and_say_what_they_should(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logged, page = training.log_interval, ""
+    logged, page = IntervalLog.rows_due, ""
 
-    def scraping(run: Any, step: int, *rest: Any) -> None:
+    def scraping(log: IntervalLog, step: int) -> None:
         nonlocal page
-        logged(run, step, *rest)
+        logged(log, step)
         page = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
 
-    monkeypatch.setattr(training, "log_interval", scraping)
+    monkeypatch.setattr(IntervalLog, "rows_due", scraping)
     recipe = one_epoch(tiny_sections, prometheus={"port": port}, checkpoint_every_steps=2)
     train(recipe, tmp_path / "run", profile_steps=2)
     one, other = final(plain), final(tmp_path / "run")

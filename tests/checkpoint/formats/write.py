@@ -48,10 +48,11 @@ def train_and_stop(recipe: Recipe, run_dir: Path) -> None:
     """Train to STOP_AT, as if SIGTERM had come."""
     step = training.train_step
 
-    def stopping(run: Any, number: int, *rest: Any) -> None:
-        step(run, number, *rest)
+    def stopping(run: Any, number: int, *rest: Any) -> Any:
+        loss = step(run, number, *rest)
         if number + 1 == STOP_AT:
             os.kill(os.getpid(), signal.SIGTERM)
+        return loss
 
     training.train_step = stopping
     try:

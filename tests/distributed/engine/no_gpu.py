@@ -75,10 +75,11 @@ def stand_in(replace: Callable[[Any, str, Any], None]) -> Seen:
 def _watch(replace: Callable[[Any, str, Any], None], seen: Seen) -> None:
     step, join = training.train_step, dist.init_process_group
 
-    def noting(run: Any, number: int, *rest: Any) -> None:
-        step(run, number, *rest)
-        if run.graph is not None and run.graph.accumulates and number >= run.graph.warm_up:
+    def noting(run: Any, number: int, *rest: Any) -> Any:
+        loss = step(run, number, *rest)
+        if run.keeps_gradients and number >= run.micro_step.warm_up:
             seen.gradients.add(tuple(p.grad.data_ptr() for p in run.model.parameters()))
+        return loss
 
     def joining(*args: Any, **kwargs: Any) -> None:
         seen.told.append(os.environ.get(TOLD_NCCL))
