@@ -26,9 +26,10 @@ demo: $(STAMP)  ## Write a small real image set, train on it, print its top-1.
 	@echo "Next:  $(BIN)/ixt predict runs/demo demo-data/val/*/*.jpeg --top 1"
 	@echo "       $(BIN)/ixt train recipes/inceptionnext_tiny.yaml --data /path/to/imagenet"
 
-lint: $(STAMP)  ## Check style.
+lint: $(STAMP)  ## Check style, and that rooms import only rooms below them.
 	$(BIN)/ruff check ixt tests
 	$(BIN)/ruff format --check ixt tests
+	$(BIN)/lint-imports
 
 format: $(STAMP)  ## Put the code into the house style.
 	$(BIN)/ruff format ixt tests
