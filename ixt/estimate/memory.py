@@ -10,7 +10,6 @@ from torch import nn
 
 from ixt.estimate.activations import Activations
 from ixt.recipe import Engine, Optim, Recipe
-from ixt.recipe.batches import fitting_micro_batches
 from ixt.training.optimizer import build_optimizer
 
 GIB = 2**30
@@ -130,7 +129,7 @@ def largest_micro_batch(
     size: ModelSize, recipe: Recipe, num_gpus: int, memory_bytes: float
 ) -> int | None:
     """The largest micro-batch that fits, and that global batch and mixing allow; None if none."""
-    for micro in fitting_micro_batches(recipe, num_gpus):
+    for micro in recipe.fitting_micro_batches(num_gpus):
         if rank_memory(size, recipe, micro, num_gpus).total <= memory_bytes:
             return micro
     return None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ixt.errors import DataError, EngineError
 from ixt.recipe import Recipe
-from ixt.recipe.batches import fitting_micro_batches
 
 
 @dataclass(frozen=True)
@@ -80,5 +79,5 @@ def _how_to_share(recipe: Recipe, num_gpus: int) -> str:
         f"{num_gpus} GPUs cannot share; give --gpus {' or '.join(map(str, near))}, or "
         f"engine.global_batch_size {below} or {below + round_}"
     )
-    smaller = [m for m in fitting_micro_batches(recipe, num_gpus) if m < micro]
+    smaller = [m for m in recipe.fitting_micro_batches(num_gpus) if m < micro]
     return f"{text}, or engine.micro_batch_size {smaller[0]}" if smaller else text

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from ixt.recipe.augment_checks import augment_problems
-from ixt.recipe.section import Fraction, Positive, Section, Side
+from ixt.recipe.section import Fraction, Positive, Problem, Section, Side
 
 Strength = Annotated[float, Field(ge=0.0)]
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+_BLUR_REACH = 11  # pixels that timm's blur looks to either side
+_SRC_PADDING = 4
 
 
 class Augment(Section):
@@ -95,13 +98,6 @@ class Augment(Section):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return (value,) * 3 if is_number else value
 
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        problems = list(augment_problems(self))
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
     @property
     def mixes(self) -> bool:
         """Whether mixup or CutMix is on."""
@@ -113,3 +109,72 @@ class Augment(Section):
         """color_jitter for brightness, contrast, saturation and hue, resolved."""
         brightness, contrast, saturation, hue = (*(self.color_jitter or ()), 0.0, 0.0, 0.0, 0.0)[:4]
         return brightness, contrast, saturation, hue
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
+        for name in ("scale", "ratio", "erase_area", "erase_aspect"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                yield name, f"is [{low}, {high}]; give 0 < low <= high"
+        yield from self._crop_problems()
+        yield from self._jitter_problems()
+        yield from self._erasing_problems()
+        yield from self._mixing_problems()
+
+    def _crop_problems(self) -> Iterator[Problem]:
+        if self.crop_mode == "src":
+            for name in self._changed("scale", "ratio"):
+                yield name, "acts only with crop_mode: rrc"
+            if self.image_size <= _SRC_PADDING:
+                yield (
+                    "crop_mode",
+                    f"src needs an image_size above {_SRC_PADDING}, to have pixels to reflect",
+                )
+        if self.gaussian_blur_prob > 0 and self.image_size <= _BLUR_REACH:
+            yield "gaussian_blur_prob", f"needs an image_size above {_BLUR_REACH}"
+
+    def _jitter_problems(self) -> Iterator[Problem]:
+        jitter, policy = self.color_jitter, self.policy
+        if self.force_color_jitter and not policy:
+            yield "force_color_jitter", "acts only with a policy"
+        if jitter is None:
+            for name in self._changed("color_jitter_prob", "force_color_jitter"):
+                yield name, "acts only with color_jitter"
+            return
+        if len(jitter) not in (3, 4):
+            yield "color_jitter", f"has {len(jitter)} numbers; give 1, 3 or 4"
+        elif not any(jitter):
+            yield "color_jitter", "is 0 and changes nothing; give null"
+        elif self.jitter_strength[3] > 0.5:
+            yield "color_jitter", f"hue is {self.jitter_strength[3]}; give at most 0.5"
+        if policy and "3a" not in policy and not self.force_color_jitter:
+            yield (
+                "color_jitter",
+                f"is inert with policy {policy} in timm; "
+                "set force_color_jitter: true to have both, or color_jitter: null",
+            )
+
+    def _erasing_problems(self) -> Iterator[Problem]:
+        if self.erase_prob == 0:
+            for name in self._changed("erase_min_count", "erase_area", "erase_aspect"):
+                yield name, "acts only with erase_prob above 0"
+        if self.erase_min_count > self.erase_count:
+            yield (
+                "erase_min_count",
+                f"is {self.erase_min_count}, above erase_count {self.erase_count}",
+            )
+
+    def _mixing_problems(self) -> Iterator[Problem]:
+        if self.mixes and self.mixing_group is not None and self.mixing_group % 2:
+            yield "mixing_group", f"is {self.mixing_group}; mixing pairs need an even number"
+        if not self.mixes and self.mix_mode != "batch":
+            yield "mix_mode", "acts only with mixup or CutMix on"
+        if self.cutmix_minmax is None:
+            return
+        low, high = self.cutmix_minmax
+        if int(low * self.image_size) >= int(high * self.image_size):
+            yield "cutmix_minmax", f"is [{low}, {high}]; give low < high, at least a pixel apart"
+        if self.cutmix_alpha > 0:
+            yield "cutmix_alpha", "does nothing with cutmix_minmax; set it to 0"
+        if self.mix_prob == 0:
+            yield "cutmix_minmax", "acts only with mix_prob above 0"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import model_validator
-
-from ixt.recipe.section import Positive, Section
+from ixt.recipe.section import Positive, Problem, Section
 
 
 class Data(Section):
@@ -36,19 +35,17 @@ class Data(Section):
     shots: Positive | None = None
     """Training images of each class, chosen by run.seed; null for all."""
 
-    @model_validator(mode="after")
-    def _decoding_fits(self) -> Self:
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
         load = self.hw_decoder_load
         if load not in (0.0, 1.0):
-            raise ValueError(
-                f"hw_decoder_load is {load}; give 0 or 1: with a share in between, an image's "
-                "pixels depend on the others in its batch, and a run cannot be repeated"
+            yield (
+                "hw_decoder_load",
+                f"is {load}; give 0 or 1: with a share in between, an image's pixels depend on the "
+                "others in its batch, and a run cannot be repeated",
             )
         if load and self.decode_device == "cpu":
-            raise ValueError("hw_decoder_load acts only where decode_device is gpu or auto")
-        if self.decoder not in ("auto", "dali") and (load or self.decode_device != "auto"):
-            raise ValueError(
-                f"decode_device and hw_decoder_load act only with decoder: dali or auto, not "
-                f"{self.decoder}; leave them out"
-            )
-        return self
+            yield "hw_decoder_load", "acts only where decode_device is gpu or auto"
+        if self.decoder not in ("auto", "dali"):
+            for name in self._changed("decode_device", "hw_decoder_load"):
+                yield name, f"acts only with decoder: dali or auto, not {self.decoder}; remove it"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator
 
 from ixt.errors import RecipeError
-from ixt.recipe.section import NonNegative, Positive, Section
-from ixt.recipe.sharding import engine_problems
+from ixt.recipe.section import NonNegative, Positive, Problem, Section
 
 AUTO = 0
 """Stands for engine.micro_batch_size: auto."""
@@ -76,21 +76,6 @@ class Engine(Section):
     def _auto_again(self, value: int) -> int | str:
         return "auto" if value == AUTO else value
 
-    @model_validator(mode="after")
-    def _batches_fit(self) -> Self:
-        if not self.is_auto and self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size {self.micro_batch_size}; change one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _kind_fits(self) -> Self:
-        for problem in engine_problems(self):
-            raise ValueError(problem)
-        return self
-
     @property
     def is_auto(self) -> bool:
         """Whether the micro-batch is still to be probed."""
@@ -109,3 +94,62 @@ class Engine(Section):
                 "give a number here: --set engine.micro_batch_size=N"
             )
         return self.global_batch_size // self.micro_batch_size
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
+        if not self.is_auto and self.global_batch_size % self.micro_batch_size:
+            yield (
+                "micro_batch_size",
+                f"is {self.micro_batch_size} and must divide global_batch_size "
+                f"{self.global_batch_size}; change one of them",
+            )
+        if self.half_residual and self.precision == "fp32":
+            yield "half_residual", "acts only with precision: bf16 or fp16; set that, or remove it"
+        if self.compile_mode != "default" and not self.compile:
+            yield "compile_mode", "acts only with compile: true; set that, or remove it"
+        yield from self._ddp_problems() if self.kind == "ddp" else self._deepspeed_problems()
+        if self.cuda_graph:
+            yield from self._graph_problems()
+
+    def _ddp_problems(self) -> Iterator[Problem]:
+        for name in self._changed("zero_stage", "offload", "ds_config"):
+            yield name, "acts only with kind: deepspeed; set that, or remove it"
+
+    def _deepspeed_problems(self) -> Iterator[Problem]:
+        if self.zero_stage is None:
+            yield "kind", "is deepspeed; give zero_stage: 0, 1, 2 or 3"
+        if self.precision == "fp16":
+            yield (
+                "precision",
+                "is fp16: DeepSpeed clips gradients that are still scaled; take bf16, or kind: ddp",
+            )
+        if self.precision == "bf16" and self.gradient_dtype == "fp16":
+            yield "gradient_dtype", "is fp16; DeepSpeed sends fp32 or bf16 with precision: bf16"
+        if self.static_graph:
+            yield "static_graph", "acts only with kind: ddp; remove it"
+        if self.zero_stage == 0 and self.offload != "none":
+            yield "offload", "needs zero_stage 1 or more; ZeRO-0 leaves the optimizer to torch"
+        if self.zero_stage == 0 and self.bucket_mib is not None:
+            yield "bucket_mib", "needs zero_stage 1 or more, or kind: ddp"
+        if self.zero_stage == 3 and self.compile:
+            yield (
+                "compile",
+                "ZeRO-3's gathering breaks the graph at every layer; "
+                "take zero_stage: 2, or compile: false",
+            )
+
+    def _graph_problems(self) -> Iterator[Problem]:
+        """What a CUDA graph of a whole update cannot hold."""
+        if self.kind != "ddp":
+            yield "cuda_graph", f"acts only with kind: ddp, not {self.kind}; set it to false"
+        if self.precision == "fp16":
+            yield (
+                "cuda_graph",
+                "fp16's gradient scaler decides on the host whether to step; take precision: bf16",
+            )
+        if self.compile and self.compile_mode != "default":
+            yield (
+                "cuda_graph",
+                f"compile_mode {self.compile_mode} may record graphs of its own; "
+                "take compile_mode: default",
+            )

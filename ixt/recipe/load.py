@@ -19,7 +19,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ixt.errors import RecipeError
-from ixt.recipe.schema import Recipe
+from ixt.files import reason
+from ixt.recipe.schema import CONTRADICTION, Recipe
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # in a wheel, in a checkout
@@ -78,8 +79,7 @@ def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Ori
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is no UTF-8 text; give a YAML file") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RecipeError(f"{path}: cannot be read ({reason})") from error
+        raise RecipeError(f"{path}: is not readable ({reason(error)})") from error
     data, origins = _read_yaml(text, str(path))
     for override in overrides:
         _apply_override(data, origins, override)
@@ -181,6 +181,8 @@ def _problem(item: Any, source: str, origins: Origins) -> str:
         text = "is not a section; write its keys below it, indented"
     elif kind == "value_error":
         text = str(item["ctx"]["error"])
+    elif kind == CONTRADICTION:
+        text = item["msg"]
     else:
         message = item["msg"][0].lower() + item["msg"][1:]
         text = f"is {item['input']!r}; {message}"

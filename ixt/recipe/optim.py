@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ixt.recipe.section import Fraction, NonNegative, Positive, Section
+from ixt.recipe.section import Fraction, NonNegative, Positive, Problem, Section
 
 
 class Optim(Section):
@@ -36,6 +37,11 @@ class Optim(Section):
     """Binarise BCE targets above this; null leaves them soft."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability mass spread evenly over all classes."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
+        if self.bce_target_threshold is not None and self.loss != "bce":
+            yield "bce_target_threshold", "acts only with loss: bce; set that, or remove it"
 
 
 class Schedule(Section):
@@ -68,14 +74,14 @@ class Schedule(Section):
         """Epochs trained in all, cooldown included."""
         return self.epochs + self.cooldown_epochs
 
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} and epochs is {self.epochs}; "
-                "warm-up must end before the curve does"
+            yield (
+                "warmup_epochs",
+                f"is {self.warmup_epochs} and epochs is {self.epochs}; "
+                "warm-up must end before the curve does",
             )
-        return self
 
 
 class Ema(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ixt.recipe.section import MIN_CROP_PCT, NonNegative, Positive, Section, Side
+from ixt.recipe.section import MIN_CROP_PCT, NonNegative, Positive, Problem, Section, Side
 
 
 class Eval(Section):
@@ -35,12 +36,6 @@ class Prometheus(Section):
     """Address to listen on."""
     textfile: str | None = None
     """File NAME.prom in the node exporter's textfile folder, rewritten with every log row."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.port is None) == (self.textfile is None):
-            raise ValueError("give one of port and textfile, as in prometheus: {port: 9400}")
-        return self
 
 
 class RunSettings(Section):
@@ -75,3 +70,9 @@ class RunSettings(Section):
     spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
     """List in spikes.jsonl the updates whose loss is so many standard deviations above the mean of
     the 200 before; null for none."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section."""
+        page = self.prometheus
+        if page is not None and (page.port is None) == (page.textfile is None):
+            yield "prometheus", "give one of port and textfile, e.g. prometheus: {port: 9400}"

@@ -1,4 +1,4 @@
-"""The recipe: its sections together, and what of them must fit together.
+"""The recipe: its sections together, and the one place that collects their contradictions.
 
 Each section has its module. Defaults live there only; a docstring under each field gives its unit.
 Names follow timm and the paper's scripts where they have one.
@@ -6,20 +6,29 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from ixt.recipe.augment import Augment
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine
-from ixt.recipe.graphs import graph_problems
 from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, RunSettings
-from ixt.recipe.section import Section
-from ixt.recipe.sharding import fused_problems, optimizer_problems
+from ixt.recipe.section import Problem, Section
+
+CONTRADICTION = "contradiction"
+"""Type of a pydantic error about a value that is right by itself; its message is the sentence."""
+
+_ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
+"""Optimizers that treat every weight alone, whatever the shape of its parameter.
+
+ZeRO 1 to 3 lays parameters end to end; lamb, lars, adamp, adafactorbv, muon and adan then step
+otherwise than on whole parameters.
+"""
 
 
 class Recipe(Section):
@@ -52,6 +61,17 @@ class Recipe(Section):
         """Side of the square test image in pixels, resolved."""
         return self.eval.image_size or self.augment.image_size
 
+    def fitting_micro_batches(self, num_processes: int) -> list[int]:
+        """Micro-batches that divide a process's share and that mixing allows, largest first.
+
+        Empty where the processes cannot share the update at all.
+        """
+        share, rest = divmod(self.engine.global_batch_size, num_processes)
+        if rest:
+            return []
+        multiple = (self.augment.mixing_group or 2) if self.augment.mixes else 1
+        return [m for m in range(share, 0, -1) if share % m == 0 and m % multiple == 0]
+
     def with_(self, **sections: Mapping[str, Any]) -> Self:
         """This recipe with some settings replaced: `recipe.with_(engine={"compile": False})`.
 
@@ -63,32 +83,118 @@ class Recipe(Section):
         }
         return self.model_copy(update=changed)
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
-        micro, group = self.engine.micro_batch_size, self.mixing_group
-        if self.augment.mixes and not group:
-            raise ValueError(
-                "engine.micro_batch_size is auto; give augment.mixing_group, so that which images "
-                "are mixed does not depend on the device"
-            )
-        if self.augment.mixes and micro % group:
-            raise ValueError(
-                f"engine.micro_batch_size {micro} is not a multiple of "
-                f"augment.mixing_group {group}; change one of them"
-            )
-        if self.augment.mixes and group % 2:
-            raise ValueError(
-                f"engine.micro_batch_size is {micro}; mixing pairs images: give an even number"
-            )
-        for problem in optimizer_problems(self.engine, self.optim):
-            raise ValueError(problem)
-        for problem in (*fused_problems(self.model, self.engine), *graph_problems(self)):
-            raise ValueError(problem)
-        if self.augment.repeats > self.engine.global_batch_size:
-            raise ValueError(
-                f"augment.repeats is {self.augment.repeats}, more than engine.global_batch_size "
-                f"{self.engine.global_batch_size}; repeats of a sample share an update"
-            )
-        if self.optim.bce_target_threshold is not None and self.optim.loss != "bce":
-            raise ValueError("optim.bce_target_threshold acts only with optim.loss: bce")
-        return self
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions within and between sections."""
+        yield from _contradictions({name: getattr(self, name) for name in type(self).model_fields})
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_problems(cls, data: Any, parse: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report wrong values and contradictions together, whatever section they are in."""
+        wrong: list[Any] = []
+        try:
+            recipe = parse(data)
+            problems = recipe.problems()
+        except ValidationError as error:
+            if not isinstance(data, Mapping):
+                raise
+            wrong = error.errors()
+            problems = _contradictions(_valid_sections(data, {item["loc"][0] for item in wrong}))
+        for key, sentence in problems:
+            kind = PydanticCustomError(CONTRADICTION, "{sentence}", {"sentence": sentence})
+            wrong.append({"type": kind, "loc": tuple(key.split(".")), "input": None})
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return recipe
+
+
+def _valid_sections(data: Mapping[str, Any], wrong: set[int | str]) -> dict[str, Any]:
+    """The sections of plain data whose values are right by themselves, the defaults included."""
+    kinds: dict[str, Any] = {name: f.annotation for name, f in Recipe.model_fields.items()}
+    return {
+        name: kind.model_validate(data.get(name, {}))
+        for name, kind in kinds.items()
+        if name not in wrong
+    }
+
+
+def _contradictions(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Contradictions within these sections, and between those of them that are here."""
+    for name, section in sections.items():
+        for key, sentence in section.problems():
+            yield f"{name}.{key}", sentence
+    for names, check in _BETWEEN:
+        if sections.keys() >= set(names):
+            yield from check(*(sections[name] for name in names))
+
+
+def _mixing_problems(augment: Augment, engine: Engine) -> Iterator[Problem]:
+    micro, group = engine.micro_batch_size, augment.mixing_group
+    if augment.mixes and engine.is_auto and group is None:
+        yield (
+            "engine.micro_batch_size",
+            "is auto; give augment.mixing_group, so that which images are mixed does not depend "
+            "on the device",
+        )
+    if augment.mixes and group is not None and micro % group:
+        yield (
+            "engine.micro_batch_size",
+            f"{micro} is not a multiple of augment.mixing_group {group}; change one of them",
+        )
+    if augment.mixes and group is None and micro % 2:
+        yield "engine.micro_batch_size", f"is {micro}; mixing pairs images: give an even number"
+    if augment.repeats > engine.global_batch_size:
+        yield (
+            "augment.repeats",
+            f"is {augment.repeats}, more than engine.global_batch_size "
+            f"{engine.global_batch_size}; repeats of a sample share an update",
+        )
+
+
+def _fused_problems(model: Model, engine: Engine) -> Iterator[Problem]:
+    if engine.zero_stage == 3 and model.fused is True:
+        yield (
+            "model.fused",
+            "engine.zero_stage 3 brings weights to the layer that owns them, and fused layers read "
+            "those of several; give auto or false, or zero_stage 2",
+        )
+    folds = model.fused and engine.channels_last and engine.zero_stage != 3
+    if model.fused_gemm != "cublas" and not folds:
+        yield (
+            "model.fused_gemm",
+            "acts on folded blocks, which need model.fused: auto or true, engine.channels_last: "
+            "true and no engine.zero_stage 3; set those, or fused_gemm: cublas",
+        )
+
+
+def _optimizer_problems(engine: Engine, optim: Optim) -> Iterator[Problem]:
+    if engine.zero_stage and optim.name not in _ELEMENTWISE:
+        yield (
+            "optim.name",
+            f"{optim.name} needs whole parameters, which engine.zero_stage {engine.zero_stage} "
+            f"cuts up; take one of {', '.join(_ELEMENTWISE)}, zero_stage: 0 or kind: ddp",
+        )
+    if engine.cuda_graph and optim.name != "adamw":
+        yield (
+            "engine.cuda_graph",
+            f"optim.name is {optim.name}; only adamw keeps its step count and learning rate on the "
+            "device; take it, or cuda_graph: false",
+        )
+
+
+def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
+    if engine.cuda_graph and run.on_nonfinite == "skip":
+        yield (
+            "engine.cuda_graph",
+            "run.on_nonfinite: skip looks at each update on the host; take stop, or "
+            "cuda_graph: false",
+        )
+
+
+_BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
+    (("augment", "engine"), _mixing_problems),
+    (("model", "engine"), _fused_problems),
+    (("engine", "optim"), _optimizer_problems),
+    (("engine", "run"), _skipping_problems),
+)
+"""Checks between sections, by the sections that each needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,10 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
+Problem = tuple[str, str]
+"""A key, dotted below its section, and what is wrong with its value and what to do."""
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and strict about its keys."""
 
@@ -26,3 +31,12 @@ class Section(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,
     )
+
+    def problems(self) -> Iterator[Problem]:
+        """Contradictions between settings of this section, each of which has the right type."""
+        yield from ()
+
+    def _changed(self, *names: str) -> list[str]:
+        """Which of these fields differ from their defaults."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]

@@ -22,7 +22,6 @@ from ixt.errors import EngineError
 from ixt.models.out_of_memory import ran_out_of_memory
 from ixt.monitor import activity
 from ixt.recipe import Recipe, load_recipe
-from ixt.recipe.batches import fitting_micro_batches
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_loss, build_optimizer
 
@@ -51,7 +50,7 @@ def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
     if not recipe.engine.is_auto:
         return recipe
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    candidates = fitting_micro_batches(recipe, processes)
+    candidates = recipe.fitting_micro_batches(processes)
     if not candidates:
         raise EngineError(
             f"engine.micro_batch_size: auto: no micro-batch lets {processes} processes share "
@@ -106,10 +105,10 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
     micro = recipe.engine.micro_batch_size
     text = f"{where}: out of memory with engine.micro_batch_size {micro}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    smaller = [m for m in fitting_micro_batches(recipe, processes) if m < micro]
+    smaller = [m for m in recipe.fitting_micro_batches(processes) if m < micro]
     regroup = not smaller and recipe.augment.mixes  # a run keeps its mixing group
     if regroup:
-        smaller = [m for m in fitting_micro_batches(_ungrouped(recipe), processes) if m < micro]
+        smaller = [m for m in _ungrouped(recipe).fitting_micro_batches(processes) if m < micro]
     if not smaller:
         return f"{text}; there is no smaller one; take a smaller model or image"
     best = smaller[0]

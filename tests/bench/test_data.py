@@ -108,9 +108,12 @@ def test_wrong_numbers_of_threads_are_refused(wrong: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"hw_decoder_load": 0.65}, "hw_decoder_load is 0.65; give 0 or 1"),
+        ({"hw_decoder_load": 0.65}, "hw_decoder_load: is 0.65; give 0 or 1"),
         ({"hw_decoder_load": 1.0, "decode_device": "cpu"}, "acts only where decode_device is gpu"),
-        ({"decoder": "torch", "decode_device": "gpu"}, "act only with decoder: dali or auto"),
+        (
+            {"decoder": "torch", "decode_device": "gpu"},
+            "decode_device: acts only with decoder: dali or auto",
+        ),
     ],
 )
 def test_gpu_decoding_that_cannot_be_repeated_or_has_no_effect_is_refused(

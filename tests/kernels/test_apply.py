@@ -253,11 +253,11 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
             parse_recipe(sections)
         return str(error.value)
 
-    assert "half_residual acts only with precision: bf16 or fp16" in refused(
+    assert "half_residual: acts only with precision: bf16 or fp16" in refused(
         "engine", half_residual=True
     )
     assert "model.fused: engine.zero_stage 3 brings weights" in refused("model", fused=True)
-    assert "model.fused_gemm acts on folded blocks, which need" in refused(
+    assert "model.fused_gemm: acts on folded blocks, which need" in refused(
         "model", fused_gemm="triton"
     )
     assert "fused_gemm" in refused("model", fused_gemm={"fc3-96": "64x64"})

@@ -125,13 +125,13 @@ def test_the_recipe_keeps_the_content_of_its_file(sections: Sections, tmp_path: 
 @pytest.mark.parametrize(
     ("engine", "optim", "message"),
     [
-        ({"kind": "ddp"}, {}, "zero_stage acts only with kind: deepspeed"),
-        ({"zero_stage": None}, {}, "kind is deepspeed; give zero_stage: 0, 1, 2 or 3"),
+        ({"kind": "ddp"}, {}, "zero_stage: acts only with kind: deepspeed"),
+        ({"zero_stage": None}, {}, "kind: is deepspeed; give zero_stage: 0, 1, 2 or 3"),
         ({"zero_stage": 5}, {}, r"engine\.zero_stage: is 5"),
-        ({"precision": "fp16"}, {}, "precision is fp16: DeepSpeed clips gradients that are still"),
+        ({"precision": "fp16"}, {}, "precision: is fp16: DeepSpeed clips gradients that are still"),
         ({"zero_stage": 3, "compile": True}, {}, "compile: ZeRO-3's gathering breaks the graph"),
-        ({"static_graph": True}, {}, "static_graph acts only with kind: ddp"),
-        ({"zero_stage": 0, "offload": "cpu"}, {}, "offload needs zero_stage 1 or more"),
+        ({"static_graph": True}, {}, "static_graph: acts only with kind: ddp"),
+        ({"zero_stage": 0, "offload": "cpu"}, {}, "offload: needs zero_stage 1 or more"),
         ({}, {"name": "lamb"}, r"optim\.name: lamb needs whole parameters, which .* 2 cuts up"),
         ({}, {"name": "muon"}, "take one of adamw, lion, nadamw, rmsproptf, sgd"),
     ],
