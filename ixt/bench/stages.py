@@ -18,8 +18,8 @@ from ixt.bench.rate import Rate, measure_rate
 from ixt.distributed.machine import describe_machine
 from ixt.errors import DataError
 from ixt.images.byte_ranges import read_bytes
-from ixt.images.classes import output_classes, target_labels
-from ixt.images.index import Index, load_index
+from ixt.images.classes import output_classes
+from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import build_decoder

@@ -10,7 +10,7 @@ import typer
 from ixt.cli.app import check_outputs, resumable, write_json
 from ixt.cli.data import data_app
 from ixt.cli.options import DecoderOption, SetOption, ThreadsOption
-from ixt.cli.progress import bars, progress
+from ixt.cli.progress import progress
 
 if TYPE_CHECKING:
     from ixt.images.folders import Split
@@ -49,14 +49,14 @@ def data_check(
         moved = restore(local_path(folder))
         print(f"{folder}: {len(moved)} files moved back")
         return
-    with resumable(), bars("images") as start_bar:
+    with resumable():
         report = check_folder(
             folder,
             splits=_splits(split),
             fix=fix,
             strict=strict,
             num_threads=num_threads,
-            progress=start_bar,
+            progress=lambda place: progress(place, "images"),
         )
     print_report(report)
     if results is not None:

@@ -9,6 +9,7 @@ import typer
 
 from ixt.cli.app import resumable
 from ixt.cli.data import data_app
+from ixt.cli.progress import progress
 
 if TYPE_CHECKING:
     from ixt.tools.prepare import SplitSummary
@@ -53,7 +54,13 @@ def data_prepare(
     options = Options(verify, subset, transfer, delete_class_tars, num_threads)
     sources = Sources(train, val, devkit, kaggle)
     with resumable():
-        prepare(out, sources, options, tell=lambda done: print(_split_line(done), flush=True))
+        prepare(
+            out,
+            sources,
+            options,
+            on_split=lambda done: print(_split_line(done), flush=True),
+            progress=lambda title: progress(title, "MB"),
+        )
 
 
 def _split_line(done: SplitSummary) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-Report = Callable[[int, int], None]
-"""Called with the count done and the count in all."""
+from ixt.images.progress_lines import Report, report_lines
 
 
 @contextmanager
@@ -19,13 +18,6 @@ def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
         noun: what is counted.
         shown: False for the processes of which only the first speaks.
     """
-    with bars(noun, shown) as start:
-        yield start(title)
-
-
-@contextmanager
-def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
-    """As `progress`, with as many bars as are started by title within the block."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -36,13 +28,11 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
         TimeRemainingColumn,
     )
 
-    from ixt.images.progress_lines import told
-
     console = Console(stderr=True)
     if shown and not console.is_terminal:
-        yield lambda title: told(title, noun, _say)
+        yield report_lines(title, noun, _say)
         return
-    progress = Progress(
+    bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -54,13 +44,9 @@ def bars(noun: str, shown: bool = True) -> Iterator[Callable[[str], Report]]:
         transient=True,
         disable=not shown,
     )
-
-    def start(title: str) -> Report:
-        task = progress.add_task(title, total=None)
-        return lambda done, total: progress.update(task, completed=done, total=total)
-
-    with progress:
-        yield start
+    with bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _say(line: str) -> None:

@@ -15,14 +15,15 @@ from ixt.errors import DataError
 from ixt.evaluate.class_map import parse_json, read_text
 from ixt.images.classes import (
     IMAGENET_CLASSES,
+    VALIDATION_NAME,
     imagenet_synsets,
     output_classes,
     real_labels,
     subset_synsets,
-    target_labels,
+    validation_class,
+    validation_labels,
 )
-from ixt.images.ground_truth import VALIDATION_NAME, validation_class, validation_labels
-from ixt.images.index import Index
+from ixt.images.index import Index, target_labels
 
 Compete = Literal["auto", "all", "present"]
 LABEL_SOURCES = ("auto", "folders", "ilsvrc", "real")

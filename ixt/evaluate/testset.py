@@ -71,7 +71,7 @@ def _has_images(folder: Path) -> bool:
 def _class_folders_index(folder: Path) -> Index:
     listing = list_images(folder)
     labels = np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts)
-    return _index(folder, listing.files, listing.classes, labels)
+    return _index(folder, listing.names, listing.classes, labels)
 
 
 def _flat_index(folder: Path) -> Index:

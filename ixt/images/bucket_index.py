@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ixt.errors import DataError
+from ixt.files import reason
 from ixt.images.buckets import RemoteFile, list_remote, read_remote
 from ixt.images.folders import SPLIT_FOLDERS, Split
 from ixt.images.index_cache import Table, publish_folder, read_table, user_cache
@@ -91,7 +92,7 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
         publish_folder(target, fetch)
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be written ({(error.strerror or str(error)).lower()}); the index of "
+            f"{target}: cannot be written ({reason(error)}); the index of "
             f"{folder} is kept there; make room or set XDG_CACHE_HOME"
         ) from error
     table = read_table(target)

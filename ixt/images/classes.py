@@ -1,22 +1,26 @@
-"""Class names: which model output belongs to which class folder, and what a WordNet id means."""
+"""Class names: which model output belongs to which class folder, and what a WordNet id means.
+
+Also the classes of the 50,000 ILSVRC2012 validation images, whose files are only numbered.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixt.errors import DataError
-from ixt.images.index import Index
 
 IMAGENET_CLASSES = 1000
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
 
 
 @cache
@@ -46,6 +50,29 @@ def real_labels() -> tuple[tuple[int, ...], ...]:
     """
     rows = json.loads(_timm_info("imagenet_real_labels.json"))
     return tuple(tuple(row) for row in rows)
+
+
+@cache
+def validation_labels() -> tuple[str, ...]:
+    """WordNet ids of the 50,000 validation images, in the order of their numbers.
+
+    Entry 0 is the class of ILSVRC2012_val_00000001.JPEG (n01751748, a sea snake); each of the
+    1,000 classes comes 50 times.
+
+    Source: validation_labels.txt of TensorFlow Datasets 4.9.10 (Apache-2.0), the same 50,000 as
+        in valprep.sh of github.com/soumith/imagenetloader.torch; both restate the challenge's
+        development kit. Stored as places in the sorted WordNet ids.
+    """
+    synsets = imagenet_synsets()
+    with (files("ixt.images") / "validation_labels.npz").open("rb") as file, np.load(file) as table:
+        return tuple(synsets[number] for number in table["labels"])
+
+
+def validation_class(name: str, labels: tuple[str, ...]) -> str | None:
+    """WordNet id of a validation image by its file name; None if it is not one of `labels`."""
+    match = VALIDATION_NAME.fullmatch(name)
+    number = int(match[1]) if match else 0
+    return labels[number - 1] if 0 < number <= len(labels) else None
 
 
 def class_label(name: str) -> str:
@@ -79,31 +106,6 @@ def output_classes(folder_names: Sequence[str], num_classes: int | None) -> tupl
         f"the data holds {len(folder_names)} classes{reason}, the model has {num_classes} outputs; "
         f"set model.num_classes to {len(folder_names)} or give the data that the model is for"
     )
-
-
-def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]:
-    """Output number of each sample.
-
-    Args:
-        index: the images.
-        class_names: class of each model output, as `output_classes` gives it.
-
-    Returns:
-        (n,) int64, in [0, len(class_names)).
-
-    Raises:
-        DataError: the data has classes that the model does not know.
-    """
-    outputs = {name: number for number, name in enumerate(class_names)}
-    unknown = [name for name in index.classes if name not in outputs]
-    if unknown:
-        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        raise DataError(
-            f"{index.folder}: {len(unknown)} of {len(index.classes)} class folders are not among "
-            f"the model's {len(outputs)} classes ({shown}); rename or remove them"
-        )
-    table = np.array([outputs[name] for name in index.classes], np.int64)
-    return table[index.labels]
 
 
 @cache

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ixt.errors import DataError
+from ixt.files import reason
 
 Split = Literal["train", "val"]
 
@@ -31,7 +32,7 @@ class Listing:
     """Names of the class folders."""
     counts: tuple[int, ...]
     """Files of each class."""
-    files: list[bytes]
+    names: list[bytes]
     """Paths relative to the split's folder."""
     folders: dict[str, int]
     """Modification time (ns), before it was listed, of each folder relative to the split's."""
@@ -68,7 +69,7 @@ def find_split(root: Path, split: Split) -> Path:
     found = sorted(entry.name for entry in root.iterdir() if _is_visible_folder(entry))
     raise DataError(
         f"{root}: holds no {wanted}; found {few(found, 'folder')}; "
-        f"class folders belong into {root / names[0]}"
+        f"class folders belong in {root / names[0]}"
     )
 
 
@@ -79,7 +80,7 @@ def list_images(folder: Path) -> Listing:
     ImageFolder does; files and folders whose name starts with a dot are left out.
 
     Raises:
-        DataError: there is no class folder, one holds no image, or one may not be read.
+        DataError: there is no class folder, one holds no image, or one is not readable.
     """
     top = os.fsencode(folder)
     try:
@@ -92,7 +93,7 @@ def list_images(folder: Path) -> Listing:
     except OSError as error:
         raise DataError(
             f"{os.fsdecode(error.filename or top)}: cannot be listed "
-            f"({(error.strerror or str(error)).lower()}); every class folder must be readable"
+            f"({reason(error)}); every class folder must be readable"
         ) from error
     classes = tuple(os.fsdecode(name) for name in names)
     empty = [name for name, listed in zip(classes, found, strict=True) if not listed.files]
@@ -106,7 +107,7 @@ def list_images(folder: Path) -> Listing:
     return Listing(
         classes=classes,
         counts=tuple(len(listed.files) for listed in found),
-        files=list(chain.from_iterable(listed.files for listed in found)),
+        names=list(chain.from_iterable(listed.files for listed in found)),
         folders=folders,
     )
 
@@ -115,14 +116,13 @@ def list_folder(folder: Path) -> list[Path]:
     """List the image files below any folder, as below a class folder: sorted byte by byte.
 
     Raises:
-        DataError: a folder may not be read.
+        DataError: a folder is not readable.
     """
     try:
         found = _list_class(os.fsencode(folder), b"")
     except OSError as error:
         raise DataError(
-            f"{os.fsdecode(error.filename or folder)}: cannot be listed "
-            f"({(error.strerror or str(error)).lower()})"
+            f"{os.fsdecode(error.filename or folder)}: cannot be listed ({reason(error)})"
         ) from error
     return [folder / os.fsdecode(file) for file in found.files]
 

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.images.byte_ranges import ByteRange, read_bytes
-
-Report = Callable[[int, int], None]
-"""Called with the files read and the files in all."""
+from ixt.images.progress_lines import Report
 
 
 class ImageFormat(IntEnum):

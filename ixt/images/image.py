@@ -6,6 +6,7 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
+from ixt.files import reason
 from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 
 
@@ -61,19 +62,18 @@ def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        reason = "is not an image" if len(data) else "is empty"
-        raise DamagedImage(f"{source.name}: {reason}") from error
+        problem = "is not an image" if len(data) else "is empty"
+        raise DamagedImage(f"{source.name}: {problem}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
         text = str(error).strip() or type(error).__name__
-        reason = f"cannot be decoded ({text.splitlines()[0]})"
-        raise DamagedImage(f"{source.name}: {reason}") from error
+        raise DamagedImage(f"{source.name}: cannot be decoded ({text.splitlines()[0]})") from error
 
 
 def unreadable(source: ByteRange, error: OSError) -> DamagedImage:
     """The damage of an image whose bytes cannot be read."""
     if isinstance(error, FileNotFoundError):
         return DamagedImage(f"{source.name}: no such file")
-    return DamagedImage(f"{source.name}: cannot be read ({(error.strerror or str(error)).lower()})")
+    return DamagedImage(f"{source.name}: cannot be read ({reason(error)})")
 
 
 def image_problem(source: ByteRange) -> str | None:

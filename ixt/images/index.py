@@ -1,7 +1,7 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
-`shards` finds out how they are stored, `scan` or `tars` list them, `headers` opens them,
-`index_cache` keeps the result; `remote_index` does all of that for a bucket.
+`shards` finds out how they are stored, `folders` or `tars` list them, `headers` opens them,
+`index_cache` keeps the result; `bucket_index` does all of that for a bucket.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
-from ixt.files import as_url
+from ixt.files import as_url, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
-from ixt.images.folders import Split, list_images
-from ixt.images.headers import ImageFormat, Report, read_headers, read_shard_headers
+from ixt.images.folders import Listing, Split, list_images
+from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import Table, current_tables, set_aside, write_table
-from ixt.images.progress_lines import told
+from ixt.images.progress_lines import Report, report_lines
 from ixt.images.shards import Layout, find_layout, stamp
-from ixt.images.tars import list_tars
+from ixt.images.tars import TarListing, list_tars
 
 logger = logging.getLogger("ixt")
 
@@ -157,24 +158,48 @@ def load_index(
     try:
         layout = find_layout(root, split)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{root}: cannot be read ({reason})") from error
+        raise DataError(f"{root}: cannot be read ({reason(error)})") from error
     if rebuild:
         set_aside(root, split)
     else:
         cached = _read_cached(root, layout)
         if cached is not None:
             return cached
-    table = _build_from_tars(layout, report) if layout.tars else _build(layout.folder, report)
+    table = _build(layout, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
     return _read_cached(root, layout) or _to_index(root, layout.folder, table)
 
 
+def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Output number of each sample.
+
+    Args:
+        index: the images.
+        class_names: class of each model output, as `output_classes` gives it.
+
+    Returns:
+        (n,) int64, in [0, len(class_names)).
+
+    Raises:
+        DataError: the data has classes that the model does not know.
+    """
+    outputs = {name: number for number, name in enumerate(class_names)}
+    unknown = [name for name in index.classes if name not in outputs]
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise DataError(
+            f"{index.folder}: {len(unknown)} of {len(index.classes)} class folders are not among "
+            f"the model's {len(outputs)} classes ({shown}); rename or remove them"
+        )
+    table = np.array([outputs[name] for name in index.classes], np.int64)
+    return table[index.labels]
+
+
 def _read_cached(root: Path, layout: Layout) -> Index | None:
     for table in current_tables(root, layout):
         index = _to_index(root, layout.folder, table)
-        # Mending a file in place leaves no trace in its folder's time: look at these ones again.
+        # Repairing a file in place leaves no trace in its folder's time: look at these ones again.
         damaged = [] if layout.tars else index.paths(index.unreadable)
         found = read_headers(b"", [os.fsencode(path) for path in damaged])
         if (found.formats == ImageFormat.UNREADABLE).all():
@@ -182,62 +207,39 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
     return None
 
 
-def _build(folder: Path, report: Report | None) -> Table:
-    listing = list_images(folder)
-    headers = read_headers(os.fsencode(folder), listing.files, _heard(report, folder, "images"))
-    blob, offsets = join_paths(listing.files)
-    return Table(
-        classes=listing.classes,
-        folders=listing.folders,
-        columns={
-            "labels": _labels(listing.counts),
-            "sizes": headers.sizes,
-            "num_bytes": headers.num_bytes,
-            "formats": headers.formats,
-            "path_blob": blob,
-            "path_offsets": offsets,
-            "shard_numbers": np.zeros(0, np.int32),
-            "shard_offsets": np.zeros(0, np.int64),
-        },
-    )
+def _build(layout: Layout, report: Report | None) -> Table:
+    folder = layout.folder
+    listing: Listing | TarListing
+    if layout.tars:
+        # Before listing: a tar replaced meanwhile then differs from what is kept.
+        stamps = tuple(stamp(path) for path in layout.tar_paths)
+        listing = list_tars(layout.tar_paths, report or _log_progress(folder, "tars"))
+        shards, starts, folders = listing.shards, listing.offsets, {}
+        tars = [str(path) for path in layout.tar_paths]
+        report = report or _log_progress(folder, "images")
+        headers = read_shard_headers(tars, shards, starts, listing.sizes, report)
+    else:
+        listing, stamps = list_images(folder), ()
+        shards, starts, folders = np.zeros(0, np.int32), np.zeros(0, np.int64), listing.folders
+        report = report or _log_progress(folder, "images")
+        headers = read_headers(os.fsencode(folder), listing.names, report)
+    path_blob, path_offsets = join_paths(listing.names)
+    columns: dict[str, NDArray[Any]] = {
+        "labels": np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts),
+        "sizes": headers.sizes,
+        "num_bytes": headers.num_bytes,
+        "formats": headers.formats,
+        "path_blob": path_blob,
+        "path_offsets": path_offsets,
+        "shard_numbers": shards,
+        "shard_offsets": starts,
+    }
+    return Table(listing.classes, folders, columns, stamps)
 
 
-def _build_from_tars(layout: Layout, report: Report | None) -> Table:
-    # Before listing: a tar replaced meanwhile then differs from what is kept.
-    stamps = tuple(stamp(path) for path in layout.tar_paths)
-    listing = list_tars(layout.tar_paths, _heard(report, layout.folder, "tars"))
-    headers = read_shard_headers(
-        [str(path) for path in layout.tar_paths],
-        listing.shards,
-        listing.offsets,
-        listing.sizes,
-        _heard(report, layout.folder, "images"),
-    )
-    blob, offsets = join_paths(listing.names)
-    return Table(
-        classes=listing.classes,
-        folders={},
-        columns={
-            "labels": _labels(listing.counts),
-            "sizes": headers.sizes,
-            "num_bytes": headers.num_bytes,
-            "formats": headers.formats,
-            "path_blob": blob,
-            "path_offsets": offsets,
-            "shard_numbers": listing.shards,
-            "shard_offsets": listing.offsets,
-        },
-        shards=stamps,
-    )
-
-
-def _heard(report: Report | None, folder: Path, noun: str) -> Report:
-    """Whatever command needs a table first: nobody waits for minutes without a word."""
-    return report or told(f"{folder}: building its index", noun, logger.warning)
-
-
-def _labels(counts: Sequence[int]) -> NDArray[np.int32]:
-    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+def _log_progress(folder: Path, noun: str) -> Report:
+    """Whatever command builds a table first: nobody waits for minutes without a word."""
+    return report_lines(f"{folder}: building its index", noun, logger.warning)
 
 
 def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

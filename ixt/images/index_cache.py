@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.errors import DataError
-from ixt.files import user_cache_folder
+from ixt.files import published, reason, user_cache_folder
 from ixt.images.folders import Split
 from ixt.images.shards import INDEX_FOLDER, META, Layout, Stamp, unchanged
 
@@ -125,8 +124,9 @@ def set_aside(root: Path, split: Split) -> None:
             except FileNotFoundError:  # another process does so, too
                 continue
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise DataError(f"{path}: cannot be replaced ({reason}); allow writing") from error
+                raise DataError(
+                    f"{path}: cannot be replaced ({reason(error)}); allow writing"
+                ) from error
 
 
 def cache_folders(root: Path) -> Iterator[Path]:
@@ -232,20 +232,16 @@ def publish_folder(target: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         OSError: the place cannot be written.
     """
-    staging = target.parent / f".{uuid.uuid4().hex}"
     try:
-        staging.mkdir(parents=True)
-        fill(staging)
-        if target.exists() and read_table(target) is None:
-            shutil.rmtree(target)
-        try:
-            staging.rename(target)
-        except OSError:
-            if read_table(target) is None:
-                raise
-            # Another process has just published the same table.
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with published(target, unique=True) as staging:
+            staging.mkdir(parents=True)
+            fill(staging)
+            if target.exists() and read_table(target) is None:
+                shutil.rmtree(target)
+    except OSError:
+        if read_table(target) is None:
+            raise
+        # Another process has just published the same table.
 
 
 def _digest(table: Table) -> str:

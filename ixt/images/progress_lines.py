@@ -1,4 +1,4 @@
-"""Long work told of in lines, where no bar is drawn: in log files, and while a run starts."""
+"""Progress of long work as lines, where no bar is drawn: in log files, and while a run starts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+Report = Callable[[int, int], None]
+"""Called with the count done and the count in all."""
+
 _PERIOD_S = 15.0
 _WINDOW = 10  # lines over which the rate is taken: what an earlier call did is passed over fast
 
 
-def told(
-    title: str, noun: str, tell: Callable[[str], None], period_s: float = _PERIOD_S
-) -> Callable[[int, int], None]:
-    """A report of progress that says a line now and then, and nothing of what is soon done.
+def report_lines(
+    title: str, noun: str, write: Callable[[str], None], period_s: float = _PERIOD_S
+) -> Report:
+    """A report of progress that writes a line now and then, and none of what is soon done.
 
     Args:
         title: what is being done.
         noun: what is counted.
-        tell: takes each line.
+        write: takes each line.
         period_s: seconds between two lines, and before the first.
 
     Returns:
-        to be called with the count done and the count in all, from one thread.
+        to be called by one thread at a time.
     """
     marks = deque([(time.monotonic(), 0)], maxlen=_WINDOW)
 
@@ -34,7 +37,8 @@ def told(
         per_s = (done - marks[0][1]) / (now_s - marks[0][0])
         left = eta_text((total - done) / per_s) if per_s > 0 else "unknown"
         share = done / max(1, total)
-        tell(f"{title}: {share:.0%}, {done:,} of {total:,} {noun}, {left} left")
+        rate = f"{per_s:,.0f} {noun}/s, " if per_s >= 1 else ""
+        write(f"{title}: {share:.0%}, {done:,} of {total:,} {noun}, {rate}{left} left")
 
     return report
 

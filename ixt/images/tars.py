@@ -7,7 +7,6 @@ as `ixt data pack` writes them.
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections import Counter
@@ -16,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ixt.errors import DataError
+from ixt.files import reason
+from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
-from ixt.images.headers import Report
+from ixt.images.progress_lines import Report
 
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
@@ -120,78 +121,70 @@ def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[M
         size: its length; None for the rest of the file.
 
     Raises:
-        DataError: the tar is cut off, compressed, or a member is a link, a device, or lies
-            outside of the tar.
+        DataError: as `walk_tar`, or the tar is compressed or not readable.
     """
     try:
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size - offset if size is None else size
-            view = io.BufferedReader(_View(file.fileno(), offset, length), 8 * _BLOCK)
-            if view.peek(2)[:2] == _GZIP:
+        with open(path, "rb", buffering=8 * _BLOCK) as file:
+            if os.pread(file.fileno(), 2, offset) == _GZIP:
                 raise DataError(
                     f"{path}: is compressed, so no image in it can be reached by its place; "
                     f"unpack it once with gunzip (the result ends in .tar), or give the folder"
                 )
-            return [member._replace(offset=member.offset + offset) for member in _walk(path, view)]
+            length = os.fstat(file.fileno()).st_size - offset if size is None else size
+            return [
+                Member(os.fsencode(info.name).removeprefix(b"./"), info.offset_data, info.size)
+                for info in walk_tar(file, offset, length, str(path))
+            ]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[tarfile.TarInfo]:
+    """Go through the files of a tar that is a byte range of an open file; folders are passed over.
+
+    Args:
+        file: the open file; nobody else may move its position meanwhile.
+        start: first byte of the tar; offsets of its members count from the start of the file.
+        length: bytes of the tar.
+        where: name of the tar for messages.
+
+    Raises:
+        DataError: the tar is cut off or damaged, or holds what no image set does: a link, a
+            device, a path that leads out of it.
+        OSError: it cannot be read; the error names `where`.
+    """
+    end = start + length
+    try:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a kilobyte for each
+                _refuse_odd(where, info)
+                if info.offset_data + info.size > end:
+                    raise tarfile.ReadError("unexpected end of data")
+                if not info.isdir():
+                    yield info
+            file.seek(tar.offset)
+            if tar.offset + _BLOCK > end or file.read(_BLOCK) != bytes(_BLOCK):
+                # tarfile takes a bad header, and the end of the file, for the end of the archive.
+                raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
     except tarfile.TarError as error:
         raise DataError(
-            f"{path}: cannot be read as a tar ({error}); it is cut off or damaged, get it again"
+            f"{where}: cannot be read as a tar ({error}); it is cut off or damaged, get it again"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({(error.strerror or str(error)).lower()})"
-        ) from error
+        raise OSError(error.errno, error.strerror, where) from error
 
 
-def _walk(path: Path, view: io.BufferedReader[_View]) -> Iterator[Member]:
-    with tarfile.open(fileobj=view, mode="r:") as tar:
-        for info in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a kilobyte for each
-            if info.isdir():
-                continue
-            name = os.fsencode(info.name).removeprefix(b"./")
-            _refuse_odd(path, name, info)
-            yield Member(name, info.offset_data, info.size)
-        view.seek(tar.offset)
-        if view.read(_BLOCK) != bytes(_BLOCK):
-            # tarfile takes a bad header, and the end of the file, for the end of the archive.
-            raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-
-
-def _refuse_odd(path: Path, name: bytes, info: tarfile.TarInfo) -> None:
-    reason = None
-    if not info.isreg() or info.issparse():
+def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
+    problem = None
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        problem = "points outside of the tar"
+    elif not info.isdir() and (not info.isreg() or info.issparse()):
         kind = "a link" if info.issym() or info.islnk() else "no plain file"
-        reason = f"is {kind}; only plain files are read"
-    elif name.startswith(b"/") or b".." in name.split(b"/"):
-        reason = "points outside of the tar"
-    if reason is not None:
-        raise DataError(f"{path}: member {_text(name)} {reason}; pack the images again")
-
-
-class _View(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, descriptor: int, offset: int, size: int) -> None:
-        self._descriptor, self._offset, self._size = descriptor, offset, size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), max(0, self._size - self._at))
-        count = os.preadv(self._descriptor, [buffer[:wanted]], self._offset + self._at)
-        self._at += count
-        return count
+        problem = f"is {kind}; only plain files are read"
+    if problem is not None:
+        raise DataError(f"{where}: member {info.name!r} {problem}; get or pack the tar again")
 
 
 def _list_all(tars: Sequence[_Tar], report: Report | None) -> list[tuple[list[_Image], list[_Tar]]]:
@@ -232,9 +225,6 @@ def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
 
 def _class_name(tar: _Tar, member: Member) -> bytes:
     if tar.path.name == _NUMBERED:
-        # Imported here: the names of classes are read by way of the index.
-        from ixt.images.ground_truth import validation_class, validation_labels
-
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
             raise DataError(

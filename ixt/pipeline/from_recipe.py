@@ -8,10 +8,9 @@ from accelerate import Accelerator
 
 from ixt.distributed.accelerator import cores_per_process
 from ixt.errors import DataError
-from ixt.images.classes import target_labels
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
-from ixt.images.index import Index, load_index
+from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import (
     Decoder,
     DecoderKind,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.errors import DataError
-from ixt.files import local_path
+from ixt.files import local_path, reason, replace_text
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -81,8 +80,7 @@ def write_demo(root: str | Path, image_size: int = 64) -> DemoSummary:
             _write(scan, image_size)
     except OSError as error:
         raise DataError(
-            f"{error.filename or root}: cannot be written "
-            f"({(error.strerror or str(error)).lower()}); choose another folder"
+            f"{error.filename or root}: cannot be written ({reason(error)}); choose another folder"
         ) from error
     return DemoSummary(root, len(scans) - _NUM_VAL, _NUM_VAL, len(missing))
 
@@ -112,23 +110,14 @@ def _claim(root: Path, readme: str) -> None:
     elif any(root.iterdir()):
         raise DataError(f"{root}: is not empty and no demo set; choose a new folder")
     else:
-        _replace(marker, readme.encode())
+        replace_text(marker, readme)
 
 
 def _write(scan: _Scan, image_size: int) -> None:
     scan.path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(scan.pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
-    part = _part(scan.path)
+    # Hidden, so an index never takes a half-written one; not synced, which would take longer than
+    # all the rest.
+    part = scan.path.with_name(f".tmp-{scan.path.name}")
     image.save(part, "JPEG", quality=_QUALITY)
-    os.replace(part, scan.path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = _part(path)
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def _part(path: Path) -> Path:
-    """Where a file is written first: hidden, so an index never takes a half-written one."""
-    return path.with_name(f".{path.name}.part")
+    part.replace(scan.path)

@@ -79,8 +79,8 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
     """The batches of this project's loaders, epoch after epoch, on the CPU."""
     import torch
 
-    from ixt.images.classes import output_classes, target_labels
-    from ixt.images.index import load_index
+    from ixt.images.classes import output_classes
+    from ixt.images.index import load_index, target_labels
     from ixt.pipeline.decode.base import make_decoder
     from ixt.pipeline.eval_loader import EvalLoader
     from ixt.pipeline.loader import TrainLoader

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ixt.evaluate import evaluate
 from ixt.evaluate.examine import Contender, examine
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
-from ixt.images.classes import target_labels
-from ixt.images.index import load_index
+from ixt.images.index import load_index, target_labels
 from ixt.pipeline.augment import normalise
 from ixt.pipeline.decode.base import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View

@@ -1,13 +1,20 @@
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ixt.errors import DataError
-from ixt.images.classes import class_label, imagenet_synsets, output_classes, target_labels
-from ixt.images.index import Index
+from ixt.images.classes import (
+    class_label,
+    imagenet_synsets,
+    output_classes,
+    validation_class,
+    validation_labels,
+)
+from ixt.images.index import Index, target_labels
 
 
 def index_of(classes: tuple[str, ...], labels: list[int]) -> Index:
@@ -89,3 +96,21 @@ def test_folders_unknown_to_the_model_are_named() -> None:
         "/data/val: 4 of 5 class folders are not among the model's 1 classes "
         "(bee, cat, dog, ...); rename or remove them"
     )
+
+
+def test_the_shipped_labels_are_the_50_000_of_the_challenge() -> None:
+    labels = validation_labels()
+    assert len(labels) == 50_000
+    assert set(Counter(labels).values()) == {50}
+    assert sorted(set(labels)) == list(imagenet_synsets())
+    # Typed from the list of TensorFlow Datasets: first, number 251, last.
+    assert labels[:4] == ("n01751748", "n09193705", "n02105855", "n04263257")
+    assert labels[250] == "n12620546"
+    assert labels[-3:] == ("n02106166", "n10148035", "n02437616")
+
+
+def test_an_image_is_found_by_its_number_and_by_nothing_else() -> None:
+    labels = ("n00000001", "n00000002")
+    assert validation_class("ILSVRC2012_val_00000002.JPEG", labels) == "n00000002"
+    for name in ("ILSVRC2012_val_00000003.JPEG", "ILSVRC2012_val_00000000.JPEG", "x.JPEG"):
+        assert validation_class(name, labels) is None

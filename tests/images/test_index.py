@@ -425,8 +425,7 @@ def root_is_a_file(root: Path) -> str:
 def no_split(root: Path) -> str:
     (root / "train").rename(root / "training")
     return (
-        f"{root}: holds no train/; found 1 folder (training); "
-        f"class folders belong into {root}/train"
+        f"{root}: holds no train/; found 1 folder (training); class folders belong in {root}/train"
     )
 
 

@@ -15,8 +15,7 @@ from run_files import rows
 from torch import Tensor
 
 from ixt.errors import DataError
-from ixt.images.classes import target_labels
-from ixt.images.index import Index, load_index
+from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Decoder, make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader

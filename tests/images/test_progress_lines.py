@@ -8,21 +8,21 @@ import pytest
 from tar_sets import outer_tar, write_folder
 
 from ixt.cli.progress import progress
-from ixt.images import progress_lines as told_module
+from ixt.images import progress_lines as progress_module
 from ixt.images.index import load_index
-from ixt.images.progress_lines import eta_text, told
+from ixt.images.progress_lines import eta_text, report_lines
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now_s = [100.0]
-    monkeypatch.setattr(told_module.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now_s[0])
     yield now_s
 
 
-def test_short_work_is_not_told_of_and_long_work_with_the_time_left(clock: list[float]) -> None:
+def test_only_long_work_writes_lines_with_rate_and_time_left(clock: list[float]) -> None:
     lines: list[str] = []
-    report = told("reading", "images", lines.append, period_s=15)
+    report = report_lines("reading", "images", lines.append, period_s=15)
     clock[0] += 14
     report(900, 1_000_000)
     assert lines == []
@@ -32,14 +32,14 @@ def test_short_work_is_not_told_of_and_long_work_with_the_time_left(clock: list[
     clock[0] += 15
     report(30_000, 1_000_000)  # 1,000 images/s over both
     assert lines == [
-        "reading: 0%, 1,500 of 1,000,000 images, 2 h 46 min left",
-        "reading: 3%, 30,000 of 1,000,000 images, 16 min 10 s left",
+        "reading: 0%, 1,500 of 1,000,000 images, 100 images/s, 2 h 46 min left",
+        "reading: 3%, 30,000 of 1,000,000 images, 1,000 images/s, 16 min 10 s left",
     ]
 
 
 def test_without_progress_the_time_left_is_unknown(clock: list[float]) -> None:
     lines: list[str] = []
-    report = told("reading", "images", lines.append, period_s=15)
+    report = report_lines("reading", "images", lines.append, period_s=15)
     clock[0] += 20
     report(0, 50)
     assert lines == ["reading: 0%, 0 of 50 images, unknown left"]
@@ -52,16 +52,20 @@ def test_time_left_is_said_in_two_units(seconds: float, text: str) -> None:
     assert eta_text(seconds) == text
 
 
-def test_an_index_that_takes_long_is_told_of_by_whatever_builds_it(
+def test_an_index_that_takes_long_logs_its_progress_whatever_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(told, "__defaults__", (0.0,))
+    monkeypatch.setattr(report_lines, "__defaults__", (0.0,))
     folder = write_folder(tmp_path / "folder")
     tars = outer_tar(folder, tmp_path / "tars")
     with caplog.at_level(logging.WARNING):
         load_index(folder, "train")
         load_index(tars, "train")
-    assert f"{folder}/train: building its index: 100%, 15 of 15 images, 0 s left" in caplog.messages
+    assert any(
+        message.startswith(f"{folder}/train: building its index: 100%, 15 of 15 images, ")
+        and message.endswith(" images/s, 0 s left")
+        for message in caplog.messages
+    )
     assert any(
         message.startswith(f"{tars}: building its index: ") and "of 3 tars" in message
         for message in caplog.messages
@@ -71,7 +75,7 @@ def test_an_index_that_takes_long_is_told_of_by_whatever_builds_it(
 def test_commands_print_lines_where_stderr_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(told, "__defaults__", (0.0,))
+    monkeypatch.setattr(report_lines, "__defaults__", (0.0,))
     with progress("packing", "images") as report:
         report(5, 10)
     with progress("packing", "images", shown=False) as report:

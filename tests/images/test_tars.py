@@ -122,7 +122,7 @@ def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
 def test_a_member_outside_of_the_tar_is_refused(tmp_path: Path, member: str, reason: str) -> None:
     one_class(tmp_path, [("fine.jpg", b"x"), (member, b"x")])
     assert refused(tmp_path) == (
-        f"{tmp_path}/train/cat.tar: member {member} {reason}; pack the images again"
+        f"{tmp_path}/train/cat.tar: member {member!r} {reason}; get or pack the tar again"
     )
 
 
@@ -141,7 +141,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, reason: str)
         info = tarfile.TarInfo("a.jpg")
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
-    assert f"cat.tar: member a.jpg {reason}; only plain files are read" in refused(tmp_path)
+    assert f"cat.tar: member 'a.jpg' {reason}; only plain files are read" in refused(tmp_path)
 
 
 def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:

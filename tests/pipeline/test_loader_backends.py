@@ -12,8 +12,8 @@ import pytest
 import torch
 from updates import one_update
 
-from ixt.images.classes import output_classes, target_labels
-from ixt.images.index import load_index
+from ixt.images.classes import output_classes
+from ixt.images.index import load_index, target_labels
 from ixt.pipeline.decode.base import DecoderKind, make_decoder
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ixt.images.classes import output_classes, target_labels
-from ixt.images.index import load_index
+from ixt.images.classes import output_classes
+from ixt.images.index import load_index, target_labels
 from ixt.pipeline.decode.base import DecoderKind, make_decoder
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,9 @@ def test_an_interrupted_check_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        check_folder(root, splits=("train",), progress=lambda name: interrupt, num_threads=1)
+        check_folder(
+            root, splits=("train",), progress=lambda name: nullcontext(interrupt), num_threads=1
+        )
     (split,) = check_folder(root, splits=("train",)).splits
     assert split.num_read == 1437 - 640
 

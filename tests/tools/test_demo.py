@@ -80,7 +80,7 @@ def test_a_cut_off_set_is_completed_to_the_same_bytes(
             write_demo(tmp_path)
     assert write_demo(tmp_path).num_written == 1797 - 99
     assert digest(tmp_path) == digest(demo)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_folder_that_holds_anything_else_is_refused(tmp_path: Path) -> None:

@@ -213,8 +213,8 @@ def test_a_killed_packing_goes_on_and_gives_the_same_bytes(
     complete = [name for name in left if name.endswith(".tar")]
     assert all(left[name] == whole[name] for name in complete)
     assert (len(complete) > 0) == (images > 1)
-    assert any(name.endswith(".part") for name in left)
-    half_written_index = tmp_path / "out" / "train" / f".{'0123456789abcdef' * 2}"
+    assert any("/.tmp-" in name for name in left)
+    half_written_index = tmp_path / "out" / "train" / f".tmp-index-{'0123456789abcdef' * 2}"
     half_written_index.mkdir()
     summary = pack(folder, tmp_path / "out", SMALL)
     assert summary.num_written == summary.num_shards - len(complete)
@@ -304,7 +304,7 @@ def test_an_image_that_is_gone_is_named(folder: Path, tmp_path: Path) -> None:
     status = os.stat(gone.parent)
     gone.unlink()
     os.utime(gone.parent, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(DataError, match=re.escape(f"{gone}: no such file; mend or remove it")):
+    with pytest.raises(DataError, match=re.escape(f"{gone}: no such file; fix or remove it")):
         pack(tmp_path / "set", tmp_path / "out", SMALL)
 
 

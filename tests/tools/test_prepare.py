@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_keeps_what_is_written(
         with pytest.raises(DataError, match=r"GiB are needed, 0\.0 GiB are free"):
             prepare(disk / "out", sources(tars), None, tars.published)
         # Another program takes the room after it was looked at.
-        monkeypatch.setattr("ixt.tools.prepare.given._check_room", lambda *_: None)
+        monkeypatch.setattr("ixt.tools.prepare.sources._check_room", lambda *_: None)
         with pytest.raises(DataError, match="no space left on device; what is written is kept"):
             prepare(disk / "out", sources(tars), None, tars.published)
         assert not (disk / "out" / "train").exists()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from small_archives import CLASSES, Tars, images_below, make_tars, tar_bytes
 
 from ixt.errors import DataError
+from ixt.images.progress_lines import report_lines
 from ixt.tools.prepare import Options, Sources, prepare
 
 
@@ -92,7 +95,7 @@ def test_a_cut_off_class_tar_is_named_and_never_deleted(tars: Tars, tmp_path: Pa
     last = tmp_path / "train" / f"{CLASSES[-1]}.tar"
     last.write_bytes(last.read_bytes()[:3000])
     options = Options(delete_class_tars=True, num_threads=1)
-    with pytest.raises(DataError, match=f"train: {CLASSES[-1]}.tar: cut off or damaged"):
+    with pytest.raises(DataError, match=f"train: {CLASSES[-1]}.tar: cannot be read as a tar"):
         prepare(tmp_path, Sources(), options, tars.published)
     assert last.exists()
     assert not (tmp_path / "train" / CLASSES[-1]).exists()
@@ -188,12 +191,35 @@ def test_what_is_no_kaggle_folder_is_refused(tars: Tars, tmp_path: Path) -> None
         prepare(tmp_path / "out", Sources(kaggle=tmp_path), None, tars.published)
 
 
-def test_progress_is_plain_lines_where_stderr_is_no_terminal(
-    tars: Tars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_progress_is_reported_up_to_the_last_image(
+    tars: Tars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ixt.tools.prepare.progress._LINE_PERIOD_S", 0.001)
-    prepare(tmp_path, Sources(train=tars.train), None, tars.published)
-    lines = capfd.readouterr().err.splitlines()
+    monkeypatch.setattr("ixt.tools.prepare.extract._MB", 1)
+    reports: list[tuple[str, int, int]] = []
+
+    def progress(title: str) -> nullcontext[Callable[[int, int], None]]:
+        return nullcontext(lambda done, total: reports.append((title, done, total)))
+
+    prepare(tmp_path, Sources(train=tars.train), None, tars.published, progress=progress)
+    titles, done, totals = zip(*reports, strict=True)
+    assert set(titles) == {"train"}
+    assert list(done) == sorted(done)
+    assert done[-1] == sum(len(content) for content in tars.train_images.values())
+    assert set(totals) == {tars.train.stat().st_size}
+
+
+def test_the_command_prints_progress_lines_where_stderr_is_no_terminal(
+    tars: Tars,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(report_lines, "__defaults__", (0.0,))
+    monkeypatch.setattr("ixt.tools.prepare.extract._MB", 1)
+    arguments = (str(tmp_path), "--train", str(tars.train), "--subset")
+    assert ixt_status("data", "prepare", *arguments) == 0
+    lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("train: ")
     assert all(" MB/s, " in line and line.endswith(" left") for line in lines)
 

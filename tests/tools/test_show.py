@@ -14,8 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from ixt.errors import DataError
-from ixt.images.classes import target_labels
-from ixt.images.index import Index, load_index
+from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Request, make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader

@@ -16,6 +16,7 @@ import torch
 import torchvision.io  # registers torch.ops.image
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ixt.files import reason
 from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
 from ixt.images.image import DamagedImage, decode_with_pillow
@@ -106,8 +107,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     try:
         data = read_bytes(source)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, reason), False
+        return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, reason(error)), False
     digest = hashlib.sha256(data.data).digest()[:DIGEST_BYTES]
     facts = Facts(stamp, digest)
     if not len(data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,8 @@ from typing import Any, Literal
 from ixt.errors import DataError
 from ixt.images.byte_ranges import is_remote
 from ixt.images.folders import Split
-from ixt.images.headers import Report
 from ixt.images.index import Index, load_index
+from ixt.images.progress_lines import Report
 from ixt.tools.check.findings import (
     MEANING,
     REMOVABLE,
@@ -27,8 +28,8 @@ from ixt.tools.check.findings import (
 from ixt.tools.check.quarantine import quarantine
 from ixt.tools.check.survey import Survey, survey
 
-Progress = Callable[[str], Report]
-"""Called with a split's folder; gives what reports its progress."""
+Progress = Callable[[str], AbstractContextManager[Report]]
+"""Called with a split's folder; shows what is reported while that split is checked."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def check_folder(
     fix: Literal["quarantine"] | None = None,
     strict: bool = False,
     num_threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda place: nullcontext(lambda done, total: None),
 ) -> CheckReport:
     """Decode every image of a folder and say what is wrong or odd about it.
 
@@ -116,7 +117,7 @@ def check_folder(
             as they are.
         strict: count files that libjpeg only warns about as broken, too.
         num_threads: CPU threads that decode; None for as many as this process may use.
-        progress: told of each split and its progress.
+        progress: shows the progress of each split.
 
     Raises:
         DataError: the folder is missing, has another layout, or a file cannot be moved; or
@@ -132,7 +133,8 @@ def check_folder(
     surveys, summaries = [], []
     for index in indexes:
         start_s = time.monotonic()
-        one = survey(index, threads, progress(index.place) if progress else None)
+        with progress(index.place) as report:
+            one = survey(index, threads, report)
         elapsed_s = time.monotonic() - start_s
         surveys.append(one)
         summaries.append(SplitSummary(index.name, len(index), one.num_read, elapsed_s))

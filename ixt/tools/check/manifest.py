@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ixt.files import published
 from ixt.images.headers import ImageFormat
 from ixt.images.index import join_paths
 from ixt.images.index_cache import cache_folders
@@ -57,14 +56,15 @@ def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> Path
     """
     problem = ""
     for cache in cache_folders(root):
-        part = cache / f".{uuid.uuid4().hex}.npz"
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            np.savez(part, allow_pickle=False, **_columns(facts))
-            os.replace(part, _file(cache, split))
+            with (
+                published(_file(cache, split), unique=True) as unfinished,
+                unfinished.open("wb") as file,
+            ):
+                np.savez(file, allow_pickle=False, **_columns(facts))
         except OSError as error:
             problem = str(error)
-            part.unlink(missing_ok=True)
         else:
             return _file(cache, split)
     logger.warning(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ixt.errors import DataError
+from ixt.files import reason
 
 FOLDER = ".quarantine"
 RESTORE_LIST = "restore.jsonl"
@@ -31,12 +32,12 @@ def quarantine(root: Path, files: Iterable[tuple[str, str]]) -> list[tuple[str, 
         DataError: a file cannot be moved; those before it are, and are listed.
     """
     moved: list[tuple[str, str]] = []
-    for path, reason in files:
+    for path, why in files:
         target = _free(root, f"{FOLDER}/{path}")
         try:
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             with (root / FOLDER / RESTORE_LIST).open("a", encoding="utf-8") as stream:
-                row = {"from": path, "to": target, "reason": reason}
+                row = {"from": path, "to": target, "reason": why}
                 stream.write(json.dumps(row) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -101,6 +102,7 @@ def _remove_empty_folders(top: Path) -> None:
 
 
 def _cannot_move(path: Path, error: OSError, num_moved: int) -> DataError:
-    reason = (error.strerror or str(error)).lower()
     before = f" ({num_moved} files before it were)" if num_moved else ""
-    return DataError(f"{path}: cannot be moved ({reason}){before}; allow writing, then go on")
+    return DataError(
+        f"{path}: cannot be moved ({reason(error)}){before}; allow writing, then try again"
+    )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ixt.images.byte_ranges import ByteRange
-from ixt.images.headers import Report
 from ixt.images.index import Index
+from ixt.images.progress_lines import Report
 from ixt.tools.check.facts import Facts, Fault, explain_warning, inspect_image, stamp_of
 from ixt.tools.check.manifest import read_manifest, write_manifest
 from ixt.tools.check.stderr import CapturedStderr
@@ -29,7 +29,7 @@ class Survey:
     """Files read now; the others have not changed since an earlier check."""
 
 
-def survey(index: Index, num_threads: int, report: Report | None = None) -> Survey:
+def survey(index: Index, num_threads: int, report: Report) -> Survey:
     """Look into each image of a split, a file of its own or a part of a tar.
 
     What was read is kept even when this is interrupted, so the next call goes on from there.
@@ -62,7 +62,7 @@ def _inspect(
     known: list[Facts | None],
     found: dict[int, Facts],
     num_threads: int,
-    report: Report | None,
+    report: Report,
 ) -> int:
     """Fill `found`, row by row; the number of files read."""
     suspects: dict[int, Facts] = {}
@@ -82,8 +82,7 @@ def _inspect(
                 for row, (facts, suspected, read) in enumerate(chunk, start):
                     (suspects if suspected else found)[row] = facts
                     num_read += read
-                if report is not None:
-                    report(start + len(chunk), len(sources))
+                report(start + len(chunk), len(sources))
         finally:
             pool.shutdown(cancel_futures=True)
         # The threads are gone: whatever is written from here on is about the file at hand.

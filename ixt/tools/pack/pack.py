@@ -21,11 +21,11 @@ import numpy as np
 import PIL
 
 from ixt.errors import DataError
-from ixt.files import local_path
+from ixt.files import local_path, reason
 from ixt.images.folders import Split
-from ixt.images.headers import Report
 from ixt.images.index import join_paths, load_index
 from ixt.images.index_cache import Table, save_table
+from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
@@ -121,13 +121,12 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"{out}: {reason}; make room and give the same command again, it goes on behind "
-                "the shards that are complete"
+                f"{out}: {reason(error)}; make room and give the same command again, it goes on "
+                "behind the shards that are complete"
             ) from error
-        raise DataError(f"{error.filename or out}: cannot be written ({reason})") from error
+        raise DataError(f"{error.filename or out}: cannot be written ({reason(error)})") from error
 
 
 def _settings(plans: list[PackPlan], options: PackOptions) -> str:
@@ -161,7 +160,7 @@ def _claim(out: Path, settings: str) -> Iterator[None]:
         marker.seek(0)
         found = marker.read()
         # Nothing is lost with the settings of a packing that got nowhere, for lack of room.
-        if found not in ("", settings) and any(out.glob("*/*.tar")):
+        if found not in ("", settings) and any(out.glob("*/[!.]*.tar")):
             raise DataError(
                 f"{out}: was packed from other images or with other options (see {_SETTINGS}); "
                 "choose a new folder, or remove this one"
@@ -190,10 +189,11 @@ def _check_space(out: Path, plans: list[PackPlan]) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a packing that was killed had begun to write."""
-    for part in folder.glob(".*.part"):
-        part.unlink()
-    for staging in folder.glob("." + 32 * "[0-9a-f]"):
-        shutil.rmtree(staging)
+    for left in folder.glob(".tmp-*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from ixt.errors import DataError
+from ixt.files import published
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import DamagedImage, decode_with_pillow, read_image
 from ixt.images.tars import Member, list_members
@@ -59,22 +60,16 @@ def write_shard(
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
         OSError: the disk is full, or the place cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     rows = _rows(plan, number)
-    try:
-        with open(part, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-                for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
-                    image, label = _names(plan, row)
-                    _add(tar, image, content)
-                    _add(tar, label, str(plan.index.labels[row]).encode())
-                    tick(done)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        published(path) as unfinished,
+        tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
+            image, label = _names(plan, row)
+            _add(tar, image, content)
+            _add(tar, label, str(plan.index.labels[row]).encode())
+            tick(done)
 
 
 def _rows(plan: PackPlan, number: int) -> range:
@@ -92,14 +87,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prepare(
@@ -135,7 +122,7 @@ def _packed(plan: PackPlan, quality: int, row: int) -> bytes:
         height, width = plan.sizes[row].tolist()
         return _encode(source, data, (width, height), quality)
     except DamagedImage as error:
-        raise DataError(f"{error}; mend or remove it, then pack again") from error
+        raise DataError(f"{error}; fix or remove it, then pack again") from error
 
 
 def _encode(source: ByteRange, data: Bytes, size: tuple[int, int], quality: int) -> bytes:

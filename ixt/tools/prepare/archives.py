@@ -5,18 +5,17 @@ Nothing is extracted here. A tar inside a tar is read as a range of the outer fi
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from tarfile import BLOCKSIZE, TarInfo
 
 from ixt.errors import DataError
+from ixt.images.classes import VALIDATION_NAME
 from ixt.images.folders import IMAGE_SUFFIXES, Split
-from ixt.images.ground_truth import VALIDATION_NAME
+from ixt.images.tars import walk_tar
 
 CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 
@@ -30,54 +29,6 @@ _OTHERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in a tar."""
-
-    name: str
-    """Its name without folders."""
-    offset: int
-    """Where its content starts, in bytes from the start of the file on disk."""
-    size: int
-    """Bytes of its content."""
-
-    @property
-    def end(self) -> int:
-        """First byte behind its content."""
-        return self.offset + self.size
-
-
-class _Range(io.RawIOBase):
-    """A byte range of an open file; has its own position, so threads can share the file."""
-
-    def __init__(self, descriptor: int, start: int, length: int, where: str) -> None:
-        self._descriptor, self._start, self._length = descriptor, start, length
-        self._where = where
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._length - self._position)
-        wanted = left if size < 0 else min(size, left)
-        with named(self._where):
-            content = os.pread(self._descriptor, wanted, self._start + self._position)
-        self._position += len(content)
-        return content
-
-
 @contextmanager
 def named(where: str | Path) -> Iterator[None]:
     """Give an OSError of the block a file name: reads and writes do not know theirs."""
@@ -87,7 +38,7 @@ def named(where: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, error.filename or str(where)) from error
 
 
-def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[Member]:
+def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[TarInfo]:
     """Go through the files of a tar that lies in a byte range of an open file.
 
     Folders, and files whose name starts with a dot, are passed over.
@@ -98,32 +49,27 @@ def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[Membe
         length: bytes of the tar.
         where: name of the tar for messages.
 
+    Returns:
+        members, named without their folders.
+
     Raises:
-        DataError: the tar is cut off or damaged, holds a name twice, or holds what no image set
-            does: a link, a device, an absolute path, a path with `..`.
+        DataError: as `walk_tar`, or the tar holds a name twice.
+        OSError: it cannot be read.
     """
     seen: set[str] = set()
-    try:
-        # ixt reads the offsets only; tarfile never opens or creates a file.
-        content = _Range(descriptor, start, length, where)
-        with tarfile.open(fileobj=content, mode="r:") as tar:
-            for info in tar:
-                name = _safe_name(info, where)
-                if info.isdir() or name.startswith("."):
-                    continue
-                if name in seen:
-                    raise DataError(f"{where}: holds {name} twice; get the tar again")
-                seen.add(name)
-                yield Member(name, start + info.offset_data, info.size)
-            # tarfile takes a header it cannot read for the end; a whole tar ends with zeros.
-            content.seek(tar.offset)
-            if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise tarfile.ReadError(f"no header and no end at byte {start + tar.offset:,}")
-    except tarfile.TarError as error:
-        raise DataError(f"{where}: cut off or damaged ({error}); get the tar again") from error
+    # Opened again, for a position of its own.
+    with open(f"/proc/self/fd/{descriptor}", "rb", buffering=8 * BLOCKSIZE) as file:
+        for member in walk_tar(file, start, length, where):
+            member.name = os.path.basename(member.name)
+            if member.name.startswith("."):
+                continue
+            if member.name in seen:
+                raise DataError(f"{where}: holds {member.name} twice; get the tar again")
+            seen.add(member.name)
+            yield member
 
 
-def class_tars(descriptor: int, path: Path) -> list[Member]:
+def class_tars(descriptor: int, path: Path) -> list[TarInfo]:
     """The class tars of the training tar, in the order they lie in it.
 
     Raises:
@@ -160,7 +106,7 @@ def check_kind(descriptor: int, path: Path, split: Split) -> None:
         raise DataError(_not_the_tar(path, split, first.name if first else "nothing"))
 
 
-def check_image(member: Member, where: str) -> None:
+def check_image(member: TarInfo, where: str) -> None:
     """Refuse what is not named like an image.
 
     Raises:
@@ -168,16 +114,6 @@ def check_image(member: Member, where: str) -> None:
     """
     if not member.name.lower().endswith(IMAGE_SUFFIXES):
         raise DataError(f"{where}: holds {member.name}, which is no image; get the tar again")
-
-
-def _safe_name(info: tarfile.TarInfo, where: str) -> str:
-    path = PurePosixPath(info.name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{where}: holds the path {info.name!r}, which leads out of it; refused")
-    if not info.isdir() and (not info.isreg() or info.issparse()):
-        kind = "link" if info.islnk() or info.issym() else "special file"
-        raise DataError(f"{where}: holds the {kind} {info.name!r}; refused")
-    return path.name
 
 
 def _not_the_tar(path: Path, split: Split, name: str) -> str:

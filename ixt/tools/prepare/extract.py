@@ -16,17 +16,39 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from threading import Event
+from tarfile import TarInfo
+from threading import Event, Lock
 
 from ixt.errors import DataError
-from ixt.images.ground_truth import validation_class
-from ixt.tools.prepare.archives import CLASS_TAR, Member, check_image, named, walk
-from ixt.tools.prepare.progress import Meter
+from ixt.images.classes import validation_class
+from ixt.images.progress_lines import Report
+from ixt.tools.prepare.archives import CLASS_TAR, check_image, named, walk
 from ixt.tools.prepare.staging import Held, Place
 
 _READ_BYTES = 4 << 20
 _GROUP_BYTES = 32 << 20  # validation images that one thread takes at a time
 _METER_IMAGES = 50  # images between two reports, so that threads seldom meet at the meter
+_MB = 1_000_000
+
+
+@dataclass
+class Meter:
+    """Counts of a running extraction; safe to add to from any thread."""
+
+    total_bytes: int
+    report: Report
+    """Called with megabytes."""
+    num_bytes: int = 0
+    num_written: int = 0
+    """Images."""
+    _lock: Lock = field(default_factory=Lock)
+
+    def add(self, num_bytes: int, num_written: int) -> None:
+        """Count bytes that are dealt with, and images that were written."""
+        with self._lock:
+            self.num_bytes += num_bytes
+            self.num_written += num_written
+            self.report(self.num_bytes // _MB, self.total_bytes // _MB)
 
 
 @dataclass(frozen=True)
@@ -77,10 +99,10 @@ class StreamSum:
         return self._sum.hexdigest()
 
 
-def train_jobs(extraction: Extraction, members: Iterable[Member]) -> Iterator[Job]:
+def train_jobs(extraction: Extraction, members: Iterable[TarInfo]) -> Iterator[Job]:
     """One job per class tar."""
     for member in members:
-        yield Job(member.end, partial(extract_class, extraction, member))
+        yield Job(_end(member), partial(extract_class, extraction, member))
 
 
 def val_jobs(extraction: Extraction, labels: tuple[str, ...]) -> Iterator[Job]:
@@ -91,7 +113,7 @@ def val_jobs(extraction: Extraction, labels: tuple[str, ...]) -> Iterator[Job]:
     """
     held = cache(extraction.place.held)
     length = os.fstat(extraction.descriptor).st_size
-    group: list[tuple[str, Member]] = []
+    group: list[tuple[str, TarInfo]] = []
     num_bytes = 0
     for member in walk(extraction.descriptor, 0, length, str(extraction.where)):
         class_name = validation_class(member.name, labels)
@@ -103,10 +125,10 @@ def val_jobs(extraction: Extraction, labels: tuple[str, ...]) -> Iterator[Job]:
         group.append((class_name, member))
         num_bytes += member.size
         if num_bytes >= _GROUP_BYTES:
-            yield Job(member.end, partial(_extract_images, extraction, group, held))
+            yield Job(_end(member), partial(_extract_images, extraction, group, held))
             group, num_bytes = [], 0
     if group:
-        yield Job(group[-1][1].end, partial(_extract_images, extraction, group, held))
+        yield Job(_end(group[-1][1]), partial(_extract_images, extraction, group, held))
 
 
 def run_jobs(
@@ -138,13 +160,13 @@ def run_jobs(
     return counts
 
 
-def extract_class(extraction: Extraction, member: Member) -> Counter[str]:
+def extract_class(extraction: Extraction, member: TarInfo) -> Counter[str]:
     """Extract a class tar that is a byte range of the open file; returns its number of images."""
     match = CLASS_TAR.fullmatch(member.name)
     assert match is not None, "class_tars yields class tars only"
     where = f"{extraction.where}: {member.name}"
     images = []
-    for image in walk(extraction.descriptor, member.offset, member.size, where):
+    for image in walk(extraction.descriptor, member.offset_data, member.size, where):
         check_image(image, where)
         images.append((match[1], image))
     return _extract_images(extraction, images, cache(extraction.place.held))
@@ -152,12 +174,12 @@ def extract_class(extraction: Extraction, member: Member) -> Counter[str]:
 
 def _extract_images(
     extraction: Extraction,
-    images: list[tuple[str, Member]],
+    images: list[tuple[str, TarInfo]],
     held: Callable[[str], dict[str, Held]],
 ) -> Counter[str]:
     made: set[str] = set()
-    num_bytes = num_images = num_written = 0
-    for class_name, image in images:
+    num_bytes = num_written = 0
+    for number, (class_name, image) in enumerate(images, 1):
         if extraction.stop.is_set():
             break
         if not _is_there(extraction, image, held(class_name).get(image.name)):
@@ -167,21 +189,26 @@ def _extract_images(
                 made.add(class_name)
             _write(extraction, folder / image.name, image)
             num_written += 1
-        num_bytes, num_images = num_bytes + image.size, num_images + 1
-        if num_images == _METER_IMAGES:
-            extraction.meter.add(num_bytes, num_images, num_written)
-            num_bytes = num_images = num_written = 0
-    extraction.meter.add(num_bytes, num_images, num_written)
+        num_bytes += image.size
+        if number % _METER_IMAGES == 0:
+            extraction.meter.add(num_bytes, num_written)
+            num_bytes = num_written = 0
+    extraction.meter.add(num_bytes, num_written)
     return Counter(class_name for class_name, _ in images)
 
 
-def _is_there(extraction: Extraction, image: Member, held: Held | None) -> bool:
+def _end(member: TarInfo) -> int:
+    """First byte of the tar behind a member's content."""
+    return member.offset_data + member.size
+
+
+def _is_there(extraction: Extraction, image: TarInfo, held: Held | None) -> bool:
     """Whether an image need not be written; one cut off by another program's end is."""
     if held is None:
         return False
     if held.published and held.size != image.size:
         if held.size < image.size and held.path.read_bytes() == _read(
-            extraction, image.offset, held.size
+            extraction, image.offset_data, held.size
         ):
             return False
         raise DataError(
@@ -189,13 +216,13 @@ def _is_there(extraction: Extraction, image: Member, held: Held | None) -> bool:
             "choose a new folder, or remove it to have it replaced"
         )
     if held.size == image.size and not held.published and not extraction.place.survived:
-        return held.path.read_bytes() == _read(extraction, image.offset, image.size)
+        return held.path.read_bytes() == _read(extraction, image.offset_data, image.size)
     return held.size == image.size
 
 
-def _write(extraction: Extraction, path: Path, image: Member) -> None:
+def _write(extraction: Extraction, path: Path, image: TarInfo) -> None:
     """Write a staged image. A kill leaves it short, and its size then tells."""
-    content = _read(extraction, image.offset, image.size)
+    content = _read(extraction, image.offset_data, image.size)
     with named(path), open(path, "wb", buffering=0) as file:
         num_bytes = file.write(content)
         while num_bytes < len(content):

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tarfile import TarInfo
 from threading import Event
 
 from ixt.errors import DataError
+from ixt.files import reason
+from ixt.images.classes import validation_class
 from ixt.images.folders import IMAGE_SUFFIXES, Split
-from ixt.images.ground_truth import validation_class
-from ixt.tools.prepare.archives import CLASS_TAR, Member
-from ixt.tools.prepare.extract import Extraction, Job, extract_class, run_jobs
-from ixt.tools.prepare.progress import Meter
+from ixt.tools.prepare.archives import CLASS_TAR
+from ixt.tools.prepare.extract import Extraction, Job, Meter, extract_class, run_jobs
 from ixt.tools.prepare.staging import Place, publish
 from ixt.tools.prepare.task import Options, Transfer
 
@@ -146,8 +147,9 @@ def _extract_packed(
     descriptor = os.open(tar, os.O_RDONLY)
     try:
         extraction = Extraction(descriptor, tar.parent, place, meter, stop)
-        length = os.fstat(descriptor).st_size
-        counts = extract_class(extraction, Member(tar.name, 0, length))
+        whole = TarInfo(tar.name)
+        whole.size = os.fstat(descriptor).st_size
+        counts = extract_class(extraction, whole)
     finally:
         os.close(descriptor)
     if stop.is_set():
@@ -178,7 +180,7 @@ def _transfer_class(
             folder.mkdir(exist_ok=True)
             _bring(path, folder / path.name, how)
         names.add(path.name)
-        meter.add(num_bytes, 1, int(missing))
+        meter.add(num_bytes, int(missing))
     return Counter({class_name: len(names)})
 
 
@@ -194,7 +196,7 @@ def _bring(path: Path, target: Path, how: Transfer) -> None:
         if error.errno in _NO_LINK and how != "copy":
             raise DataError(
                 f"{target.parent}: this file system cannot {how} {path} there "
-                f"({(error.strerror or str(error)).lower()}); choose an OUT on the same one, or "
+                f"({reason(error)}); choose an OUT on the same one, or "
                 "--transfer copy"
             ) from error
         raise

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from ixt.errors import DataError
-from ixt.files import local_path
+from ixt.files import local_path, reason
 from ixt.images.folders import Split
 from ixt.tools.prepare.archives import class_tars
-from ixt.tools.prepare.extract import Extraction, StreamSum, run_jobs, train_jobs, val_jobs
+from ixt.tools.prepare.extract import (
+    Extraction,
+    Meter,
+    StreamSum,
+    run_jobs,
+    train_jobs,
+    val_jobs,
+)
 from ixt.tools.prepare.folders import (
     count_images,
     extract_packed,
@@ -18,15 +26,13 @@ from ixt.tools.prepare.folders import (
     sort_flat,
     transfer,
 )
-from ixt.tools.prepare.given import (
+from ixt.tools.prepare.labels import find_labels
+from ixt.tools.prepare.sources import (
     check_given,
     check_sources,
     compare_sums,
-    find_labels,
     kaggle_folder,
 )
-from ixt.tools.prepare.progress import Meter, shown
-from ixt.tools.prepare.published import ILSVRC2012, ArchiveSet
 from ixt.tools.prepare.staging import (
     Origin,
     Place,
@@ -42,7 +48,16 @@ from ixt.tools.prepare.staging import (
     split_folder,
     write_record,
 )
-from ixt.tools.prepare.task import SPLITS, Options, Sources, SplitSummary, Task
+from ixt.tools.prepare.task import (
+    ILSVRC2012,
+    SPLITS,
+    ArchiveSet,
+    Options,
+    Progress,
+    Sources,
+    SplitSummary,
+    Task,
+)
 
 
 def prepare(
@@ -50,7 +65,8 @@ def prepare(
     sources: Sources,
     options: Options | None = None,
     published: ArchiveSet = ILSVRC2012,
-    tell: Callable[[SplitSummary], None] = lambda summary: None,
+    on_split: Callable[[SplitSummary], None] = lambda summary: None,
+    progress: Progress = lambda title: nullcontext(lambda done, total: None),
 ) -> tuple[SplitSummary, ...]:
     """Make OUT/train and OUT/val with one folder per class, or complete what was begun.
 
@@ -63,7 +79,8 @@ def prepare(
         sources: the archives or folders to take images from.
         options: how strict, how fast.
         published: what the archives and counts must be.
-        tell: called with each split that is done.
+        on_split: called with each split that is done.
+        progress: shows the progress of each extraction or transfer.
 
     Returns:
         One summary per split that OUT holds.
@@ -79,17 +96,17 @@ def prepare(
         check_given(sources)
         labels = find_labels(sources, options, published)
         with claimed(root):
-            task = Task(root, sources, options, published, labels)
+            task = Task(root, sources, options, published, labels, progress)
             finished = {split: _finished(task, split) for split in SPLITS}
             check_sources(task, [split for split in SPLITS if finished[split] is None])
             for split in SPLITS:
                 summary = finished[split] or _prepare_split(task, split)
                 if summary is not None:
-                    tell(summary)
+                    on_split(summary)
                     summaries.append(summary)
     except OSError as error:
         raise DataError(
-            f"{error.filename or root}: {(error.strerror or str(error)).lower()}; what is "
+            f"{error.filename or root}: {reason(error)}; what is "
             "written is kept: make room or allow it, and give the same command again"
         ) from error
     if not summaries:
@@ -122,14 +139,13 @@ def _prepare_split(task: Task, split: Split) -> SplitSummary | None:
     if origin is None:
         return _prepare_in_place(task, split, num_sorted, start_s)
     place = open_place(task.root, split, origin)
-    meter = Meter(split, origin.num_bytes)
     tar = task.sources.tar(split)
-    if tar is not None:
-        counts, md5 = _extract(task, split, tar, place, meter)
-    else:
-        source, md5 = Path(origin.name), None
-        meter.total_bytes = num_bytes_below(source)
-        with shown(meter):
+    source, md5 = Path(origin.name), None
+    with task.progress(split) as report:
+        meter = Meter(origin.num_bytes if tar else num_bytes_below(source), report)
+        if tar is not None:
+            counts, md5 = _extract(task, split, tar, place, meter)
+        else:
             counts = transfer(source, place, split, task.labels, task.options, meter)
     _check_counts(task, split, counts, str(tar or origin.name))
     record = Record(origin, md5, dict(sorted(counts.items())))
@@ -145,7 +161,7 @@ def _extract(
     record = read_record(task.root, split)
     archive = task.published.archive(split)
     known = record is not None and record.origin == origin_of(tar) and record.md5 == archive.md5
-    with tar.open("rb", buffering=0) as file, shown(meter):
+    with tar.open("rb", buffering=0) as file:
         descriptor = file.fileno()
         check = task.options.check_sums and not known
         stream_sum = StreamSum(descriptor, tar) if check else None
@@ -168,19 +184,21 @@ def _prepare_in_place(
     """Complete a split from what lies in its folder."""
     folder = split_folder(task.root, split)
     tars = packed_classes(folder) if split == "train" else []
-    meter = Meter("class tars", sum(tar.stat().st_size for tar in tars))
+    num_written = num_sorted
     if tars:
-        with shown(meter):
+        with task.progress("class tars") as report:
+            meter = Meter(sum(tar.stat().st_size for tar in tars), report)
             extract_packed(tars, packed_place(task.root, folder), meter, task.options)
         is_published(task.root, split)
+        num_written += meter.num_written
     counts = count_images(folder)
     if not counts:
         return None
     _check_counts(task, split, counts, str(folder))
     record = Record(Origin(str(folder), 0, 0), None, counts)
-    if meter.num_written or num_sorted:
+    if num_written:
         write_record(task.root, split, record)
-    return _summary(task, split, record, num_sorted + meter.num_written, start_s)
+    return _summary(task, split, record, num_written, start_s)
 
 
 def _origin(task: Task, split: Split) -> Origin | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import DataError
+from ixt.files import replace_text
 from ixt.images.folders import SPLIT_FOLDERS, Split
 
 RECORD = "prepared.json"
@@ -140,7 +141,7 @@ def open_place(root: Path, split: Split, origin: Origin) -> Place:
             shutil.rmtree(staged)
         begun = {"origin": asdict(origin), "boot": boot}
         staged.parent.mkdir(exist_ok=True)
-        _replace(stamp, begun)
+        _write_json(stamp, begun)
     staged.mkdir(exist_ok=True)
     return Place(final, staged, survived=begun["boot"] == boot)
 
@@ -194,7 +195,7 @@ def read_record(root: Path, split: Split) -> Record | None:
 
 def write_record(root: Path, split: Split, record: Record) -> None:
     """Keep what a split was made of."""
-    _replace(root / RECORD, _records(root) | {split: asdict(record)})
+    _write_json(root / RECORD, _records(root) | {split: asdict(record)})
 
 
 def num_bytes_below(folder: Path) -> int:
@@ -213,10 +214,8 @@ def _records(root: Path) -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _replace(path: Path, content: object) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+def _write_json(path: Path, content: object) -> None:
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _files(folder: Path, published: bool) -> dict[str, Held]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.errors import DataError
-from ixt.images.classes import output_classes, target_labels
+from ixt.images.classes import output_classes
 from ixt.images.folders import Split
-from ixt.images.index import Index, load_index
+from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, Request, make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import Batch, TrainLoader

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ixt.errors import IxtError
+from ixt.files import published, reason
 
 _PAPER = "#ffffff"
 _TRACK = "#ecebe7"
@@ -156,9 +157,10 @@ def write_png(path: Path, image: Image.Image) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, "PNG")
+        with published(path) as unfinished:
+            image.save(unfinished, "PNG")
     except OSError as error:
-        raise IxtError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise IxtError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def _draw_tile(

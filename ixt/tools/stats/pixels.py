@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.images.headers import Report
 from ixt.images.image import DamagedImage, load_image
 from ixt.images.index import Index
+from ixt.images.progress_lines import Report
 from ixt.pipeline.plan.hashing import Draw, hash64
 from ixt.tools.stats.split import PixelStats, Triple
 

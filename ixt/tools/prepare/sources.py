@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from ixt.errors import DataError
 from ixt.files import as_url
 from ixt.images.folders import Split
-from ixt.images.ground_truth import read_devkit, read_solution, validation_labels
 from ixt.tools.prepare.archives import check_kind, class_tars
 from ixt.tools.prepare.folders import count_images, packed_classes
-from ixt.tools.prepare.published import Archive, ArchiveSet
 from ixt.tools.prepare.staging import num_bytes_below, open_place, origin_of, split_folder
-from ixt.tools.prepare.task import SPLITS, Options, Sources, Task
+from ixt.tools.prepare.task import SPLITS, Archive, Sources, Task
 
 KAGGLE_FOLDER = Path("ILSVRC/Data/CLS-LOC")
 
@@ -38,26 +35,6 @@ def check_given(sources: Sources) -> None:
             raise DataError(f"{path}: is a folder; --{name} takes the tar itself")
     if sources.kaggle is not None and (sources.train or sources.val):
         raise DataError("give either --kaggle or the tars --train and --val, not both")
-
-
-def find_labels(sources: Sources, options: Options, published: ArchiveSet) -> tuple[str, ...]:
-    """Classes of the validation images: the kit's, Kaggle's, or the shipped ones.
-
-    Raises:
-        DataError: the kit or table given is not what it should be.
-    """
-    if sources.devkit is not None:
-        if options.check_sums and sources.devkit.is_file():
-            with sources.devkit.open("rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-            compare_sums(sources.devkit, published.devkit, found, "")
-        return read_devkit(sources.devkit)
-    if sources.kaggle is not None:
-        base = kaggle_folder(sources.kaggle)
-        for folder in (base, *base.parents[:3]):
-            if (folder / "LOC_val_solution.csv").is_file():
-                return read_solution(folder / "LOC_val_solution.csv")
-    return validation_labels()
 
 
 def kaggle_folder(given: Path) -> Path:

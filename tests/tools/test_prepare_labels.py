@@ -1,32 +1,12 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from small_archives import CLASSES, write_devkit
 
 from ixt.errors import DataError
-from ixt.images.classes import imagenet_synsets
-from ixt.images.ground_truth import read_devkit, read_solution, validation_class, validation_labels
-
-
-def test_the_shipped_labels_are_the_50_000_of_the_challenge() -> None:
-    labels = validation_labels()
-    assert len(labels) == 50_000
-    assert set(Counter(labels).values()) == {50}
-    assert sorted(set(labels)) == list(imagenet_synsets())
-    # Typed from the list of TensorFlow Datasets: first, number 251, last.
-    assert labels[:4] == ("n01751748", "n09193705", "n02105855", "n04263257")
-    assert labels[250] == "n12620546"
-    assert labels[-3:] == ("n02106166", "n10148035", "n02437616")
-
-
-def test_an_image_is_found_by_its_number_and_by_nothing_else() -> None:
-    labels = ("n00000001", "n00000002")
-    assert validation_class("ILSVRC2012_val_00000002.JPEG", labels) == "n00000002"
-    for name in ("ILSVRC2012_val_00000003.JPEG", "ILSVRC2012_val_00000000.JPEG", "x.JPEG"):
-        assert validation_class(name, labels) is None
+from ixt.tools.prepare.labels import read_devkit, read_solution
 
 
 def test_the_kit_names_classes_by_their_number_in_meta_mat(tmp_path: Path) -> None:

@@ -1,53 +1,44 @@
-"""Classes of the 50,000 ILSVRC2012 validation images, whose files are only numbered.
-
-The shipped table, the development kit of the challenge, or Kaggle's solution file.
-"""
+"""Classes of the validation images: of the development kit, of Kaggle's table, or as shipped."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 import tarfile
 import zlib
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ixt.errors import DataError
-from ixt.images.classes import imagenet_synsets
-
-VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg)")
+from ixt.images.classes import VALIDATION_NAME, validation_labels
+from ixt.tools.prepare.sources import compare_sums, kaggle_folder
+from ixt.tools.prepare.task import ArchiveSet, Options, Sources
 
 _SYNSET = re.compile(r"n\d{8}")
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _META = "data/meta.mat"
 
 
-@cache
-def validation_labels() -> tuple[str, ...]:
-    """WordNet ids of the 50,000 validation images, in the order of their numbers.
+def find_labels(sources: Sources, options: Options, published: ArchiveSet) -> tuple[str, ...]:
+    """Classes of the validation images: the kit's, Kaggle's, or the shipped ones.
 
-    Entry 0 is the class of ILSVRC2012_val_00000001.JPEG (n01751748, a sea snake); each of the
-    1,000 classes comes 50 times.
-
-    Source: validation_labels.txt of TensorFlow Datasets 4.9.10 (Apache-2.0), the same 50,000 as
-        in valprep.sh of github.com/soumith/imagenetloader.torch; both restate the challenge's
-        development kit. Stored as places in the sorted WordNet ids.
+    Raises:
+        DataError: the kit or table given is not what it should be.
     """
-    synsets = imagenet_synsets()
-    with (files("ixt.images") / "validation_labels.npz").open("rb") as file, np.load(file) as table:
-        return tuple(synsets[number] for number in table["labels"])
-
-
-def validation_class(name: str, labels: tuple[str, ...]) -> str | None:
-    """WordNet id of a validation image by its file name; None if it is not one of `labels`."""
-    match = VALIDATION_NAME.fullmatch(name)
-    number = int(match[1]) if match else 0
-    return labels[number - 1] if 0 < number <= len(labels) else None
+    if sources.devkit is not None:
+        if options.check_sums and sources.devkit.is_file():
+            with sources.devkit.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            compare_sums(sources.devkit, published.devkit, found, "")
+        return read_devkit(sources.devkit)
+    if sources.kaggle is not None:
+        base = kaggle_folder(sources.kaggle)
+        for folder in (base, *base.parents[:3]):
+            if (folder / "LOC_val_solution.csv").is_file():
+                return read_solution(folder / "LOC_val_solution.csv")
+    return validation_labels()
 
 
 def read_devkit(path: Path) -> tuple[str, ...]:
