@@ -107,7 +107,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, ixt_status: Callable[..., int
     with math_settings_restored(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for module in ("matrix", "ceilings"):
-            patch.setattr(f"ixt.bench.{module}.subprocess", SimpleNamespace(run=run_here))
+            patch.setattr(f"ixt.bench.measure.{module}.subprocess", SimpleNamespace(run=run_here))
         for line in BLOCKS[0].splitlines():
             _, *words = shlex.split(line)
             # As the shell does.

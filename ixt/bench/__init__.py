@@ -1,24 +1,5 @@
-"""`ixt bench`: training and inference throughput in both memory formats."""
+"""`ixt bench`: how fast models, loaders and kernels run here, and how fast they could.
 
-from ixt.bench.export import csv_text, markdown_text
-from ixt.bench.matrix import expand, largest_batch, run_cell, run_matrix
-from ixt.bench.peers import print_peers
-from ixt.bench.results import Cell, Protocol, Report, Row, read_report, write_report
-from ixt.bench.table import print_table
-
-__all__ = [
-    "Cell",
-    "Protocol",
-    "Report",
-    "Row",
-    "csv_text",
-    "expand",
-    "largest_batch",
-    "markdown_text",
-    "print_peers",
-    "print_table",
-    "read_report",
-    "run_cell",
-    "run_matrix",
-    "write_report",
-]
+measure/ times models, a cell per process; data/ times loaders; roofline/ knows what devices allow;
+report/ makes tables and pages of results files.
+"""

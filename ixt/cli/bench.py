@@ -83,8 +83,10 @@ def models(
 
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench import Protocol, csv_text, markdown_text, print_peers, print_table
-    from ixt.bench.measure import Request, bench, training_step
+    from ixt.bench.measure.command import Request, bench, training_step
+    from ixt.bench.report.peers import print_peers
+    from ixt.bench.report.text import csv_text, markdown_text, print_table
+    from ixt.bench.results import Protocol
 
     check_outputs(results, csv, markdown)
     report = bench(

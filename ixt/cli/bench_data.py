@@ -42,10 +42,9 @@ def data(
 
     Example: `ixt bench data recipes/inceptionnext_tiny.yaml --data DIR --num-threads 1,2,4`
     """
-    from ixt.bench.data_table import print_stages
-    from ixt.bench.demand import find_demand
-    from ixt.bench.measure import integers, words
-    from ixt.bench.stages import bench_data, settings_of
+    from ixt.bench.data.demand import find_demand
+    from ixt.bench.data.stages import bench_data, print_stages, settings_of
+    from ixt.bench.measure.command import integers, words
     from ixt.distributed.accelerator import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
 
@@ -74,8 +73,7 @@ def e2e(
 
     Example: `ixt bench e2e recipes/inceptionnext_tiny.yaml --data DIR`
     """
-    from ixt.bench.data_table import print_end_to_end
-    from ixt.bench.end_to_end import bench_end_to_end
+    from ixt.bench.data.end_to_end import bench_end_to_end, print_end_to_end
     from ixt.bench.results import Protocol
     from ixt.recipe import find_recipe, load_recipe
 

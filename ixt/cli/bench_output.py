@@ -32,8 +32,9 @@ def report(
 
     Example: `ixt bench report bench.json --out report.html`
     """
-    from ixt.bench.export import csv_text, markdown_text
-    from ixt.bench.page import Source, page_html
+    from ixt.bench.report.entries import Source
+    from ixt.bench.report.page import page_html
+    from ixt.bench.report.text import csv_text, markdown_text
     from ixt.bench.results import read_report
 
     if out.suffix not in _FORMATS:
@@ -85,7 +86,7 @@ def compare(
     Example: `ixt bench compare before.json after.json --threshold 1%`
     """
     from ixt.bench.compare import compare as compare_reports
-    from ixt.bench.compare_table import print_comparison
+    from ixt.bench.compare import print_comparison
     from ixt.bench.differences import refuse_decisive
     from ixt.bench.results import read_report
 

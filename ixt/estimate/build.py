@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ixt.bench.expected import (
+from ixt.bench.roofline import Costs, Device, Precision, find_device
+from ixt.bench.roofline.expected import (
     Duration,
     Rates,
     bench_device,
     bench_rates,
+    empty_model,
     estimate,
     precision_of,
+    recipe_costs,
     roofline_rates,
 )
-from ixt.bench.model_costs import empty_model, recipe_costs
-from ixt.bench.roofline import Costs, Device, Precision, find_device
 from ixt.errors import EngineError
 from ixt.estimate.activations import saved_activations
 from ixt.estimate.curve import Curve, sample_curve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ixt.bench.matrix import add_round
+from ixt.bench.measure.matrix import add_round
 from ixt.bench.results import Cell, Protocol, Report, Row, Timing
 
 MACHINE = {

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from ixt.bench.compare import compare, compare_rows
-from ixt.bench.compare_table import print_comparison
+from ixt.bench.compare import compare, compare_rows, print_comparison
 from ixt.bench.differences import find_differences, refuse_decisive
 from ixt.bench.results import Cell, Protocol, Report, Row, Timing
 from ixt.errors import EngineError

@@ -29,10 +29,10 @@ import psutil
 import torch
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
-from ixt.bench.demand import find_demand
-from ixt.bench.end_to_end import bench_end_to_end
+from ixt.bench.data.demand import find_demand
+from ixt.bench.data.end_to_end import bench_end_to_end
+from ixt.bench.data.stages import Setting, bench_data
 from ixt.bench.results import Protocol
-from ixt.bench.stages import Setting, bench_data
 from ixt.images.index import load_index
 from ixt.pipeline.decode.base import Decoder, GpuDecoding, Request, make_decoder
 from ixt.pipeline.plan.crop import train_crops

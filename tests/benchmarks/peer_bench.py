@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ixt.bench.peers import architecture
+from ixt.bench.measure.steps import build_workload
+from ixt.bench.measure.timing import time_step
+from ixt.bench.report.peers import architecture
 from ixt.bench.results import Cell, Mode, Protocol
-from ixt.bench.steps import build_workload
-from ixt.bench.timing import time_step
 from ixt.distributed.machine import describe_machine
 from ixt.models import create_model
 

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ixt.bench.expected import bench_rates, roofline_rates
 from ixt.bench.results import Protocol, Report, Row, write_report
 from ixt.bench.roofline import find_device, model_costs
+from ixt.bench.roofline.expected import bench_rates, roofline_rates
 from ixt.checkpoint.writer import HostCopies
 from ixt.cli import app
 from ixt.errors import IxtError

@@ -17,7 +17,7 @@ from process_group import free_port
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ixt.bench.end_to_end import bench_end_to_end
+from ixt.bench.data.end_to_end import bench_end_to_end
 from ixt.bench.results import Protocol
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.checkpoint.weights import read_weights
