@@ -95,7 +95,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{final}: cannot be written: {error}; older checkpoints are intact, "
-            "make room or change --run-dir, then go on with --resume"
+            "make room or change --run-dir, then continue with --resume"
         ) from error
     return final
 

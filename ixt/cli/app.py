@@ -54,7 +54,7 @@ def main() -> None:
             raise
         worker.end(str(error), 2)
     except Interrupted as error:
-        worker.end(f"{error}; go on with --resume", 128 + error.signum, alike=True)
+        worker.end(f"{error}; continue with --resume", 128 + error.signum, alike=True)
     except Exception as error:
         mendable = isinstance(error, OSError) and error.errno in _MENDABLE
         if os.environ.get("IXT_DEBUG") or not (mendable or launched()):

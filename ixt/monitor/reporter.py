@@ -183,7 +183,7 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be written: {error.strerror}; checkpoints are intact, make room, "
-            "then go on with --resume"
+            "then continue with --resume"
         ) from error
 
 

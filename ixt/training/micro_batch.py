@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ixt.distributed.group import join_group
 from ixt.errors import EngineError
 from ixt.models.out_of_memory import ran_out_of_memory
 from ixt.monitor import activity
@@ -32,7 +33,7 @@ _ON_CPU = 128  # more images at once gain nothing there
 _USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
 
 
-def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
+def resolve_micro_batch(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
     """Put a number where the recipe says engine.micro_batch_size: auto. Every process must call it.
 
     The largest micro-batch that divides a process's share of an update, that mixing allows, and
@@ -40,7 +41,7 @@ def settle(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
 
     Args:
         recipe: with auto or a number, which is left as it is.
-        stored: the resolved recipe of a run to go on with; its number is kept if the processes of
+        stored: the resolved recipe of the run to continue; its number is kept if the processes of
             now can share it.
         build: makes the model, on the CPU.
 
@@ -101,7 +102,8 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
     where = f"cuda:{torch.cuda.current_device()}" if on_device else "the host"
     if activity.last().doing == "evaluating":
         size = recipe.eval.batch_size
-        return f"{where}: out of memory with eval.batch_size {size}; lower it, go on with --resume"
+        text = f"{where}: out of memory with eval.batch_size {size}"
+        return f"{text}; lower it, continue with --resume"
     micro = recipe.engine.micro_batch_size
     text = f"{where}: out of memory with engine.micro_batch_size {micro}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -179,7 +181,7 @@ def _for_all(micro: int, processes: int) -> int:
         return micro
     cuda = torch.cuda.is_available()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        join_group()
     least = torch.tensor(micro, device="cuda" if cuda else "cpu")
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
     return int(least)

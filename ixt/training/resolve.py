@@ -1,4 +1,4 @@
-"""The recipe of a run: settled before it starts, and held against the run that it continues."""
+"""The recipe of a run: resolved before it starts, and compared with the run that it continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ixt.errors import CheckpointError
 from ixt.kernels import product_choice
 from ixt.models import sized
 from ixt.recipe import RUN_RECIPE, Recipe, load_recipe, parse_recipe
-from ixt.training import micro_batch
+from ixt.training.micro_batch import resolve_micro_batch
 from ixt.training.model import probe_model
 
 # What may differ between a run and its continuation without changing what is computed.
@@ -40,13 +40,13 @@ _FREE = {
 }
 
 
-def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
-    """The recipe with its micro-batch, matrix products, mixing group and image size settled.
+def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
+    """The recipe with its micro-batch, matrix products, mixing group and image size resolved.
 
     Args:
         recipe: as the user gave it.
         run_dir: folder of the run.
-        resume: go on with the run in it; otherwise it must not hold checkpoints.
+        resume: continue the run in it; otherwise it must not hold checkpoints.
 
     Raises:
         IxtError: it does not fit the run that it continues, or no micro-batch fits.
@@ -54,12 +54,12 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     folders, stored = checkpoint_folders(run_dir), run_dir / RUN_RECIPE
     if folders and not resume:
         raise CheckpointError(
-            f"{run_dir}: holds a run already; add --resume to go on with it, "
+            f"{run_dir}: holds a run already; add --resume to continue it, "
             "or give another --run-dir"
         )
     recipe = sized(inlined(recipe))
     before = stored if resume and stored.exists() else None
-    recipe = micro_batch.settle(recipe, before, partial(probe_model, recipe))
+    recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = product_choice.settle(recipe, before)
     group = recipe.augment.mixing_group
     if resume and folders and stored.exists():
@@ -67,9 +67,9 @@ def settle(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
         group = group or old.augment.mixing_group
         recipe = _with_group(recipe, group)
         _check_same(old, recipe, stored)
-    settled = _with_group(recipe, group or recipe.mixing_group)
+    resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
-    return parse_recipe(settled.model_dump(mode="json"), str(stored))
+    return parse_recipe(resolved.model_dump(mode="json"), str(stored))
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:

@@ -32,7 +32,7 @@ from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.ema import Ema
 from ixt.training.model import Prepare, build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
-from ixt.training.resolve import settle
+from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
 
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
@@ -93,7 +93,7 @@ def open_run(
     Args:
         recipe: with data.root set.
         run_dir: an existing folder, held by `run_lock.locked`.
-        resume: go on with the run in it; otherwise it must not hold checkpoints.
+        resume: continue the run in it; otherwise it must not hold checkpoints.
         prepare: called with the fresh model, to load weights for instance; not where the run's own
             ones are to take their place.
 
@@ -101,7 +101,7 @@ def open_run(
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
     engine.before_joining(recipe)
-    recipe = settle(recipe, run_dir, resume)
+    recipe = resolve_recipe(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)

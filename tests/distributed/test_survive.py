@@ -93,7 +93,7 @@ def test_a_signal_to_one_rank_saves_and_another_number_of_processes_goes_on(
     session.workers[1].send_signal(signal.SIGTERM)
     status, (line,) = session.end()
     assert status == 143
-    assert re.fullmatch(r"stopped after step \d+, saved in run; go on with --resume", line)
+    assert re.fullmatch(r"stopped after step \d+, saved in run; continue with --resume", line)
     done = subprocess.run(ixt("resume", "run"), cwd=tmp_path, check=False)
     assert done.returncode == 0
     train(recipe, tmp_path / "unbroken")

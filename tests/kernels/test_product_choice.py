@@ -12,7 +12,7 @@ from process_group import start_two
 from ixt.kernels import product_choice, tune
 from ixt.kernels.product_choice import choice_from, settle
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from ixt.training.resolve import settle as settle_recipe
+from ixt.training.resolve import resolve_recipe
 
 Sections = dict[str, dict[str, Any]]
 TIMES = {
@@ -68,13 +68,13 @@ def test_a_run_writes_its_choice_down_and_keeps_it(
 ) -> None:
     seen: list[Recipe] = []
     on_a_gpu(monkeypatch, seen)
-    settled = settle_recipe(auto(tiny_sections), tmp_path, resume=False)
-    assert settled.model.fused_gemm == {"fc1-16": "64x64"}
+    resolved = resolve_recipe(auto(tiny_sections), tmp_path, resume=False)
+    assert resolved.model.fused_gemm == {"fc1-16": "64x64"}
     assert len(seen) == 1
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(settled))
-    assert load_recipe(tmp_path / "recipe.yaml") == settled
-    again = settle_recipe(auto(tiny_sections), tmp_path, resume=True)
-    assert again == settled
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(resolved))
+    assert load_recipe(tmp_path / "recipe.yaml") == resolved
+    again = resolve_recipe(auto(tiny_sections), tmp_path, resume=True)
+    assert again == resolved
     assert len(seen) == 1
 
 

@@ -11,9 +11,14 @@ from process_group import start_two
 
 from ixt.errors import EngineError, RecipeError
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from ixt.training import micro_batch
-from ixt.training.micro_batch import largest_that_fits, out_of_memory_explained, settle, train_twice
-from ixt.training.resolve import settle as settle_recipe
+from ixt.training import micro_batch, resolve
+from ixt.training.micro_batch import (
+    largest_that_fits,
+    out_of_memory_explained,
+    resolve_micro_batch,
+    train_twice,
+)
+from ixt.training.resolve import resolve_recipe
 
 Sections = dict[str, dict[str, Any]]
 
@@ -41,9 +46,9 @@ def test_bisection_finds_the_largest_that_fits_in_few_tries(limit: int) -> None:
 
 
 def test_on_a_cpu_auto_is_the_largest_divisor_up_to_128(tiny_sections: Sections) -> None:
-    assert settle(auto(tiny_sections), None, no_model).engine.micro_batch_size == 128
-    assert settle(auto(tiny_sections, 96), None, no_model).engine.micro_batch_size == 96
-    assert settle(auto(tiny_sections, 480), None, no_model).engine.micro_batch_size == 96
+    for total, micro in ((1024, 128), (96, 96), (480, 96)):
+        resolved = resolve_micro_batch(auto(tiny_sections, total), None, no_model)
+        assert resolved.engine.micro_batch_size == micro
 
 
 def test_auto_divides_what_each_process_gets(
@@ -51,20 +56,20 @@ def test_auto_divides_what_each_process_gets(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setattr(micro_batch, "_for_all", lambda micro, processes: micro)
-    assert settle(auto(tiny_sections), None, no_model).engine.micro_batch_size == 64
+    assert resolve_micro_batch(auto(tiny_sections), None, no_model).engine.micro_batch_size == 64
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(EngineError, match="auto: no micro-batch lets 3 processes share"):
-        settle(auto(tiny_sections), None, no_model)
+        resolve_micro_batch(auto(tiny_sections), None, no_model)
 
 
 def test_a_number_is_left_alone_and_auto_keeps_the_runs_own(
     tiny: Recipe, tiny_sections: Sections, tmp_path: Path
 ) -> None:
-    assert settle(tiny, None, no_model) is tiny
+    assert resolve_micro_batch(tiny, None, no_model) is tiny
     (tmp_path / "recipe.yaml").write_text(
         dump_recipe(tiny.with_(engine={"global_batch_size": 1024, "micro_batch_size": 32}))
     )
-    again = settle(auto(tiny_sections), tmp_path / "recipe.yaml", no_model)
+    again = resolve_micro_batch(auto(tiny_sections), tmp_path / "recipe.yaml", no_model)
     assert again.engine.micro_batch_size == 32
 
 
@@ -111,8 +116,8 @@ def test_a_probe_has_the_image_size_of_the_run(
         sizes.append(build().patch_embed.img_size)
         return recipe.with_(engine={"micro_batch_size": 32})
 
-    monkeypatch.setattr(micro_batch, "settle", look)
-    settle_recipe(recipe, tmp_path, resume=False)
+    monkeypatch.setattr(resolve, "resolve_micro_batch", look)
+    resolve_recipe(recipe, tmp_path, resume=False)
     assert sizes == [(32, 32)]
 
 
@@ -135,8 +140,8 @@ def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(micro_batch, "device_holds", lambda recipe, build, size: size <= 16)
-    settled = tiny.with_(augment={"mixing_group": 64})  # as every run settles it
-    with pytest.raises(EngineError) as raised, out_of_memory_explained(settled, no_model):
+    resolved = tiny.with_(augment={"mixing_group": 64})  # as every run resolves it
+    with pytest.raises(EngineError) as raised, out_of_memory_explained(resolved, no_model):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (
         "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, in a new run, as other "
@@ -159,7 +164,7 @@ from ixt.recipe import load_recipe
 from pathlib import Path
 limit = 64 if os.environ["RANK"] == "1" else 500
 micro_batch._judge = lambda recipe, build: lambda size: size <= limit
-recipe = micro_batch.settle(load_recipe(Path(sys.argv[1])), None, None)
+recipe = micro_batch.resolve_micro_batch(load_recipe(Path(sys.argv[1])), None, None)
 from accelerate import Accelerator
 accelerator = Accelerator(cpu=True)
 print(accelerator.num_processes, recipe.engine.micro_batch_size)

@@ -185,7 +185,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(
         patch.setattr("ixt.evaluate.records.new_table", too_large)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         with pytest.raises(
-            EngineError, match=r"with eval\.batch_size 120; lower it, go on with --resume"
+            EngineError, match=r"with eval\.batch_size 120; lower it, continue with --resume"
         ):
             train(recipe, run)
     assert steps(run) == [5]
