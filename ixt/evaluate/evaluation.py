@@ -26,7 +26,7 @@ from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.images.index import Index, load_index
-from ixt.kernels import apply_kernels
+from ixt.kernels import prepare_model
 from ixt.models.out_of_memory import memory_for
 from ixt.pipeline.decode.base import Decoder, DecoderKind, resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
@@ -241,7 +241,7 @@ def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
 
 def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:
     model = candidate.model
-    apply_kernels(model, candidate.recipe, accelerator.device)
+    prepare_model(model, candidate.recipe, accelerator.device)
     model = model.to(accelerator.device).eval()
     if candidate.recipe.engine.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -10,10 +10,11 @@ compares them with plain PyTorch on the device at hand, `tune.py` times matrix p
 `apply.py` does to a model what a recipe says.
 """
 
-from ixt.kernels.apply import apply_kernels
+from ixt.kernels.apply import prepare_model
 from ixt.kernels.bands import Bands, depthwise_bands
 from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.modules import FusedDepthwiseConv2d, FusedInceptionMixer, MatmulMlp
+from ixt.kernels.product_choice import choose_products
 from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
 from ixt.kernels.selfcheck import (
     MixerShape,
@@ -22,6 +23,7 @@ from ixt.kernels.selfcheck import (
     disagreement,
     mixer_shapes,
 )
+from ixt.kernels.step_graph import StepGraph, check_updates, update_stream
 
 __all__ = [
     "Bands",
@@ -31,12 +33,16 @@ __all__ = [
     "HalfResidualBlock",
     "MatmulMlp",
     "MixerShape",
-    "apply_kernels",
+    "StepGraph",
     "block_disagreement",
     "blocks_to_fold",
+    "check_updates",
+    "choose_products",
     "depthwise_bands",
     "disagreement",
     "fuse",
     "keep_residual_half",
     "mixer_shapes",
+    "prepare_model",
+    "update_stream",
 ]

@@ -27,7 +27,7 @@ _log = logging.getLogger("ixt")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def apply_kernels(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
     """Put in the layers that the recipe asks for, in place.
 
     The state dict keeps its names and shapes. On a CUDA device fused layers are first compared

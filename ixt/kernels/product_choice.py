@@ -21,7 +21,7 @@ from ixt.recipe import Recipe, load_recipe
 from ixt.recipe.model import GemmChoice
 
 
-def settle(recipe: Recipe, stored: Path | None) -> Recipe:
+def choose_products(recipe: Recipe, stored: Path | None) -> Recipe:
     """Put a choice where the recipe says model.fused_gemm: auto. Every process must call it.
 
     Triton computes a product where the first process measures it to be faster; cuBLAS does all of

@@ -31,7 +31,7 @@ gives the loss: everything that is to be done on the device. At the last place t
 WARM_UP = 11
 
 
-def check(engine: Engine, cuda: bool) -> None:
+def check_updates(engine: Engine, cuda: bool) -> None:
     """Refuse a graph that cannot be recorded here, and make ready for one that can.
 
     Call it before any process group exists: NCCL's is told when it is made.
@@ -53,7 +53,7 @@ def check(engine: Engine, cuda: bool) -> None:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
 
 
-def graph_stream(engine: Engine, device: torch.device) -> torch.cuda.Stream | None:
+def update_stream(engine: Engine, device: torch.device) -> torch.cuda.Stream | None:
     """A stream to wrap the model on and to record its updates; None where that is not wanted."""
     if not engine.cuda_graph:
         return None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ixt.distributed.accelerator import seed_model
-from ixt.kernels import apply_kernels
+from ixt.kernels import prepare_model
 from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe
 
@@ -42,7 +42,7 @@ def build_model(
         scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
         prepare(model)
-    apply_kernels(model, recipe, device)
+    prepare_model(model, recipe, device)
     if settings.freeze is not None:
         freeze(model, settings.freeze)
     # DeepSpeed lays weights end to end in NCHW, and cannot send others between processes; images in

@@ -8,7 +8,7 @@ from pathlib import Path
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.distributed.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
-from ixt.kernels import product_choice
+from ixt.kernels import choose_products
 from ixt.models import sized
 from ixt.recipe import RUN_RECIPE, Recipe, load_recipe, parse_recipe
 from ixt.training.micro_batch import resolve_micro_batch
@@ -60,7 +60,7 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     recipe = sized(inlined(recipe))
     before = stored if resume and stored.exists() else None
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
-    recipe = product_choice.settle(recipe, before)
+    recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
     if resume and folders and stored.exists():
         old = load_recipe(stored)

@@ -23,6 +23,7 @@ from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import DataError
 from ixt.files import replace_text
 from ixt.images.classes import output_classes
+from ixt.kernels import check_updates, update_stream
 from ixt.monitor.observer import Observer
 from ixt.monitor.reporter import Reporter
 from ixt.pipeline.eval_loader import EvalLoader
@@ -100,7 +101,7 @@ def open_run(
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
-    engine.before_joining(recipe)
+    check_updates(recipe.engine, torch.cuda.is_available())
     recipe = resolve_recipe(recipe, run_dir, resume)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
@@ -132,7 +133,7 @@ def _build(
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
     model = build_model(start, len(class_names), device, prepare).to(device)
-    stream = engine.graph_stream(recipe.engine, device)
+    stream = update_stream(recipe.engine, device)
     optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     with torch.cuda.stream(stream):

@@ -15,7 +15,7 @@ from typing_extensions import override
 from ixt.distributed import engine
 from ixt.distributed.signals import StopRequest
 from ixt.distributed.stop_agreement import StopAgreement
-from ixt.kernels.step_graph import StepGraph
+from ixt.kernels import StepGraph
 from ixt.monitor import activity
 from ixt.monitor.hang import HangWatch
 from ixt.monitor.observer import AfterUpdate, Observer, Observers

@@ -18,7 +18,6 @@ from ixt.kernels import (
     HalfResidualBlock,
     MixerShape,
     apply,
-    apply_kernels,
     block_disagreement,
     blocks_to_fold,
     depthwise_bands,
@@ -26,6 +25,7 @@ from ixt.kernels import (
     fuse,
     gemm,
     keep_residual_half,
+    prepare_model,
 )
 from ixt.kernels.gemm import Tiles
 from ixt.models import create_model
@@ -124,7 +124,7 @@ def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: 
         },
     )
     net = create_model(recipe.model.name, num_classes=10, **recipe.model.kwargs)
-    apply_kernels(net, recipe, device)
+    prepare_model(net, recipe, device)
     return net
 
 

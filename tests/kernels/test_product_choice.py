@@ -10,7 +10,7 @@ import torch
 from process_group import start_two
 
 from ixt.kernels import product_choice, tune
-from ixt.kernels.product_choice import choice_from, settle
+from ixt.kernels.product_choice import choice_from, choose_products
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.training.resolve import resolve_recipe
 
@@ -57,10 +57,10 @@ def test_a_tile_that_does_not_run_is_left_out() -> None:
 
 
 def test_without_a_gpu_auto_is_cublas_and_a_choice_is_left_alone(tiny_sections: Sections) -> None:
-    assert settle(auto(tiny_sections), None).model.fused_gemm == "cublas"
+    assert choose_products(auto(tiny_sections), None).model.fused_gemm == "cublas"
     for choice in ("triton", {"fc1-16": "64x64"}):
         recipe = auto(tiny_sections, choice)
-        assert settle(recipe, None) is recipe
+        assert choose_products(recipe, None) is recipe
 
 
 def test_a_run_writes_its_choice_down_and_keeps_it(

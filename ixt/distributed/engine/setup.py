@@ -21,7 +21,6 @@ from torch import nn
 from ixt.distributed.accelerator import build_accelerator
 from ixt.distributed.engine import deepspeed
 from ixt.errors import EngineError, Interrupted
-from ixt.kernels import step_graph
 from ixt.recipe import Engine, Recipe
 
 _HOOKS = {
@@ -29,15 +28,6 @@ _HOOKS = {
     "bf16": DDPCommunicationHookType.BF16,
     "fp16": DDPCommunicationHookType.FP16,
 }
-
-
-def before_joining(recipe: Recipe) -> None:
-    """Check and set what must be so before the processes first meet: before a probe or `start`.
-
-    Raises:
-        EngineError: see `step_graph.check`.
-    """
-    step_graph.check(recipe.engine, torch.cuda.is_available())
 
 
 def start(recipe: Recipe, run_dir: Path) -> Accelerator:

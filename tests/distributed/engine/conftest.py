@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from engine_runs import Result, Sections, Train, TrainTogether, start
+from engine_runs import Result, Train, TrainTogether, start
 from process_group import free_port
+from sections import Sections
 
 from ixt.recipe import parse_recipe
 from ixt.training.loop import train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from ixt.checkpoint.folder import checkpoint_folders
 
-Sections = dict[str, dict[str, Any]]
 Train = Callable[..., "Result"]
 TrainTogether = Callable[..., dict[str, "Result"]]
 
@@ -110,27 +110,12 @@ def assert_same_bits(result: Result, reference: Result) -> None:
         assert farthest(result.tensors(name), reference.tensors(name)) == 0.0
 
 
-def changed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:
-    """Sections with some keys set anew."""
-    return {name: {**section, **changes.get(name, {})} for name, section in sections.items()}
-
-
-def graphed(sections: Sections, **changes: Mapping[str, Any]) -> Sections:
-    """A recipe that records its updates; changes by section."""
-    changes["engine"] = {
-        "cuda_graph": True,
-        "global_batch_size": 64,
-        "micro_batch_size": 64,
-        **changes.get("engine", {}),
-    }
-    return changed(sections, **changes)
-
-
 def start(folder: Path, rank: int) -> subprocess.Popen[bytes]:
     with (folder / f"rank-{rank}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, str(WORKER), str(folder / "jobs.json")],
-            env=rank_environment(rank, 2, free_port()),  # each job brings its own port
+            # Each job brings its own port.
+            env={**rank_environment(rank, 2, free_port()), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from engine_runs import ENGINES, Sections, Train, changed
+from engine_runs import ENGINES, Train
+from sections import Sections, changed
 
 from ixt.distributed.engine import start
 from ixt.distributed.engine.deepspeed import configuration, inlined

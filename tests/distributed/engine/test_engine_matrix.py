@@ -13,15 +13,14 @@ from engine_runs import (
     ENGINES,
     LOSS,
     Result,
-    Sections,
     Train,
     TrainTogether,
     assert_same_answer,
     assert_same_bits,
-    changed,
     farthest,
     weights,
 )
+from sections import Sections, changed
 
 from ixt.recipe import dump_recipe, parse_recipe
 

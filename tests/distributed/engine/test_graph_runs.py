@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from engine_runs import Sections, Train, TrainTogether, assert_same_bits, changed, graphed
+from engine_runs import Train, TrainTogether, assert_same_bits
 from no_gpu import TOLD_NCCL, stand_in
 from process_group import free_port
+from sections import Sections, changed, graphed
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 

@@ -9,13 +9,12 @@ from engine_runs import (
     ENGINES,
     LOSS,
     Result,
-    Sections,
     Train,
     TrainTogether,
     assert_same_answer,
     assert_same_bits,
-    changed,
 )
+from sections import Sections, changed
 
 from ixt.errors import Diverged
 

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ixt.distributed import engine
 from ixt.kernels import step_graph
 from ixt.kernels.step_graph import Recorded
 from ixt.recipe import Engine
 from ixt.training import loop as training
+from ixt.training import run as opening
 
 TOLD_NCCL = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
@@ -53,22 +53,22 @@ def stand_in(replace: Callable[[Any, str, Any], None]) -> Seen:
     """
     seen = Seen()
     _watch(replace, seen)
-    set_rate, check = training.set_learning_rate, step_graph.check
+    set_rate, check = training.set_learning_rate, opening.check_updates
 
     def set_rounded(optimizer: torch.optim.Optimizer, rate: float) -> None:
         set_rate(optimizer, rate)
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float32).item()
 
-    def graph_stream(settings: Engine, _: torch.device) -> AnyStream | None:
+    def update_stream(settings: Engine, _: torch.device) -> AnyStream | None:
         return AnyStream() if settings.cuda_graph else None
 
     replace(training, "set_learning_rate", set_rounded)
     replace(torch.cuda, "current_stream", lambda *_: AnyStream())
     replace(torch.cuda, "stream", lambda *_: nullcontext())
-    replace(step_graph, "check", lambda settings, cuda: check(settings, cuda=True))
+    replace(opening, "check_updates", lambda settings, cuda: check(settings, cuda=True))
     replace(step_graph, "record", record)
-    replace(engine, "graph_stream", graph_stream)
+    replace(opening, "update_stream", update_stream)
     return seen
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import Sections, graphed
 from no_gpu import AnyStream, stand_in
+from sections import Sections, graphed
 from torch import Tensor, nn
 
-from ixt.distributed.engine import StepGraph
 from ixt.errors import EngineError, RecipeError
-from ixt.kernels import step_graph
+from ixt.kernels import StepGraph, step_graph
 from ixt.kernels.step_graph import Recorded
 from ixt.recipe import parse_recipe
 from ixt.training.loop import train
