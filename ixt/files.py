@@ -6,12 +6,13 @@ folder. Whatever kills the process or the machine, a reader finds the old conten
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ixt.errors import DataError
@@ -58,6 +59,76 @@ def replace_text(path: Path, text: str) -> None:
     """
     with published(path) as beside:
         beside.write_text(text)
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse result files that could not be written, before the work whose results they hold.
+
+    Raises:
+        DataError: a path is a URL or a folder, lies below a file, or is not writable.
+    """
+    for path in filter(None, paths):
+        refuse_url(path)
+        try:
+            place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        except OSError as error:  # e.g. a name that is too long
+            raise DataError(f"{path}: cannot be written ({reason(error)})") from error
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; give the name of a file")
+        if place != path and not place.is_dir():
+            raise DataError(f"{path}: cannot be written: {place} is no folder; give another name")
+        if not _in_place(place) and not place.is_dir():
+            place = place.parent
+        if not os.access(place, os.W_OK):
+            raise DataError(f"{path}: cannot be written: {place} is read-only; give another name")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a result file in one step, making its folder; links and devices are written in place.
+
+    Raises:
+        DataError: it cannot be written, or is a URL.
+    """
+    with _result_file(path), nullcontext(path) if _in_place(path) else published(path) as file:
+        file.write_bytes(_encoded(text))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a result file as indented JSON; see `write_text`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add to a result file, on a line of its own, so that others may add to it as well.
+
+    Raises:
+        DataError: it cannot be written, or is a URL.
+    """
+    with _result_file(path), path.open("ab+") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            text = text if stream.read() == b"\n" else "\n" + text
+        stream.write(_encoded(text + "\n"))
+
+
+@contextmanager
+def _result_file(path: Path) -> Iterator[None]:
+    refuse_url(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def _in_place(path: Path) -> bool:
+    """Whether replacing a path would cut it off from what it stands for, e.g. /dev/stdout."""
+    return path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; names of files may hold bytes that are no text, which stay as they are."""
+    return text.encode("utf-8", errors="surrogateescape")
 
 
 def sync(path: Path) -> None:

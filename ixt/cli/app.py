@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +16,7 @@ import typer
 from ixt import __version__
 from ixt.cli.usage import usage_line
 from ixt.errors import Interrupted, IxtError
+from ixt.files import reason
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +26,7 @@ app = typer.Typer(
 )
 
 # A full disk, a used-up quota, a missing permission, a read-only file system.
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def main() -> None:
@@ -56,13 +55,13 @@ def main() -> None:
     except Interrupted as error:
         worker.end(f"{error}; continue with --resume", 128 + error.signum, alike=True)
     except Exception as error:
-        mendable = isinstance(error, OSError) and error.errno in _MENDABLE
-        if os.environ.get("IXT_DEBUG") or not (mendable or launched()):
+        fixable = isinstance(error, OSError) and error.errno in _FIXABLE
+        if os.environ.get("IXT_DEBUG") or not (fixable or launched()):
             raise
-        if not mendable:
+        if not fixable:
             worker.fail(error)
-        name, reason = getattr(error, "filename", None), getattr(error, "strerror", error)
-        worker.end(f"{name or 'a file'}: {reason}; make room or allow it, then go on", 2)
+        file = getattr(error, "filename", None) or "a file"
+        worker.end(f"{file}: {reason(error)}; make room or allow writing, then resume", 2)
 
 
 def _print_any_name() -> None:
@@ -92,57 +91,10 @@ def _options(
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Say at Ctrl-C that nothing of the block's work is lost."""
+    """Print at Ctrl-C that nothing of the block's work is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        line = "stopped; what is done is kept: the same command goes on from there"
+        line = "stopped; what is done is kept: the same command continues from there"
         print(line, file=sys.stderr)
         raise
-
-
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse result files that could not be written, before the work whose results they hold.
-
-    Raises:
-        IxtError: a path is a URL or a folder, lies below a file, or may not be written to.
-    """
-    from ixt.files import refuse_url
-
-    for path in filter(None, paths):
-        refuse_url(path)
-        try:
-            place = next(place for place in (path, *path.absolute().parents) if place.exists())
-        except OSError as error:  # such as a name that is too long
-            raise IxtError(f"{path}: cannot be written: {error.strerror}") from error
-        if path.is_dir():
-            raise IxtError(f"{path}: is a folder; give the name of a file")
-        if place != path and not place.is_dir():
-            raise IxtError(f"{path}: cannot be written: {place} is no folder; give another name")
-        if not os.access(place, os.W_OK):
-            raise IxtError(f"{path}: cannot be written: {place} is read-only; give another name")
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a result file as indented JSON; see `write_text`."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str, append: bool = False) -> None:
-    """Write a result file, making its folder; or add to it.
-
-    Raises:
-        IxtError: it cannot be written, or is a URL.
-    """
-    from ixt.files import refuse_url
-
-    refuse_url(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may hold bytes that are no text: they are written as they are.
-        with path.open(
-            "a" if append else "w", encoding="utf-8", errors="surrogateescape"
-        ) as stream:
-            stream.write(text)
-    except OSError as error:
-        raise IxtError(f"{path}: cannot be written: {error.strerror}") from error

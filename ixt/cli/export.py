@@ -46,7 +46,7 @@ def export(
     ] = False,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", help="For the model card of format hub, as apache-2.0."),
+        typer.Option("--license", help="For the model card of format hub, e.g. apache-2.0."),
     ] = None,
 ) -> None:
     """Write a checkpoint for timm, the Hugging Face Hub, the paper's code, ONNX or torch.export.

@@ -1,14 +1,17 @@
-"""Arguments and options that several commands take, each written once."""
+"""Arguments and options that several commands take, each written once, alone or in groups."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
-
-_MACHINES = "Several machines"
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
@@ -19,74 +22,61 @@ DataOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a recipe value, as optim.lr=1.0e-3; repeatable."),
+    typer.Option("--set", help="Override a recipe value, e.g. optim.lr=1.0e-3; repeatable."),
 ]
 RunDirOption = Annotated[
     Path | None, typer.Option(help="Folder of the run; runs/RECIPE if not given.")
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")]
-AutoResumeOption = Annotated[
-    bool,
-    typer.Option("--auto-resume", help="Go on with the run in --run-dir if it holds one."),
 ]
 ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine; one per GPU if not given."),
 ]
-ProfileOption = Annotated[
-    int,
-    typer.Option(
-        "--profile",
-        metavar="STEPS",
-        min=0,
-        help="Trace so many steps, after three of warm-up, into profile/ of the run's folder.",
-    ),
-]
-NodesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|MIN:MAX",
-        help="Machines that train together, or how few and how many; run this on each of them.",
-        rich_help_panel=_MACHINES,
-    ),
-]
-EndpointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--rdzv-endpoint",
-        metavar="HOST:PORT",
-        help="The first machine, where all of them meet.",
-        rich_help_panel=_MACHINES,
-    ),
-]
-MeetingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--rdzv-id",
-        help="Name of the meeting, where several share an endpoint.",
-        rich_help_panel=_MACHINES,
-    ),
-]
-RestartsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="How often failed processes start again from the newest checkpoint; "
-        "3 for a range of machines, else 0.",
-        rich_help_panel=_MACHINES,
-    ),
-]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Model name, where the file does not tell it.")
+    str | None, typer.Option(help="Model name, where the file does not name it.")
 ]
 RawOption = Annotated[bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")]
 DecoderOption = Annotated[Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
-]
 
 
 def all_overrides(overrides: list[str] | None, data: str | None) -> list[str]:
     """`--set` and `--data` as texts for `load_recipe`; `--data` has the last word."""
     root = [] if data is None else [f"data.root={json.dumps(data)}"]
     return [*(overrides or []), *root]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses of options: to Typer, each field is a parameter of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += _parameters(groups[name])
+        else:
+            parameters.append(
+                parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name])
+            )
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameters(group: Any) -> list[Parameter]:
+    """The fields of a dataclass as parameters of a function."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]

@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app, check_outputs
+from ixt.cli.app import app
 from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
+from ixt.files import check_outputs
 
 
 @app.command(rich_help_panel="Train")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app, check_outputs
+from ixt.cli.app import app
 from ixt.cli.options import DecoderOption, ModelOption, RawOption
+from ixt.files import check_outputs
 
 if TYPE_CHECKING:
     from ixt.predict import Outcome

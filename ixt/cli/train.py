@@ -3,109 +3,125 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ixt.cli.app import app
 from ixt.cli.options import (
-    AutoResumeOption,
     DataOption,
-    EndpointOption,
-    MeetingOption,
-    NodesOption,
     ProcessesOption,
-    ProfileOption,
     RecipeArgument,
-    RestartsOption,
-    ResumeOption,
     RunDirOption,
     SetOption,
     all_overrides,
+    grouped,
 )
 
-if TYPE_CHECKING:
-    from ixt.distributed.launch.agent import Nodes
+_machines = partial(typer.Option, rich_help_panel="Several machines")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lies, and whether it may hold one already."""
+
+    run_dir: RunDirOption = None
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")] = False
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Resume the run in --run-dir if it holds one.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What may differ each time that a run is started or resumed."""
+
+    num_processes: ProcessesOption = None
+    overrides: SetOption = None
+    nodes: Annotated[
+        str | None,
+        _machines(
+            metavar="N|MIN:MAX",
+            help="Machines that train together, or how few and how many; run this on each of them.",
+        ),
+    ] = None
+    rdzv_endpoint: Annotated[
+        str | None,
+        _machines(metavar="HOST:PORT", help="The first machine, where all of them meet."),
+    ] = None
+    rdzv_id: Annotated[
+        str | None, _machines(help="Rendezvous ID, where several runs share an endpoint.")
+    ] = None
+    max_restarts: Annotated[
+        int | None,
+        _machines(
+            min=0,
+            help="How often failed processes start again from the newest checkpoint; "
+            "3 for a range of machines, else 0.",
+        ),
+    ] = None
+    profile: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS",
+            min=0,
+            help="Number of steps to trace, after three of warm-up, into profile/ of the run's "
+            "folder.",
+        ),
+    ] = 0
 
 
 @app.command(rich_help_panel="Train")
+@grouped
 def train(
-    recipe: RecipeArgument,
-    data: DataOption = None,
-    run_dir: RunDirOption = None,
-    resume: ResumeOption = False,
-    auto_resume: AutoResumeOption = False,
-    num_processes: ProcessesOption = None,
-    overrides: SetOption = None,
-    nodes: NodesOption = None,
-    rdzv_endpoint: EndpointOption = None,
-    rdzv_id: MeetingOption = None,
-    max_restarts: RestartsOption = None,
-    profile: ProfileOption = 0,
+    recipe: RecipeArgument, data: DataOption = None, *, folder: RunFolder, execution: Execution
 ) -> None:
     """Train a recipe.
 
     Example: `ixt train recipes/inceptionnext_tiny.yaml --data /data/imagenet`
 
     Exit status: 0 at the end; 2 for a mistake, named in one line; 130, 143 or 138 after Ctrl-C,
-    SIGTERM or SIGUSR1, when the run is saved and can go on; another one for a crash.
+    SIGTERM or SIGUSR1, when the run is saved and can be resumed; another one for a crash.
     """
-    from ixt.distributed.launch.agent import parse_nodes
-
-    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    settings = all_overrides(overrides, data)
-    _train(recipe, settings, run_dir, resume, auto_resume, num_processes, machines, profile)
+    _train(recipe, data, folder, execution)
 
 
 @app.command(rich_help_panel="Train")
+@grouped
 def finetune(
     recipe: RecipeArgument,
     source: Annotated[
         Path, typer.Option("--from", help="Weights: a run, a checkpoint, or a weights file.")
     ],
     data: DataOption = None,
-    run_dir: RunDirOption = None,
-    resume: ResumeOption = False,
-    auto_resume: AutoResumeOption = False,
-    num_processes: ProcessesOption = None,
-    overrides: SetOption = None,
-    nodes: NodesOption = None,
-    rdzv_endpoint: EndpointOption = None,
-    rdzv_id: MeetingOption = None,
-    max_restarts: RestartsOption = None,
-    profile: ProfileOption = 0,
+    *,
+    folder: RunFolder,
+    execution: Execution,
 ) -> None:
     """Train a recipe from the weights of another run; averaged weights are preferred.
 
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    from ixt.distributed.launch.agent import parse_nodes
-
-    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    settings = all_overrides(overrides, data)
-    _train(recipe, settings, run_dir, resume, auto_resume, num_processes, machines, profile, source)
+    _train(recipe, data, folder, execution, source)
 
 
 @app.command(rich_help_panel="Train")
+@grouped
 def resume(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     data: DataOption = None,
-    num_processes: ProcessesOption = None,
-    overrides: SetOption = None,
-    nodes: NodesOption = None,
-    rdzv_endpoint: EndpointOption = None,
-    rdzv_id: MeetingOption = None,
-    max_restarts: RestartsOption = None,
-    profile: ProfileOption = 0,
+    *,
+    execution: Execution,
 ) -> None:
-    """Go on with a run where it stopped, mid-epoch too, on any number of processes.
+    """Resume a run where it stopped, mid-epoch too, on any number of processes.
 
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
     from ixt.checkpoint.folder import checkpoint_folders
-    from ixt.distributed.launch.agent import parse_nodes
     from ixt.errors import CheckpointError
     from ixt.recipe import RUN_RECIPE
 
@@ -117,41 +133,39 @@ def resume(
             f"{run}: no checkpoint to resume; start it again with: "
             f"ixt train {recipe} --run-dir {run}"
         )
-    machines = parse_nodes(nodes, rdzv_endpoint, rdzv_id, max_restarts)
-    settings = all_overrides(overrides, data)
-    _train(str(recipe), settings, run, True, False, num_processes, machines, profile)
+    _train(str(recipe), data, RunFolder(run, resume=True), execution)
 
 
 def _train(
     name: str,
-    settings: list[str],
-    run_dir: Path | None,
-    resume: bool,
-    auto_resume: bool,
-    num_processes: int | None,
-    nodes: Nodes | None,
-    profile: int,
+    data: str | None,
+    place: RunFolder,
+    execution: Execution,
     source: Path | None = None,
 ) -> None:
+    from ixt.distributed.launch.agent import parse_nodes
     from ixt.distributed.launch.start import in_processes
     from ixt.files import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 
+    nodes = parse_nodes(
+        execution.nodes, execution.rdzv_endpoint, execution.rdzv_id, execution.max_restarts
+    )
     path = find_recipe(name)
-    recipe = load_recipe(path, settings)
-    folder = run_dir or Path("runs") / path.stem
+    recipe = load_recipe(path, all_overrides(execution.overrides, data))
+    folder = place.run_dir or Path("runs") / path.stem
     refuse_url(folder)
-    status = in_processes(num_processes, nodes, recipe.num_shares, folder)
+    status = in_processes(execution.num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)
     from ixt.checkpoint.folder import checkpoint_folders
     from ixt.training.finetune import finetune
     from ixt.training.loop import train
 
-    # Processes that start again within a run always go on with it.
-    may_resume = auto_resume or (nodes is not None and nodes.restarts)
-    resume = resume or (may_resume and bool(checkpoint_folders(folder)))
+    # Processes that start again within a run always resume it.
+    may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
+    resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
     if source is None:
-        train(recipe, folder, resume, profile_steps=profile)
+        train(recipe, folder, resume, profile_steps=execution.profile)
     else:
-        finetune(recipe, folder, source, resume, profile_steps=profile)
+        finetune(recipe, folder, source, resume, profile_steps=execution.profile)

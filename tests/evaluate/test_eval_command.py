@@ -269,7 +269,7 @@ def test_the_command_writes_all_its_files(
     [
         ("--append", "", "is a folder; give the name of a file"),
         ("--predictions", "file/p.csv", "file is no folder; give another name"),
-        ("--results", "x" * 300, "cannot be written: File name too long"),
+        ("--results", "x" * 300, "cannot be written (file name too long)"),
     ],
 )
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(

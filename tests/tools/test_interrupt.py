@@ -89,5 +89,5 @@ def test_ctrl_c_says_that_long_work_goes_on_with_the_same_command(
     monkeypatch.setattr(work, interrupted)
     assert ixt_status("data", *words.split()) == 130
     assert capsys.readouterr().err.strip() == (
-        "stopped; what is done is kept: the same command goes on from there"
+        "stopped; what is done is kept: the same command continues from there"
     )

@@ -229,6 +229,8 @@ def test_the_command_prepares_and_says_what_is_there(tars: Tars, tmp_path: Path)
     command += ["--train", str(tars.train), "--val", str(tars.val), "--devkit", str(tars.devkit)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"{tmp_path}/out/train: 34 images in 4 classes, 34 brought now in ")
+    assert first.startswith(
+        f"{tmp_path}/out/train: 34 images in 4 classes, 34 copied in this run, "
+    )
     assert first.endswith(" s; not the published set")
-    assert second.startswith(f"{tmp_path}/out/val: 24 images in 4 classes, 24 brought now in ")
+    assert second.startswith(f"{tmp_path}/out/val: 24 images in 4 classes, 24 copied in this run, ")

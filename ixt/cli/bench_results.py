@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import write_text
 from ixt.cli.bench import bench_app
 from ixt.errors import EngineError
+from ixt.files import write_text
 
 _FORMATS = (".html", ".csv", ".md")
 
