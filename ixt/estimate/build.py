@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ixt.bench.roofline import Costs, Device, Precision, find_device
+from ixt.bench.roofline import Device, Precision, find_device
 from ixt.bench.roofline.expected import (
     Duration,
     Rates,
@@ -37,7 +37,7 @@ from ixt.estimate.settings import Setting, list_settings
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.images.index import load_index
-from ixt.models import count_params
+from ixt.models import Costs, count_params
 from ixt.pipeline.plan.subset import take_subset
 from ixt.recipe import Recipe, trace_recipe
 from ixt.training.optimizer import learning_rate

@@ -9,7 +9,7 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 """
 
 from ixt.models.adapt import freeze, scale_classifier, sized
-from ixt.models.cost import count_macs, count_params
+from ixt.models.cost import Costs, count_macs, count_params, model_costs
 from ixt.models.create import (
     EvalSettings,
     create_model,
@@ -25,6 +25,7 @@ from ixt.models.paper_keys import with_paper_keys
 from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
 
 __all__ = [
+    "Costs",
     "EvalSettings",
     "LoadedWeights",
     "ModelInfo",
@@ -38,6 +39,7 @@ __all__ = [
     "freeze",
     "is_known_model",
     "load_weights",
+    "model_costs",
     "paper_models",
     "recipe_arguments",
     "scale_classifier",

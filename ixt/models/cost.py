@@ -1,12 +1,92 @@
-"""What a model costs: parameters and multiply-accumulates."""
+"""What a model costs: parameters, FLOPs by torch's formulas, and the least memory traffic."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from ixt.errors import ModelError
+from ixt.models.empty import create_empty_model
+
+Mode = Literal["train", "infer"]
+Kind = Literal["dense", "depthwise", "shortcut"]
+
+_ATEN = torch.ops.aten
+_BATCH = 2  # tells tensors of a batch from those that all images share
+# fp32 weight, gradient and two Adam moments read, three of them written, and the average read and
+# written: 28 + 12 bytes, with one fused kernel for each of the two.
+_UPDATE_BYTES_PER_PARAM = 40
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A convolution, a matrix product, an attention or a residual addition of the forward pass."""
+
+    kind: Kind
+    """depthwise: a convolution with one input channel per group, which no tensor core takes."""
+    flops: float
+    """Of one forward pass of one image; a multiply-accumulate is 2."""
+    activations: float
+    """Elements per image that a pass moves: operands and result, weights not."""
+    weights: int
+    """Elements of weight that a pass moves, whatever the batch size."""
+    train_passes: int
+    """Passes in a training step: forward, and gradients of the operands that need one."""
+
+    def passes(self, mode: Mode) -> int:
+        """How often operands and result cross the memory bus in a step."""
+        return self.train_passes if mode == "train" else 1
+
+    def moved_bytes(self, element_bytes: int, batch: int) -> float:
+        """Bytes that one pass moves for one image of a batch."""
+        return (self.activations + self.weights / batch) * element_bytes
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one image costs in a model, by the assumptions of `model_costs`."""
+
+    name: str
+    """The model's name."""
+    image_size: int
+    """Side of the square image, in pixels."""
+    params: int
+    """Parameters, frozen ones included."""
+    trainable_params: int
+    """Parameters that the optimizer updates."""
+    operations: tuple[Operation, ...]
+    """In the order of the forward pass."""
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of one image's forward pass."""
+        return self.flops("infer") / 2
+
+    def flops(self, mode: Mode, kind: Kind | None = None) -> float:
+        """FLOPs of one image, of one kind of operation or of all."""
+        chosen = (op for op in self.operations if kind in (None, op.kind))
+        return sum(op.flops * op.passes(mode) for op in chosen)
+
+    def traffic_bytes(self, mode: Mode, element_bytes: int, batch: int) -> float:
+        """Least bytes moved for one image of a batch, the optimizer's and the EMA's included."""
+        moved = sum(
+            op.moved_bytes(element_bytes, batch) * op.passes(mode) for op in self.operations
+        )
+        return moved + self.update_bytes(mode, batch)
+
+    def update_bytes(self, mode: Mode, batch: int) -> float:
+        """One image's share of the bytes that optimizer and EMA move."""
+        return _UPDATE_BYTES_PER_PARAM * self.trainable_params / batch if mode == "train" else 0.0
 
 
 def count_params(model: nn.Module) -> int:
@@ -18,31 +98,157 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     """Multiply-accumulates of one image's forward pass in evaluation mode.
 
     Counts convolutions, linear layers and attention, as torch's flop counter does; biases,
-    normalisation, activations and pooling are not counted. Nothing is computed: the pass runs on
-    fake tensors. The model keeps its mode and its device.
+    normalisation, activations and pooling are not counted.
 
     The published numbers do not follow one convention: 43.6 of inceptionnext_base_384 is this
     count (43.60), while 14.9 of inceptionnext_base and 0.51 of inceptionnext_atto are reached
     only with biases, normalisation and activations added (this count: 14.84 and 0.50).
+    """
+    return round(model_costs(model, image_size).macs)
+
+
+def model_costs(model: str | nn.Module, image_size: int) -> Costs:
+    """Count what one image costs, without computing anything.
+
+    The traffic is the least that kernels of one operation each can have: every pass of a
+    convolution, matrix product or attention reads its operands and writes its result exactly once,
+    in the forward pass and for either gradient; a residual addition reads its shortcut once
+    forward and once backward; normalisation, activations, biases, scales, slices and
+    concatenations cost nothing, being fused; fused attention keeps its scores on the chip. Only
+    fusion across such operations, or hits in the L2 cache, move less.
 
     Args:
-        model: takes (B, 3, image_size, image_size) images.
+        model: a name of `ixt.models.create_model` or a module, on any device, which stays as it
+            is. Frozen parameters save their gradient's pass.
         image_size: side of the square image, in pixels.
+
+    Raises:
+        ModelError: the name is unknown, or the model cannot run without values.
     """
-    modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
-    counter = FlopCounterMode(display=False)
+    name = model if isinstance(model, str) else type(model).__name__
+    module = create_empty_model(model) if isinstance(model, str) else model
     try:
-        model.eval()
-        # Attention as plain products: the counter does not know the CPU's fused kernel.
-        with (
-            FakeTensorMode(allow_non_fake_inputs=True),
-            sdpa_kernel(SDPBackend.MATH),
-            counter,
-            torch.no_grad(),
-        ):
-            model(torch.empty(1, 3, image_size, image_size, device=device))
+        operations = _count_operations(module, image_size)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{name}: cannot be counted at {image_size} pixels on tensors without values: {reason}"
+        ) from error
+    return Costs(
+        name=name,
+        image_size=image_size,
+        params=count_params(module),
+        trainable_params=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        operations=tuple(operations),
+    )
+
+
+def _count_operations(module: nn.Module, image_size: int) -> list[Operation]:
+    """Run a forward pass in evaluation mode on tensors that have shapes and no values."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            weights = {
+                name: torch.empty(w.shape, dtype=w.dtype, requires_grad=w.requires_grad)
+                for name, w in module.named_parameters()
+            }
+            buffers = {
+                name: torch.empty(b.shape, dtype=b.dtype) for name, b in module.named_buffers()
+            }
+            images = torch.empty(_BATCH, 3, image_size, image_size)
+            counter = _Counter({_storage(weight) for weight in weights.values()})
+            with _FusedAttention(counter.operations), counter:
+                functional_call(module, weights | buffers, (images,))
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return counter.get_total_flops() // 2
+        for part, training in modes.items():
+            part.training = training
+    return counter.operations
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operations of a forward pass that move memory or multiply."""
+
+    def __init__(self, weights: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+        self._weights = weights
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            self.operations.append(self._product(packet, flops, args, out))
+        elif packet in (_ATEN.add, _ATEN.add_) and _is_shortcut(*args[:2]):
+            self.operations.append(Operation("shortcut", 0.0, args[0].numel() / _BATCH, 0, 2))
+        return out
+
+    def _product(self, packet: Any, flops: float, args: Sequence[Any], out: Tensor) -> Operation:
+        operands = [argument for argument in args if isinstance(argument, Tensor)]
+        convolves = packet is _ATEN.convolution
+        # A convolution's first two tensors are image and weight, then maybe the bias; a matrix
+        # product's last two are its factors, maybe after the bias.
+        left, right = operands[:2] if convolves else operands[-2:]
+        weights, activations = 0, out.numel()
+        for operand in (left, right):
+            # A standardised weight is computed from a parameter, so it has a storage of its own.
+            if _storage(operand) in self._weights or (convolves and operand is right):
+                weights += operand.numel()
+            else:
+                activations += operand.numel()
+        return Operation(
+            kind="depthwise" if convolves and right.shape[1] == 1 < left.shape[1] else "dense",
+            flops=flops / _BATCH,
+            activations=activations / _BATCH,
+            weights=weights,
+            train_passes=1 + left.requires_grad + right.requires_grad,
+        )
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Notes an attention as one operation, however many it runs as here."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        super().__init__()
+        self._operations = operations
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        count = len(self._operations)
+        out = func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            flops = sdpa_flop_count(query.shape, key.shape, value.shape) / _BATCH  # type: ignore[no-untyped-call]
+            moved = sum(tensor.numel() for tensor in (query, key, value, out)) / _BATCH
+            # Backward moves the four tensors and their four gradients; its FLOPs are two forward
+            # passes, the recomputed scores not counted.
+            passes = 3 if query.requires_grad else 1
+            self._operations[count:] = [Operation("dense", flops, moved, 0, passes)]
+        return out
+
+
+def _storage(tensor: Tensor) -> int:
+    """Identity of a tensor's memory: views of a weight share it."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _is_shortcut(left: Any, right: Any) -> bool:
+    """Whether an addition joins two activations of a batch, as the end of a residual block does."""
+    return (
+        isinstance(right, Tensor)
+        and left.shape == right.shape
+        and left.ndim > 1
+        and left.shape[0] == _BATCH
+    )

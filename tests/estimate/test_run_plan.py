@@ -15,14 +15,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ixt.bench.results import Protocol, Report, Row, write_report
-from ixt.bench.roofline import find_device, model_costs
+from ixt.bench.roofline import find_device
 from ixt.bench.roofline.expected import bench_rates, roofline_rates
 from ixt.checkpoint.writer import HostCopies
 from ixt.cli import app
 from ixt.errors import IxtError
 from ixt.estimate import Plan, Target, make_plan, plan_data, print_plan
 from ixt.estimate.curve import draw_curve, sample_curve, write_curve
-from ixt.models import create_model, freeze
+from ixt.models import create_model, freeze, model_costs
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_optimizer

@@ -8,9 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from ixt.bench.results import Row, read_report
-from ixt.bench.roofline import Costs, Device, Mode, Precision, find_device, limits, model_costs
+from ixt.bench.roofline.devices import Device, Precision, find_device
+from ixt.bench.roofline.limits import limits
 from ixt.errors import EngineError
 from ixt.models import create_empty_model, freeze, recipe_arguments, sized
+from ixt.models.cost import Costs, Mode, model_costs
 from ixt.models.paper import find_paper_model
 from ixt.recipe import Recipe
 

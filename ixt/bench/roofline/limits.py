@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ixt.bench.roofline.costs import Costs, Mode, operation_bytes, passes
 from ixt.bench.roofline.devices import ELEMENT_BYTES, Device, Precision
+from ixt.models.cost import Costs, Mode
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def limits(
     update_s = costs.update_bytes(mode, batch) / bandwidth
     compute_s, memory_s, tight_s = 0.0, update_s, update_s
     for op in costs.operations:
-        repeats = passes(op, mode)
+        repeats = op.passes(mode)
         flops_s = repeats * op.flops / (depthwise_peak if op.kind == "depthwise" else peak)
-        bytes_s = repeats * operation_bytes(op, element_bytes, batch) / bandwidth
+        bytes_s = repeats * op.moved_bytes(element_bytes, batch) / bandwidth
         compute_s += flops_s
         memory_s += bytes_s
         tight_s += max(flops_s, bytes_s)

@@ -8,8 +8,10 @@ from typing import cast
 
 from ixt.bench.results import Ceilings, Cell
 from ixt.bench.results import Precision as CellPrecision
-from ixt.bench.roofline import Costs, Device, Precision, find_device, limits, mfu, model_costs
+from ixt.bench.roofline.devices import Device, Precision, find_device
+from ixt.bench.roofline.limits import limits, mfu
 from ixt.errors import EngineError
+from ixt.models import Costs, model_costs
 
 ARITHMETIC: dict[str, Precision] = {
     "fp32": "fp32",

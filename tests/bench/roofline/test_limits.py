@@ -10,8 +10,9 @@ from functools import cache
 
 import pytest
 
-from ixt.bench.roofline import Costs, find_device, limits, mfu, model_costs
+from ixt.bench.roofline import find_device, limits, mfu
 from ixt.errors import EngineError
+from ixt.models import Costs, model_costs
 
 A100 = replace(find_device("a100"), bandwidth_gb_per_s=2000)
 H100 = replace(find_device("h100"), fp32_tflops=67, tf32_tflops=494, bf16_tflops=989)

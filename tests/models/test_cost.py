@@ -5,9 +5,8 @@ import torch
 from timm.layers import set_fused_attn
 from torch import nn
 
-from ixt.bench.roofline import Costs, model_costs
 from ixt.errors import ModelError
-from ixt.models import count_macs, create_model
+from ixt.models import Costs, count_macs, create_model, model_costs
 
 
 class Block(nn.Module):
