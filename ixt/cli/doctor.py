@@ -26,7 +26,7 @@ def doctor(
     Example: `ixt doctor --data /data/imagenet`
     """
     from ixt.doctor.examine import examine
-    from ixt.doctor.report import print_results, results_data
+    from ixt.doctor.result import print_results, results_data
 
     results = examine(data, run_dir)
     if os.environ.get("RANK", "0") == "0":

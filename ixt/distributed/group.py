@@ -10,18 +10,15 @@ import torch.distributed as dist
 
 
 def join_group(
-    backend: str | None = None, *, timeout: timedelta | None = None, alone: bool = False
+    backend: str | None = None, *, timeout: timedelta | None = None, **place: Any
 ) -> None:
-    """Join the group whose address and ranks are in the environment, as launchers set them.
+    """Join the process group.
 
     Args:
         backend: of torch; the GPU's or the CPU's if not given.
         timeout: for the start and for each collective operation; torch's if not given.
-        alone: make a group of this process only, without an address or a port.
+        place: store, rank and world_size; those of the launcher's environment if not given.
     """
-    place: dict[str, Any] = {}
-    if alone:
-        place = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     dist.init_process_group(backend, timeout=timeout, **place)
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms
 
-from ixt.doctor.check import Result
+from ixt.doctor.result import Result, fail, judge
 from ixt.doctor.software import dali_builds
 from ixt.images.byte_ranges import ByteRange
 from ixt.models import create_model
@@ -50,11 +51,9 @@ def judge_decoding(differences: dict[str, float]) -> Result:
     """Judge mean differences from Pillow's pixels, by decoder."""
     value = ", ".join(f"{name} differs by {mean:.2f} of 255" for name, mean in differences.items())
     wrong = [name for name, mean in differences.items() if not mean <= _AGREE]
-    if wrong:
-        other = "dali" if "torch" in wrong else "torch"
-        fix = f"set data.decoder: {other}, and reinstall {' and '.join(wrong)}"
-        return Result("fail", f"{value} from Pillow", fix)
-    return Result("ok", f"{value} from Pillow")
+    other = "dali" if "torch" in wrong else "torch"
+    fix = f"set data.decoder: {other}, and reinstall {' and '.join(wrong)}"
+    return judge(f"{value} from Pillow", fail(wrong, fix))
 
 
 def _draw() -> Image.Image:
@@ -66,14 +65,17 @@ def _draw() -> Image.Image:
 
 
 def _with_pillow(path: Path) -> Tensor:
-    """The central crop by Pillow and torchvision's rules; (3, size, size) float."""
-    height, width = _PICTURE
-    short = math.floor(_SIZE / 0.875)
+    """The central crop as torchvision cuts it out with Pillow; (3, size, size) uint8."""
+    steps = transforms.Compose(
+        [
+            transforms.Resize(math.floor(_SIZE / 0.875), transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(_SIZE),
+            transforms.PILToTensor(),
+        ]
+    )
     with Image.open(path) as image:
-        resized = image.resize((width * short // height, short), Image.Resampling.BICUBIC)
-    left, top = round((resized.width - _SIZE) / 2), round((short - _SIZE) / 2)
-    pixels = np.asarray(resized)[top : top + _SIZE, left : left + _SIZE]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
+        pixels: Tensor = steps(image)
+    return pixels
 
 
 def _decode(kind: DecoderKind, path: Path, device: torch.device) -> Tensor:
@@ -93,7 +95,7 @@ def check_training(precision: str) -> Result:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kwargs: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}
-    # A generator of its own would not reach the initial weights; the caller's draws go on as were.
+    # A generator of its own would not reach the initial weights.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         model = create_model("inceptionnext_atto", num_classes=10, **kwargs).to(device)
@@ -118,11 +120,14 @@ def check_training(precision: str) -> Result:
 
 def judge_training(losses: list[float], note: str) -> Result:
     """Judge the losses of consecutive steps on one batch."""
-    value = f"loss {' -> '.join(f'{loss:.3f}' for loss in losses)}, {note}"
-    if not all(math.isfinite(loss) for loss in losses):
-        fix = "arithmetic is broken here: check the driver, the memory (ECC) and torch's build"
-        return Result("fail", value, fix)
-    if losses[-1] >= losses[0]:
-        fix = "a batch shown three times must be learnt: check the driver and torch's build"
-        return Result("fail", value, fix)
-    return Result("ok", value)
+    return judge(
+        f"loss {' -> '.join(f'{loss:.3f}' for loss in losses)}, {note}",
+        fail(
+            not all(map(math.isfinite, losses)),
+            "arithmetic is broken here: check the driver, the memory (ECC) and torch's build",
+        ),
+        fail(
+            losses[-1] >= losses[0],
+            "a batch shown three times must be learnt: check the driver and torch's build",
+        ),
+    )

@@ -1,23 +1,29 @@
-"""Which checks run, here and on the other machines of a group."""
+"""Which checks run, each alone and none for too long, here and on the other machines of a group."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import torch
 import torch.distributed as dist
 
-from ixt.distributed.group import join_group
 from ixt.distributed.launch.environment import launched
 from ixt.doctor import compute, machine, network, software, storage
-from ixt.doctor.check import Check, Result, run_checks
+from ixt.doctor.result import Result
 
-_MEET = timedelta(seconds=60)
+Checks = dict[str, Callable[[], Result]]
+
+_LIMIT_S = 30.0  # for one check
+_BUDGET_S = 45.0  # for all; when it is used up, each has one second left
+_MEET_S = 90.0
 
 
 def examine(data: str | None, run_dir: Path) -> list[Result]:
@@ -32,47 +38,59 @@ def examine(data: str | None, run_dir: Path) -> list[Result]:
     """
     checks = _checks(data, run_dir)
     if not launched():
-        alone = Check("network", network.check_local_network, limit_s=25)
-        return run_checks([*checks, alone])
-    meeting = Check("network", _meet, limit_s=90)
-    met = run_checks([meeting], budget_s=meeting.limit_s)
+        return run_checks({**checks, "network": network.check_local_network})
+    met = run_checks({"network": network.check_group}, _MEET_S, _MEET_S)
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    own = run_checks(checks) if first else []
-    return _gather([*own, *(met if first else [])])
+    return _gather([*run_checks(checks), *met] if first else [])
 
 
-def _checks(data: str | None, run_dir: Path) -> list[Check]:
-    precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
-    reading = [Check("data", partial(storage.check_data, data))] if data is not None else []
+def run_checks(
+    checks: Checks, budget_s: float = _BUDGET_S, limit_s: float = _LIMIT_S
+) -> list[Result]:
+    """Run checks one after another; one that raises or hangs fails, and the others continue."""
+    end_s = time.perf_counter() + budget_s
     return [
-        Check("python", software.check_python),
-        Check("packages", software.check_packages),
-        Check("dali", software.check_dali),
-        Check("c compiler", software.check_compiler, limit_s=30),
-        Check("commit", software.check_commit),
-        Check("gpu", machine.check_gpu),
-        Check("nccl", machine.check_nccl),
-        Check("cores", machine.check_cores),
-        Check("threads", machine.check_threads),
-        Check("memory", machine.check_memory),
-        Check("shared memory", machine.check_shared_memory),
-        Check("open files", machine.check_open_files),
-        Check("clock", machine.check_clock),
-        Check("run folder", partial(storage.check_run_folder, run_dir)),
-        *reading,
-        Check("decoding", compute.check_decoding, limit_s=20),
-        *(Check(f"step {kind}", partial(compute.check_training, kind)) for kind in precisions),
+        _run(name, check, min(limit_s, max(1.0, end_s - time.perf_counter())))
+        for name, check in checks.items()
     ]
 
 
-def _meet() -> Result:
-    if not dist.is_initialized():
-        join_group(timeout=_MEET)
-    return network.check_group()
+def _checks(data: str | None, run_dir: Path) -> Checks:
+    precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
+    return {
+        **software.CHECKS,
+        **machine.CHECKS,
+        "run folder": partial(storage.check_run_folder, run_dir),
+        **({} if data is None else {"data": partial(storage.check_data, data)}),
+        "decoding": compute.check_decoding,
+        **{f"step {kind}": partial(compute.check_training, kind) for kind in precisions},
+    }
+
+
+def _run(name: str, check: Callable[[], Result], limit_s: float) -> Result:
+    found: SimpleQueue[Result] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            found.put(check())
+        except Exception as error:  # a check that breaks has found something
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            fix = "see what the message names; if the machine is sound, report it"
+            found.put(Result("fail", f"the check broke: {type(error).__name__}: {reason}", fix))
+
+    start_s = time.perf_counter()
+    # A daemon: a hanging driver or file system must not keep the program from ending.
+    Thread(target=work, name=name, daemon=True).start()
+    try:
+        result = found.get(timeout=limit_s)
+    except Empty:
+        fix = "the machine is overloaded, or a driver, disk or network hangs; look at dmesg and top"
+        result = Result("fail", f"no answer in {limit_s:.3g} s", fix)
+    return replace(result, name=name, seconds=time.perf_counter() - start_s)
 
 
 def _gather(results: list[Result]) -> list[Result]:
-    """The results of every rank, each with its host's name; one's own if the group is broken."""
+    """The results of every rank, each with its host's name; only these if the group is broken."""
     named = [replace(result, host=socket.gethostname()) for result in results]
     if not dist.is_initialized():
         return named
@@ -81,7 +99,7 @@ def _gather(results: list[Result]) -> list[Result]:
         dist.all_gather_object(everyone, named)
     except RuntimeError as error:  # a rank is gone, or was never there
         reason = str(error).splitlines()[0]
-        fix = "see what the other ranks say; their results are not here"
+        fix = "see what the other ranks print; their results are not here"
         return [*named, Result("fail", f"results do not arrive: {reason}", fix, "gather")]
     finally:
         dist.destroy_process_group()

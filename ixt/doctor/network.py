@@ -1,161 +1,118 @@
-"""Checks between processes: an all-reduce, and clocks.
-
-Run as a module, it is one of the processes that the check starts on this machine.
-"""
+"""Checks between processes: an all-reduce, and clocks."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
+import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from ixt.distributed.group import join_group
-from ixt.doctor.check import Result
+from ixt.doctor.result import Result, fail, judge, warn
 
-_ELEMENTS = 2**20
-_REPEATS = 5
+_ELEMENTS, _REPEATS = 2**20, 5
 _SLOWEST_GB_PER_S = 0.05
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What an all-reduce of 4 MiB showed."""
-
-    right: bool
-    """The sum was that of all ranks."""
-    num_ranks: int
-    backend: str
-    median_ms: float
-    clock_spread_s: float
-    """Latest clock less earliest, read just after a barrier."""
-
-
-def check_local_network(limit_s: float = 20.0) -> Result:
-    """An all-reduce between processes of this machine: one per GPU over NCCL, or two over gloo."""
-    num_gpus = torch.cuda.device_count()
-    backend, num_ranks = ("nccl", num_gpus) if num_gpus > 1 else ("gloo", 2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    end_s = time.monotonic() + limit_s
-    with ExitStack() as stack:  # closes pipes and waits for each process
-        processes = [
-            stack.enter_context(_start(rank, num_ranks, backend, port)) for rank in range(num_ranks)
-        ]
-        try:
-            outputs = [
-                process.communicate(timeout=max(0.0, end_s - time.monotonic()))
-                for process in processes
-            ]
-        except subprocess.TimeoutExpired:
-            value = f"{num_ranks} processes did not meet in {limit_s:g} s"
-            return Result("fail", value, _how(backend))
-        finally:
-            for process in processes:
-                process.kill()
-    ends = zip(processes, outputs, strict=True)
-    failed = [errors for process, (_, errors) in ends if process.returncode]
-    if failed:
-        lines = failed[0].strip().splitlines() or ["no message"]
-        return Result("fail", f"{backend}: {lines[-1]}", _how(backend))
-    return judge_exchange(Exchange(**json.loads(outputs[0][0].splitlines()[-1])))
+_MEET = timedelta(seconds=60)
+_FIX = {
+    "nccl": "set NCCL_DEBUG=INFO, find the first WARN; check /dev/shm and nvidia-smi topo -m",
+    "gloo": "check the firewall and `ip addr`; set GLOO_SOCKET_IFNAME to the interface that works",
+}
 
 
 def check_group() -> Result:
-    """The same over the group that a launcher made. Every process must call it."""
-    return judge_exchange(exchange())
+    """An all-reduce over the group that a launcher made. Every process must call it."""
+    join_group(timeout=_MEET)
+    return judge_exchange(*exchange())
 
 
-def judge_exchange(found: Exchange) -> Result:
-    """Judge an all-reduce and the ranks' clocks."""
-    moved = 4 * _ELEMENTS * 2 * (found.num_ranks - 1) / found.num_ranks
-    speed = moved / (found.median_ms / 1e3) / 1e9
+def check_local_network(limit_s: float = 20.0, work: Callable[..., None] | None = None) -> Result:
+    """An all-reduce between processes of this machine: one per GPU over NCCL, or two over gloo.
+
+    Args:
+        limit_s: the processes are ended after this.
+        work: what each of them does instead, for tests.
+    """
+    num_gpus, end_s = torch.cuda.device_count(), time.monotonic() + limit_s
+    backend, num_ranks = ("nccl", num_gpus) if num_gpus > 1 else ("gloo", 2)
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = spawn(work or _join_as, (num_ranks, backend, folder), num_ranks, join=False)  # type: ignore[no-untyped-call]
+        try:
+            while not ranks.join(timeout=max(0.0, end_s - time.monotonic())):
+                if time.monotonic() > end_s:
+                    value = f"{num_ranks} processes did not meet in {limit_s:g} s"
+                    return Result("fail", value, _FIX[backend])
+        except ProcessException as error:
+            reason = str(error).strip().splitlines()[-1]
+            return Result("fail", f"{backend}: {reason}", _FIX[backend])
+        finally:
+            for process in ranks.processes:
+                process.kill()
+                process.join()
+        return judge_exchange(*json.loads(Path(folder, "found.json").read_text()))
+
+
+def judge_exchange(
+    right: bool, num_ranks: int, backend: str, median_ms: float, clock_spread_s: float
+) -> Result:
+    """Judge what `exchange` gives."""
+    moved = 4 * _ELEMENTS * 2 * (num_ranks - 1) / num_ranks
+    speed, fix = moved / (median_ms / 1e3) / 1e9, _FIX[backend]
     value = (
-        f"{found.num_ranks} ranks, {found.backend}: 4 MiB in {found.median_ms:.1f} ms, "
-        f"{speed:.2f} GB/s, clocks within {found.clock_spread_s:.2f} s"
+        f"{num_ranks} ranks, {backend}: 4 MiB in {median_ms:.1f} ms, "
+        f"{speed:.2f} GB/s, clocks within {clock_spread_s:.2f} s"
     )
-    if not found.right:
-        return Result("fail", f"{value}, and the sum is wrong", _how(found.backend))
-    if found.clock_spread_s > 1:
-        fix = "clocks differ: start chrony or systemd-timesyncd on every machine"
-        return Result("warn", value, fix)
-    if speed < _SLOWEST_GB_PER_S:
-        return Result("warn", value, f"slow: {_how(found.backend)}")
-    return Result("ok", value)
+    return judge(
+        value if right else f"{value}, and the sum is wrong",
+        fail(not right, fix),
+        warn(
+            clock_spread_s > 1, "clocks differ: start chrony or systemd-timesyncd on all machines"
+        ),
+        warn(speed < _SLOWEST_GB_PER_S, f"slow: {fix}"),
+    )
 
 
-def exchange() -> Exchange:
-    """Add 4 MiB over all ranks of the default group a few times."""
+def exchange() -> tuple[bool, int, str, float, float]:
+    """Add 4 MiB over all ranks of the default group a few times.
+
+    Returns:
+        Whether the sum is that of all ranks, their number, the backend, the median time in ms, and
+        the latest clock less the earliest in s, read just after a barrier.
+    """
     rank, num_ranks, backend = dist.get_rank(), dist.get_world_size(), dist.get_backend()
-    local = int(os.environ.get("LOCAL_RANK", rank))
-    device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
-    if device.type == "cuda":
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
         torch.cuda.set_device(device)
-    times, right = [], True
+    times_ms, right = [], True
     for _ in range(1 + _REPEATS):
         data = torch.full((_ELEMENTS,), float(rank + 1), device=device)
         start_s = time.perf_counter()
         dist.all_reduce(data)
         low, high = data.min().item(), data.max().item()
-        times.append(time.perf_counter() - start_s)
+        times_ms.append(1000 * (time.perf_counter() - start_s))
         right &= low == high == num_ranks * (num_ranks + 1) / 2
     dist.barrier()
     clock = torch.tensor([time.time()], dtype=torch.float64, device=device)
-    clocks = [torch.zeros_like(clock) for _ in range(num_ranks)]
-    dist.all_gather(clocks, clock)
-    read = [value.item() for value in clocks]
-    return Exchange(
-        right=right,
-        num_ranks=num_ranks,
-        backend=backend,
-        median_ms=1000 * sorted(times[1:])[_REPEATS // 2],
-        clock_spread_s=max(read) - min(read),
-    )
+    clocks = torch.zeros(num_ranks, dtype=torch.float64, device=device)
+    dist.all_gather_into_tensor(clocks, clock)
+    spread_s = clocks.max().item() - clocks.min().item()
+    return right, num_ranks, backend, median(times_ms[1:]), spread_s
 
 
-def _start(rank: int, num_ranks: int, backend: str, port: int) -> subprocess.Popen[str]:
-    group = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "ixt.doctor.network", backend],
-        env={**os.environ, **group},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _how(backend: str) -> str:
-    if backend == "nccl":
-        return (
-            "set NCCL_DEBUG=INFO and look for the first WARN; check /dev/shm and nvidia-smi topo -m"
-        )
-    return "check the firewall and `ip addr`; set GLOO_SOCKET_IFNAME to the interface that works"
-
-
-def _main() -> None:
-    join_group(sys.argv[1])
-    try:
-        found = exchange()
-        if dist.get_rank() == 0:
-            print(json.dumps(asdict(found)))
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main()
+def _join_as(rank: int, num_ranks: int, backend: str, folder: str) -> None:
+    """A process of `check_local_network`: rank 0 writes what it found to the folder."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", num_ranks)  # type: ignore[attr-defined]
+    join_group(backend, store=store, rank=rank, world_size=num_ranks)
+    found = exchange()
+    if rank == 0:
+        Path(folder, "found.json").write_text(json.dumps(found))
+    dist.destroy_process_group()

@@ -1,19 +1,21 @@
-"""Checks of the installation: Python, versions that fit together, the commit."""
+"""Checks of the installation: Python, versions that fit together, a compiler, the commit."""
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import sys
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires
 
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from ixt.distributed.machine import describe_machine
-from ixt.doctor.check import Result
-from ixt.pipeline.native.build import BuildError, build
+from ixt.distributed.machine import describe_machine, package_version
+from ixt.doctor.result import Result, fail, judge, warn
 
 # Named in the report; all requirements are checked.
 _SHOWN = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "nvidia-dali-cuda130")
@@ -24,75 +26,72 @@ def check_python(package: str = "ixt") -> Result:
     """The interpreter's version against the range that the package declares."""
     running = platform.python_version()
     try:
-        wanted = metadata(package)["Requires-Python"]
+        wanted = metadata(package)["Requires-Python"] or ""
     except PackageNotFoundError:
         return _not_installed(running)
-    if wanted and not Requirement(f"python{wanted}").specifier.contains(running, prereleases=True):
-        return Result("fail", f"{running}, {package} needs {wanted}", f"install Python {wanted}")
-    return Result("ok", f"{running} at {sys.executable}")
+    fits = SpecifierSet(wanted).contains(running, prereleases=True)
+    return judge(
+        f"{running} at {sys.executable}" if fits else f"{running}, {package} needs {wanted}",
+        fail(not fits, f"install Python {wanted}"),
+    )
 
 
 def check_packages(package: str = "ixt") -> Result:
     """Installed versions against the ranges of our package, and of these packages on each other."""
     try:
-        needed = list(_requirements(package))
+        ours = {canonicalize_name(requirement.name) for requirement, _ in _requirements(package)}
     except PackageNotFoundError:
         return _not_installed("its ranges are unknown")
-    ours: set[str] = {canonicalize_name(requirement.name) for requirement, _ in needed}
-    problems = []
-    for requirement, optional in needed:
-        installed = _installed(requirement.name)
-        if installed is None:
-            if not optional:
-                problems.append((f"{requirement.name} is missing", requirement))
-        elif not requirement.specifier.contains(installed, prereleases=True):
-            problems.append(
-                (f"{requirement.name} {installed} is not {requirement.specifier}", requirement)
-            )
-    for name in sorted(ours):
-        problems += _misfits(name, ours)
-    shown = [f"{name} {found}" for name in _SHOWN if (found := _installed(name))]
-    if problems:
-        texts = dict.fromkeys(text for text, _ in problems)
-        asked = dict.fromkeys(f"'{r.name}{r.specifier}'" for _, r in problems)
-        return Result("fail", "; ".join(texts), f"pip install {' '.join(asked)}")
-    return Result("ok", ", ".join(shown))
+    misfits: dict[str, str] = {}
+    for owner in (package, *sorted(name for name in ours if package_version(name))):
+        for requirement, optional in _requirements(owner):
+            if owner != package and (optional or canonicalize_name(requirement.name) not in ours):
+                continue  # of what others ask, only how our packages fit each other
+            found = package_version(requirement.name)
+            missing = found is None and owner == package and not optional
+            if missing or (found and not requirement.specifier.contains(found, prereleases=True)):
+                asked = f"{requirement.name}{requirement.specifier}"
+                misfits[f"{owner} needs {asked}, {found or 'none'} is installed"] = f"'{asked}'"
+    if misfits:
+        fix = f"pip install {' '.join(dict.fromkeys(misfits.values()))}"
+        return Result("fail", "; ".join(misfits), fix)
+    shown = {name: package_version(name) for name in _SHOWN}
+    return Result("ok", ", ".join(f"{name} {found}" for name, found in shown.items() if found))
 
 
 def check_dali(torch_cuda: str | None = torch.version.cuda) -> Result:
     """Whether DALI is there and built for the CUDA generation of torch."""
-    there = dali_builds()
-    gpu = torch.cuda.is_available()
-    if not there:
+    builds = dali_builds()
+    if not builds:
         fix = "pip install 'ixt[dali]': one GPU takes more images than 16 cores decode"
-        return Result("warn", "not installed", fix) if gpu else Result("ok", "not needed here")
-    if len(there) > 1:
-        return Result("fail", f"{' and '.join(there)} are both installed", "uninstall one of them")
-    ((name, found),) = there.items()
-    generation = name.removeprefix(_DALI)[:2]
-    if torch_cuda is not None and torch_cuda.split(".")[0] != generation:
-        return Result(
-            "warn",
-            f"{name} {found} beside torch for CUDA {torch_cuda}",
-            f"install nvidia-dali-cuda{torch_cuda.split('.')[0]}0: two CUDA runtimes in a process",
-        )
-    return Result("ok", f"{name} {found}")
+        gpu = torch.cuda.is_available()
+        return judge("not installed" if gpu else "not needed here", warn(gpu, fix))
+    wanted = torch_cuda.split(".")[0] if torch_cuda else ""
+    return judge(
+        " and ".join(f"{name} {version}" for name, version in builds.items()),
+        fail(len(builds) > 1, "uninstall one of them"),
+        warn(
+            not next(iter(builds)).startswith(f"{_DALI}{wanted}"),
+            f"install {_DALI}{wanted}0 beside torch for CUDA {torch_cuda}: "
+            "two CUDA runtimes are in the process",
+        ),
+    )
 
 
 def dali_builds() -> dict[str, str]:
     """Name and version of each installed build of DALI."""
-    names = [f"{_DALI}{digits}" for digits in ("110", "120", "130")]
-    return {name: found for name in names if (found := _installed(name))}
+    names = (f"{_DALI}{digits}" for digits in ("110", "120", "130"))
+    return {name: found for name in names if (found := package_version(name))}
 
 
 def check_compiler() -> Result:
-    """Whether the C code that decodes JPEGs can be compiled; Triton needs a compiler, too."""
-    try:
-        build()
-    except BuildError as error:
-        fix = "install gcc, or name a C compiler in CC; without, JPEGs are slower and Triton fails"
-        return Result("warn", str(error), fix)
-    return Result("ok", "works; JPEGs are decoded in C")
+    """The C compiler that Triton and torch.compile call."""
+    wanted = os.environ.get("CC")
+    found = shutil.which(wanted) if wanted else shutil.which("cc") or shutil.which("gcc")
+    return judge(
+        found or f"{wanted or 'cc'}: not found",
+        warn(not found, "install gcc, or name a C compiler in CC: Triton's kernels need one"),
+    )
 
 
 def check_commit() -> Result:
@@ -100,10 +99,20 @@ def check_commit() -> Result:
     commit = describe_machine()["git_commit"]
     if commit is None:
         return Result("ok", "an installed package, no checkout")
-    if commit.endswith("+"):
-        fix = "commit your changes, or a result cannot be traced to its source"
-        return Result("warn", f"{commit[:12]} with local changes", fix)
-    return Result("ok", commit[:12])
+    changed = commit.endswith("+")
+    return judge(
+        commit[:12] + (" with local changes" if changed else ""),
+        warn(changed, "commit your changes, or a result cannot be traced to its source"),
+    )
+
+
+CHECKS: dict[str, Callable[[], Result]] = {
+    "python": check_python,
+    "packages": check_packages,
+    "dali": check_dali,
+    "c compiler": check_compiler,
+    "commit": check_commit,
+}
 
 
 def _requirements(package: str) -> Iterator[tuple[Requirement, bool]]:
@@ -115,29 +124,6 @@ def _requirements(package: str) -> Iterator[tuple[Requirement, bool]]:
             yield requirement, False
         elif "extra" in str(marker):
             yield requirement, True
-
-
-def _misfits(name: str, ours: set[str]) -> list[tuple[str, Requirement]]:
-    """What an installed package asks of others that are installed, and does not get."""
-    if _installed(name) is None:
-        return []
-    problems = []
-    for requirement, optional in _requirements(name):
-        other = canonicalize_name(requirement.name)
-        found = _installed(other)
-        if optional or found is None or other not in ours:
-            continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            text = f"{name} needs {requirement.name}{requirement.specifier}, {found} is installed"
-            problems.append((text, requirement))
-    return problems
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _not_installed(value: str) -> Result:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from ixt.doctor.check import Result
+from ixt.doctor.result import Result, fail, judge, warn
 from ixt.errors import DataError
-from ixt.files import as_url
+from ixt.files import as_url, reason
 from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.folders import IMAGE_SUFFIXES
 from ixt.images.index import load_index
@@ -34,29 +34,28 @@ def check_data(root: str) -> Result:
     They are files, parts of tars, or parts of objects in a bucket.
     """
     try:
-        chosen = _chosen(root)
+        chosen = _choose(root)
     except (DataError, OSError) as error:
         return Result("fail", str(error), "give --data the folder that holds train/ and val/")
     if not chosen:
         fix = "see `ixt data --help` for how to get them"
         return Result("fail", f"{root}: no images in train/", fix)
     start_s = time.perf_counter()
-    end_s = start_s + _READ_S
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = [size for size in pool.map(lambda source: _read(source, end_s), chosen) if size]
+        sizes = [*filter(None, pool.map(lambda part: _read(part, start_s + _READ_S), chosen))]
     elapsed_s = time.perf_counter() - start_s
     return judge_reading(len(sizes) / elapsed_s, sum(sizes) / elapsed_s, torch.cuda.device_count())
 
 
 def judge_reading(files_per_s: float, bytes_per_s: float, num_gpus: int) -> Result:
     """Judge random reads against what GPUs take: some 2,000 images/s each."""
-    value = (
-        f"{files_per_s:,.0f} images/s, {bytes_per_s / 1e6:,.0f} MB/s, random, {_THREADS} threads"
+    return judge(
+        f"{files_per_s:,.0f} images/s, {bytes_per_s / 1e6:,.0f} MB/s, random, {_THREADS} threads",
+        warn(
+            files_per_s < max(100, 2000 * num_gpus),
+            "the disk may bound training: copy the data to a local SSD or to memory",
+        ),
     )
-    if files_per_s < 2000 * num_gpus or files_per_s < 100:
-        fix = "the disk may bound training: copy the data to a local SSD or to memory"
-        return Result("warn", value, fix)
-    return Result("ok", value)
 
 
 def check_run_folder(run_dir: Path) -> Result:
@@ -64,35 +63,31 @@ def check_run_folder(run_dir: Path) -> Result:
     if run_dir.exists() and not run_dir.is_dir():
         return Result("fail", f"{run_dir}: is a file", "give --run-dir a folder")
     folder = next(parent for parent in (run_dir, *run_dir.resolve().parents) if parent.is_dir())
-    entries = os.statvfs(folder)
-    free = shutil.disk_usage(folder).free
-    if free < 2 * _WRITTEN:
-        return judge_room(str(folder), free, entries.f_favail, entries.f_files, 0.0)
+    entries, free = os.statvfs(folder), shutil.disk_usage(folder).free
     try:
-        speed = _write(folder)
+        speed = _write(folder) if free > 2 * _WRITTEN else 0.0
     except OSError as error:
         fix = f"allow writing to {folder}, or give --run-dir another folder"
-        return Result("fail", f"{folder}: {error.strerror}", fix)
-    return judge_room(str(folder), free, entries.f_favail, entries.f_files, speed)
+        return Result("fail", f"{folder}: {reason(error)}", fix)
+    return judge_room(str(folder), free, entries.f_favail if entries.f_files else None, speed)
 
 
-def judge_room(folder: str, free: float, inodes: int, all_inodes: int, speed: float) -> Result:
-    """Judge bytes free, file entries free (0 of 0: not counted) and bytes/s written."""
+def judge_room(folder: str, free: float, entries: int | None, speed: float) -> Result:
+    """Judge bytes free, file entries free (None: not counted) and bytes/s written."""
+    few = entries is not None and entries < 10_000
     value = f"{folder}: {free / _GIB:.1f} GiB free, writes {speed / 1e6:,.0f} MB/s"
-    fix = "make room, give --run-dir another disk, or lower run.keep_last and run.keep_best"
-    if all_inodes and inodes < 10_000:
-        value += f", {inodes:,} file entries free"
-        return Result("fail" if inodes < 100 else "warn", value, "delete files: entries run out")
-    if free < 2 * _GIB:
-        return Result("fail", value, fix)
-    if free < 20 * _GIB:
-        return Result("warn", value, fix)
-    if speed < 20e6:
-        return Result("warn", value, "checkpoints will stall training: use a faster disk")
-    return Result("ok", value)
+    room = "make room, give --run-dir another disk, or lower run.keep_last and run.keep_best"
+    return judge(
+        value + (f", {entries:,} file entries free" if few else ""),
+        fail(few and (entries or 0) < 100, "delete files: entries run out"),
+        warn(few, "delete files: entries run out"),
+        fail(free < 2 * _GIB, room),
+        warn(free < 20 * _GIB, room),
+        warn(speed < 20e6, "checkpoints will stall training: use a faster disk"),
+    )
 
 
-def _chosen(root: str) -> list[ByteRange]:
+def _choose(root: str) -> list[ByteRange]:
     """Images all over a training set, found without opening one."""
     rng = random.Random(0)
     if as_url(root) is not None:
@@ -100,24 +95,21 @@ def _chosen(root: str) -> list[ByteRange]:
         return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
     layout = find_layout(Path(root).expanduser().absolute(), "train")
     if layout.tars:
-        # Any part as long as an image will do: listing a tar may take minutes.
-        lengths = {str(path): path.stat().st_size for path in layout.tar_paths}
-        tars = rng.choices(list(lengths), list(lengths.values()), k=_NUM_READ)
-        return [
-            ByteRange(tar, rng.randrange(max(1, lengths[tar] - _PART)), min(_PART, lengths[tar]))
-            for tar in tars
-        ]
-    files = list(islice(_images(layout.folder), _NUM_LISTED))
+        return [_part(tar, rng) for tar in rng.choices(layout.tar_paths, k=_NUM_READ)]
+    files = list(islice(_images(layout.folder, rng), _NUM_LISTED))
     return [ByteRange(file) for file in rng.sample(files, min(_NUM_READ, len(files)))]
 
 
-def _images(folder: Path) -> Iterator[str]:
+def _part(tar: Path, rng: random.Random) -> ByteRange:
+    """Any part as long as an image will do: listing a tar may take minutes."""
+    length = tar.stat().st_size
+    return ByteRange(str(tar), rng.randrange(max(1, length - _PART)), min(_PART, length))
+
+
+def _images(folder: Path, rng: random.Random) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
-        # Classes come in random order, so that the first few thousand files lie all over.
-        random.Random(0).shuffle(folders)
-        yield from (
-            os.path.join(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
-        )
+        rng.shuffle(folders)  # so that the first few thousand files lie all over
+        yield from (os.path.join(parent, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _read(source: ByteRange, end_s: float) -> int:
@@ -125,22 +117,18 @@ def _read(source: ByteRange, end_s: float) -> int:
     if time.perf_counter() > end_s:
         return 0
     if not source.is_remote:
-        descriptor = os.open(source.path, os.O_RDONLY)
-        try:
+        with open(source.path, "rb") as file:
             advice = os.POSIX_FADV_DONTNEED
-            os.posix_fadvise(descriptor, source.offset, source.size or 0, advice)
-        finally:
-            os.close(descriptor)
+            os.posix_fadvise(file.fileno(), source.offset, source.size or 0, advice)
     return len(read_bytes(source))
 
 
 def _write(folder: Path) -> float:
     """Bytes per second written and synchronised, as a checkpoint is."""
-    block = os.urandom(2**20)
+    block = os.urandom(_WRITTEN)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".ixt-doctor-") as file:
         start_s = time.perf_counter()
-        for _ in range(_WRITTEN // len(block)):
-            file.write(block)
+        file.write(block)
         file.flush()
         os.fsync(file.fileno())
         return _WRITTEN / (time.perf_counter() - start_s)

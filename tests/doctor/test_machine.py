@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from ixt.bench.power import Reading
 from ixt.doctor import machine
-from ixt.doctor.check import Result
 from ixt.doctor.machine import (
-    GpuState,
+    CHECKS,
     cgroup_cores,
     cgroup_memory,
-    check_clock,
     check_gpu,
-    check_memory,
     judge_clock,
     judge_cores,
     judge_gpus,
@@ -24,9 +21,9 @@ from ixt.doctor.machine import (
     judge_shared_memory,
     judge_threads,
 )
+from ixt.doctor.result import Result
 
 GIB = 2**30
-D = "580.65"
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -40,7 +37,7 @@ H100 = "NVIDIA H100 80GB HBM3"
         (judge_shared_memory(16 * GIB, 8), "ok", ""),
         (judge_shared_memory(64 * 2**20, 0), "warn", "--ipc=host"),
         (judge_shared_memory(64 * 2**20, 8), "fail", "--shm-size=8g"),
-        (judge_memory(20 * GIB, 32 * GIB, 1), "ok", ""),
+        (judge_memory(20 * GIB, 32 * GIB, 0), "ok", ""),
         (judge_memory(4 * GIB, 32 * GIB, 8), "fail", "2 GiB"),
         (judge_cores(16, None, 1), "ok", ""),
         (judge_cores(64, 8.0, 4), "warn", "data.num_threads to 2 "),
@@ -51,11 +48,11 @@ H100 = "NVIDIA H100 80GB HBM3"
         (judge_threads("0", 4), "fail", "positive number"),
         (judge_clock(False, 0.01), "ok", ""),
         (judge_clock(True, 16.0), "warn", "chrony"),
-        (judge_gpus("v", [H100] * 2, [GpuState(D, False, 3)] * 2), "ok", ""),
-        (judge_gpus("v", [H100, "NVIDIA L4"], []), "warn", "unlike"),
-        (judge_gpus("v", [H100], [GpuState(D, True, 3)]), "warn", "heat or power"),
-        (judge_gpus("v", [H100], [GpuState(D, False, 9000)]), "warn", "another process"),
-        (judge_gpus("v", ["Unheard-of 1"], []), "warn", "YAML"),
+        (judge_gpus("v", [H100] * 2, [], 0.4 * GIB), "ok", ""),
+        (judge_gpus("v", [H100, "NVIDIA L4"], [], 0), "warn", "unlike"),
+        (judge_gpus("v", [H100], ["power brake"], 0), "warn", "lowered (power brake)"),
+        (judge_gpus("v", [H100], [], 9 * GIB), "warn", "another process"),
+        (judge_gpus("v", ["Unheard-of 1"], [], 0), "warn", "YAML"),
     ],
 )
 def test_a_number_is_judged(result: Result, status: str, fix: str) -> None:
@@ -85,37 +82,43 @@ def test_the_cgroups_limits_are_read_in_both_versions(tmp_path: Path) -> None:
 
 def test_a_containers_memory_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cgroup_memory", lambda: GIB)
-    result = check_memory()
+    result = CHECKS["memory"]()
     assert result.status == "fail"
     assert result.value.endswith("of 1.0 GiB free")
 
 
-def fake_gpus(monkeypatch: pytest.MonkeyPatch, states: list[GpuState], visible: bool) -> None:
-    monkeypatch.setattr(machine, "_driver_gpus", lambda: states)
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: visible)
-    monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: len(states))
-    monkeypatch.setattr(machine.torch.cuda, "get_device_name", lambda i: H100)
-
-
-def test_gpus_that_torch_cannot_use_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_gpus(monkeypatch, [GpuState("535.10", False, 4)] * 8, visible=False)
+def test_gpus_that_torch_cannot_use_are_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(8):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path)
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
     result = check_gpu()
     assert result.status == "fail"
-    assert result.value.startswith("driver 535.10 has 8 GPUs and torch for CUDA")
+    assert result.value.startswith("the driver has 8 GPUs and torch for CUDA")
 
 
 def test_sound_gpus_are_named_with_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_gpus(monkeypatch, [GpuState("580.65", False, 4)] * 2, visible=True)
+    cuda = machine.torch.cuda
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cuda, "get_device_name", lambda device: H100)
+    monkeypatch.setattr(cuda, "mem_get_info", lambda device: (79 * GIB, 80 * GIB))
+    reading = Reading(0, 1980, 2619, 700.0, "580.65", ())
+    monkeypatch.setattr(machine, "read_device", lambda device: reading)
     result = check_gpu()
     assert result.status == "ok"
-    assert f"2 x {H100}, driver 580.65" in result.value
+    assert result.value.startswith(f"2 x {H100}, CUDA ") and result.value.endswith("driver 580.65")
 
 
-def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_driver_has_no_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path / "none")
     assert check_gpu().value == "no CUDA device"
 
 
-def test_the_kernel_tells_about_the_clock() -> None:
-    assert check_clock().status in ("ok", "warn")
+def test_every_check_answers_here() -> None:
+    assert {run().status for run in CHECKS.values()} <= {"ok", "warn", "fail"}

@@ -4,15 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
 
-from ixt.doctor import network
-from ixt.doctor.network import Exchange, check_local_network, judge_exchange
+from ixt.doctor.network import check_local_network, judge_exchange
 
-GOOD = Exchange(right=True, num_ranks=2, backend="gloo", median_ms=10.0, clock_spread_s=0.0)
+GOOD = (True, 2, "gloo", 10.0, 0.0)
 
 
 def test_two_processes_add_up_here() -> None:
@@ -22,35 +21,31 @@ def test_two_processes_add_up_here() -> None:
 
 
 def test_an_exchange_is_judged() -> None:
-    assert judge_exchange(GOOD).status == "ok"
-    assert "0.42 GB/s" in judge_exchange(GOOD).value
-    assert judge_exchange(replace(GOOD, right=False)).status == "fail"
-    late = judge_exchange(replace(GOOD, clock_spread_s=90.0))
+    assert judge_exchange(*GOOD).status == "ok"
+    assert "0.42 GB/s" in judge_exchange(*GOOD).value
+    assert judge_exchange(False, 2, "gloo", 10.0, 0.0).status == "fail"
+    late = judge_exchange(True, 2, "gloo", 10.0, 90.0)
     assert late.status == "warn"
     assert "chrony" in late.fix
-    assert judge_exchange(replace(GOOD, median_ms=500.0)).status == "warn"
-    assert "NCCL_DEBUG" in judge_exchange(replace(GOOD, right=False, backend="nccl")).fix
+    assert judge_exchange(True, 2, "gloo", 500.0, 0.0).status == "warn"
+    assert "NCCL_DEBUG" in judge_exchange(False, 2, "nccl", 10.0, 0.0).fix
 
 
-def processes(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Put other programs in place of the ranks."""
-
-    def start(*_: object) -> subprocess.Popen[str]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)  # type: ignore[call-overload, no-any-return]
-
-    monkeypatch.setattr(network, "_start", start)
+def die(*_: object) -> None:
+    raise RuntimeError("x\nno route to host")
 
 
-def test_a_rank_that_dies_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    processes(monkeypatch, "raise SystemExit('x\\nno route to host')")
-    result = check_local_network()
+def hang(*_: object) -> None:
+    time.sleep(60)
+
+
+def test_a_rank_that_dies_says_why() -> None:
+    result = check_local_network(60, die)
     assert (result.status, result.value) == ("fail", "gloo: no route to host")
 
 
-def test_ranks_that_do_not_meet_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    processes(monkeypatch, "import time; time.sleep(60)")
-    result = check_local_network(limit_s=0.3)
+def test_ranks_that_do_not_meet_are_given_up() -> None:
+    result = check_local_network(0.3, hang)
     assert result.status == "fail"
     assert "did not meet in 0.3 s" in result.value
 

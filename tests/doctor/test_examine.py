@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from ixt.cli import app
 from ixt.doctor import examine as examining
-from ixt.doctor.check import Check, Result, run_checks
-from ixt.doctor.report import print_results, results_data
+from ixt.doctor.examine import run_checks
+from ixt.doctor.result import Result, print_results, results_data
 
 
 def good() -> Result:
@@ -32,8 +32,7 @@ def test_a_check_that_breaks_or_hangs_fails_and_the_others_go_on() -> None:
         return good()
 
     start_s = time.perf_counter()
-    checks = [Check("a", broken), Check("b", hanging, limit_s=0.1), Check("c", good)]
-    results = run_checks(checks)
+    results = run_checks({"a": broken, "b": hanging, "c": good}, limit_s=0.1)
     released.set()
     assert time.perf_counter() - start_s < 5
     assert [(result.name, result.status) for result in results] == [
@@ -53,7 +52,7 @@ def test_several_hanging_checks_share_one_budget() -> None:
         released.wait(30)
         return good()
 
-    results = run_checks([Check("a", hanging), Check("b", hanging), Check("c", good)], 0.2)
+    results = run_checks({"a": hanging, "b": hanging, "c": good}, 0.2)
     released.set()
     assert [result.status for result in results] == ["fail", "fail", "ok"]
     assert sum(result.seconds for result in results) < 5
@@ -85,7 +84,7 @@ def test_several_machines_are_told_apart() -> None:
 def test_the_exit_status_tells_a_failing_machine(
     run: object, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(examining, "_checks", lambda data, run_dir: [Check("x", run)])  # type: ignore[arg-type]
+    monkeypatch.setattr(examining, "_checks", lambda data, run_dir: {"x": run})
     monkeypatch.setattr(examining.network, "check_local_network", good)
     done = CliRunner().invoke(app, ["doctor", "--json", "--run-dir", str(tmp_path)])
     assert done.exit_code == status
