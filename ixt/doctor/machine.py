@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ixt.bench.power import read_device
+from ixt.bench.measure.sensors import read_device
 from ixt.bench.roofline import find_device
 from ixt.distributed.accelerator import cores_per_process
 from ixt.doctor.result import Result, fail, judge, warn

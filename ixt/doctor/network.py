@@ -101,9 +101,9 @@ def exchange() -> tuple[bool, int, str, float, float]:
         right &= low == high == num_ranks * (num_ranks + 1) / 2
     dist.barrier()
     clock = torch.tensor([time.time()], dtype=torch.float64, device=device)
-    clocks = torch.zeros(num_ranks, dtype=torch.float64, device=device)
-    dist.all_gather_into_tensor(clocks, clock)
-    spread_s = clocks.max().item() - clocks.min().item()
+    clocks = [torch.zeros_like(clock) for _ in range(num_ranks)]
+    dist.all_gather(clocks, clock)
+    spread_s = max(clocks).item() - min(clocks).item()
     return right, num_ranks, backend, median(times_ms[1:]), spread_s
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ixt.bench.power import Reading
+from ixt.bench.measure.sensors import Reading
 from ixt.doctor import machine
 from ixt.doctor.machine import (
     CHECKS,
