@@ -53,7 +53,7 @@ def main() -> None:
             raise
         worker.end(str(error), 2)
     except Interrupted as error:
-        worker.end(f"{error}; continue with --resume", 128 + error.signum, alike=True)
+        worker.end(f"{error}; continue with --resume", 128 + error.signum, same_on_all=True)
     except Exception as error:
         fixable = isinstance(error, OSError) and error.errno in _FIXABLE
         if os.environ.get("IXT_DEBUG") or not (fixable or launched()):

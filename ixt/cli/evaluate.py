@@ -145,7 +145,7 @@ def evaluate(
 
     Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
     """
-    from ixt.distributed.launch.start import in_processes
+    from ixt.distributed.launch.agent import in_processes
 
     first = os.environ.get("RANK", "0") == "0"
     if first:

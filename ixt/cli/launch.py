@@ -127,8 +127,8 @@ def kubernetes(
 
 def _job(what: JobOptions, notice_s: int) -> tuple[Job, Path]:
     """The run and its folder; refused here rather than after hours in a queue."""
-    from ixt.distributed.launch.agent import Nodes, check_share
     from ixt.distributed.launch.jobs import Job
+    from ixt.distributed.launch.nodes import Nodes, check_share
     from ixt.files import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 

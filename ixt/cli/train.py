@@ -143,8 +143,8 @@ def _train(
     execution: Execution,
     source: Path | None = None,
 ) -> None:
-    from ixt.distributed.launch.agent import parse_nodes
-    from ixt.distributed.launch.start import in_processes
+    from ixt.distributed.launch.agent import in_processes
+    from ixt.distributed.launch.nodes import parse_nodes
     from ixt.files import refuse_url
     from ixt.recipe import find_recipe, load_recipe
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ixt.errors import CheckpointError
+from ixt.files import reason
 
 _LOCK = ".lock"
 # Lustre without -o flock, FUSE file systems, NFS without its lock service.
@@ -41,7 +42,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         stream = (run_dir / _LOCK).open("a+") if first else None
     except OSError as error:
         raise CheckpointError(
-            f"{run_dir}: cannot write there: {error.strerror}; give another --run-dir"
+            f"{run_dir}: cannot write there: {reason(error)}; give another --run-dir"
         ) from error
     if stream is None:
         yield

@@ -42,24 +42,27 @@ class StopRequest:
 
 
 class SignalListener:
-    """A thread that hears of signals while the main thread is busy.
+    """A thread that receives signals while the main thread is busy.
 
     Python runs signal handlers in the main thread only, and not while that is inside native code
     such as a collective operation. The interpreter's wake-up descriptor knows at once. Only signals
-    with a Python handler are heard, and only one listener can be open at a time.
+    with a Python handler arrive, and only one listener can be open at a time.
     """
 
     def __init__(
-        self, hear: Callable[[int], None], tick: Callable[[], None] | None = None, tick_s: float = 1
+        self,
+        receive: Callable[[int], None],
+        tick: Callable[[], None] | None = None,
+        tick_s: float = 1,
     ) -> None:
         """Start to listen; call it from the main thread.
 
         Args:
-            hear: called in the thread with each signal's number.
+            receive: called in the thread with each signal's number.
             tick: called in the thread after a signal and every `tick_s` from the first one on.
             tick_s: seconds between ticks.
         """
-        self._hear, self._tick, self._tick_s = hear, tick, tick_s
+        self._receive, self._tick, self._tick_s = receive, tick, tick_s
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -77,14 +80,14 @@ class SignalListener:
         os.close(self._read)
 
     def _listen(self) -> None:
-        heard = False
+        received = False
         while True:
-            ready, _, _ = select.select([self._read], [], [], self._tick_s if heard else None)
+            ready, _, _ = select.select([self._read], [], [], self._tick_s if received else None)
             numbers = os.read(self._read, 64) if ready else b""
             if 0 in numbers:
                 return
             for number in numbers:
-                heard = True
-                self._hear(number)
+                received = True
+                self._receive(number)
             if self._tick is not None:
                 self._tick()

@@ -66,7 +66,7 @@ class StopAgreement:
             self._wait()
 
     def reached(self) -> int:
-        """The signal to stop for after this update, the same on every process; 0 to go on.
+        """The signal to stop for after this update, the same on every process; 0 to continue.
 
         Raises:
             PeerLost: another process is gone.
@@ -103,13 +103,13 @@ class _Guard:
         self._patience_s = patience_s
         self._deadline_s = math.inf
         self._asked, self._interrupts = False, 0
-        self._listener = SignalListener(self._hear, self._look, _TICK_S)
+        self._listener = SignalListener(self._receive, self._look, _TICK_S)
 
     def close(self) -> None:
         """All processes have agreed, or the run is over; may be called twice."""
         self._listener.close()
 
-    def _hear(self, number: int) -> None:
+    def _receive(self, number: int) -> None:
         self._asked = self._asked or number in STOP_SIGNALS
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
@@ -125,9 +125,5 @@ class _Guard:
 
 
 def _give_up(reason: str) -> None:
-    """Leave without having saved, with a status that no queue takes for a finished save."""
-    message = f"{reason}; nothing was saved after the last checkpoint"
-    ending = rank_file.Ending(1, message, because_of_another=True)
-    if not rank_file.leave(ending):
-        worker.say(message)
-    os._exit(1)
+    """End without having saved, with a status that no queue takes for a finished save."""
+    worker.exit_now(f"{reason}; nothing was saved after the last checkpoint", True)

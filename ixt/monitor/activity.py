@@ -13,13 +13,13 @@ _LONG = 6.0  # a checkpoint to a busy file server, a compilation: minutes, not h
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The last sign of life."""
+class Activity:
+    """What began last."""
 
     doing: str
-    """In words, as in "waiting for data"."""
+    """In words, e.g. "waiting for data"."""
     count: int
-    """Signs so far. Processes of a run give the same ones in the same order while they train."""
+    """Activities so far. Processes of a run begin the same ones in the same order."""
     at_s: float
     """When, on the monotonic clock."""
     patience: float = 1.0
@@ -27,41 +27,42 @@ class Progress:
 
 
 class _Own:
-    """Of this process. Replaced as a whole, so that a thread never sees half of it."""
+    """This process's. Replaced as a whole, so that a thread never sees half of it."""
 
-    last = Progress("starting", 0, time.monotonic(), _LONG)
+    last = Activity("starting", 0, time.monotonic(), _LONG)
     usual = _LONG
 
 
-def note(doing: str) -> None:
-    """Give a sign of life: this begins now. Costs less than a microsecond."""
-    _Own.last = Progress(doing, _Own.last.count + 1, time.monotonic(), _Own.usual)
+def note(doing: str, patience: float | None = None) -> None:
+    """Note that this begins now. Costs less than a microsecond."""
+    count = _Own.last.count + 1
+    _Own.last = Activity(doing, count, time.monotonic(), patience or _Own.usual)
 
 
 @contextmanager
 def long(doing: str) -> Iterator[None]:
     """Do within a `with` block what may take six times as long as an update."""
-    before = _Own.last
-    _Own.last = Progress(doing, before.count + 1, time.monotonic(), _LONG)
+    before = _Own.last.doing
+    note(doing, _LONG)
     try:
         yield
     finally:
-        note(before.doing)
+        note(before)
 
 
 def restart() -> None:
     """Begin anew. Up to the first update's end all may take long: caches are cold."""
     _Own.usual = _LONG
-    _Own.last = Progress("starting", 0, time.monotonic(), _LONG)
+    _Own.last = Activity("starting", 0, time.monotonic(), _LONG)
 
 
 def update_done(step: int) -> None:
     """Note, for this process and for its agent, that this many updates are done."""
     _Own.usual = 1.0
-    rank_file.beat(step)
+    rank_file.note_step(step)
     note("computing")
 
 
-def last() -> Progress:
-    """The last sign of life."""
+def last() -> Activity:
+    """What began last."""
     return _Own.last

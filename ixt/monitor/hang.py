@@ -1,25 +1,28 @@
 """A process that makes no progress ends the run, and says where it was.
 
-A thread in each process looks at the signs of life of its main thread. Where none came for too
-long, it writes the stack of every thread into the run's folder; the other processes see that file
-and write theirs. Then each knows which of them got least far: the one that the others wait for. If
-that one's time is up too, all leave; if it may take longer, as for a checkpoint, all go on.
+A thread in each process watches its main thread. Where that made no progress for too long, it
+writes the stack of every thread into the run's folder; the other processes see that file and write
+theirs. Then each knows which of them got least far: the one that the others wait for. If that one's
+time is up too, all end; if it may take longer, as for a checkpoint, all continue.
+
+NCCL's flight recorder would not do: it knows the collectives that a rank has entered, not where a
+rank outside of one is, and gloo has none.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import os
 import socket
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
+from ixt.distributed import stop_agreement
 from ixt.distributed.group import rank, world_size
 from ixt.distributed.launch import rank_file, worker
 from ixt.monitor import activity
@@ -30,11 +33,11 @@ _GATHER_S = 5.0  # for the others' stacks: a few ticks, and a file server's cach
 
 # Where a main thread is that waits for others. Python cannot see into the backward pass, which
 # exchanges gradients.
-_WAITING = ("torch/distributed/", "torch/autograd/graph.py", "ixt/agreement.py")
+_WAITING = ("torch/distributed/", "torch/autograd/graph.py", stop_agreement.__file__)
 
 
 @dataclass(frozen=True)
-class Sight:
+class Position:
     """How far a process got, as it writes into the first line of its stacks."""
 
     rank: int
@@ -42,7 +45,7 @@ class Sight:
     step: int | None
     """Updates done."""
     count: int
-    """Signs of life."""
+    """Activities begun."""
     doing: str
     since_s: float
     """How long it has done this."""
@@ -59,7 +62,7 @@ class Sight:
 
 
 class HangWatch:
-    """Looks after this process within a `with` block."""
+    """Watches this process within a `with` block."""
 
     def __init__(self, run_dir: Path, timeout_s: float | None) -> None:
         """Watch nothing yet.
@@ -70,6 +73,7 @@ class HangWatch:
                 sixth of a checkpoint may take; None for ever.
         """
         self._run_dir, self._timeout_s = run_dir, timeout_s
+        self._file = run_dir / f"stacks-rank-{rank()}.txt"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
         self._main = threading.get_ident()
@@ -79,7 +83,7 @@ class HangWatch:
         if self._timeout_s is not None:
             self._began_s = time.time()
             # Also for a main thread that keeps the interpreter's lock, so that no thread can look.
-            self._last_words = _stacks(self._run_dir, rank()).open("w")
+            self._last_words = self._file.open("w")
             self._thread.start()
         return self
 
@@ -89,48 +93,52 @@ class HangWatch:
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
             self._last_words.close()
-            _stacks(self._run_dir, rank()).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
 
     def _watch(self) -> None:
         assert self._timeout_s is not None
-        tick_s = min(_TICK_S, self._timeout_s / 4)
-        while not self._closed.wait(tick_s):
+        while not self._closed.wait(min(_TICK_S, self._timeout_s / 4)):
             frozen_s = self._timeout_s * activity.last().patience + _FROZEN_S
             faulthandler.dump_traceback_later(frozen_s, exit=True, file=self._last_words)
-            if self._look().left_s < 0 or self._seen():
+            if self._position().left_s < 0 or self._written():
                 self._consult()
 
-    def _seen(self) -> list[Sight]:
+    def _written(self) -> list[Position]:
         """What processes wrote since this one began to watch."""
-        sights = []
+        positions = []
         for file in self._run_dir.glob("stacks-rank-*.txt"):
             try:
                 if file.stat().st_mtime >= self._began_s:
-                    sights.append(Sight(**json.loads(file.read_text().partition("\n")[0])))
+                    line = file.read_text().partition("\n")[0]
+                    positions.append(Position(**json.loads(line)))
             except (OSError, ValueError, TypeError):
                 continue  # deleted just now, or nothing is in it
-        return sights
+        return positions
 
     def _consult(self) -> None:
-        """Write down how far this process got, wait for the others' word, leave or go on."""
-        own = self._look()
-        self._write(own)
+        """Write down how far this process got, read the others' positions, end or continue."""
+        own = self._position()
+        part = self._file.with_suffix(".part")  # not fsynced: the disk may be what hangs
+        with part.open("w") as stream:
+            stream.write(json.dumps(asdict(own)) + "\n\n")
+            stream.flush()
+            faulthandler.dump_traceback(stream, all_threads=True)
+        part.replace(self._file)
         deadline_s = time.monotonic() + _GATHER_S
-        while len(seen := self._seen()) < world_size() and time.monotonic() < deadline_s:
+        while len(others := self._written()) < world_size() and time.monotonic() < deadline_s:
             time.sleep(_TICK_S / 4)
-        guilty = culprit([own, *seen])
+        guilty = culprit([own, *others])
         if guilty.left_s < 0 and not self._closed.is_set():
-            leave(own, guilty, self._run_dir)
+            end_process(own, guilty, self._run_dir)
         self._closed.wait(_TICK_S)  # for the others to have read it
-        _stacks(self._run_dir, own.rank).unlink(missing_ok=True)
+        self._file.unlink(missing_ok=True)
         self._closed.wait(_GATHER_S)
 
-    def _look(self) -> Sight:
+    def _position(self) -> Position:
         assert self._timeout_s is not None
-        last, frame = activity.last(), sys._current_frames().get(self._main)
-        where, waits = _place(frame)
+        last, (where, waits) = activity.last(), _place(self._main)
         since_s = time.monotonic() - last.at_s
-        return Sight(
+        return Position(
             rank=rank(),
             host=socket.gethostname(),
             step=rank_file.own_step(),
@@ -142,61 +150,34 @@ class HangWatch:
             waits=waits,
         )
 
-    def _write(self, own: Sight) -> None:
-        file = _stacks(self._run_dir, own.rank)
-        part = file.with_suffix(".part")
-        with part.open("w") as stream:
-            stream.write(json.dumps(asdict(own)) + "\n\n")
-            stream.flush()
-            faulthandler.dump_traceback(stream, all_threads=True)
-        part.replace(file)
 
-
-def culprit(sights: list[Sight]) -> Sight:
+def culprit(positions: list[Position]) -> Position:
     """The process that the others wait for: it got least far, or is in no exchange with others."""
-    return min(sights, key=lambda s: (s.step if s.step is not None else -1, s.waits, s.count))
+    return min(positions, key=lambda p: (-1 if p.step is None else p.step, p.waits, p.count))
 
 
-def leave(own: Sight, guilty: Sight, run_dir: Path) -> None:
-    """Say why, and end this process without waiting for its main thread."""
-    innocent = guilty.rank != own.rank
-    reason = (
-        f"waits for rank {guilty.rank} on {guilty.host}"
-        if innocent
-        else f"{own.describe()}; stacks: {run_dir}/stacks-rank-*.txt"
-    )
-    if innocent:
-        time.sleep(_GATHER_S)  # the first one to end has the launcher end all: let it be that one
-    line = worker.describe(own.host, own.rank, own.step, reason)
-    word = rank_file.Ending(1, reason if innocent else line, because_of_another=innocent)
-    if not rank_file.leave(word):
-        print(line, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def end_process(own: Position, guilty: Position, run_dir: Path) -> None:
+    """Report why, and end this process without waiting for its main thread."""
+    if guilty.rank != own.rank:
+        # The first one to end has the launcher end all: let it be the guilty one.
+        time.sleep(_GATHER_S)
+        worker.exit_now(f"waits for rank {guilty.rank} on {guilty.host}", because_of_another=True)
+    worker.exit_now(f"{own.describe()}; stacks: {run_dir}/stacks-rank-*.txt")
 
 
-def _place(frame: FrameType | None) -> tuple[str, bool]:
+def _place(thread: int) -> tuple[str, bool]:
     """Where a thread is, in words, and whether it waits for other processes."""
+    frame = sys._current_frames().get(thread)
     if frame is None:
         return "ended", False
-    frames = []
-    inner: FrameType | None = frame
-    while inner is not None:
-        frames.append(inner)
-        inner = inner.f_back
-    files = [f.f_code.co_filename for f in frames]
-    waits = any(word in file for word in _WAITING for file in files[:8])
-    own = next((f for f in frames if "/ixt/" in f.f_code.co_filename), None)
-    words = f"in {_line(frame)}"
-    return (f"{words}, from {_line(own)}" if own not in (None, frame) else words), waits
-
-
-def _line(frame: FrameType | None) -> str:
-    assert frame is not None
-    path = Path(frame.f_code.co_filename)
-    return f"{path.parent.name}/{path.name}:{frame.f_lineno} ({frame.f_code.co_name})"
-
-
-def _stacks(run_dir: Path, number: int) -> Path:
-    return run_dir / f"stacks-rank-{number}.txt"
+    stack = [
+        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in traceback.walk_stack(frame)
+    ]
+    waits = any(mark in file for mark in _WAITING for file, _, _ in stack[:8])
+    places = [stack[0], *(entry for entry in stack if "/ixt/" in entry[0])][:2]
+    texts = [
+        f"{Path(file).parent.name}/{Path(file).name}:{line} ({name})"
+        for file, line, name in dict.fromkeys(places)
+    ]
+    return f"in {', from '.join(texts)}", waits

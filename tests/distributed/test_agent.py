@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ixt.distributed.launch import rank_file
-from ixt.distributed.launch.agent import Nodes, check_share, launch, parse_nodes, split_endpoint
-from ixt.distributed.launch.failures import Failure, judge
-from ixt.distributed.launch.rank_file import Ending
+from ixt.distributed.launch.agent import launch
+from ixt.distributed.launch.failures import judge
+from ixt.distributed.launch.nodes import Nodes, check_share, parse_nodes, split_endpoint
+from ixt.distributed.launch.rank_file import RankReport
 from ixt.errors import EngineError
 
 HOST = socket.gethostname()
@@ -98,29 +100,29 @@ def left(
     monkeypatch: pytest.MonkeyPatch,
     local_rank: int,
     step: int | None,
-    ending: Ending | None,
+    ending: RankReport | None,
 ) -> None:
     """Be a rank for a moment: note a step and leave a word."""
     monkeypatch.setenv(rank_file.FOLDER, str(folder))
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     rank_file.begin()
     if step is not None:
-        rank_file.beat(step)
+        rank_file.note_step(step)
     if ending is not None:
-        rank_file.leave(ending)
+        rank_file.leave_report(ending)
     monkeypatch.setattr(rank_file._Own, "file", None)
-    monkeypatch.setattr(rank_file._Own, "step", -1)
+    monkeypatch.setattr(rank_file._Own, "step", None)
 
 
-def failed(*codes: int) -> dict[int, Failure]:
-    return {rank: Failure(rank, rank, os.getpid(), code) for rank, code in enumerate(codes)}
+def failed(*codes: int) -> dict[int, ProcessFailure]:
+    return {rank: ProcessFailure(rank, os.getpid(), code, "") for rank, code in enumerate(codes)}
 
 
 def test_a_mistake_met_by_all_ranks_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank in range(3):
-        left(tmp_path, monkeypatch, rank, None, Ending(2, "optim.name: no such optimizer"))
+        left(tmp_path, monkeypatch, rank, None, RankReport(2, "optim.name: no such optimizer"))
     verdict = judge(tmp_path, failed(2, 2, 2))
     assert (verdict.status, verdict.message) == (2, "optim.name: no such optimizer")
 
@@ -129,14 +131,14 @@ def test_a_stop_on_request_keeps_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank in range(2):
-        left(tmp_path, monkeypatch, rank, 9, Ending(143, "stopped after step 9"))
+        left(tmp_path, monkeypatch, rank, 9, RankReport(143, "stopped after step 9"))
     assert judge(tmp_path, failed(143, 143)).status == 143
 
 
 def test_the_killed_rank_is_named_and_not_those_that_missed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = Ending(1, "another process is gone", because_of_another=True)
+    lost = RankReport(1, "another process is gone", because_of_another=True)
     for rank, ending in enumerate((lost, lost, None, lost)):
         left(tmp_path, monkeypatch, rank, 57, ending)
     verdict = judge(tmp_path, failed(1, 1, -signal.SIGKILL, 1))
@@ -150,9 +152,11 @@ def test_the_killed_rank_is_named_and_not_those_that_missed_it(
 def test_the_rank_that_raised_is_named_with_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = Ending(1, "another process is gone", because_of_another=True)
+    lost = RankReport(1, "another process is gone", because_of_another=True)
     left(tmp_path, monkeypatch, 0, 4, lost)
-    left(tmp_path, monkeypatch, 1, 3, Ending(1, "ZeroDivisionError: by zero", trace="Traceback"))
+    left(
+        tmp_path, monkeypatch, 1, 3, RankReport(1, "ZeroDivisionError: by zero", trace="Traceback")
+    )
     verdict = judge(tmp_path, failed(1, 1))
     assert verdict.message == f"rank 1 on {HOST}, after step 3: ZeroDivisionError: by zero"
     assert (verdict.status, verdict.trace) == (1, "Traceback")
@@ -161,7 +165,7 @@ def test_the_rank_that_raised_is_named_with_its_traceback(
 def test_only_other_machines_know_the_cause_where_all_ranks_missed_somebody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left(tmp_path, monkeypatch, 0, None, Ending(1, "another process is gone", True))
+    left(tmp_path, monkeypatch, 0, None, RankReport(1, "another process is gone", True))
     message = judge(tmp_path, failed(1)).message
     assert message == f"rank 0 on {HOST}, before the first step: another process is gone"
 
@@ -169,20 +173,20 @@ def test_only_other_machines_know_the_cause_where_all_ranks_missed_somebody(
 def test_the_word_of_a_process_before_a_restart_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left(tmp_path, monkeypatch, 0, 5, Ending(1, "of old"))
-    newer = {0: Failure(0, 0, os.getpid() + 1, 3)}
+    left(tmp_path, monkeypatch, 0, 5, RankReport(1, "of old"))
+    newer = {0: ProcessFailure(0, os.getpid() + 1, 3, "")}
     assert judge(tmp_path, newer).message.endswith(
-        "before the first step: ended with status 3 and no word"
+        "before the first step: ended with status 3 and without a report"
     )
     monkeypatch.setenv(rank_file.FOLDER, str(tmp_path))
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert rank_file.begin() == "after step 5: of old"
-    assert rank_file.ending_of(tmp_path, 0) is None
+    assert rank_file.report_of(tmp_path, 0) is None
     monkeypatch.setattr(rank_file._Own, "file", None)
 
 
 def test_a_word_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left(tmp_path, monkeypatch, 0, 5, Ending(1, "never finished"))
+    left(tmp_path, monkeypatch, 0, 5, RankReport(1, "never finished"))
     (file,) = tmp_path.glob("*.end")
     for text in ("", file.read_text()[:20]):
         file.write_text(text)
@@ -193,7 +197,7 @@ def test_a_word_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_last_step_outlives_a_sigkill(tmp_path: Path) -> None:
     code = (
         "import os; from ixt.distributed.launch import rank_file; rank_file.begin(); "
-        "[rank_file.beat(n) for n in range(1000)]; os.kill(os.getpid(), 9)"
+        "[rank_file.note_step(n) for n in range(1000)]; os.kill(os.getpid(), 9)"
     )
     env = {**os.environ, rank_file.FOLDER: str(tmp_path), "LOCAL_RANK": "3"}
     with subprocess.Popen([sys.executable, "-c", code], env=env) as process:

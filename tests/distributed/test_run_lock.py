@@ -78,5 +78,5 @@ def test_a_file_system_without_locks_is_only_warned_of(
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"file/run: cannot write there: Not a directory"):
+    with pytest.raises(CheckpointError, match=r"file/run: cannot write there: not a directory"):
         locked(tmp_path / "file" / "run").__enter__()

@@ -30,7 +30,7 @@ dist.init_process_group("gloo")
 with StopRequest() as request, StopAgreement(request, patience_s=1) as stop:
     for step in range(1, 10_000):
         time.sleep(0.001 * (1 + 4 * dist.get_rank() * (step % 3)))
-        rank_file.beat(step)
+        rank_file.note_step(step)
         try:
             signum = stop.reached()
         except PeerLost as error:

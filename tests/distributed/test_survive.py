@@ -171,7 +171,7 @@ def test_our_own_agent_starts_a_killed_rank_again(tmp_path: Path, recipe: Recipe
     status, lines = session.end(limit_s=180)
     assert status == 0
     assert any(
-        re.fullmatch(r"rank 1 starts again; after step \d+: ended without a word", line)
+        re.fullmatch(r"rank 1 starts again; after step \d+: ended without a report", line)
         for line in lines
     )
     assert len(ledger(session.run)) == 100

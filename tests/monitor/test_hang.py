@@ -10,47 +10,52 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ixt.distributed.signals import StopRequest
+from ixt.distributed.stop_agreement import StopAgreement
 from ixt.monitor import activity, hang
-from ixt.monitor.hang import HangWatch, Sight, culprit
+from ixt.monitor.hang import HangWatch, Position, culprit
 from ixt.recipe import Recipe, dump_recipe
 
-SIGHT = Sight(0, "node-a", 7, 30, "computing", 60.0, -1.0, "in a.py:1 (f)", waits=True)
+POSITION = Position(0, "node-a", 7, 30, "computing", 60.0, -1.0, "in a.py:1 (f)", waits=True)
 
 
 @pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sight, Sight]]:
-    """The calls of `leave`, which would end this process."""
-    calls: list[tuple[Sight, Sight]] = []
-    monkeypatch.setattr(hang, "leave", lambda own, guilty, run_dir: calls.append((own, guilty)))
+def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Position, Position]]:
+    """The calls of `end_process`, which would end this process."""
+    calls: list[tuple[Position, Position]] = []
+    monkeypatch.setattr(
+        hang, "end_process", lambda own, guilty, run_dir: calls.append((own, guilty))
+    )
     monkeypatch.setattr(hang, "_GATHER_S", 0.5)
     return calls
 
 
 def test_the_one_with_fewest_updates_is_waited_for() -> None:
-    late = replace(SIGHT, rank=3, step=6, count=50, waits=True)
-    assert culprit([SIGHT, late, replace(SIGHT, rank=1)]).rank == 3
+    late = replace(POSITION, rank=3, step=6, count=50, waits=True)
+    assert culprit([POSITION, late, replace(POSITION, rank=1)]).rank == 3
 
 
 def test_within_an_update_it_is_the_one_that_exchanges_nothing_then_the_least_far() -> None:
-    busy = replace(SIGHT, rank=2, count=30, waits=False)
-    assert culprit([SIGHT, busy]).rank == 2
-    assert culprit([SIGHT, replace(SIGHT, rank=1, count=29)]).rank == 1
+    busy = replace(POSITION, rank=2, count=30, waits=False)
+    assert culprit([POSITION, busy]).rank == 2
+    assert culprit([POSITION, replace(POSITION, rank=1, count=29)]).rank == 1
 
 
 def test_without_progress_the_stacks_name_the_place(
-    tmp_path: Path, left: list[tuple[Sight, Sight]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, left: list[tuple[Position, Position]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
 
-    def leave(own: Sight, guilty: Sight, run_dir: Path) -> None:
+    def end_process(own: Position, guilty: Position, run_dir: Path) -> None:
         written.append((run_dir / "stacks-rank-0.txt").read_text())
         left.append((own, guilty))
 
-    monkeypatch.setattr(hang, "leave", leave)
+    monkeypatch.setattr(hang, "end_process", end_process)
     with HangWatch(tmp_path, timeout_s=0.2):
         activity.update_done(3)
         activity.note("waiting for data")
@@ -68,7 +73,21 @@ def test_without_progress_the_stacks_name_the_place(
     assert list(tmp_path.iterdir()) == []  # a run that goes on leaves none
 
 
-def test_signs_of_life_keep_it_quiet(tmp_path: Path, left: list[tuple[Sight, Sight]]) -> None:
+def test_a_rank_in_the_stop_agreement_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def wait() -> None:
+        found.append(hang._place(threading.get_ident()))
+
+    work = SimpleNamespace(wait=wait)
+    agreement = StopAgreement(StopRequest())
+    monkeypatch.setattr(agreement, "_work", work)
+    agreement._wait()
+    ((_, waits),) = found
+    assert waits
+
+
+def test_signs_of_life_keep_it_quiet(tmp_path: Path, left: list[tuple[Position, Position]]) -> None:
     with HangWatch(tmp_path, timeout_s=0.4):
         activity.update_done(1)
         for _ in range(10):
@@ -78,7 +97,7 @@ def test_signs_of_life_keep_it_quiet(tmp_path: Path, left: list[tuple[Sight, Sig
 
 
 def test_a_checkpoint_and_the_first_update_may_take_six_times_as_long(
-    tmp_path: Path, left: list[tuple[Sight, Sight]]
+    tmp_path: Path, left: list[tuple[Position, Position]]
 ) -> None:
     with HangWatch(tmp_path, timeout_s=0.4):
         activity.note("waiting for data")  # no update is done yet
@@ -89,15 +108,15 @@ def test_a_checkpoint_and_the_first_update_may_take_six_times_as_long(
     assert left == []
 
 
-def test_null_waits_for_ever(tmp_path: Path, left: list[tuple[Sight, Sight]]) -> None:
+def test_null_waits_for_ever(tmp_path: Path, left: list[tuple[Position, Position]]) -> None:
     with HangWatch(tmp_path, timeout_s=None):
         activity.update_done(1)
         time.sleep(0.3)
     assert left == [] and list(tmp_path.iterdir()) == []
 
 
-def stuck(tmp_path: Path, left: list[Any], other: Sight) -> list[tuple[Sight, Sight]]:
-    """What this process does when it is stuck after step 7 and another one writes its sight."""
+def stuck(tmp_path: Path, left: list[Any], other: Position) -> list[tuple[Position, Position]]:
+    """What this process does when it is stuck after step 7 and another one writes its position."""
     with HangWatch(tmp_path, timeout_s=0.3):
         activity.update_done(7)
         file = tmp_path / f"stacks-rank-{other.rank}.txt"
@@ -111,16 +130,16 @@ def stuck(tmp_path: Path, left: list[Any], other: Sight) -> list[tuple[Sight, Si
 
 
 def test_one_that_waits_for_another_leaves_because_of_it(
-    tmp_path: Path, left: list[tuple[Sight, Sight]]
+    tmp_path: Path, left: list[tuple[Position, Position]]
 ) -> None:
-    own, guilty = stuck(tmp_path, left, replace(SIGHT, rank=1, step=6))[0]
+    own, guilty = stuck(tmp_path, left, replace(POSITION, rank=1, step=6))[0]
     assert (own.rank, guilty.rank, guilty.host) == (0, 1, "node-a")
 
 
 def test_one_that_waits_for_another_that_still_may_goes_on(
-    tmp_path: Path, left: list[tuple[Sight, Sight]]
+    tmp_path: Path, left: list[tuple[Position, Position]]
 ) -> None:
-    assert stuck(tmp_path, left, replace(SIGHT, rank=1, step=6, left_s=100.0)) == []
+    assert stuck(tmp_path, left, replace(POSITION, rank=1, step=6, left_s=100.0)) == []
 
 
 def test_the_watch_ends_with_the_run(tmp_path: Path) -> None:

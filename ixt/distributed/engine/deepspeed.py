@@ -25,6 +25,7 @@ from accelerate.utils import DistributedType
 
 from ixt.distributed.group import join_group
 from ixt.errors import EngineError
+from ixt.files import reason
 from ixt.recipe import Engine, Recipe
 
 _BYTES_PER_GRADIENT = 4
@@ -92,9 +93,9 @@ def configuration(recipe: Recipe, processes: int) -> dict[str, Any]:
         EngineError: the file contradicts the recipe.
     """
     extra = _read(recipe.engine.ds_config)
-    for key, reason in _REFUSED.items():
+    for key, why in _REFUSED.items():
         if _lookup(extra, key) is not None:
-            raise EngineError(f"engine.ds_config: {key} cannot be set: {reason}; remove it")
+            raise EngineError(f"engine.ds_config: {key} cannot be set: {why}; remove it")
     config = _merge(extra, _fixed(recipe, processes))
     zero = config["zero_optimization"]
     # Small parameters kept whole would be gathered one by one after each update.
@@ -221,7 +222,8 @@ def _read(source: str | dict[str, Any] | None) -> dict[str, Any]:
     try:
         content = json.loads(Path(source).read_text())
     except (OSError, ValueError) as error:
-        raise EngineError(f"engine.ds_config: {source}: cannot be read: {error}") from error
+        why = reason(error)
+        raise EngineError(f"engine.ds_config: {source}: is not readable ({why})") from error
     if not isinstance(content, dict):
         raise EngineError(f"engine.ds_config: {source}: holds no JSON object")
     return content

@@ -3,6 +3,10 @@
 Under DDP and ZeRO-0 torch's optimizer has the model's parameters. ZeRO 1 to 3 give it flat
 tensors instead: each holds one process's part of a group's parameters laid end to end, and so does
 each moment in its state. Here the flat tensors are put together and cut up by parameter.
+
+DeepSpeed 0.19's own accessors (safe_get_full_optimizer_state and its kin) do not suffice: they fail
+where ZeRO 1 or 2 linked its groups before they had a state, do not pad under ZeRO-3, cannot make
+the state that a resumed run has not got yet, and cost a collective per parameter and moment.
 """
 
 from __future__ import annotations
@@ -102,7 +106,13 @@ def write(
         own = inner.state_dict()["param_groups"]
         for group, values in zip(own, groups, strict=True):
             group |= values
-        held = _by_parameter(model, state) if flats is None else _by_flat(flats, state)
+        if flats is None:
+            parameters = dict(model.named_parameters())
+            held: dict[Tensor, dict[str, Any]] = {
+                parameters[name]: dict(values) for name, values in state.items()
+            }
+        else:  # nothing is kept before the first step
+            held = {flat.tensor: _state_of(flat, state) for flat in flats if state}
         order = [p for group in inner.param_groups for p in group["params"]]
         numbered = {n: held[p] for n, p in enumerate(order) if p in held}
         inner.load_state_dict({"state": numbered, "param_groups": own})
@@ -135,35 +145,32 @@ def _unwrapped(optimizer: Any) -> Any:
 def _flats(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[_Flat] | None:
     """The flat tensors that ZeRO 1 to 3 step, as DeepSpeed 0.19 lays them out; else None."""
     zero = _unwrapped(optimizer)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    widths: list[list[Any]]
     if hasattr(zero, "fp32_partitioned_groups_flat"):  # ZeRO-3
-        flats = []
-        groups = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
-        for number, (tensor, parameters) in enumerate(groups):
-            widths = [p.ds_tensor.numel() for p in parameters]
-            offsets = accumulate(widths[:-1], initial=0)
-            slots = [
-                _Slot(names[id(p)], p.ds_shape, offset, width)
-                for p, offset, width in zip(parameters, offsets, widths, strict=True)
-            ]
-            flats.append(_Flat(tensor, zero.sub_group_to_group_id[number], tuple(slots)))
-        return flats
-    if hasattr(zero, "single_partition_of_fp32_groups"):  # ZeRO-1, ZeRO-2
+        tensors, layout = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+        groups = zero.sub_group_to_group_id
+        widths = [[p.ds_tensor.numel() for p in parameters] for parameters in layout]
+        offsets = [list(accumulate(row[:-1], initial=0)) for row in widths]
+    elif hasattr(zero, "single_partition_of_fp32_groups"):  # ZeRO-1, ZeRO-2
         tensors, layout = zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups
-        return [
-            _Flat(
-                tensor,
-                number,
-                tuple(
-                    _Slot(names[id(p)], p.shape, offset, None)
-                    for p, offset in zip(parameters, offsets, strict=True)
-                ),
-            )
-            for number, (tensor, parameters, offsets) in enumerate(
-                zip(tensors, layout, zero.round_robin_bit16_offsets, strict=True)
-            )
-        ]
-    return None
+        groups, offsets = range(len(tensors)), zero.round_robin_bit16_offsets
+        widths = [[None] * len(parameters) for parameters in layout]
+    else:
+        return None
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        _Flat(
+            tensor,
+            groups[number],
+            tuple(
+                _Slot(names[id(p)], getattr(p, "ds_shape", p.shape), offset, width)
+                for p, offset, width in zip(
+                    layout[number], offsets[number], widths[number], strict=True
+                )
+            ),
+        )
+        for number, tensor in enumerate(tensors)
+    ]
 
 
 @contextmanager
@@ -181,22 +188,6 @@ def _filled_groups(base: Any, flats: list[_Flat] | None) -> Iterator[None]:
     finally:
         for group in base.param_groups:
             group["params"] = []
-
-
-def _by_parameter(
-    model: nn.Module, state: Mapping[str, Mapping[str, Any]]
-) -> dict[Tensor, dict[str, Any]]:
-    parameters = dict(model.named_parameters())
-    return {parameters[name]: dict(values) for name, values in state.items()}
-
-
-def _by_flat(
-    flats: list[_Flat], state: Mapping[str, Mapping[str, Any]]
-) -> dict[Tensor, dict[str, Any]]:
-    """This process's part of the state, laid end to end; nothing before the first step."""
-    if not state:
-        return {}
-    return {flat.tensor: _state_of(flat, state) for flat in flats}
 
 
 def _state_of(flat: _Flat, state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

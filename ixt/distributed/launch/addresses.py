@@ -8,6 +8,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 from ixt.errors import EngineError
+from ixt.files import reason
 
 # Reserved for documentation (RFC 5737): the way there is the default route.
 _ELSEWHERE = "192.0.2.1"
@@ -28,7 +29,7 @@ def address_towards(host: str, port: int, for_others: bool = False) -> str:
     try:
         address = _source_address(host, port)
     except OSError as error:
-        raise EngineError(f"{host}:{port}: {error.strerror or error}; check the address") from error
+        raise EngineError(f"{host}:{port}: {reason(error)}; check the address") from error
     if for_others and ip_address(address).is_loopback:
         with suppress(OSError):
             return _source_address(_ELSEWHERE, port)

@@ -4,119 +4,66 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ixt.distributed.launch import rank_file
+from ixt.distributed.launch import rank_file, worker
 from ixt.distributed.launch.addresses import address_towards, is_own
-from ixt.distributed.launch.failures import Failure, Verdict, judge
+from ixt.distributed.launch.environment import alone_by_choice, join
+from ixt.distributed.launch.failures import Verdict, judge
+from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
 from ixt.distributed.signals import SignalListener
 from ixt.errors import EngineError
+from ixt.files import replace_text
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-_DEFAULT_PORT = 29400  # torch's, for c10d
-_ENDPOINT = re.compile(r"(\[(?P<address>[\da-fA-F:.]+)\]|(?P<host>[\w.-]+))(:(?P<port>\d{1,5}))?")
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-_LOST_HOST_RESTARTS = 3
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """Which machines train together, and how they find each other."""
-
-    least: int = 1
-    """Machines needed to train."""
-    most: int = 1
-    """Machines used when they are there."""
-    endpoint: str | None = None
-    """host:port of the machine that the others meet at; None on a single machine."""
-    run_id: str | None = None
-    """Name of the meeting; all machines of a run give the same."""
-    max_restarts: int = 0
-    """How often failed processes are started again, from the newest checkpoint."""
-
-    @property
-    def restarts(self) -> bool:
-        """Whether processes may be started again within the run."""
-        return self.least != self.most or self.max_restarts > 0
-
-
-def parse_nodes(
-    nodes: str | None, endpoint: str | None, run_id: str | None, max_restarts: int | None
-) -> Nodes | None:
-    """Read the options about machines; None where none is given.
-
-    Raises:
-        EngineError: they contradict each other.
-    """
-    if nodes is None:
-        if endpoint or run_id:
-            raise EngineError("--rdzv-endpoint and --rdzv-id: for several machines; add --nodes N")
-        return None if max_restarts is None else Nodes(max_restarts=max_restarts)
-    least, _, most = nodes.partition(":")
-    try:
-        low, high = int(least), int(most or least)
-    except ValueError:
-        low = high = 0
-    if not 1 <= low <= high:
-        raise EngineError(f"--nodes: {nodes!r} is neither a number nor a range such as 1:4")
-    if high > 1 and endpoint is None:
-        raise EngineError(
-            "--nodes: several machines need a place to meet; "
-            "add --rdzv-endpoint HOST:PORT with the first machine's name on all of them"
-        )
-    default = _LOST_HOST_RESTARTS if low != high else 0
-    return Nodes(low, high, endpoint, run_id, default if max_restarts is None else max_restarts)
-
-
-def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of a meeting place; an IPv6 address stands in brackets, as in a URL.
+def in_processes(
+    num_processes: int | None,
+    nodes: Nodes | None = None,
+    micro_batches: int | None = None,
+    run_dir: Path | None = None,
+) -> int | None:
+    """Run this command line in several processes, unless it is to run here.
 
     Args:
-        endpoint: HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.
+        num_processes: asked for on this machine; None takes one per GPU.
+        nodes: asked-for machines; None for this one alone.
+        micro_batches: of an update, to be shared evenly; None where nothing is shared.
+        run_dir: where the traceback of a process that crashed is written; None prints it.
+
+    Returns:
+        The exit status of the processes; None where this process has to do the work, alone or as
+        one of a group.
 
     Raises:
-        EngineError: it is none of these.
+        EngineError: as `join`, `check_share` and `launch`.
     """
-    match = _ENDPOINT.fullmatch(endpoint)
-    if match is None:
-        raise EngineError(
-            f"--rdzv-endpoint: {endpoint!r} is not HOST:PORT; write an IPv6 address as [::1]:29400"
-        )
-    return match["address"] or match["host"], int(match["port"] or _DEFAULT_PORT)
+    if join(starts_its_own=num_processes is not None or nodes is not None):
+        worker.begin()
+        return None
+    count = num_processes or (1 if alone_by_choice() else _num_gpus() or 1)
+    if count == 1 and nodes is None:
+        return None
+    if micro_batches is not None:
+        check_share(micro_batches, count, nodes or Nodes())
+    return launch(sys.argv[1:], count, nodes, run_dir)
 
 
-def check_share(micro_batches: int, num_processes: int, nodes: Nodes) -> None:
-    """Refuse numbers of machines that cannot share an update evenly.
+def _num_gpus() -> int:
+    import torch
 
-    Args:
-        micro_batches: of an update, over all processes.
-        num_processes: on each machine.
-        nodes: how many machines there may be.
-
-    Raises:
-        EngineError: one of the possible numbers of processes does not divide the micro-batches.
-    """
-    counts = range(nodes.least, nodes.most + 1)
-    bad = [count for count in counts if micro_batches % (count * num_processes)]
-    if bad:
-        fit = [str(n) for n in counts if n not in bad]
-        raise EngineError(
-            f"engine: {micro_batches} micro-batches per update (global_batch_size / "
-            f"micro_batch_size) cannot be shared by {bad[0] * num_processes} processes "
-            f"({bad[0]} machines with {num_processes} each); "
-            f"numbers of machines that fit: {', '.join(fit) or 'none'}"
-        )
+    return torch.cuda.device_count()
 
 
 def launch(
@@ -134,7 +81,7 @@ def launch(
         run_dir: where the traceback of a process that crashed is written; None prints it.
 
     Raises:
-        EngineError: a process failed for a reason that the user can mend, or the machines cannot
+        EngineError: a process failed for a reason that the user can fix, or the machines cannot
             meet.
     """
     # Heavy, and only needed here: the started processes do the work.
@@ -149,10 +96,10 @@ def launch(
         try:
             elastic_launch(config, sys.executable)("-m", "ixt", *arguments)
         except SignalException as error:
-            _say_endings(folder, num_processes)
+            _print_reports(folder, num_processes)
             return 128 + int(error.sigval)
         except ChildFailedError as error:
-            return _report(judge(folder, _failures(error.failures)), run_dir)
+            return _report(judge(folder, error.failures), run_dir)
         except RendezvousError as error:
             cause = str(error.__cause__ or error).splitlines()[0]
             raise EngineError(
@@ -188,8 +135,8 @@ def _config(num_processes: int, nodes: Nodes) -> LaunchConfig:
 
 @contextmanager
 def _environment() -> Iterator[Path]:
-    """What the started processes find in their environment; yields the folder for their word."""
-    # A failed process has said what is wrong; the agent's report of it says nothing more.
+    """What the started processes find in their environment; yields the folder for their reports."""
+    # A failed process has reported what is wrong; the agent's report of it says nothing more.
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -210,7 +157,7 @@ def _kill_at_second_interrupt(folder: Path) -> Callable[[int], None]:
     """A second Ctrl-C ends the processes at once; the agent alone would wait for them again."""
     interrupts = 0
 
-    def hear(number: int) -> None:
+    def receive(number: int) -> None:
         nonlocal interrupts
         interrupts += number == signal.SIGINT
         if interrupts > 1:
@@ -218,28 +165,21 @@ def _kill_at_second_interrupt(folder: Path) -> Callable[[int], None]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    return hear
-
-
-def _failures(failures: dict[int, Any]) -> dict[int, Failure]:
-    return {
-        rank: Failure(rank, failure.local_rank, failure.pid, failure.exitcode)
-        for rank, failure in failures.items()
-    }
+    return receive
 
 
 def _report(verdict: Verdict, run_dir: Path | None) -> int:
-    """Say what ended the run; return its exit status.
+    """Print what ended the run; return its exit status.
 
     Raises:
-        EngineError: the user can mend it.
+        EngineError: the user can fix it.
     """
     if verdict.status == 2:
         raise EngineError(verdict.message)
     message = verdict.message
     if verdict.trace and run_dir is not None and run_dir.is_dir():
         file = run_dir / "failure.txt"
-        file.write_text(verdict.trace)
+        replace_text(file, verdict.trace)
         message += f"; traceback in {file}"
     elif verdict.trace:
         print(verdict.trace, file=sys.stderr, end="")
@@ -247,8 +187,8 @@ def _report(verdict: Verdict, run_dir: Path | None) -> int:
     return verdict.status
 
 
-def _say_endings(folder: Path, num_processes: int) -> None:
-    """Print what the processes said when a signal stopped them; the same words once."""
-    endings = [rank_file.ending_of(folder, rank) for rank in range(num_processes)]
-    said = sorted({ending.message for ending in endings if ending is not None})
-    print("\n".join(said) or "stopped before a step was saved", file=sys.stderr)
+def _print_reports(folder: Path, num_processes: int) -> None:
+    """Print what the processes reported when a signal stopped them; the same message once."""
+    reports = [rank_file.report_of(folder, rank) for rank in range(num_processes)]
+    messages = sorted({report.message for report in reports if report is not None})
+    print("\n".join(messages) or "stopped before a step was saved", file=sys.stderr)

@@ -7,9 +7,13 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ixt.distributed.launch import rank_file
 from ixt.distributed.launch.worker import describe
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _HINTS = {
     signal.SIGKILL: "the kernel does so when memory runs out",
@@ -19,55 +23,46 @@ _HINTS = {
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A process that ended with another status than 0."""
-
-    rank: int
-    local_rank: int
-    pid: int
-    exit_code: int
-    """Of the process; negative where a signal killed it."""
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What ended a run on this machine."""
 
     status: int
-    """Exit status for the whole; 2 for what the user can mend, 128 + signal where one asked."""
+    """Exit status for the whole; 2 for what the user can fix, 128 + signal where one asked."""
     message: str
     trace: str = ""
 
 
-def judge(folder: Path, failures: Mapping[int, Failure]) -> Verdict:
+def judge(folder: Path, failures: Mapping[int, ProcessFailure]) -> Verdict:
     """Find the cause among all ranks that failed at about the same time.
 
     Args:
         folder: where the ranks left their files.
         failures: by rank; at least one.
     """
-    left = {
-        rank: rank_file.ending_of(folder, failure.local_rank, failure.pid)
+    reports = {
+        rank: rank_file.report_of(folder, failure.local_rank, failure.pid)
         for rank, failure in failures.items()
     }
-    own = {rank: end for rank, end in left.items() if end and not end.because_of_another}
-    said = sorted({end.message for end in own.values() if not end.trace})
-    if said:  # mistakes of the user and stops on request, the same on many ranks
-        status = max(end.status for end in own.values() if not end.trace)
-        return Verdict(status, "\n".join(said))
-    killed = [rank for rank, failure in failures.items() if left[rank] is None]
-    rank = min(own) if own else min(killed) if killed else min(failures)
-    failure, ending = failures[rank], left[rank]
-    reason = ending.message if ending else _of_a_silent_end(failure.exit_code)
+    own = {
+        rank: report for rank, report in reports.items() if report and not report.because_of_another
+    }
+    plain = [report for report in own.values() if not report.trace]
+    if plain:  # mistakes of the user and stops on request, the same on many ranks
+        messages = sorted({report.message for report in plain})
+        return Verdict(max(report.status for report in plain), "\n".join(messages))
+    silent = [rank for rank, report in reports.items() if report is None]
+    rank = min([*own] or silent or failures)
+    failure, report = failures[rank], reports[rank]
+    reason = report.message if report else _reason_of(failure.exitcode)
     step = rank_file.step_of(folder, failure.local_rank, failure.pid)
-    status = failure.exit_code if failure.exit_code > 0 else 128 - failure.exit_code
+    status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     line = describe(socket.gethostname(), rank, step, reason)
-    return Verdict(status, line, ending.trace if ending else "")
+    return Verdict(status, line, report.trace if report else "")
 
 
-def _of_a_silent_end(exit_code: int) -> str:
+def _reason_of(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"ended with status {exit_code} and no word"
+        return f"ended with status {exit_code} and without a report"
     number = signal.Signals(-exit_code)
     hint = f" ({_HINTS[number]})" if number in _HINTS else ""
     return f"killed by {number.name}{hint}"

@@ -24,7 +24,7 @@ _NO_STEP = -1
 
 
 @dataclass(frozen=True)
-class Ending:
+class RankReport:
     """Why a rank ended."""
 
     status: int
@@ -34,14 +34,14 @@ class Ending:
     because_of_another: bool = False
     """Whether it ended only since another process did."""
     trace: str = ""
-    """Traceback of an error that the user cannot mend."""
+    """Traceback of an error that the user cannot fix."""
     pid: int = 0
 
 
 class _Own:
     """This process's last step, here and in its file."""
 
-    step = _NO_STEP
+    step: int | None = None
     file: mmap.mmap | None = None
 
 
@@ -54,25 +54,29 @@ def begin() -> str | None:
     if FOLDER not in os.environ:
         return None
     folder, local_rank = Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"])
-    end, file = _end_file(folder, local_rank), _step_file(folder, local_rank)
+    pid, step = _read_step(folder, local_rank)
     before = None
-    if file.exists():
-        pid, step = _FORMAT.unpack(file.read_bytes())
-        ending = ending_of(folder, local_rank, pid)
-        reason = ending.message if ending else "ended without a word"
-        before = f"{moment(None if step == _NO_STEP else step)}: {reason}"
-        end.unlink(missing_ok=True)
+    if pid:
+        report = report_of(folder, local_rank, pid)
+        before = f"{moment(step)}: {report.message if report else 'ended without a report'}"
+        _report_file(folder, local_rank).unlink(missing_ok=True)
+    file = _step_file(folder, local_rank)
     file.write_bytes(_FORMAT.pack(os.getpid(), _NO_STEP))
     with file.open("r+b") as stream:
         _Own.file = mmap.mmap(stream.fileno(), _FORMAT.size)
     return before
 
 
-def beat(step: int) -> None:
+def note_step(step: int) -> None:
     """Note that this many updates are done."""
     _Own.step = step
     if _Own.file is not None:
         _FORMAT.pack_into(_Own.file, 0, os.getpid(), step)
+
+
+def own_step() -> int | None:
+    """Updates that this process has done; None before the first."""
+    return _Own.step
 
 
 def moment(step: int | None) -> str:
@@ -80,17 +84,12 @@ def moment(step: int | None) -> str:
     return "before the first step" if step is None else f"after step {step}"
 
 
-def own_step() -> int | None:
-    """Updates that this process has done; None before the first."""
-    return None if _Own.step == _NO_STEP else _Own.step
-
-
-def leave(ending: Ending) -> bool:
+def leave_report(report: RankReport) -> bool:
     """Leave the reason of this process's end; False if nobody waits for it."""
     if FOLDER not in os.environ or agent_is_gone():
         return False
-    file = _end_file(Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"]))
-    file.write_text(json.dumps({**asdict(ending), "pid": os.getpid()}))
+    file = _report_file(Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"]))
+    file.write_text(json.dumps({**asdict(report), "pid": os.getpid()}))
     return True
 
 
@@ -99,23 +98,24 @@ def agent_is_gone() -> bool:
     return AGENT in os.environ and os.getppid() != int(os.environ[AGENT])
 
 
-def ending_of(folder: Path, local_rank: int, pid: int | None = None) -> Ending | None:
-    """What a rank left; with a process id, only if it is that process's word."""
-    file = _end_file(folder, local_rank)
-    if not file.exists():
-        return None
+def report_of(folder: Path, local_rank: int, pid: int | None = None) -> RankReport | None:
+    """The report of a rank; with a process id, only if that process wrote it."""
     try:
-        ending = Ending(**json.loads(file.read_text()))
-    except (ValueError, TypeError):  # it was killed while it wrote
+        report = RankReport(**json.loads(_report_file(folder, local_rank).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # none, or killed while it wrote
         return None
-    return ending if pid in (None, ending.pid) else None
+    return report if pid in (None, report.pid) else None
 
 
 def step_of(folder: Path, local_rank: int, pid: int) -> int | None:
     """The last step that a process noted; None before its first."""
-    file = _step_file(folder, local_rank)
-    owner, step = _FORMAT.unpack(file.read_bytes()) if file.exists() else (0, _NO_STEP)
-    return None if owner != pid or step == _NO_STEP else step
+    owner, step = _read_step(folder, local_rank)
+    return step if owner == pid else None
+
+
+def process_ids(folder: Path) -> list[int]:
+    """The processes that have begun last in each place."""
+    return [_FORMAT.unpack(file.read_bytes())[0] for file in folder.glob("*.step")]
 
 
 def a_neighbour_died() -> bool:
@@ -123,11 +123,6 @@ def a_neighbour_died() -> bool:
     if FOLDER not in os.environ:
         return False
     return not all(_runs(pid) for pid in process_ids(Path(os.environ[FOLDER])))
-
-
-def process_ids(folder: Path) -> list[int]:
-    """The processes that have begun last in each place."""
-    return [_FORMAT.unpack(file.read_bytes())[0] for file in folder.glob("*.step")]
 
 
 def _runs(pid: int) -> bool:
@@ -138,9 +133,16 @@ def _runs(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
+def _read_step(folder: Path, local_rank: int) -> tuple[int, int | None]:
+    """The process that has this place, 0 if none has had it yet, and its last step."""
+    file = _step_file(folder, local_rank)
+    pid, step = _FORMAT.unpack(file.read_bytes()) if file.exists() else (0, _NO_STEP)
+    return pid, None if step == _NO_STEP else step
+
+
 def _step_file(folder: Path, local_rank: int) -> Path:
     return folder / f"{local_rank}.step"
 
 
-def _end_file(folder: Path, local_rank: int) -> Path:
+def _report_file(folder: Path, local_rank: int) -> Path:
     return folder / f"{local_rank}.end"

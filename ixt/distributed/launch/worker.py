@@ -13,6 +13,7 @@ from typing import NoReturn
 from ixt.distributed.launch import rank_file
 from ixt.distributed.launch.addresses import use_interface_towards
 from ixt.distributed.launch.environment import launched
+from ixt.distributed.launch.rank_file import RankReport
 from ixt.errors import PeerLost
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -31,37 +32,46 @@ def begin() -> None:
         use_interface_towards(host, int(os.environ["MASTER_PORT"]), for_others=several)
 
 
-def end(message: str, status: int, alike: bool = False) -> NoReturn:
-    """Say why this process ends, to its agent or else to people, and end it.
+def end(message: str, status: int, same_on_all: bool = False) -> NoReturn:
+    """Report why this process ends, to its agent or else to people, and end it.
 
     Args:
         message: one line.
         status: of the exit.
-        alike: whether all processes of the group say the same, so that one is enough.
+        same_on_all: whether all processes of the group report the same, so that one is enough.
     """
-    left = rank_file.leave(rank_file.Ending(status, message))
-    if not left and not (alike and os.environ.get("RANK", "0") != "0"):
+    left = rank_file.leave_report(RankReport(status, message))
+    if not left and not (same_on_all and os.environ.get("RANK", "0") != "0"):
         print(message, file=sys.stderr)
-    _leave(status)
+    _exit(status)
 
 
 def fail(error: Exception) -> NoReturn:
-    """End a process of a group over an error that the user cannot mend: one line says where."""
+    """End a process of a group over an error that the user cannot fix: one line says where."""
     lost = isinstance(error, PeerLost) or _is_of_the_network(error)
     what = "another process is gone" if lost else type(error).__name__
     text = str(error).partition(". This is typically")[0] if lost else str(error)  # gloo's advice
     reason = " ".join(f"{what}: {text}".split())
     trace = "" if lost else "".join(traceback.format_exception(error))
-    if not rank_file.leave(rank_file.Ending(1, reason, lost, trace)):
-        print(trace, file=sys.stderr, end="")
-        say(reason)
-    _leave(1)
+    if not rank_file.leave_report(RankReport(1, reason, lost, trace)):
+        print(f"{trace}{_describe_this(reason)}", file=sys.stderr)
+    _exit(1)
 
 
-def say(reason: str) -> None:
-    """Print one line about this process."""
-    rank, step = int(os.environ.get("RANK", "0")), rank_file.own_step()
-    print(describe(socket.gethostname(), rank, step, reason), file=sys.stderr)
+def exit_now(reason: str, because_of_another: bool = False) -> NoReturn:
+    """Report why, and end the process from any thread, whatever its main thread waits for.
+
+    Args:
+        reason: one line, without this process's name.
+        because_of_another: whether another process is to blame, which reports more.
+    """
+    line = _describe_this(reason)
+    report = RankReport(1, reason if because_of_another else line, because_of_another)
+    if not rank_file.leave_report(report):
+        print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def describe(host: str, rank: int, step: int | None, reason: str) -> str:
@@ -69,7 +79,12 @@ def describe(host: str, rank: int, step: int | None, reason: str) -> str:
     return f"rank {rank} on {host}, {rank_file.moment(step)}: {reason}"
 
 
-def _leave(status: int) -> NoReturn:
+def _describe_this(reason: str) -> str:
+    rank = int(os.environ.get("RANK", "0"))
+    return describe(socket.gethostname(), rank, rank_file.own_step(), reason)
+
+
+def _exit(status: int) -> NoReturn:
     """Exit; within a group at once, since taking it down may wait for processes that are gone."""
     distributed = sys.modules.get("torch.distributed")
     if launched() and distributed is not None and distributed.is_initialized():

@@ -102,7 +102,7 @@ def test_its_settings_may_not_contradict_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "cannot be read"), ("[1]", "holds no JSON object")]
+    ("text", "message"), [("{", "is not readable"), ("[1]", "holds no JSON object")]
 )
 def test_a_file_that_is_not_json_is_named(
     sections: Sections, tmp_path: Path, text: str, message: str
