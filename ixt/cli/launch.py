@@ -73,7 +73,8 @@ def slurm(
     from ixt.distributed.launch import jobs
 
     job, folder = _job(what, delivery.notice_s)
-    options = jobs.SlurmOptions(
+    text = jobs.slurm_script(
+        job,
         folder=Path.cwd(),
         log=folder / "slurm-%j.log",
         time=time,
@@ -85,7 +86,7 @@ def slurm(
     )
     if delivery.submit:
         folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its log
-    _deliver(jobs.slurm_script(job, options), folder / "job.sh", delivery, "sbatch")
+    _deliver(text, folder / "job.sh", delivery, "sbatch")
 
 
 @launch_app.command("k8s")
@@ -112,7 +113,8 @@ def kubernetes(
     from ixt.distributed.launch import jobs
 
     job, _ = _job(what, delivery.notice_s)
-    options = jobs.KubernetesOptions(
+    text = jobs.kubernetes_manifest(
+        job,
         image=image,
         namespace=namespace,
         runtime=runtime,
@@ -121,7 +123,6 @@ def kubernetes(
         volumes=jobs.parse_volumes(volume or ()),
         env=jobs.parse_pairs("--env", "=", env or ()),
     )
-    text = jobs.kubernetes_manifest(job, options)
     _deliver(text, Path(f"{job.name}.yaml"), delivery, "kubectl", "apply", "-f")
 
 

@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from ruamel.yaml import YAML
 from ixt.cli import main
 from ixt.distributed.launch.jobs import (
     Job,
-    KubernetesOptions,
-    SlurmOptions,
     kubernetes_manifest,
     parse_pairs,
     parse_volumes,
@@ -62,7 +61,8 @@ exit $status
 
 
 def script() -> str:
-    options = SlurmOptions(
+    return slurm_script(
+        JOB,
         folder=Path("/home/me"),
         log=Path("runs/tiny/slurm-%j.log"),
         time="24:00:00",
@@ -70,7 +70,6 @@ def script() -> str:
         directives=("--exclusive",),
         setup=("module load cuda",),
     )
-    return slurm_script(JOB, options)
 
 
 def test_the_sbatch_script_is_this_text() -> None:
@@ -83,8 +82,13 @@ def test_the_sbatch_script_is_a_shell_script(tmp_path: Path) -> None:
 
 
 def test_spaces_stay_inside_a_value_of_the_sbatch_script() -> None:
-    options = SlurmOptions(folder=Path("/my runs"), log=Path("runs/a b.log"), account="it's me")
-    lines = slurm_script(replace(JOB, name="a b"), options).splitlines()
+    text = slurm_script(
+        replace(JOB, name="a b"),
+        folder=Path("/my runs"),
+        log=Path("runs/a b.log"),
+        account="it's me",
+    )
+    lines = text.splitlines()
     words = [shlex.split(line) for line in lines if line.startswith("#SBATCH")]
     assert all(len(parts) == 2 for parts in words)
     found = {parts[1] for parts in words}
@@ -94,18 +98,18 @@ def test_spaces_stay_inside_a_value_of_the_sbatch_script() -> None:
 
 @pytest.mark.parametrize("time", ["90", "30:00", "24:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
 def test_every_time_of_slurm_passes(time: str) -> None:
-    options = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"), time=time)
-    assert f"#SBATCH --time={time}" in slurm_script(JOB, options).splitlines()
+    text = slurm_script(JOB, folder=Path("/home/me"), log=Path("x.log"), time=time)
+    assert f"#SBATCH --time={time}" in text.splitlines()
 
 
 def test_what_a_queue_would_refuse_is_refused_here() -> None:
-    slurm = SlurmOptions(folder=Path("/home/me"), log=Path("x.log"))
+    slurm = partial(slurm_script, JOB, folder=Path("/home/me"), log=Path("x.log"))
     with pytest.raises(EngineError, match=r"--time: 'tomorrow': write minutes, 24:00:00"):
-        slurm_script(JOB, replace(slurm, time="tomorrow"))
+        slurm(time="tomorrow")
     with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
-        slurm_script(JOB, replace(slurm, directives=("exclusive",)))
+        slurm(directives=("exclusive",))
     with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
-        kubernetes_manifest(JOB, KubernetesOptions(image="x", memory="lots"))
+        kubernetes_manifest(JOB, image="x", memory="lots")
 
 
 @pytest.mark.parametrize(
@@ -128,13 +132,14 @@ def test_only_a_saved_run_that_slurm_asked_to_stop_is_requeued(
 
 
 def manifest(job: Job = JOB) -> dict[str, Any]:
-    options = KubernetesOptions(
+    text = kubernetes_manifest(
+        job,
         image="registry.example/ixt:1",
         memory="256Gi",
         volumes={"imagenet": "/data", "runs": "/runs"},
         env={"NCCL_DEBUG": "WARN"},
     )
-    loaded: dict[str, Any] = YAML(typ="safe").load(kubernetes_manifest(job, options))
+    loaded: dict[str, Any] = YAML(typ="safe").load(text)
     return loaded
 
 
@@ -184,7 +189,7 @@ def test_one_machine_needs_no_meeting() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(EngineError, match="--name: 'Tiny_1': Kubernetes allows lower-case"):
-        kubernetes_manifest(Job("Tiny_1", (), 1, 1, 1), KubernetesOptions(image="x"))
+        kubernetes_manifest(Job("Tiny_1", (), 1, 1, 1), image="x")
     with pytest.raises(EngineError, match="--env: 'A' is not like NAME=VALUE"):
         parse_pairs("--env", "=", ["A"])
     with pytest.raises(EngineError, match="--volume: 'data' is not an absolute path"):

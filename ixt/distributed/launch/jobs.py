@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from string import Template
@@ -36,85 +36,88 @@ class Job:
     """Seconds between being asked to go and being killed."""
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
-    """What only Slurm needs."""
+def slurm_script(
+    job: Job,
+    *,
+    folder: Path,
+    log: Path,
+    time: str | None = None,
+    partition: str | None = None,
+    account: str | None = None,
+    cpus_per_process: int | None = None,
+    directives: Sequence[str] = (),
+    setup: Sequence[str] = (),
+) -> str:
+    """The text of an sbatch script that saves when it is preempted, and resumes when requeued.
 
-    folder: Path
-    """Where the job runs; an absolute path."""
-    log: Path
-    """File that all its parts append to."""
-    time: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    cpus_per_process: int | None = None
-    directives: tuple[str, ...] = ()
-    """Further options of sbatch, such as "--exclusive"."""
-    setup: tuple[str, ...] = ()
-    """Shell lines before training, such as "module load cuda"."""
-
-
-@dataclass(frozen=True)
-class KubernetesOptions:
-    """What only Kubernetes needs."""
-
-    image: str
-    namespace: str = "default"
-    runtime: str = "torch-distributed"
-    """A ClusterTrainingRuntime of the cluster."""
-    cpus: int | None = None
-    memory: str | None = None
-    """Per machine, such as 256Gi."""
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    """Persistent volume claim to the path where it is mounted."""
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-def slurm_script(job: Job, options: SlurmOptions) -> str:
-    """The text of an sbatch script that saves when it is preempted, and goes on when requeued.
+    Args:
+        job: the run.
+        folder: where the job runs; an absolute path.
+        log: file that all its parts append to.
+        time: limit, in one of Slurm's notations.
+        partition: Slurm's partition.
+        account: account to charge.
+        cpus_per_process: CPU cores of each process.
+        directives: further options of sbatch, e.g. "--exclusive".
+        setup: shell lines before training, e.g. "module load cuda".
 
     Raises:
         EngineError: Slurm knows no such time or option.
     """
-    if options.time is not None and not _SLURM_TIME.fullmatch(options.time):
-        raise EngineError(f"--time: {options.time!r}: write minutes, 24:00:00, or 2-12 for days")
-    for directive in options.directives:
-        if not directive.startswith("-"):
-            raise EngineError(
-                f"--sbatch: {directive!r}: is no option of sbatch, which starts with a dash"
-            )
+    if time is not None and not _SLURM_TIME.fullmatch(time):
+        raise EngineError(f"--time: {time!r}: write minutes, 24:00:00, or 2-12 for days")
+    wrong = [directive for directive in directives if not directive.startswith("-")]
+    if wrong:
+        raise EngineError(f"--sbatch: {wrong[0]!r}: is no option of sbatch; it starts with a dash")
     asked = {
         "gpus-per-node": job.gpus_per_node or None,
-        "cpus-per-task": options.cpus_per_process,
-        "time": options.time,
-        "partition": options.partition,
-        "account": options.account,
+        "cpus-per-task": cpus_per_process,
+        "time": time,
+        "partition": partition,
+        "account": account,
     }
-    directives = [
-        f"--{key}={shlex.quote(str(value))}" for key, value in asked.items() if value is not None
-    ]
-    command = [sys.executable, "-m", "ixt", *job.arguments]
+    given = [f"--{k}={shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
     return _template("job.sh").substitute(
         name=shlex.quote(job.name),
         num_nodes=job.num_nodes,
         processes_per_node=job.processes_per_node,
-        folder=shlex.quote(str(options.folder)),
-        log=shlex.quote(str(options.log)),
+        folder=shlex.quote(str(folder)),
+        log=shlex.quote(str(log)),
         notice_s=job.notice_s,
-        directives="\n".join(f"#SBATCH {line}" for line in (*directives, *options.directives)),
-        setup="".join(f"\n{line}" for line in options.setup),
-        command=shlex.join(command),
+        directives="\n".join(f"#SBATCH {line}" for line in (*given, *directives)),
+        setup="".join(f"\n{line}" for line in setup),
+        command=shlex.join([sys.executable, "-m", "ixt", *job.arguments]),
     )
 
 
-def kubernetes_manifest(job: Job, options: KubernetesOptions) -> str:
+def kubernetes_manifest(
+    job: Job,
+    *,
+    image: str,
+    namespace: str = "default",
+    runtime: str = "torch-distributed",
+    cpus: int | None = None,
+    memory: str | None = None,
+    volumes: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """The text of a TrainJob.
+
+    Args:
+        job: the run.
+        image: container image with ixt in it.
+        namespace: of the cluster.
+        runtime: a ClusterTrainingRuntime of the cluster.
+        cpus: CPU cores of each machine.
+        memory: of each machine, e.g. 256Gi.
+        volumes: persistent volume claim to the path where it is mounted.
+        env: further environment variables.
 
     Raises:
         EngineError: Kubernetes allows no such name or quantity.
     """
-    if options.memory is not None and not _QUANTITY.fullmatch(options.memory):
-        raise EngineError(f"--memory: {options.memory!r}: write a quantity of bytes, as 256Gi")
+    if memory is not None and not _QUANTITY.fullmatch(memory):
+        raise EngineError(f"--memory: {memory!r}: write a quantity of bytes, e.g. 256Gi")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", job.name):
         raise EngineError(
             f"--name: {job.name!r}: Kubernetes allows lower-case letters, digits and hyphens, "
@@ -126,34 +129,27 @@ def kubernetes_manifest(job: Job, options: KubernetesOptions) -> str:
         else ()
     )
     processes = ("--num-processes", str(job.processes_per_node), "--max-restarts", "3")
-    resources = {
-        "nvidia.com/gpu": job.gpus_per_node or None,
-        "cpu": options.cpus,
-        "memory": options.memory,
-    }
-    env = {**options.env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.notice_s - 10))}
+    resources = {"nvidia.com/gpu": job.gpus_per_node or None, "cpu": cpus, "memory": memory}
+    timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.notice_s - 10))}
+    claims, mounts = [], []
+    for number, (claim, path) in enumerate((volumes or {}).items()):
+        name = f"volume-{number}"
+        claims.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": name, "mountPath": path})
     # NCCL and the loader's buffers outgrow the 64 MiB of shared memory that a pod gets.
-    memory = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
-    claims = [
-        {"name": f"volume-{n}", "persistentVolumeClaim": {"claimName": claim}}
-        for n, claim in enumerate(options.volumes)
-    ]
-    mounts = [
-        {"name": f"volume-{n}", "mountPath": path}
-        for n, path in enumerate(options.volumes.values())
-    ]
+    shared = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
     return _template("trainjob.yaml").substitute(
         name=job.name,
-        namespace=options.namespace,
-        runtime=options.runtime,
-        image=json.dumps(options.image),
+        namespace=namespace,
+        runtime=runtime,
+        image=json.dumps(image),
         num_nodes=job.num_nodes,
         notice_s=job.notice_s,
         command=json.dumps(["ixt"]),
         arguments=json.dumps([*job.arguments, *processes, *meeting]),
-        env=json.dumps([{"name": name, "value": value} for name, value in env.items()]),
+        env=json.dumps([{"name": k, "value": v} for k, v in ({**(env or {}), **timeout}).items()]),
         resources=json.dumps({key: value for key, value in resources.items() if value}),
-        volumes=json.dumps([memory, *claims]),
+        volumes=json.dumps([shared, *claims]),
         mounts=json.dumps([{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts]),
     )
 
