@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import socket
 import time
@@ -29,12 +28,12 @@ _LOCAL = ("data.root", "data.num_threads")
 
 @dataclass(frozen=True)
 class Process:
-    """What a process says of itself."""
+    """What a process reports of itself."""
 
     host: str
     versions: dict[str, str | None]
-    recipe: str
-    """Hash of the resolved recipe, without what may differ from host to host."""
+    recipe: dict[str, Any]
+    """The resolved recipe by dotted key, without what may differ from host to host."""
     clock_s: float
     """Its wall clock, asked for in all processes at about the same time."""
 
@@ -49,19 +48,16 @@ def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[str], str | 
         EngineError: a process has other versions or another recipe; the same in all processes.
     """
     accelerator.wait_for_everyone()  # the clocks are read together
-    own = Process(socket.gethostname(), _versions(), _hash(recipe), time.time())
+    own = Process(socket.gethostname(), _versions(), _flat(recipe), time.time())
     processes: list[Process] = gather_object([own])
     problem = difference(processes)
-    if problem is None and len({process.recipe for process in processes}) > 1:
-        recipes = gather_object([_flat(recipe)])
-        problem = recipe_difference(processes, recipes)
     if problem is not None:
         raise EngineError(problem)
     return [process.host for process in processes], clock_warning(processes)
 
 
 def difference(processes: Sequence[Process]) -> str | None:
-    """One line about the first process that has another version of something; None if none has."""
+    """One line about the first version or key that a process has otherwise than rank 0."""
     first = processes[0]
     for rank, other in enumerate(processes):
         for name, version in first.versions.items():
@@ -71,19 +67,11 @@ def difference(processes: Sequence[Process]) -> str | None:
                     f" and rank 0 on {first.host} {version or 'not at all'}; "
                     "install the same on both"
                 )
-    return None
-
-
-def recipe_difference(
-    processes: Sequence[Process], recipes: Sequence[dict[str, Any]]
-) -> str | None:
-    """One line about the first key that a process has otherwise than rank 0."""
-    for rank, other in enumerate(recipes):
-        for key, value in recipes[0].items():
-            if other[key] != value:
+        for key, value in first.recipe.items():
+            if other.recipe[key] != value:
                 return (
-                    f"rank {rank} on {processes[rank].host} has {key} {other[key]!r} and rank 0 on "
-                    f"{processes[0].host} {value!r}; give all processes the same recipe"
+                    f"rank {rank} on {other.host} has {key} {other.recipe[key]!r} and rank 0 on "
+                    f"{first.host} {value!r}; give all processes the same recipe"
                 )
     return None
 
@@ -124,7 +112,3 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
         f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
     }
     return {key: value for key, value in flat.items() if key not in _LOCAL}
-
-
-def _hash(recipe: Recipe) -> str:
-    return hashlib.sha256(json.dumps(_flat(recipe), sort_keys=True).encode()).hexdigest()

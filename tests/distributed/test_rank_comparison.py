@@ -12,11 +12,12 @@ from ixt.distributed.rank_comparison import (
     clock_warning,
     compare,
     difference,
-    recipe_difference,
 )
 from ixt.recipe import Recipe
 
-ONE = Process("node-a", {"torch": "2.14.1", "timm": "1.0.31"}, "abc", 1000.0)
+ONE = Process(
+    "node-a", {"torch": "2.14.1", "timm": "1.0.31"}, {"optim.lr": 0.1, "run.seed": 1}, 1000.0
+)
 
 
 def test_another_version_is_named_with_rank_host_and_both_values() -> None:
@@ -33,8 +34,8 @@ def test_a_package_that_one_host_lacks_is_a_difference() -> None:
 
 
 def test_another_recipe_is_named_by_its_first_key() -> None:
-    line = recipe_difference([ONE, ONE], [{"optim.lr": 0.1, "run.seed": 1}, {"optim.lr": 0.2}])
-    assert line == (
+    other = replace(ONE, recipe={"optim.lr": 0.2, "run.seed": 2})
+    assert difference([ONE, other]) == (
         "rank 1 on node-a has optim.lr 0.2 and rank 0 on node-a 0.1; "
         "give all processes the same recipe"
     )
@@ -51,9 +52,9 @@ def test_where_the_data_lies_may_differ_and_nothing_else(tiny: Recipe) -> None:
     elsewhere = tiny.with_(data={"root": "/x"})
     other = tiny.with_(run={"seed": 7})
     assert (
-        rank_comparison._hash(elsewhere)
-        == rank_comparison._hash(tiny)
-        != rank_comparison._hash(other)
+        rank_comparison._flat(elsewhere)
+        == rank_comparison._flat(tiny)
+        != rank_comparison._flat(other)
     )
 
 
