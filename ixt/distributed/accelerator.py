@@ -22,7 +22,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
         recipe: its engine section decides; trackers come from its run section. Which engine
             trains is the business of `ixt.distributed.engine`.
         run_dir: where trackers write.
-        options: further arguments for Accelerator, such as those of an engine; they win.
+        options: further arguments for Accelerator, e.g. those of an engine; they win.
 
     Raises:
         EngineError: the batch cannot be divided over the processes, the precision does not exist
@@ -61,7 +61,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
 
 
 def _check_trackers(accelerator: Accelerator, wanted: tuple[str, ...]) -> None:
-    """Refuse a tracker that is not installed: Accelerate leaves it out without a word."""
+    """Refuse a tracker that is not installed: Accelerate leaves it out silently."""
     there = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
     missing = [name for name in wanted if name not in there]
     if missing:

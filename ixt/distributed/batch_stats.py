@@ -17,7 +17,7 @@ from ixt.distributed.group import world_size
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The floating-point buffers of a model by name, such as running means and variances."""
+    """The floating-point buffers of a model by name, e.g. running means and variances."""
     return {name: b for name, b in model.named_buffers() if b.is_floating_point()}
 
 

@@ -45,7 +45,7 @@ class SignalListener:
     """A thread that receives signals while the main thread is busy.
 
     Python runs signal handlers in the main thread only, and not while that is inside native code
-    such as a collective operation. The interpreter's wake-up descriptor knows at once. Only signals
+    e.g. a collective operation. The interpreter's wake-up descriptor knows at once. Only signals
     with a Python handler arrive, and only one listener can be open at a time.
     """
 

@@ -52,7 +52,7 @@ srun --kill-on-bad-exit=0 --wait=60 {sys.executable} -m ixt train x.yaml --auto-
 --set 'data.root=/a b'
 status=$?
 
-# 138 = 128 + SIGUSR1: ixt has saved and wants to go on.
+# 138 = 128 + SIGUSR1: ixt has saved and wants to continue.
 if [ $status -eq 138 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -31,7 +31,7 @@ from ixt.recipe import Engine, Recipe
 _BYTES_PER_GRADIENT = 4
 _LINEAR = F.linear  # ZeRO-3 puts its own in its place, for the rest of the process
 
-# Where the recipe, or what a checkpoint can hold, leaves DeepSpeed's file no say.
+# Where the recipe, or what a checkpoint can hold, leaves DeepSpeed's file no choice.
 _REFUSED = {
     "optimizer": "the recipe's optim section decides",
     "scheduler": "the recipe's schedule section decides",
@@ -55,7 +55,7 @@ _ALONE = {
 # DeepSpeed 0.19 calls names that torch 2.14 deprecates, once per collective.
 _DEPRECATED = r"`?torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)"
 
-# Said of every optimizer but DeepSpeed's own; the recipe's list says which ones are right.
+# Logged about every optimizer but DeepSpeed's own; the recipe's list says which ones are right.
 _UNTESTED = "using ZeRO with an untested optimizer"
 
 
@@ -149,7 +149,7 @@ def join_alone() -> None:
     join_group(store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def leave(inner: Any = None) -> None:
+def tear_down(inner: Any = None) -> None:
     """Undo what DeepSpeed and `join_alone` did to this process.
 
     Args:
@@ -186,7 +186,7 @@ def _fixed(recipe: Recipe, processes: int) -> dict[str, Any]:
         "train_batch_size": engine.global_batch_size,
         "train_micro_batch_size_per_gpu": engine.micro_batch_size,
         "gradient_accumulation_steps": engine.micro_batches // processes,
-        # DeepSpeed clips to 1.0 unless told otherwise; 0 is off.
+        # DeepSpeed clips to 1.0 by default; 0 is off.
         "gradient_clipping": recipe.optim.max_norm or 0.0,
         "communication_data_type": engine.gradient_dtype,
         "zero_optimization": zero,
@@ -237,7 +237,7 @@ def _lookup(config: Mapping[str, Any], dotted: str) -> Any:
 
 
 def _merge(extra: Mapping[str, Any], fixed: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Both together. `auto`, Hugging Face's word, leaves a key to the recipe."""
+    """Both together. `auto`, as Hugging Face writes it, leaves a key to the recipe."""
     merged = {key: value for key, value in extra.items() if value != "auto"}
     for key, value in fixed.items():
         given = merged.get(key, value)

@@ -50,7 +50,7 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     try:
         return build_accelerator(recipe, run_dir, **options)
     except BaseException:
-        deepspeed.leave()
+        deepspeed.tear_down()
         raise
     finally:
         # A later Accelerator of this process may be without DeepSpeed.
@@ -80,7 +80,7 @@ def prepare(
 
 
 def drop_gathered(accelerator: Accelerator) -> None:
-    """Have ZeRO-3 forget whole weights that it kept: it would go on with them after a change."""
+    """Have ZeRO-3 forget whole weights that it kept: it would keep using them after a change."""
     inner = _deepspeed_engine(accelerator)
     if inner is not None and accelerator.deepspeed_plugin.zero_stage == 3:
         inner.empty_partition_cache()
@@ -103,7 +103,7 @@ def closing(accelerator: Accelerator) -> Iterator[None]:
 def finish(accelerator: Accelerator) -> None:
     """Close trackers and leave the process group; a later run of this process may join another."""
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
-        deepspeed.leave(_deepspeed_engine(accelerator))
+        deepspeed.tear_down(_deepspeed_engine(accelerator))
     accelerator.end_training()
 
 
@@ -126,7 +126,7 @@ def _deepspeed_engine(accelerator: Accelerator) -> Any:
 
 
 def _quieten() -> None:
-    """Pass over what DDP says of a model and settings that are as they should be."""
+    """Ignore DDP's warnings about a model and settings that are as they should be."""
     # torch 2.14 renames it; Accelerate has no field for the new name yet.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Depthwise weights have dimensions of one element, whose strides mean nothing.

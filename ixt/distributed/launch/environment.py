@@ -97,7 +97,7 @@ def without_local_rank(arguments: list[str]) -> list[str]:
 
 
 def _single_node_size(env: Mapping[str, str]) -> str:
-    """Processes on this machine where nobody said: all of them, if the group lives here."""
+    """Processes on this machine where it is unknown: all of them, if the group lives here."""
     local = env.get("MASTER_ADDR", "localhost") in ("localhost", "127.0.0.1", "::1")
     return env.get("WORLD_SIZE", "1") if local else "1"
 

@@ -27,7 +27,7 @@ class Job:
 
     name: str
     arguments: tuple[str, ...]
-    """Of `ixt`, such as ("train", "recipes/x.yaml", "--auto-resume")."""
+    """Of `ixt`, e.g. ("train", "recipes/x.yaml", "--auto-resume")."""
     num_nodes: int
     gpus_per_node: int
     """0 for machines without any."""
@@ -155,7 +155,7 @@ def kubernetes_manifest(
 
 
 def parse_pairs(option: str, separator: str, texts: Sequence[str]) -> dict[str, str]:
-    """Read repeated options such as `--env KEY=VALUE`.
+    """Read repeated options, e.g. `--env KEY=VALUE`.
 
     Raises:
         EngineError: one lacks the separator.
@@ -183,7 +183,7 @@ def parse_volumes(texts: Sequence[str]) -> dict[str, str]:
 
 
 def submit(program: str, *arguments: str) -> str:
-    """Hand a job file to its queue; return what the queue's program says.
+    """Hand a job file to its queue; return what the queue's program prints.
 
     Raises:
         EngineError: the program is not there, or refuses the job.

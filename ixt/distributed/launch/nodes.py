@@ -14,7 +14,7 @@ _LOST_HOST_RESTARTS = 3
 
 @dataclass(frozen=True)
 class Nodes:
-    """Which machines train together, and how they find each other."""
+    """Which machines train together, and where they meet."""
 
     least: int = 1
     """Machines needed to train."""
@@ -23,7 +23,7 @@ class Nodes:
     endpoint: str | None = None
     """host:port of the machine that the others meet at; None on a single machine."""
     run_id: str | None = None
-    """Name of the meeting; all machines of a run give the same."""
+    """Rendezvous ID; all machines of a run give the same."""
     max_restarts: int = 0
     """How often failed processes are started again, from the newest checkpoint."""
 
@@ -51,7 +51,7 @@ def parse_nodes(
     except ValueError:
         low = high = 0
     if not 1 <= low <= high:
-        raise EngineError(f"--nodes: {nodes!r} is neither a number nor a range such as 1:4")
+        raise EngineError(f"--nodes: {nodes!r} is neither a number nor a range, e.g. 1:4")
     if high > 1 and endpoint is None:
         raise EngineError(
             "--nodes: several machines need a place to meet; "

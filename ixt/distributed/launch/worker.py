@@ -105,7 +105,7 @@ def _die_with_the_agent() -> None:
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    """Whether a collective operation failed, which tells of another process's end."""
+    """Whether a collective operation failed, as when another process has ended."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not isinstance(error, RuntimeError):
         return False

@@ -15,7 +15,7 @@ $setup
 srun --kill-on-bad-exit=0 --wait=60 $command
 status=$$?
 
-# 138 = 128 + SIGUSR1: ixt has saved and wants to go on.
+# 138 = 128 + SIGUSR1: ixt has saved and wants to continue.
 if [ $$status -eq 138 ]; then
     scontrol requeue "$$SLURM_JOB_ID"
 fi
