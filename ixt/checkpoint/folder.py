@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ixt.errors import CheckpointError, DamagedCheckpoint
-from ixt.files import fsync
+from ixt.files import published, reason, sync
 
 FORMAT = 1
 _FOLDER = "checkpoints"
@@ -68,33 +68,27 @@ def save_checkpoint(
     Raises:
         CheckpointError: the disk is full or not writable; older checkpoints stay as they are.
     """
-    folder = run_dir / _FOLDER
-    final = folder / f"step-{state['step']:09d}"
-    temporary = folder / f".tmp-{final.name}"
+    final = run_dir / _FOLDER / f"step-{state['step']:09d}"
+    old = final.with_name(f"{final.name}.old")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for name, named in tensors.items():
-            if named:
-                flat = {key: value.contiguous() for key, value in named.items()}
-                save_file(flat, temporary / f"{name}.safetensors")
-        _write_json(temporary / _STATE, {"format": FORMAT, **state})
-        _write_json(temporary / _MANIFEST, _manifest(temporary))
-        for file in temporary.iterdir():
-            fsync(file)
-        fsync(temporary)
-        old = final.with_name(f"{final.name}.old")
-        if final.exists():
-            _remove(old)
-            final.rename(old)
-        temporary.rename(final)
-        fsync(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with published(final) as temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for name, named in tensors.items():
+                if named:
+                    flat = {key: value.contiguous() for key, value in named.items()}
+                    save_file(flat, temporary / f"{name}.safetensors")
+            _write_json(temporary / _STATE, {"format": FORMAT, **state})
+            _write_json(temporary / _MANIFEST, _manifest(temporary))
+            sync(temporary)
+            if final.exists():
+                _remove(old)
+                final.rename(old)
         _remove(old)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"{final}: cannot be written: {error}; older checkpoints are intact, "
+            f"{final}: cannot be written: {reason(error)}; older checkpoints are intact, "
             "make room or change --run-dir, then continue with --resume"
         ) from error
     return final
@@ -105,7 +99,7 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
 
     Raises:
         CheckpointError: there are checkpoints and all are damaged, or a later version wrote one:
-            going on from an older one would lose work.
+            resuming from an older one would lose work.
     """
     folders = checkpoint_folders(run_dir)
     for path in reversed(folders):
@@ -133,8 +127,10 @@ def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
         if verify:
             _verify(path)
         state = json.loads((path / _STATE).read_text())
+        if not isinstance(state, dict):
+            raise ValueError(f"{_STATE} is not an object")
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {error}") from error
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {reason(error)}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {state.get('format')}, this version reads {FORMAT}; update ixt"
@@ -168,7 +164,7 @@ def sweep(
     """Delete the checkpoints that nobody needs, and what killed writers left behind.
 
     Called after a checkpoint was written. Later ones than that are damaged (else the run would
-    have gone on from them) and go too: counted as the last ones, they would push good ones out.
+    have resumed from them) and go too: counted as the last ones, they would push good ones out.
     What cannot be deleted is named in the log and stays.
 
     Args:
@@ -203,12 +199,11 @@ def _ends_epoch(state: Mapping[str, Any], every: int | None) -> bool:
 
 
 def _state(path: Path) -> Mapping[str, Any]:
-    """What state.json says, for sorting out; nothing where it is damaged."""
+    """What state.json says, to choose by; nothing where it is damaged."""
     try:
-        state = json.loads((path / _STATE).read_text())
-    except (OSError, ValueError):
+        return read_checkpoint(path, verify=False).state
+    except CheckpointError:
         return {}
-    return state if isinstance(state, dict) else {}
 
 
 def _remove(path: Path) -> None:
@@ -221,7 +216,7 @@ def _remove(path: Path) -> None:
         path.rename(doomed)
         shutil.rmtree(doomed)
     except OSError as error:
-        _log.warning("%s: cannot be deleted: %s", path, error)
+        _log.warning("%s: cannot be deleted: %s", path, reason(error))
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:

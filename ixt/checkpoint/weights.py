@@ -6,7 +6,6 @@ Knows containers only; whether the keys fit a model is the business of `models/l
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import warnings
@@ -21,9 +20,10 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from ixt.checkpoint.export_metadata import exported_facts
 from ixt.checkpoint.folder import newest_checkpoint, read_checkpoint
+from ixt.checkpoint.info import CheckpointInfo, arguments_info, export_info, folder_info
 from ixt.errors import CheckpointError
+from ixt.files import reason
 
 Kind = Literal["raw", "ema"]
 Container = Literal["plain", "timm", "model", "ixt"]
@@ -37,20 +37,6 @@ _ENTRIES: dict[str, tuple[Kind, Container]] = {
     "model": ("raw", "model"),
     "model_ema": ("ema", "model"),
 }
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says about itself; None where it does not."""
-
-    model_name: str | None
-    """The model's name in the recipe or the command that trained it."""
-    num_classes: int | None
-    """Outputs of its head."""
-    recipe: Mapping[str, Any] | None
-    """The resolved recipe, of ixt's own checkpoints; what evaluation needs of it, of exports."""
-    class_names: tuple[str, ...] | None
-    """Names of the outputs, of ixt's own checkpoints and exports."""
 
 
 @dataclass(frozen=True)
@@ -118,37 +104,17 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
     """
     file, kind = find_weights(path, prefer_ema)
     if file.suffix == ".safetensors":
-        info = _folder_info(file.parent)
+        info = folder_info(file.parent)
         container: Container = "plain" if info is None else "ixt"
-        info = info or _exported_info(file)
+        info = info or export_info(file)
         return Weights(clean_state_dict(_read_safetensors(file)), file, kind, container, info)
     content = _read_pickle(file)
-    info = _arguments_info(content) or _exported_info(file)
+    info = arguments_info(content) or export_info(file)
     entry = _choose_entry(content, prefer_ema)
     if entry is None:
         return Weights(clean_state_dict(_tensors(content, file)), file, kind, "plain", info)
     state = clean_state_dict(_tensors(content[entry], file))
     return Weights(state, file, *_ENTRIES[entry], info)
-
-
-def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
-    """What a checkpoint says about itself, or what an export has beside it.
-
-    That is ixt's state.json, timm's and Facebook's arguments, or the JSON file of an export.
-
-    Args:
-        path: see `find_weights`.
-
-    Returns:
-        None for a file that holds nothing but weights.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-    """
-    file, _ = find_weights(path)
-    if file.suffix == ".safetensors":
-        return _folder_info(file.parent) or _exported_info(file)
-    return _arguments_info(_read_pickle(file)) or _exported_info(file)
 
 
 def _checkpoint_folder(path: Path) -> Path:
@@ -161,54 +127,15 @@ def _checkpoint_folder(path: Path) -> Path:
     return path
 
 
-def _folder_info(folder: Path) -> CheckpointInfo | None:
-    """What state.json beside the weights says; None where there is none."""
-    file = folder / "state.json"
-    if not file.is_file():
-        return None
-    try:
-        state = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: damaged: {error}; take another checkpoint") from error
-    recipe = state.get("recipe")
-    model = recipe.get("model", {}) if recipe else {}
-    names = state.get("class_names")
-    return CheckpointInfo(
-        model_name=model.get("name"),
-        num_classes=len(names) if names else model.get("num_classes"),
-        recipe=recipe,
-        class_names=tuple(names) if names else None,
-    )
-
-
-def _exported_info(file: Path) -> CheckpointInfo | None:
-    facts = exported_facts(file)
-    if facts is None:
-        return None
-    sections, names = facts
-    model = sections["model"]
-    return CheckpointInfo(model["name"], model["num_classes"], sections, names)
-
-
-def _arguments_info(content: Any) -> CheckpointInfo | None:
-    """What the stored command line of timm's or Facebook's training script says."""
-    args = content.get("args") if isinstance(content, Mapping) else None
-    if not isinstance(args, argparse.Namespace):
-        return None
-    num_classes = getattr(args, "num_classes", None) or getattr(args, "nb_classes", None)
-    return CheckpointInfo(getattr(args, "model", None), num_classes, None, None)
-
-
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        state: dict[str, Tensor] = load_file(file)
+        return load_file(file)  # type: ignore[no-any-return]
     except SafetensorError as error:
         raise CheckpointError(
             f"{file}: damaged or not a safetensors file: {error}; copy or download it again"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    return state
+        raise CheckpointError(f"{file}: cannot be read: {reason(error)}") from error
 
 
 def _read_pickle(file: Path) -> Any:
@@ -227,7 +154,7 @@ def _read_pickle(file: Path) -> Any:
             "the file; give a file that holds the state dict alone"
         ) from error
     except PermissionError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        raise CheckpointError(f"{file}: cannot be read: {reason(error)}") from error
     except Exception as error:
         # Fed damaged bytes, the unpickler fails in any way: struct.error, IndexError, OSError, ...
         raise CheckpointError(_damaged(file)) from error

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
-from ixt.checkpoint.weights import Kind, Weights, read_checkpoint_info
+from ixt.checkpoint.info import folder_info
+from ixt.checkpoint.weights import Kind, Weights
 from ixt.errors import CheckpointError
 from ixt.images.index import Index
 from ixt.pipeline.augment import normalise
@@ -75,7 +76,7 @@ def average_checkpoints(run: Path, wanted: str, prefer_ema: bool = True) -> Aver
         )
     chosen = sorted(ranked[-number:], key=lambda checkpoint: checkpoint.step)
     state, kind = _mean(chosen, prefer_ema)
-    info = read_checkpoint_info(chosen[-1].path)
+    info = folder_info(chosen[-1].path)
     return Averaged(Weights(state, run, kind, "ixt", info), tuple(c.path for c in chosen))
 
 

@@ -11,11 +11,15 @@ from typing import Any
 from torch import nn
 
 from ixt.checkpoint.folder import sha256
-from ixt.checkpoint.weights import CheckpointInfo, read_weights
+from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, has_batch_norm
-from ixt.models import create_model, is_known_model
-from ixt.models.from_checkpoint import build_model, recipe_of
+from ixt.models.from_checkpoint import (
+    build_model,
+    published_model,
+    recipe_of,
+    refuse_bare_name,
+)
 from ixt.recipe import Recipe
 
 
@@ -26,7 +30,7 @@ class Source:
     checkpoint: Path
     """A run, a checkpoint folder or a weights file; a model's name, if published."""
     model_name: str | None = None
-    """Architecture, where the file does not tell it."""
+    """Architecture, where the file does not record it."""
     published: bool = False
     """Load the published weights of the model whose name `checkpoint` is."""
     average: str | None = None
@@ -40,7 +44,7 @@ class Candidate:
     """A model to evaluate."""
 
     name: str
-    """What tells it from the others in tables."""
+    """A name in tables, unlike the others'."""
     model: nn.Module
     """On the CPU."""
     recipe: Recipe
@@ -48,7 +52,7 @@ class Candidate:
     num_classes: int
     """Its outputs."""
     class_names: tuple[str, ...] | None
-    """Class of each output; None where the checkpoint does not tell."""
+    """Class of each output; None where the checkpoint does not record them."""
     origin: dict[str, Any]
     """For the protocol: model, checkpoint, sha256, weights, format, ..."""
 
@@ -78,17 +82,14 @@ def _open(
 ) -> Candidate:
     if source.published:
         return _open_published(source, data, batch_size)
-    if not source.checkpoint.exists() and is_known_model(str(source.checkpoint)):
-        raise CheckpointError(
-            f"{source.checkpoint}: no such file; add --pretrained for the model's published weights"
-        )
+    refuse_bare_name(source.checkpoint)
     average = None
     if source.average is not None:
         average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)
     weights = average.weights if average else read_weights(source.checkpoint, source.prefer_ema)
-    tells = weights.info is not None and weights.info.recipe is not None
-    # Among several, --model is for those that do not tell.
-    given = None if tells and not alone else source.model_name
+    recorded = weights.info is not None and weights.info.recipe is not None
+    # Among several, --model is for those that do not record it.
+    given = None if recorded and not alone else source.model_name
     recipe = recipe_of(source.checkpoint, weights.info, given, data, batch_size)
     model, loaded, class_names = build_model(weights, recipe)
     files = [_weight_file(folder, loaded.kind) for folder in average.folders] if average else []
@@ -111,10 +112,7 @@ def _open(
 
 def _open_published(source: Source, data: dict[str, Any], batch_size: int | None) -> Candidate:
     name = str(source.checkpoint)
-    recipe = recipe_of(
-        source.checkpoint, CheckpointInfo(name, None, None, None), None, data, batch_size
-    )
-    model = create_model(name, pretrained=True)
+    model, recipe = published_model(name, data, batch_size)
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())

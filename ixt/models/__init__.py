@@ -12,13 +12,13 @@ from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.cost import Costs, count_macs, count_params, model_costs
 from ixt.models.create import (
     EvalSettings,
+    create_empty_model,
     create_model,
     eval_settings,
     is_known_model,
     recipe_arguments,
     training_image_size,
 )
-from ixt.models.empty import create_empty_model
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.paper_keys import with_paper_keys

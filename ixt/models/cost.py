@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ixt.errors import ModelError
-from ixt.models.empty import create_empty_model
+from ixt.models.create import create_empty_model
 
 Mode = Literal["train", "infer"]
 Kind = Literal["dense", "depthwise", "shortcut"]

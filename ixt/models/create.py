@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_models
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
 from ixt.errors import ModelError
@@ -25,6 +27,13 @@ from ixt.models.paper import find_paper_model, paper_models
 from ixt.recipe import Model
 
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+_INITIALISERS = frozenset(
+    f"{name}_"
+    for name in (
+        *("constant", "kaiming_normal", "kaiming_uniform", "normal", "trunc_normal", "uniform"),
+        *("add", "clamp", "div", "erfinv", "fill", "mul", "sub", "zero"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def create_model(
             timm_name,
             pretrained=pretrained,
             num_classes=1000 if num_classes is None else num_classes,
-            **{**_pinned(name), **kwargs},
+            **{"pretrained_cfg_overlay": _paper_settings(name), **kwargs},
         )
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
@@ -89,6 +98,20 @@ def create_model(
             raise
         raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
     return model
+
+
+def create_empty_model(name: str, **kwargs: Any) -> nn.Module:
+    """Build a model whose tensors are on the meta device.
+
+    Args:
+        name: for `create_model`, as its other arguments.
+        **kwargs: see `create_model`.
+
+    Raises:
+        ModelError: the name or an argument is unknown.
+    """
+    with torch.device("meta"), _Uninitialised():
+        return create_model(name, **kwargs)
 
 
 def recipe_arguments(settings: Model) -> dict[str, Any]:
@@ -110,13 +133,12 @@ def eval_settings(name: str) -> EvalSettings:
     Raises:
         ModelError: the name is unknown.
     """
-    cfg = get_pretrained_cfg(_timm_name(name)).to_dict()
+    cfg = {**get_pretrained_cfg(_timm_name(name)).to_dict(), **_paper_settings(name)}
     resolved = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=True)
-    row = find_paper_model(name)
     return EvalSettings(
-        image_size=row.image_size if row else resolved["input_size"][-1],
-        crop_pct=row.crop_pct if row else resolved["crop_pct"],
-        crop_mode="center" if row else resolved["crop_mode"],
+        image_size=resolved["input_size"][-1],
+        crop_pct=resolved["crop_pct"],
+        crop_mode=resolved["crop_mode"],
         interpolation=resolved["interpolation"],
         mean=tuple(resolved["mean"]),
         std=tuple(resolved["std"]),
@@ -169,18 +191,17 @@ def _timm_name(name: str) -> str:
     raise ModelError(f"{name}: no such model in timm or the paper; {hint}")
 
 
-def _pinned(name: str) -> dict[str, Any]:
-    """Arguments that put the paper's evaluation settings into the model's own configuration."""
+def _paper_settings(name: str) -> dict[str, Any]:
+    """The paper's evaluation settings, under timm's keys; none for a model of timm's."""
     row = find_paper_model(name)
     if row is None:
         return {}
-    overlay = {
+    return {
         "input_size": (3, row.image_size, row.image_size),
         "crop_pct": row.crop_pct,
         "test_input_size": None,
         "test_crop_pct": None,
     }
-    return {"pretrained_cfg_overlay": overlay}
 
 
 def _how_to_fetch(name: str, timm_name: str, cache_dir: str | Path | None) -> str:
@@ -211,3 +232,20 @@ def _why_not_pretrained(name: str, timm_name: str, error: Exception) -> str:
     return (
         f"{name}: the published weights are damaged or do not fit these arguments: {reason[:200]}"
     )
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what only sets values; torch would run most of it in Python, and slowly."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") not in _INITIALISERS:
+            return func(*args, **given)
+        changed = args[0] if args else given["tensor"]
+        return changed if changed.is_meta else func(*args, **given)

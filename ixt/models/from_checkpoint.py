@@ -8,18 +8,20 @@ from typing import Any
 
 from torch import nn
 
-from ixt.checkpoint.weights import CheckpointInfo, Weights
-from ixt.errors import ModelError
+from ixt.checkpoint.info import CheckpointInfo
+from ixt.checkpoint.weights import Weights
+from ixt.errors import CheckpointError, ModelError
 from ixt.models import (
     LoadedWeights,
     classes_in,
     create_empty_model,
     create_model,
     eval_settings,
+    is_known_model,
     load_weights,
-    paper_models,
     timm_equivalent,
 )
+from ixt.models.paper import find_paper_model
 from ixt.recipe import Recipe, parse_recipe
 
 _log = logging.getLogger("ixt")
@@ -47,7 +49,7 @@ def recipe_of(
     else:
         name = model_name or (info.model_name if info is not None else None)
         if name is None:
-            raise ModelError(f"{checkpoint}: does not tell its architecture; add --model NAME")
+            raise ModelError(f"{checkpoint}: does not name its architecture; add --model NAME")
         settings = eval_settings(name)
         sections = {
             "model": {"name": name},
@@ -68,8 +70,8 @@ def recipe_of(
 
 def _architecture(name: str) -> str:
     """One name for a model that the paper, timm and an export call differently."""
-    tagged = next((row.timm_name for row in paper_models() if row.name == name), name)
-    bare = tagged.partition(".")[0]
+    row = find_paper_model(name)
+    bare = (row.timm_name if row else name).partition(".")[0]
     equivalent = timm_equivalent(bare)
     return equivalent[0] if equivalent else bare
 
@@ -95,16 +97,43 @@ def build_model(
         recipe: what `recipe_of` gave for them.
 
     Returns:
-        Model, weights and names; these are None where the checkpoint does not tell them.
+        Model, weights and names; these are None where the checkpoint does not hold them.
 
     Raises:
         ModelError: the weights do not fit the model.
     """
-    settings, info = recipe.model, weights.info
-    names = tuple(info.class_names) if info is not None and info.class_names else None
+    settings, names = recipe.model, weights.info.class_names if weights.info else None
     num_classes = len(names) if names else settings.num_classes
     if num_classes is None:
         num_classes = classes_in(weights, create_empty_model(settings.name, **settings.kwargs))
     model = create_model(settings.name, num_classes=num_classes, **settings.kwargs)
-    loaded = load_weights(model, weights)
-    return model, loaded, names
+    return model, load_weights(model, weights), names
+
+
+def published_model(
+    name: str, data: dict[str, Any], batch_size: int | None = None
+) -> tuple[nn.Module, Recipe]:
+    """A model with its published weights, and a recipe with its own evaluation settings.
+
+    Args:
+        name: of timm or the paper.
+        data: values of the recipe's data section.
+        batch_size: images per forward pass of an evaluation; None for the default.
+
+    Raises:
+        ModelError: the name is unknown, or the weights are out of reach.
+    """
+    recipe = recipe_of(Path(name), None, name, data, batch_size)
+    return create_model(name, pretrained=True), recipe
+
+
+def refuse_bare_name(checkpoint: str | Path) -> None:
+    """Say what to do where a model's name was given instead of a file.
+
+    Raises:
+        CheckpointError: no file is called so, but a model is.
+    """
+    if not Path(checkpoint).exists() and is_known_model(str(checkpoint)):
+        raise CheckpointError(
+            f"{checkpoint}: no such file; add --pretrained for the model's published weights"
+        )

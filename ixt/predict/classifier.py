@@ -11,12 +11,15 @@ from accelerate import Accelerator
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from ixt.checkpoint.weights import CheckpointInfo, read_weights
+from ixt.checkpoint.weights import read_weights
 from ixt.distributed.accelerator import build_accelerator
-from ixt.errors import CheckpointError, ModelError
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
-from ixt.models import create_model, eval_settings
-from ixt.models.from_checkpoint import build_model, recipe_of
+from ixt.models.from_checkpoint import (
+    build_model,
+    published_model,
+    recipe_of,
+    refuse_bare_name,
+)
 from ixt.pipeline.decode.base import DecoderKind
 from ixt.recipe import Recipe
 
@@ -61,18 +64,16 @@ def open_classifier(
     Raises:
         IxtError: the file, the name or the weights do not fit.
     """
-    path = Path(source)
-    data = {"on_error": "skip"}
+    data, names = {"on_error": "skip"}, None
     if pretrained:
-        info = CheckpointInfo(str(source), None, None, None)
-        recipe = recipe_of(path, info, None, data, batch_size)
-        model, names = create_model(str(source), pretrained=True), None
+        model, recipe = published_model(str(source), data, batch_size)
     else:
-        _check_is_file(source)
-        weights = read_weights(path, prefer_ema)
-        recipe = recipe_of(path, weights.info, model_name, data, batch_size)
+        refuse_bare_name(source)
+        weights = read_weights(source, prefer_ema)
+        recipe = recipe_of(Path(source), weights.info, model_name, data, batch_size)
         model, _, names = build_model(weights, recipe)
-    recipe = _runs_here(recipe)
+    if recipe.engine.precision == "fp16" and not torch.cuda.is_available():
+        recipe = recipe.with_(engine={"precision": "fp32"})
     accelerator = build_accelerator(recipe, Path())
     model = model.to(accelerator.device).eval().requires_grad_(False)
     return Classifier(model, recipe, names or _names(model), accelerator, decoder)
@@ -92,26 +93,6 @@ def logits(classifier: Classifier, images: Tensor) -> Tensor:
     with classifier.accelerator.autocast():
         outputs: Tensor = classifier.model(images)
     return outputs.float()
-
-
-def _check_is_file(source: str | Path) -> None:
-    """Say what to do where somebody gives a model's name alone."""
-    if Path(source).exists():
-        return
-    try:
-        eval_settings(str(source))
-    except ModelError:
-        return
-    raise CheckpointError(
-        f"{source}: no such file; add --pretrained for the published weights of that model"
-    )
-
-
-def _runs_here(recipe: Recipe) -> Recipe:
-    """The recipe in fp32 where its fp16 does not exist, without a CUDA device."""
-    if recipe.engine.precision != "fp16" or torch.cuda.is_available():
-        return recipe
-    return recipe.with_(engine={"precision": "fp32"})
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ixt.checkpoint.folder import save_checkpoint
-from ixt.checkpoint.weights import find_weights, read_checkpoint_info, read_weights
+from ixt.checkpoint.weights import find_weights, read_weights
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import create_model, load_weights
 
@@ -163,7 +163,7 @@ def test_averages_without_batch_norm_counters_load(tmp_path) -> None:
 def test_checkpoint_info_tells_model_recipe_and_classes(tmp_path) -> None:
     folder = save_run(tmp_path, 3, {"x": torch.ones(1)})
     for path in (tmp_path, folder, folder / "model.safetensors"):
-        info = read_checkpoint_info(path)
+        info = read_weights(path).info
         assert info.model_name == "convnext_tiny"
         assert info.class_names == ("cat", "dog")
         assert info.num_classes == 2
@@ -173,10 +173,10 @@ def test_checkpoint_info_tells_model_recipe_and_classes(tmp_path) -> None:
 def test_checkpoint_info_reads_stored_command_lines(tmp_path) -> None:
     args = argparse.Namespace(model="inceptionnext_tiny", nb_classes=1000)
     torch.save({"args": args, "state_dict": {"x": torch.ones(1)}}, tmp_path / "x.pth.tar")
-    info = read_checkpoint_info(tmp_path / "x.pth.tar")
+    info = read_weights(tmp_path / "x.pth.tar").info
     assert (info.model_name, info.num_classes, info.recipe) == ("inceptionnext_tiny", 1000, None)
     torch.save({"x": torch.ones(1)}, tmp_path / "y.pth")
-    assert read_checkpoint_info(tmp_path / "y.pth") is None
+    assert read_weights(tmp_path / "y.pth").info is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -331,7 +331,7 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
         return str(caught.value)
 
     state = state_of(0)
-    assert "does not tell its architecture; add --model NAME" in refusal(state, model=None)
+    assert "does not name its architecture; add --model NAME" in refusal(state, model=None)
     with pytest.raises(CheckpointError, match="add --pretrained for the model's published weights"):
         assess([Source(Path("inceptionnext_tiny"))], str(some_digits), QUICK)
     hostile = refusal({"state_dict": state, "args": Marker(tmp_path / "ran")})

@@ -212,7 +212,7 @@ def test_published_weights_bring_imagenets_names(
         assert pretrained
         return create_model(name)
 
-    monkeypatch.setattr("ixt.predict.classifier.create_model", published)
+    monkeypatch.setattr("ixt.models.from_checkpoint.create_model", published)
     classifier = open_classifier("inceptionnext_atto", pretrained=True)
     assert classifier.recipe.eval.crop_pct == 0.875
     (outcome,) = predict(classifier, files(digits, 1), top=1)

@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_for_bit_once_there_is_r
     with pytest.raises(CheckpointError) as caught:
         train(recipe, run)
     message = str(caught.value)
-    assert "No space left on device" in message
+    assert "no space left on device" in message
     assert "continue with --resume" in message and "\n" not in message
     assert newest_step(run) >= 2
     for path in checkpoint_folders(run):

@@ -1,0 +1,113 @@
+"""What weights say about themselves: state.json, an export's JSON, or a stored command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixt.errors import CheckpointError
+from ixt.files import reason
+
+# Arguments that timm writes for every model; the head's size follows from the class names.
+_OF_EVERY_MODEL = ("num_classes", "in_chans", "global_pool")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself; None where it does not."""
+
+    model_name: str | None
+    """The model's name in the recipe or the command that trained it."""
+    num_classes: int | None
+    """Outputs of its head."""
+    recipe: Mapping[str, Any] | None = None
+    """The resolved recipe, of ixt's own checkpoints; what evaluation needs of it, of exports."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the outputs, of ixt's own checkpoints and exports."""
+
+
+def folder_info(folder: Path) -> CheckpointInfo | None:
+    """What state.json of a checkpoint folder says; None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    file = folder / "state.json"
+    if not file.is_file():
+        return None
+    try:
+        state = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: damaged: {reason(error)}; take another checkpoint"
+        ) from error
+    recipe, names = state.get("recipe"), state.get("class_names")
+    model = recipe.get("model", {}) if recipe else {}
+    return CheckpointInfo(
+        model_name=model.get("name"),
+        num_classes=len(names) if names else model.get("num_classes"),
+        recipe=recipe,
+        class_names=tuple(names) if names else None,
+    )
+
+
+def arguments_info(content: Any) -> CheckpointInfo | None:
+    """What the stored command line of timm's or Facebook's training script says."""
+    args = content.get("args") if isinstance(content, Mapping) else None
+    if not isinstance(args, argparse.Namespace):
+        return None
+    num_classes = getattr(args, "num_classes", None) or getattr(args, "nb_classes", None)
+    return CheckpointInfo(getattr(args, "model", None), num_classes)
+
+
+def export_info(file: Path) -> CheckpointInfo | None:
+    """What `ixt export` wrote beside bare weights; None where nothing of ixt's is there.
+
+    Args:
+        file: `x.pth`, which has `x.pth.json` beside it; or `model.safetensors`, which has
+            `config.json`.
+    """
+    if written := _read(facts_beside(file), "ixt"):
+        return _as_recipe(written["model"], written["model_kwargs"], written)
+    config = _read(file.with_name("config.json"), "pretrained_cfg")
+    if config is None or config["pretrained_cfg"].get("tag") != "ixt":
+        return None
+    kwargs = {k: v for k, v in config.get("model_args", {}).items() if k not in _OF_EVERY_MODEL}
+    settings = config["pretrained_cfg"]
+    facts = {
+        **settings,
+        "num_classes": config["num_classes"],
+        "image_size": settings["input_size"][-1],
+        "class_names": config.get("label_names"),
+    }
+    return _as_recipe(config["architecture"], kwargs, facts)
+
+
+def facts_beside(file: Path) -> Path:
+    """The JSON file with what a file of bare weights cannot say."""
+    return file.with_name(f"{file.name}.json")
+
+
+def _read(file: Path, mark: str) -> Mapping[str, Any] | None:
+    """A JSON object that has a key; None for anything else, which is no file of ixt's."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and mark in content else None
+
+
+def _as_recipe(name: str, kwargs: Mapping[str, Any], facts: Mapping[str, Any]) -> CheckpointInfo:
+    """The sections model, augment and eval of a recipe, and the class names."""
+    size, names, num_classes = facts["image_size"], facts["class_names"], facts["num_classes"]
+    cut = {key: facts[key] for key in ("crop_pct", "crop_mode", "interpolation")}
+    sections = {
+        "model": {"name": name, "num_classes": num_classes, "kwargs": dict(kwargs)},
+        "augment": {"image_size": size, "mean": facts["mean"], "std": facts["std"]},
+        "eval": {"image_size": size, **cut},
+    }
+    return CheckpointInfo(name, num_classes, sections, tuple(names) if names else None)
