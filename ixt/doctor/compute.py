@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from ixt.doctor.result import Result, fail, judge
 from ixt.doctor.software import dali_builds
@@ -66,15 +67,9 @@ def _draw() -> Image.Image:
 
 def _with_pillow(path: Path) -> Tensor:
     """The central crop as torchvision cuts it out with Pillow; (3, size, size) uint8."""
-    steps = transforms.Compose(
-        [
-            transforms.Resize(math.floor(_SIZE / 0.875), transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(_SIZE),
-            transforms.PILToTensor(),
-        ]
-    )
     with Image.open(path) as image:
-        pixels: Tensor = steps(image)
+        resized = resize(image, [math.floor(_SIZE / 0.875)], InterpolationMode.BICUBIC)
+        pixels: Tensor = pil_to_tensor(center_crop(resized, [_SIZE]))
     return pixels
 
 

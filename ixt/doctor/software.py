@@ -120,10 +120,9 @@ def _requirements(package: str) -> Iterator[tuple[Requirement, bool]]:
     for text in requires(package) or ():
         requirement = Requirement(text)
         marker = requirement.marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            yield requirement, False
-        elif "extra" in str(marker):
-            yield requirement, True
+        applies = marker is None or marker.evaluate({"extra": ""})
+        if applies or "extra" in str(marker):
+            yield requirement, not applies
 
 
 def _not_installed(value: str) -> Result:
