@@ -21,7 +21,8 @@ from ixt.doctor.result import Result, fail, judge
 from ixt.doctor.software import dali_builds
 from ixt.images.byte_ranges import ByteRange
 from ixt.models import create_model
-from ixt.pipeline.decode.base import DecoderKind, Request, make_decoder
+from ixt.pipeline.decode.base import DecoderKind, Request
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.recipe import Optim
 from ixt.training.optimizer import build_optimizer

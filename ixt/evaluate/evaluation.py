@@ -28,7 +28,8 @@ from ixt.evaluate.testset import open_test_set
 from ixt.images.index import Index, load_index
 from ixt.kernels import prepare_model
 from ixt.models.out_of_memory import memory_for
-from ixt.pipeline.decode.base import Decoder, DecoderKind, resolve_decoder
+from ixt.pipeline.decode.base import Decoder, DecoderKind
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
 from ixt.pipeline.from_recipe import build_chosen_decoder, refuse_unreadable
 from ixt.pipeline.plan.subset import take_subset
@@ -95,7 +96,7 @@ def assess(
             candidates = [_with_new_statistics(c, data, accelerator.device) for c in candidates]
         models = [_prepare(candidate, accelerator) for candidate in candidates]
         measurements = []
-        kinds = (resolve_decoder(kind, accelerator.device) for kind in settings.decoders)
+        kinds = (resolve_decoder(kind) for kind in settings.decoders)
         for kind in dict.fromkeys(kinds):
             decoder = build_chosen_decoder(recipe, index, accelerator.device, kind)
             with _memory(candidates), closing(decoder):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ixt.errors import DataError
 from ixt.images.index import load_index
 from ixt.pipeline.augment import normalise
-from ixt.pipeline.decode.base import Request, make_decoder
+from ixt.pipeline.decode.base import Request
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.recipe import Recipe
 

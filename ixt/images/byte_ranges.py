@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+T = TypeVar("T")
 
 REMOTE_SCHEMES = ("s3://",)
 
@@ -118,15 +119,15 @@ def _open_shard(path: str) -> _Shard:
     return _Shard(path)
 
 
-class Reading:
-    """The bytes of a batch, on their way."""
+class Reading(Generic[T]):
+    """The bytes of a batch, or what was made of them, on their way."""
 
-    def __init__(self, jobs: list[Future[list[Bytes | OSError]]], reads_per_job: int) -> None:
+    def __init__(self, jobs: list[Future[list[T | OSError]]], reads_per_job: int) -> None:
         self._jobs = jobs
         self._reads_per_job = reads_per_job
 
-    def row(self, row: int) -> Bytes:
-        """Wait for the bytes of one image.
+    def row(self, row: int) -> T:
+        """Wait for one image.
 
         Raises:
             OSError: as `read_bytes`.
@@ -155,13 +156,18 @@ class ReadAhead:
         # Threads start as they are needed, so an unused pool costs nothing.
         self._pool = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="read")
 
-    def start(self, sources: Sequence[ByteRange]) -> Reading:
-        """Begin to read a batch; its bytes are held until the result is dropped."""
+    def start(self, sources: Sequence[ByteRange], read: Callable[[ByteRange], T]) -> Reading[T]:
+        """Begin to read a batch; what is read is held until the result is dropped.
+
+        Args:
+            sources: where the images lie.
+            read: reads one, e.g. `read_bytes`; it may also look at it.
+        """
         # Reads of a local file may take microseconds, less than handing over each would.
         remote = any(source.is_remote for source in sources)
         count = 1 if remote else -(-len(sources) // _NUM_READERS)
         jobs = [
-            self._pool.submit(_read_all, sources[at : at + count])
+            self._pool.submit(_read_all, sources[at : at + count], read)
             for at in range(0, len(sources), count)
         ]
         return Reading(jobs, count)
@@ -171,13 +177,13 @@ class ReadAhead:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _read_all(sources: Sequence[ByteRange]) -> list[Bytes | OSError]:
-    return [_try_read(source) for source in sources]
+def _read_all(sources: Sequence[ByteRange], read: Callable[[ByteRange], T]) -> list[T | OSError]:
+    return [_try_read(source, read) for source in sources]
 
 
-def _try_read(source: ByteRange) -> Bytes | OSError:
+def _try_read(source: ByteRange, read: Callable[[ByteRange], T]) -> T | OSError:
     """A missing file must not hide the images beside it."""
     try:
-        return read_bytes(source)
+        return read(source)
     except OSError as error:
         return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.images.byte_ranges import ByteRange, read_bytes
+from ixt.images.jpeg import FRAMES, START, read_frame, segments
 from ixt.images.progress_lines import Report
 
 
@@ -65,10 +65,6 @@ PILLOW_FORMATS = {
 _NUM_THREADS = 16
 _CHUNK = 512
 _HEAD_BYTES = 4096  # one page; holds the frame header of most photographs
-
-_JPEG_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended, progressive
-_JPEG_HUFFMAN = 0xC4
-_JPEG_SEGMENTS = (0xDB, 0xFE)  # quantisation tables to comments: all carry their length
 
 
 def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = None) -> Headers:
@@ -173,20 +169,16 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
     Args:
         head: the first bytes of the file.
 
-    Source: ITU-T T.81, annex B (marker segments and the frame header).
     """
-    if not head.startswith(b"\xff\xd8\xff"):
+    if not head.startswith(START):
         return None
-    at = 2
-    while at + 10 <= len(head) and head[at] == 0xFF:
-        marker = head[at + 1]
-        if marker in _JPEG_FRAMES:
-            precision, height, width, channels = struct.unpack_from(">BHHB", head, at + 4)
-            plain = precision == 8 and channels in (1, 3, 4) and height > 0 and width > 0
-            return (height, width) if plain else None
-        if marker != _JPEG_HUFFMAN and not _JPEG_SEGMENTS[0] <= marker <= _JPEG_SEGMENTS[1]:
+    for segment in segments(head):
+        if segment.marker in FRAMES:
+            frame = read_frame(head, segment)
+            plain = frame is not None and frame.bits == 8 and frame.channels in (1, 3, 4)
+            return frame[:2] if frame is not None and plain and all(frame[:2]) else None
+        if not 0xC4 <= segment.marker <= 0xFE or segment.length < 0:
             return None
-        at += 2 + struct.unpack_from(">H", head, at + 2)[0]
     return None
 
 

@@ -73,6 +73,16 @@ class EvalBatch:
         return self.normalised(self.pixels[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberedRequest(Request):
+    """What is asked of a decoder for a batch."""
+
+    number: int
+    """Of the batch, over all processes."""
+    samples: NDArray[np.int64]
+    """(n,) rows of the index."""
+
+
 class EvalLoader:
     """Every image of a split exactly once, cut into the same batches for any number of processes.
 
@@ -116,10 +126,9 @@ class EvalLoader:
         """Batches over all processes; the last one may be short."""
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        numbers = range(self._rank, self.num_batches, self._world_size)
-        for number, decoded in zip(numbers, self._decoder.stream(self._requests()), strict=True):
+        for decoded in self._decoder.stream(self._requests()):
             with one_torch_thread(self._device):
-                batch = self._finish(number, decoded)
+                batch = self._finish(decoded)
             yield batch
 
     def blank(self) -> Tensor | None:
@@ -130,20 +139,18 @@ class EvalLoader:
         size = self._recipe.eval_size
         return torch.zeros((1, 3, size, size), device=self._device)
 
-    def _samples(self, number: int) -> NDArray[np.int64]:
+    def _requests(self) -> Iterator[NumberedRequest]:
         size = self._recipe.eval.batch_size
-        return np.arange(number * size, min((number + 1) * size, len(self._index)))
-
-    def _requests(self) -> Iterator[Request]:
         for number in range(self._rank, self.num_batches, self._world_size):
-            samples = self._samples(number)
+            samples = np.arange(number * size, min((number + 1) * size, len(self._index)))
             sizes = self._index.sizes[samples]
             crops, *also = (view.crops(sizes) for view in self._views)
-            yield Request(self._index.ranges(samples), crops, tuple(also))
+            ranges = self._index.ranges(samples)
+            yield NumberedRequest(ranges, crops, tuple(also), number=number, samples=samples)
 
     @torch.no_grad()
-    def _finish(self, number: int, decoded: Decoded) -> EvalBatch:
-        samples = self._samples(number)
+    def _finish(self, decoded: Decoded[NumberedRequest]) -> EvalBatch:
+        number, samples = decoded.request.number, decoded.request.samples
         numbers = self.labels[samples].copy()
         numbers[list(decoded.damaged)] = -1
         pixels = tuple(

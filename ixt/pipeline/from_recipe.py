@@ -11,13 +11,8 @@ from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import (
-    Decoder,
-    DecoderKind,
-    GpuDecoding,
-    make_decoder,
-    resolve_decoder,
-)
+from ixt.pipeline.decode.base import Decoder, DecoderKind, GpuDecoding
+from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner
@@ -124,7 +119,7 @@ def build_chosen_decoder(
     Raises:
         DataError: it is not installed.
     """
-    kind = resolve_decoder(kind, device)
+    kind = resolve_decoder(kind)
     acts = kind == "dali" and device.type == "cuda"
     return _build_decoder(
         recipe, kind, device, _gpu_decoding(recipe, index) if acts else GpuDecoding()

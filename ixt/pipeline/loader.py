@@ -6,7 +6,6 @@ positions, cut into micro-batches; process r of W takes micro-batches r, r + W, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -44,6 +43,15 @@ class Batch:
     """Path to reason, for images left out."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedRequest(Request):
+    """What is asked of a decoder for a micro-batch, with the plan that it is part of."""
+
+    plan: Plan
+    micro_batch: int
+    """Its number within the update, over all processes."""
+
+
 class TrainLoader:
     """One process's share of an epoch, from any update on."""
 
@@ -79,7 +87,7 @@ class TrainLoader:
     def epoch(self, epoch: int, first_update: int = 0) -> Iterator[Batch]:
         """The micro-batches of this process, from one update of an epoch to its end.
 
-        A CUDA device makes the next one while it computes on the one before, see `ahead`.
+        A CUDA device makes the next one while it computes on the one before, see `prefetch_stream`.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -89,29 +97,24 @@ class TrainLoader:
         return batches if self._stream is None else made_beside(batches, self._stream)
 
     def _batches(self, epoch: int, first_update: int) -> Generator[Batch, None, None]:
-        for micro, plan, decoded in self.decode(epoch, first_update):
+        for decoded in self.decode(epoch, first_update):
             with one_torch_thread(self._device):
-                batch = self._finish(micro, plan, decoded)
+                batch = self._finish(decoded)
             yield batch
 
     def decode(
         self, epoch: int, first_update: int = 0
-    ) -> Generator[tuple[int, Plan, Decoded], None, None]:
-        """The micro-batches as they are decoded: number within the update, plan, pixels.
+    ) -> Generator[Decoded[PlannedRequest], None, None]:
+        """The micro-batches as they are decoded.
 
         Args:
             epoch: number of the epoch, from 0.
             first_update: updates of this epoch already done.
         """
-        planned: deque[tuple[int, Plan]] = deque()
-        requests = self._requests(epoch, first_update, planned)
-        for decoded in self._decoder.stream(requests):
-            yield (*planned.popleft(), decoded)
+        yield from self._decoder.stream(self._requests(epoch, first_update))
 
-    def _requests(
-        self, epoch: int, first_update: int, planned: deque[tuple[int, Plan]]
-    ) -> Iterator[Request]:
-        """Plan ahead of the decoder; each plan waits in `planned` for its images."""
+    def _requests(self, epoch: int, first_update: int) -> Iterator[PlannedRequest]:
+        """Plan ahead of the decoder."""
         order = self._planner.order(epoch)
         engine = self._recipe.engine
         within = np.arange(engine.micro_batch_size)
@@ -119,16 +122,17 @@ class TrainLoader:
             for micro in range(self._rank, engine.micro_batches, self._world_size):
                 start = update * engine.global_batch_size + micro * engine.micro_batch_size
                 plan = self._planner.plan(epoch, order, start + within)
-                planned.append((micro, plan))
-                yield Request(self._index.ranges(plan.samples), plan.crops)
+                ranges = self._index.ranges(plan.samples)
+                yield PlannedRequest(ranges, plan.crops, plan=plan, micro_batch=micro)
 
     @torch.no_grad()
-    def _finish(self, micro: int, plan: Plan, decoded: Decoded) -> Batch:
+    def _finish(self, decoded: Decoded[PlannedRequest]) -> Batch:
+        plan = decoded.request.plan
         images = decoded.images.to(self._device, non_blocking=True)
         return Batch(
             images=self.mix(plan, self.augment(plan, images)),
             targets=self._targets(plan, decoded.damaged),
-            micro_batch=micro,
+            micro_batch=decoded.request.micro_batch,
             fingerprint=plan.fingerprint,
             damaged=self._index.by_path(plan.samples, decoded.damaged),
         )

@@ -34,7 +34,8 @@ from ixt.bench.data.end_to_end import bench_end_to_end
 from ixt.bench.data.stages import Setting, bench_data
 from ixt.bench.results import Protocol
 from ixt.images.index import load_index
-from ixt.pipeline.decode.base import Decoder, GpuDecoding, Request, make_decoder
+from ixt.pipeline.decode.base import Decoder, GpuDecoding, Request
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import train_crops
 from ixt.recipe import Recipe, find_recipe, load_recipe
 

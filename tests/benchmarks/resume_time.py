@@ -21,7 +21,7 @@ from PIL import Image
 
 from ixt.images.headers import ImageFormat
 from ixt.images.index import Index
-from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner
 from ixt.recipe import Recipe, find_recipe, load_recipe

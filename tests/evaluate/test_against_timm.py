@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ixt.evaluate.testset import open_test_set
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.image import load_image
 from ixt.images.index import Index
-from ixt.pipeline.decode.base import DecoderKind
+from ixt.pipeline.decode.base import DecoderKind, GpuDecoding
 from ixt.pipeline.eval_loader import View
 
 
@@ -49,7 +50,8 @@ def test_no_decoder_changes_what_a_published_model_sees(
     photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nvidia.dali")
-    from ixt.pipeline.decode import dali, dali_graph
+    from ixt.pipeline.decode import factory
+    from ixt.pipeline.decode.dali import DaliDecoder
 
     def measure(*decoders: DecoderKind) -> list[Records]:
         settings = Settings(batch_size=16, decoders=decoders)
@@ -57,8 +59,11 @@ def test_no_decoder_changes_what_a_published_model_sees(
         return [measured.records for measured in outcome.measurements]
 
     exact, *others = measure("exact", "torch", "dali")
-    gpus = dali_graph.squares_graph({"device": "cpu"}, on_gpu=False)
-    monkeypatch.setattr(dali, "WINDOWS", gpus)
+
+    def gpus(*, squares: object, **settings: Any) -> DaliDecoder:
+        return DaliDecoder(gpu=GpuDecoding(), **settings)
+
+    monkeypatch.setattr(factory, "ThreadDecoder", gpus)
     for other in (*others, *measure("dali")):
         assert np.array_equal(other.top[:, 0], exact.top[:, 0])
         assert other.loss == pytest.approx(exact.loss, abs=0.1)

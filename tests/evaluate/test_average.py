@@ -12,7 +12,7 @@ from ixt.checkpoint.folder import save_checkpoint
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, recompute_batch_norm
 from ixt.images.index import load_index
-from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import View
 from ixt.recipe import Recipe
 

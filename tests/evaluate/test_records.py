@@ -13,7 +13,7 @@ from ixt.evaluate.examine import Contender, examine
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.images.index import load_index, target_labels
 from ixt.pipeline.augment import normalise
-from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View
 from ixt.recipe import Recipe
 

@@ -16,7 +16,8 @@ import torch
 
 from ixt.images import byte_ranges
 from ixt.images.byte_ranges import ByteRange, ReadAhead, read_bytes
-from ixt.pipeline.decode.base import Request, make_decoder
+from ixt.pipeline.decode.base import Request
+from ixt.pipeline.decode.factory import make_decoder
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ixt.errors import DataError
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import Decoder, make_decoder
+from ixt.pipeline.decode.base import Decoder
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner

@@ -26,8 +26,9 @@ from torchvision.transforms.v2 import functional
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.image import image_problem, load_image
-from ixt.pipeline.decode import base
-from ixt.pipeline.decode.base import GREY, Decoder, DecoderKind, OnError, Request, make_decoder
+from ixt.pipeline.decode import factory
+from ixt.pipeline.decode.base import GREY, Decoder, DecoderKind, OnError, Request
+from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
 from ixt.pipeline.decode.threaded import ThreadDecoder
 from ixt.pipeline.plan.crop import BICUBIC, Crops
 
@@ -322,17 +323,20 @@ def test_image_problem_names_a_file_that_may_not_be_read(tmp_path: Path) -> None
     assert problem == f"{path}: cannot be read (permission denied)"
 
 
-def test_auto_is_torch_where_no_cuda_device_is_wanted() -> None:
-    decoder = make_decoder("auto", device=CPU, num_threads=1, prefetch=1, on_error="stop")
-    assert isinstance(decoder, ThreadDecoder)
-    decoder.close()
+def test_auto_is_dali_where_it_is_installed_and_torch_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(factory, "find_spec", lambda name: name)
+    assert resolve_decoder("auto") == "dali"
+    monkeypatch.setattr(factory, "find_spec", lambda name: None)
+    assert resolve_decoder("auto") == "torch"
 
 
 def test_dali_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_nothing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(base, "find_spec", find_nothing)
+    monkeypatch.setattr(factory, "find_spec", find_nothing)
     with pytest.raises(DataError, match=r"pip install 'ixt\[dali\]'"):
         make_decoder("dali", device=CPU, num_threads=1, prefetch=1, on_error="stop")
     cuda = torch.device("cuda")

@@ -15,7 +15,8 @@ from ixt.evaluate.candidates import Source
 from ixt.evaluate.evaluation import Settings, assess
 from ixt.images.index import Index, load_index
 from ixt.pipeline import from_recipe
-from ixt.pipeline.decode.base import GpuDecoding, make_decoder
+from ixt.pipeline.decode.base import GpuDecoding
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.predict import ImageFile, open_classifier, predict
 from ixt.recipe import Recipe
 

@@ -14,7 +14,8 @@ from updates import one_update
 
 from ixt.images.classes import output_classes
 from ixt.images.index import load_index, target_labels
-from ixt.pipeline.decode.base import DecoderKind, make_decoder
+from ixt.pipeline.decode.base import DecoderKind
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner
 from ixt.recipe import Recipe

@@ -14,7 +14,8 @@ import torch
 
 from ixt.images.classes import output_classes
 from ixt.images.index import load_index, target_labels
-from ixt.pipeline.decode.base import DecoderKind, make_decoder
+from ixt.pipeline.decode.base import DecoderKind
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.loader import Batch, TrainLoader
 from ixt.pipeline.plan.plan import build_planner
 from ixt.pipeline.prefetch_stream import made_beside

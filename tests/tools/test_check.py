@@ -20,7 +20,7 @@ from small_archives import make_tars
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.index import load_index
-from ixt.pipeline.decode.base import make_decoder
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.tools.check import CheckReport, check_folder, restore
 from ixt.tools.check import facts as facts_module

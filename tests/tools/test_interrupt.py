@@ -16,7 +16,8 @@ import odd_images
 import pytest
 import torch
 
-from ixt.pipeline.decode.base import Request, make_decoder
+from ixt.pipeline.decode.base import Request
+from ixt.pipeline.decode.factory import make_decoder
 
 NUM_ROUNDS = 25
 PLAIN = ("landscape", "portrait", "small", "wide", "progressive")

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from ixt.errors import DataError
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import Request, make_decoder
+from ixt.pipeline.decode.base import Request
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.crop import eval_crops

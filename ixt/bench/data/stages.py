@@ -22,11 +22,12 @@ from ixt.errors import DataError
 from ixt.images.byte_ranges import read_bytes
 from ixt.images.classes import output_classes
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, resolve_decoder
+from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import build_decoder
-from ixt.pipeline.loader import TrainLoader
-from ixt.pipeline.plan.plan import Plan, build_planner
+from ixt.pipeline.loader import PlannedRequest, TrainLoader
+from ixt.pipeline.plan.plan import build_planner
 from ixt.recipe import Recipe
 
 TOGETHER = "together"
@@ -132,10 +133,10 @@ def _stages(recipe: Recipe, train: Index, val: Index, seconds: float) -> dict[st
     ):
         loader = _train_loader(recipe, train, decoder, device)
         with closing(loader.decode(0)) as stream:
-            _, plan, decoded = next(stream)
+            decoded = next(stream)
         rates = {"read": measured(_reads(train, batch, pool), batch)}
         rates["decode"] = measured(_forever(loader.decode), batch, warmup_steps=ahead)
-        rates |= _tensor_stages(loader, plan, decoded, device, measured)
+        rates |= _tensor_stages(loader, decoded, device, measured)
         rates[TOGETHER] = measured(_forever(loader.epoch), batch, warmup_steps=ahead)
         size = min(recipe.eval.batch_size, len(val))
         whole = _eval_loader(recipe, train, val, eval_decoder, device)
@@ -145,13 +146,12 @@ def _stages(recipe: Recipe, train: Index, val: Index, seconds: float) -> dict[st
 
 def _tensor_stages(
     loader: TrainLoader,
-    plan: Plan,
-    decoded: Decoded,
+    decoded: Decoded[PlannedRequest],
     device: torch.device,
     measured: Callable[..., Rate],
 ) -> dict[str, Rate]:
     """What happens to a decoded batch, always the same one."""
-    images, count = decoded.images, len(decoded.images)
+    plan, images, count = decoded.request.plan, decoded.images, len(decoded.images)
     rates = {}
     if device.type == "cuda":
         host = images.cpu().pin_memory()
@@ -224,10 +224,8 @@ def settings_of(
 
     A decoder called auto becomes the one that it stands for here.
     """
-    data, device = recipe.data, _device()
-    kinds = [
-        resolve_decoder(cast(DecoderKind, kind), device) for kind in decoders or [data.decoder]
-    ]
+    data = recipe.data
+    kinds = [resolve_decoder(cast(DecoderKind, kind)) for kind in decoders or [data.decoder]]
     return [
         Setting(kind, count, ahead)
         for kind, count, ahead in itertools.product(

@@ -1,18 +1,11 @@
-"""Turn planned crops of image files into batches of pixels: what all decoders have in common.
-
-`decode_threads` (with `decode_torch` or `decode_pillow`) and `decode_dali` do the work; this module
-says what they promise and chooses between them. `image` explains why a single image cannot be
-decoded.
-"""
+"""What decoders take, give and promise. `factory` chooses one; the others do the work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from ixt.errors import DataError
@@ -43,10 +36,15 @@ class Request:
         return len(self.ranges)
 
 
+R = TypeVar("R", bound=Request)
+
+
 @dataclass(frozen=True)
-class Decoded:
+class Decoded(Generic[R]):
     """One decoded batch."""
 
+    request: R
+    """What was asked for: it may carry what its asker wants to know again with the pixels."""
     images: Tensor
     """(n, 3, size, size) uint8 RGB on the decoder's device; channels_last in memory."""
     damaged: dict[int, str]
@@ -68,9 +66,6 @@ class GpuDecoding:
     """Height and width that hardware decoding allocates for beforehand; larger ones still fit."""
 
 
-_DEFAULT_DECODING = GpuDecoding()
-
-
 class Decoder(Protocol):
     """Decodes batches ahead of its consumer.
 
@@ -81,7 +76,7 @@ class Decoder(Protocol):
     num_threads: int
     """CPU threads that decode."""
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+    def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         """Decode each request, in order, a bounded number of them ahead of the consumer.
 
         Requests are pulled lazily, in the consumer's thread. Closing the iterator early drops
@@ -95,86 +90,6 @@ class Decoder(Protocol):
     def close(self) -> None:
         """Free threads and memory; streams must not be used afterwards."""
         ...
-
-
-def make_decoder(
-    kind: DecoderKind,
-    *,
-    device: torch.device,
-    num_threads: int,
-    prefetch: int,
-    on_error: OnError,
-    gpu: GpuDecoding = _DEFAULT_DECODING,
-) -> Decoder:
-    """Create a decoder.
-
-    Args:
-        kind: see `resolve_decoder`.
-        device: where the images are wanted.
-        num_threads: CPU threads that decode.
-        prefetch: batches decoded ahead of the consumer.
-        on_error: what a damaged image does: stop with DataError, or be left out.
-        gpu: how DALI decodes for a CUDA device.
-
-    Raises:
-        DataError: DALI is asked for and not installed, or `gpu` would have no effect.
-        ValueError: num_threads or prefetch is below 1.
-    """
-    if num_threads < 1 or prefetch < 1:
-        raise ValueError(f"num_threads {num_threads} and prefetch {prefetch} must be at least 1")
-    kind = resolve_decoder(kind, device)
-    _refuse_without_effect(kind, device, gpu)
-    if kind == "dali":
-        if not _has_dali():
-            raise DataError(
-                "data.decoder: dali needs NVIDIA DALI, which is not installed; "
-                "pip install 'ixt[dali]', or set data.decoder: torch"
-            )
-        from ixt.pipeline.decode.dali import DaliDecoder
-
-        return DaliDecoder(
-            device=device, num_threads=num_threads, prefetch=prefetch, on_error=on_error, gpu=gpu
-        )
-    from ixt.pipeline.decode.threaded import ThreadDecoder
-
-    if kind == "exact":
-        from ixt.pipeline.decode.pillow_images import pillow_squares as squares
-    else:
-        from ixt.pipeline.decode.torch_images import torch_squares as squares
-    return ThreadDecoder(
-        device=device,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        on_error=on_error,
-        squares=squares,
-    )
-
-
-def resolve_decoder(kind: DecoderKind, device: torch.device) -> DecoderKind:
-    """The decoder that `auto` stands for; any other as it is.
-
-    DALI where the device is a CUDA device and DALI is installed, else torch. `exact` gives, bit
-    for bit, the pixels of torchvision's transforms on Pillow images, with which published
-    accuracies were measured; it is the slowest.
-    """
-    if kind != "auto":
-        return kind
-    return "dali" if device.type == "cuda" and _has_dali() else "torch"
-
-
-def _refuse_without_effect(kind: DecoderKind, device: torch.device, gpu: GpuDecoding) -> None:
-    """Refuse settings of GPU decoding where nothing decodes for a GPU."""
-    if kind == "dali" and device.type == "cuda":
-        return
-    if gpu.decode_device == "auto" and gpu.hw_decoder_load == 0:
-        return
-    key, value = "hw_decoder_load", str(gpu.hw_decoder_load)
-    if gpu.decode_device != "auto":
-        key, value = "decode_device", gpu.decode_device
-    raise DataError(
-        f"data.{key}: {value} acts only where DALI decodes for a CUDA device; here "
-        f"{kind} decodes for {device.type}; leave it out"
-    )
 
 
 def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
@@ -193,7 +108,7 @@ def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     more = f"; and {len(reasons) - _NAMED_AT_MOST} more" if len(reasons) > _NAMED_AT_MOST else ""
     raise DataError(
         f"{'; '.join(reasons[:_NAMED_AT_MOST])}{more}; "
-        "mend or remove such files, or leave them out with data.on_error: skip "
+        "fix or remove such files, or leave them out with data.on_error: skip "
         "(ixt eval: --skip-damaged)"
     )
 
@@ -206,10 +121,3 @@ def outdated(name: str, crops: Crops, row: int, height: int, width: int) -> Data
         f"{window_height} x {window_width} from {top}, {left}); look at the images again with "
         "ixt data index DIR --rebuild"
     )
-
-
-def _has_dali() -> bool:
-    try:
-        return find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:  # not even the namespace package `nvidia`
-        return False

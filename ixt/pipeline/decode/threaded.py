@@ -1,4 +1,4 @@
-"""Decode on CPU threads, batch after batch; `decode_torch` or `decode_pillow` takes the images.
+"""Decode on CPU threads, batch after batch; `windows`, `torch_images` or `pillow_images` does one.
 
 No worker processes: what decodes an image releases the interpreter lock.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from ixt.images.byte_ranges import ByteRange, Bytes, ReadAhead, Reading
+from ixt.images.byte_ranges import ByteRange, Bytes, ReadAhead, Reading, read_bytes
 from ixt.images.image import DamagedImage, read_image, unreadable
-from ixt.pipeline.decode.base import GREY, Decoded, OnError, Request, stop_if_damaged
+from ixt.pipeline.decode.base import GREY, Decoded, OnError, R, stop_if_damaged
 from ixt.pipeline.decode.thread_pool import Crew
 from ixt.pipeline.plan.crop import Crops
 
@@ -23,7 +24,7 @@ Squares = Callable[[ByteRange, Bytes, Sequence[Crops], int], list[Tensor]]
 
 
 class ThreadDecoder:
-    """The decoder of `ixt.pipeline.decode.base.Decoder` over a crew of threads."""
+    """A `Decoder` over a pool of threads."""
 
     def __init__(
         self,
@@ -51,9 +52,9 @@ class ThreadDecoder:
         self._crew = Crew(num_threads, "decode")
         self._read_ahead = ReadAhead()
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+    def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
-        started: deque[_Batch] = deque()
+        started: deque[_Batch[R]] = deque()
         try:
             for request in requests:
                 started.append(self._start(request))
@@ -70,14 +71,14 @@ class ThreadDecoder:
         self._crew.close()
         self._read_ahead.close()
 
-    def _start(self, request: Request) -> _Batch:
+    def _start(self, request: R) -> _Batch[R]:
         # Decoding threads read local files as fast as any; of a bucket they would each wait.
         remote = any(source.is_remote for source in request.ranges)
-        reading = self._read_ahead.start(request.ranges) if remote else None
+        reading = self._read_ahead.start(request.ranges, read_bytes) if remote else None
         pinned = self._device.type == "cuda"
         return _Batch(request, self._squares, reading, self._crew, pinned=pinned)
 
-    def _finish(self, started: deque[_Batch]) -> Decoded:
+    def _finish(self, started: deque[_Batch[R]]) -> Decoded[R]:
         """Wait for the oldest batch; it stays in `started` until then, to be cancelled there."""
         batch = started[0]
         batch.wait()
@@ -87,21 +88,22 @@ class ThreadDecoder:
             pixels.to(self._device, non_blocking=pixels.is_pinned()).permute(0, 3, 1, 2)
             for pixels in batch.pixels
         )
-        return Decoded(images, dict(sorted(batch.damaged.items())), tuple(also))
+        return Decoded(batch.request, images, dict(sorted(batch.damaged.items())), tuple(also))
 
 
-class _Batch:
+class _Batch(Generic[R]):
     """A request in the works."""
 
     def __init__(
         self,
-        request: Request,
+        request: R,
         squares: Squares,
-        reading: Reading | None,
+        reading: Reading[Bytes] | None,
         crew: Crew,
         *,
         pinned: bool,
     ) -> None:
+        self.request = request
         self._cuts = (request.crops, *request.also)
         self.pixels = [
             torch.empty(

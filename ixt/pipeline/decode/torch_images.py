@@ -1,6 +1,6 @@
-"""Decode single images with torch: JPEGs in C or by torchvision, torch's antialiased uint8 resize.
+"""Decode single images with torchvision, and resize them with torch's antialiased uint8 kernels.
 
-All of it releases the interpreter lock, so that threads suffice, see `decode_threads`.
+All of it releases the interpreter lock, so that threads suffice, see `threaded`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from torch.nn.functional import interpolate
 
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import decode_with_pillow
+from ixt.images.jpeg import START
 from ixt.pipeline.decode.base import outdated
-from ixt.pipeline.native.jpeg import decode_window
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR, Crops
 
-_JPEG_START = b"\xff\xd8"
 _LIBRARIES = ("image_stable.so", "image.so")  # from torchvision 0.29 on, and before
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
@@ -30,9 +29,6 @@ _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 def torch_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: int) -> list[Tensor]:
     """Decode one image, and cut, resize and flip it as each of several plans says.
-
-    The pixels are libjpeg-turbo's. Of an ordinary JPEG, only the part that the cuts take is
-    decoded.
 
     Args:
         source: where it lies, for errors.
@@ -47,29 +43,31 @@ def torch_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: in
         DamagedImage: the file cannot be decoded.
         DataError: a window does not lie inside the image.
     """
-    top, left, height, width = _around(cuts, row)
-    part = decode_window(data, top, left, height, width)
-    if part is None:
-        part, top, left = _pixels(source, data), 0, 0
-        for crops in cuts:
-            _check_window(part, source.name, crops, row)
-    return [resize_window(_window(part, top, left, crops, row), crops, row) for crops in cuts]
+    image = _pixels(source, data)
+    for crops in cuts:
+        check_window(image.shape[0], image.shape[1], source.name, crops, row)
+    return [resize_window(image, crops, row) for crops in cuts]
 
 
-def resize_window(window: Tensor, crops: Crops, row: int) -> Tensor:
+def resize_window(part: Tensor, crops: Crops, row: int, top: int = 0, left: int = 0) -> Tensor:
     """Resize a window of an image, cut the square out of it and flip it.
 
     Args:
-        window: (height, width, 3) uint8, contiguous; left as it is.
+        part: (height, width, 3) uint8 that holds the window; left as it is.
         crops: the plan.
         row: the image's row of it.
+        top: row of the image in which the part begins.
+        left: its column.
 
     Returns:
         (size, size, 3) uint8, not always contiguous.
     """
+    first, start, height, width = crops.window[row].tolist()
+    # Contiguous, torch resizes interleaved pixels at twice the speed, with the same result.
+    window = part[first - top : first - top + height, start - left : start - left + width]
     resized = interpolate(
         # With a batch dimension in front: without it, torch takes the slower way.
-        window[None].permute(0, 3, 1, 2),
+        window.contiguous()[None].permute(0, 3, 1, 2),
         crops.resize[row].tolist(),
         mode=_MODES[int(crops.filter[row])],
         antialias=True,
@@ -80,27 +78,22 @@ def resize_window(window: Tensor, crops: Crops, row: int) -> Tensor:
     return square.flip(flips) if flips else square
 
 
-def _around(cuts: Sequence[Crops], row: int) -> list[int]:
-    """Top, left, height and width of the smallest part that holds an image's windows."""
-    if len(cuts) == 1:
-        return cuts[0].window[row].tolist()  # type: ignore[no-any-return]
-    windows = np.stack([crops.window[row] for crops in cuts])
-    start, stop = windows[:, :2], windows[:, :2] + windows[:, 2:]
-    return [*start.min(0).tolist(), *(stop.max(0) - start.min(0)).tolist()]
+def check_window(height: int, width: int, name: str, crops: Crops, row: int) -> None:
+    """Refuse an image that the planned window does not lie in.
 
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        name: of the image.
+        crops: the plan.
+        row: the image's row of it.
 
-def _window(part: Tensor, top: int, left: int, crops: Crops, row: int) -> Tensor:
-    """A cut's window out of a part of the image that begins at top, left."""
-    first, start, height, width = crops.window[row].tolist()
-    down, right = first - top, start - left
-    # Contiguous, torch resizes interleaved pixels at twice the speed, with the same result.
-    return part[down : down + height, right : right + width].contiguous()
-
-
-def _check_window(pixels: Tensor, name: str, crops: Crops, row: int) -> None:
-    top, left, height, width = crops.window[row].tolist()
-    if not (0 < height <= pixels.shape[0] - top and 0 < width <= pixels.shape[1] - left):
-        raise outdated(name, crops, row, pixels.shape[0], pixels.shape[1])
+    Raises:
+        DataError: it has changed since it was indexed.
+    """
+    top, left, rows, columns = crops.window[row].tolist()
+    if not (0 < rows <= height - top and 0 < columns <= width - left):
+        raise outdated(name, crops, row, height, width)
 
 
 def _pixels(source: ByteRange, data: Bytes) -> Tensor:
@@ -109,7 +102,7 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
     Raises:
         DamagedImage: the bytes cannot be decoded.
     """
-    if data[:2].tobytes() == _JPEG_START:
+    if data[:2].tobytes() == START:
         _register_decode_jpeg()
         try:
             # The operator, because its wrapper decode_jpeg warns on each call since

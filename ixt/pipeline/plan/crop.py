@@ -1,12 +1,13 @@
 """Where to cut each image: RandomResizedCrop for training, resize and centre crop for evaluation.
 
-Numbers only; `decode_torch` and `decode_dali` carry them out.
+Numbers only; the decoders carry them out.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,15 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.window)
+
+    def take(self, rows: Any) -> Crops:
+        """The crops of some rows: a slice, or an array of their numbers."""
+        columns: dict[str, Any] = {
+            name: None if column is None else column[rows]
+            for name, column in vars(self).items()
+            if name != "size"
+        }
+        return Crops(**columns, size=self.size)
 
 
 def train_crops(

@@ -6,8 +6,7 @@ import hashlib
 import io
 import os
 import stat
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
@@ -20,6 +19,7 @@ from ixt.files import reason
 from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
 from ixt.images.image import DamagedImage, decode_with_pillow
+from ixt.images.jpeg import FRAMES, START, read_frame, segments
 from ixt.tools.check.stderr import CapturedStderr
 
 Stamp = tuple[int, int, int]
@@ -33,7 +33,6 @@ DIGEST_BYTES = 16
 # Only the luma plane is computed, a quarter faster than RGB; the whole entropy-coded stream is
 # read all the same, and that is where damage shows.
 _GREY = torchvision.io.ImageReadMode.GRAY.value
-_JPEG_START = b"\xff\xd8"
 _ABSENT: Stamp = (-1, -1, -1)
 
 
@@ -112,7 +111,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     facts = Facts(stamp, digest)
     if not len(data):
         return replace(facts, fault=Fault.EMPTY), False
-    if data[:2].tobytes() != _JPEG_START:
+    if data[:2].tobytes() != START:
         return _through_pillow(source, data, facts), False
     written = stderr.size()
     try:
@@ -197,25 +196,14 @@ def _one_line(text: str) -> str:
 def _jpeg_colour_and_orientation(data: bytes) -> tuple[Colour, int]:
     """From the marker segments of a JPEG file that could be decoded."""
     orientation = 1
-    for marker, start, length in _segments(data):
-        if marker in (0xC0, 0xC1, 0xC2) and length >= 6:
-            channels = data[start + 5]
-            return {1: Colour.GREY, 4: Colour.CMYK}.get(channels, Colour.OTHER), orientation
-        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = _orientation(partial(_exif, data[start : start + length]))
+    for segment in segments(data):
+        frame = read_frame(data, segment) if segment.marker in FRAMES else None
+        if frame is not None:
+            return {1: Colour.GREY, 4: Colour.CMYK}.get(frame.channels, Colour.OTHER), orientation
+        content = data[segment.start : segment.stop]
+        if segment.marker == 0xE1 and content.startswith(b"Exif\0\0"):
+            orientation = _orientation(partial(_exif, content))
     return Colour.OTHER, orientation
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and length of each segment in front of the first scan (ITU-T T.81, annex B)."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield data[at + 1], at + 4, length - 2
-        at += 2 + length
 
 
 def _exif(segment: bytes) -> Image.Exif:

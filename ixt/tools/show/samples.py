@@ -16,7 +16,8 @@ from ixt.errors import DataError
 from ixt.images.classes import output_classes
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, Request, make_decoder
+from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, R, Request
+from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import Batch, TrainLoader
 from ixt.pipeline.plan.plan import Plan, build_planner
@@ -174,13 +175,13 @@ class _Recorder:
         self.num_threads = decoder.num_threads
         self.requests: list[Request] = []
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Decoded]:
+    def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         return self._decoder.stream(self._note(request) for request in requests)
 
     def close(self) -> None:
         self._decoder.close()
 
-    def _note(self, request: Request) -> Request:
+    def _note(self, request: R) -> R:
         self.requests = [request]
         return request
 

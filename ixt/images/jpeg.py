@@ -1,0 +1,122 @@
+"""JPEG files by their markers: size, segments, and whether a file is whole. Nothing is decoded.
+
+Source: ITU-T T.81, annex B (markers, marker segments and the frame header).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.images.byte_ranges import Bytes
+
+START = b"\xff\xd8"
+FRAMES = frozenset((0xC0, 0xC1, 0xC2))
+"""Frame headers of baseline, extended sequential and progressive JPEGs."""
+
+_HUFFMAN, _SCAN, _END = 0xC4, 0xDA, 0xD9
+_TABLES = frozenset((_HUFFMAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+"""Segments that may stand around scans: tables, restart interval, application data, comments."""
+_PLAIN_CHANNELS = (1, 3)  # others need a conversion of their own
+
+
+class Segment(NamedTuple):
+    """A marker segment."""
+
+    marker: int
+    start: int
+    """Where its content begins."""
+    length: int
+    """Bytes of the content; they may reach beyond what there is of the file."""
+
+    @property
+    def stop(self) -> int:
+        """Where the next marker begins."""
+        return self.start + self.length
+
+
+class Frame(NamedTuple):
+    """What a frame header says."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+
+
+def segments(data: bytes, at: int = len(START)) -> Iterator[Segment]:
+    """The segments from a place on, up to the first bytes that are none.
+
+    Those behind a scan header are entropy-coded, so the walk ends there.
+    """
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        segment = Segment(marker, at + 4, struct.unpack_from(">H", data, at + 2)[0] - 2)
+        yield segment
+        at = segment.stop
+
+
+def read_frame(data: bytes, segment: Segment) -> Frame | None:
+    """A frame header; None where the file ends within it."""
+    if segment.start + 6 > len(data):
+        return None
+    bits, height, width, channels = struct.unpack_from(">BHHB", data, segment.start)
+    return Frame(height, width, channels, bits)
+
+
+def whole_frame(data: Bytes) -> Frame | None:
+    """The frame of an ordinary JPEG in which nothing is missing or out of place.
+
+    Ordinary has 8 bits and one or three channels. A file that is cut off, has a segment with a
+    wrong length or a marker within its entropy-coded data is not whole. Flipped bits inside that
+    data or inside a table are not seen.
+
+    Args:
+        data: all of the file.
+
+    Returns:
+        its frame, or None: then a full decoding has to say what is wrong, if anything is.
+    """
+    raw = data.tobytes()
+    if not raw.startswith(START):
+        return None
+    frame: Frame | None = None
+    at, markers = len(START), _markers(data)
+    while True:
+        scan = False
+        for segment in segments(raw, at):
+            if segment.length < 0 or segment.stop > len(raw):
+                return None
+            if segment.marker in FRAMES:
+                if frame is not None:
+                    return None
+                frame = read_frame(raw, segment)
+            elif segment.marker == _SCAN:
+                scan, at = True, segment.stop
+                break
+            elif segment.marker not in _TABLES:
+                return None
+        if not scan or frame is None:
+            return None
+        place = int(np.searchsorted(markers, at))
+        if place == len(markers):
+            return None
+        at = int(markers[place])
+        if raw[at + 1] == _END:
+            plain = frame.bits == 8 and frame.channels in _PLAIN_CHANNELS
+            return frame if plain and frame.height and frame.width else None
+
+
+def _markers(data: Bytes) -> NDArray[np.intp]:
+    """Where markers stand that can end a scan: neither stuffed bytes nor restart markers."""
+    places = np.flatnonzero(data[:-1] == 0xFF)
+    follow = data[places + 1]
+    markers: NDArray[np.intp] = places[(follow != 0) & ((follow < 0xD0) | (follow > 0xD7))]
+    return markers

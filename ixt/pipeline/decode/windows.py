@@ -1,0 +1,65 @@
+"""Windows of JPEGs decoded by nvImageCodec, the codec library of NVIDIA DALI, on a CPU.
+
+Its libjpeg-turbo stops behind a window's last row and converts no colour outside of it, which
+takes half the time of decoding the whole image. The pixels are the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia import nvimgcodec
+from torch import Tensor
+
+from ixt.images.byte_ranges import ByteRange, Bytes
+from ixt.images.jpeg import whole_frame
+from ixt.pipeline.decode.torch_images import check_window, resize_window, torch_squares
+from ixt.pipeline.plan.crop import Crops
+
+_of_thread = threading.local()
+_AS_STORED = nvimgcodec.DecodeParams(
+    allow_any_depth=False, color_spec=nvimgcodec.ColorSpec.SRGB, apply_exif_orientation=False
+)
+
+
+def window_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: int) -> list[Tensor]:
+    """What `torch_squares` gives, decoding no more of an ordinary JPEG than the cuts take.
+
+    A file that is not whole, or of another kind, is left to `torch_squares`: whether an image is
+    damaged must not depend on how much of it is decoded.
+    """
+    frame = whole_frame(data)
+    if frame is None:
+        return torch_squares(source, data, cuts, row)
+    for crops in cuts:
+        check_window(frame.height, frame.width, source.name, crops, row)
+    windows = np.stack([crops.window[row] for crops in cuts])
+    top, left = windows[:, :2].min(0).tolist()
+    bottom, right = (windows[:, :2] + windows[:, 2:]).max(0).tolist()
+    part = _decode(data, top, left, bottom, right)
+    if part is None:
+        return torch_squares(source, data, cuts, row)
+    return [resize_window(part, crops, row, top, left) for crops in cuts]
+
+
+def _decode(data: Bytes, top: int, left: int, bottom: int, right: int) -> Tensor | None:
+    """(height, width, 3) uint8 RGB of a part of a JPEG; None where nvImageCodec gives it up."""
+    region = nvimgcodec.Region(top, left, bottom, right)
+    stream = nvimgcodec.CodeStream(data).get_sub_code_stream(region=region)
+    image = _decoder().decode(stream, params=_AS_STORED)
+    return None if image is None else torch.from_numpy(np.asarray(image.cpu()))
+
+
+def _decoder() -> Any:
+    """This thread's own."""
+    if not hasattr(_of_thread, "decoder"):
+        _of_thread.decoder = nvimgcodec.Decoder(
+            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+            backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],
+            max_num_cpu_threads=1,
+        )
+    return _of_thread.decoder
