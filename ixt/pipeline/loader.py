@@ -19,6 +19,7 @@ from ixt.pipeline.augment import apply_augmix, apply_policy, normalise, reflect_
 from ixt.pipeline.augment.erasing import erase
 from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
 from ixt.pipeline.augment.upload import upload
+from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import Decoded, Decoder, Request
 from ixt.pipeline.decode.thread_pool import Crew, one_torch_thread
 from ixt.pipeline.plan.plan import Plan, Planner
@@ -77,6 +78,7 @@ class TrainLoader:
         self._rank, self._world_size = rank, world_size
         self._stream: torch.cuda.Stream | None = None
         self._crew: Crew | None = None
+        self._memory = BatchMemory()
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         else:
@@ -152,7 +154,7 @@ class TrainLoader:
             return self._augment_rows(plan, images, slice(None))
         if plan.crops.shift is None and plan.augmix is None and plan.ops is None:
             return images
-        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+        result = self._memory.empty(images.shape, images.dtype)
 
         def fill(rows: slice) -> None:
             result[rows] = self._augment_rows(plan, images[rows], rows)
@@ -184,10 +186,13 @@ class TrainLoader:
         """
         if plan.mix is not None:
             images = mix_images(images, plan.mix, self._planner.mixing_group)
-        layout = torch.preserve_format
-        if self._recipe.engine.channels_last:
+        layout = torch.contiguous_format
+        if self._recipe.engine.channels_last or not images.is_contiguous():
             layout = torch.channels_last
-        result = torch.empty_like(images, dtype=torch.float32, memory_format=layout)
+        if self._crew is None:
+            result = torch.empty_like(images, dtype=torch.float32, memory_format=layout)
+        else:
+            result = self._memory.empty(images.shape, torch.float32, layout)
 
         def fill(rows: slice) -> None:
             self._normalise_rows(plan, images[rows], rows, result[rows])

@@ -6,8 +6,6 @@ Every measurement runs in a fresh process, contenders in turn (A B C A B C), and
 rounds are compared. On a shared machine look at the CPU time per image, which is the sum over
 the process and its workers; wall-clock rates are what the machine's other work left.
 
-plain is the torch decoder without the C code.
-
 crop         RandomResizedCrop and flip, uint8 batches on the device
 recipe       inceptionnext_tiny: RandAugment, mixup or CutMix, erasing, normalised float32
 validation   resize, centre crop, normalised float32
@@ -33,7 +31,7 @@ from typing import Any
 import psutil
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
-CONTENDERS = ("timm", "torch", "plain", "dali")
+CONTENDERS = ("timm", "torch", "dali")
 CASES = ("crop", "recipe", "validation", "first_batch", "memory")
 TARGETS = {"crop": (1.8, 2.3), "recipe": (1.7, 2.1), "validation": (3.0, 3.0)}
 BATCH, THREADS = 128, 2
@@ -93,7 +91,7 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
     index = load_index(root, "val" if case == "validation" else "train")
     labels = target_labels(index, output_classes(index.classes, None))
     decoder = make_decoder(
-        "torch" if kind == "plain" else kind,  # type: ignore[arg-type]
+        kind,  # type: ignore[arg-type]
         device=device,
         num_threads=THREADS,
         prefetch=recipe.data.prefetch_batches,
@@ -207,7 +205,6 @@ def run(contender: str, case: str, root: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", contender, case, str(root)]
     # What the `ixt` command sets for itself before torch is loaded.
     own = {} if contender == "timm" else {"THP_MEM_ALLOC_ENABLE": "1"}
-    own |= {"IXT_NATIVE": "0"} if contender == "plain" else {}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **own}
     )

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ixt.pipeline.augment import rows_at_once
 from ixt.pipeline.augment.upload import upload
-from ixt.pipeline.native import finish as native
 from ixt.pipeline.plan.hashing import Draw, randint, uniform
 
 Floats = NDArray[np.float64]
@@ -232,8 +231,6 @@ def _mix_each(images: Tensor, result: Tensor, table: MixTable, group_size: int) 
         result[k][window] = images[int(partner[k])][window]
     blended = np.flatnonzero((table.lam != 1.0) & ~table.cutmix)
     weights = np.stack(_weights(table))
-    if _mixed_in_c(images, result, blended, partner[blended], weights[:, blended]):
-        return
     size = rows_at_once(images)
     for start in range(0, len(blended), size):
         rows = blended[start : start + size]
@@ -245,10 +242,6 @@ def _mix_each(images: Tensor, result: Tensor, table: MixTable, group_size: int) 
 
 def _mixup(images: Tensor, result: Tensor, lam: float) -> None:
     """Mix one group into result, a few pairs at a time."""
-    rows = np.arange(len(images))
-    weights = np.full((2, len(images)), [[lam], [1.0 - lam]])
-    if _mixed_in_c(images, result, rows, rows[::-1], weights):
-        return
     half = len(images) // 2
     size = rows_at_once(images)
     for start in range(0, half, size):
@@ -257,20 +250,6 @@ def _mixup(images: Tensor, result: Tensor, lam: float) -> None:
         own, partner = images[front].float(), images[back].flip(0).float()
         result[front] = _weighted(own, partner, lam, 1.0 - lam)
         result[back] = _weighted(partner, own, lam, 1.0 - lam).flip(0)
-
-
-def _mixed_in_c(
-    images: Tensor, result: Tensor, rows: Rows, partners: Rows, weights: NDArray[np.floating[Any]]
-) -> bool:
-    """Mix images[rows] with images[partners] into result, if there is C code for it."""
-    if images.device.type != "cpu":
-        return False
-    return all(
-        native.mixup(images[row], images[partner], lam, rest, result[row])
-        for row, partner, (lam, rest) in zip(
-            rows.tolist(), partners.tolist(), weights.T.tolist(), strict=True
-        )
-    )
 
 
 def _weighted(own: Tensor, partner: Tensor, lam: float | Tensor, rest: float | Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ixt.pipeline.augment.chunks import rows_at_once
 from ixt.pipeline.augment.upload import upload
-from ixt.pipeline.native import finish as native
 
 
 def interleave(images: Tensor) -> Tensor:
@@ -57,8 +56,6 @@ def normalise(
     grey_mean, grey_std = (
         np.array([255 * v for v in triple], np.float32) for triple in (mean, std)
     )
-    if images.device.type == "cpu" and native.normalise(images, grey_mean, grey_std, result):
-        return result
     # As whole images in the batch's memory order: broadcasting three numbers over channels_last
     # would leave a CPU with loops of length three.
     like = torch.empty_like(images[:1], dtype=torch.float32)

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ixt.pipeline.augment.upload import upload
-from ixt.pipeline.native import rotate as native
 from ixt.pipeline.plan.crop import BICUBIC
 from ixt.pipeline.plan.policy import Op
 
@@ -98,15 +97,8 @@ def _copied_rows(images: Tensor, whole: Floats) -> Tensor:
 
 def _rotate(images: Tensor, degrees: Floats, cubic: bool, fill: Tensor) -> Tensor:
     """Rotate counter-clockwise about the centre; degrees is (n,)."""
-    terms = _rotation(degrees, images.shape[-1])
-    rotated = native.rotate(images, terms, cubic, fill) if images.device.type == "cpu" else None
-    return _resample(images, terms, cubic, fill) if rotated is None else rotated
-
-
-def _resample(images: Tensor, terms: Floats, cubic: bool, fill: Tensor) -> Tensor:
-    """Rotate by terms of _rotation."""
     size = images.shape[-1]
-    x, y = _rotated_grid(terms, size, images.device)
+    x, y = _rotated_grid(_rotation(degrees, size), size, images.device)
     x_whole, y_whole = x.floor().short(), y.floor().short()
     margin = (size - 1 - x_whole).bitwise_or_(size - 1 - y_whole)
     margin.bitwise_or_(x_whole).bitwise_or_(y_whole)

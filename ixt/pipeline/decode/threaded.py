@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ixt.images.byte_ranges import ByteRange, Bytes, ReadAhead, Reading, read_bytes
 from ixt.images.image import DamagedImage, read_image, unreadable
+from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import GREY, Decoded, OnError, R, stop_if_damaged
 from ixt.pipeline.decode.thread_pool import Crew
 from ixt.pipeline.plan.crop import Crops
@@ -51,6 +52,7 @@ class ThreadDecoder:
         self._on_error = on_error
         self._crew = Crew(num_threads, "decode")
         self._read_ahead = ReadAhead()
+        self._memory = BatchMemory()
 
     def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         """Decode each request in order, up to `prefetch` of them ahead of the consumer."""
@@ -75,8 +77,8 @@ class ThreadDecoder:
         # Decoding threads read local files as fast as any; of a bucket they would each wait.
         remote = any(source.is_remote for source in request.ranges)
         reading = self._read_ahead.start(request.ranges, read_bytes) if remote else None
-        pinned = self._device.type == "cuda"
-        return _Batch(request, self._squares, reading, self._crew, pinned=pinned)
+        memory = None if self._device.type == "cuda" else self._memory
+        return _Batch(request, self._squares, reading, self._crew, memory=memory)
 
     def _finish(self, started: deque[_Batch[R]]) -> Decoded[R]:
         """Wait for the oldest batch; it stays in `started` until then, to be cancelled there."""
@@ -101,18 +103,15 @@ class _Batch(Generic[R]):
         reading: Reading[Bytes] | None,
         crew: Crew,
         *,
-        pinned: bool,
+        memory: BatchMemory | None,
     ) -> None:
         self.request = request
         self._cuts = (request.crops, *request.also)
-        self.pixels = [
-            torch.empty(
-                (len(request), crops.size, crops.size, 3),
-                dtype=torch.uint8,
-                pin_memory=pinned,
-            )
-            for crops in self._cuts
-        ]
+        shapes = [(len(request), crops.size, crops.size, 3) for crops in self._cuts]
+        if memory is None:  # copied to a GPU without a wait: torch knows when it may be used again
+            self.pixels = [torch.empty(s, dtype=torch.uint8, pin_memory=True) for s in shapes]
+        else:
+            self.pixels = [memory.empty(shape, torch.uint8) for shape in shapes]
         self.damaged: dict[int, str] = {}
         self._ranges = request.ranges
         self._squares = squares
