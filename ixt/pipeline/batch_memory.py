@@ -49,5 +49,5 @@ class BatchMemory:
 def _unused(kept: Tensor) -> bool:
     """Whether no other tensor has this one's memory."""
     # Two references: of the tensor, and of the storage object that asks.
-    count: int = torch._C._storage_Use_Count(kept.untyped_storage()._cdata)  # type: ignore[attr-defined]
+    count: int = torch._C._storage_Use_Count(kept.untyped_storage()._cdata)
     return count <= 2
