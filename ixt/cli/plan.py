@@ -37,7 +37,7 @@ def plan(
     png: Annotated[
         Path | None, typer.Option(help="Draw the learning-rate curve into this file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
     """Show what a run will do, need and cost, before it takes a GPU.
 
@@ -45,17 +45,17 @@ def plan(
     """
     check_outputs(png)
     with _uncollected():
-        from ixt.estimate import Target, make_plan, plan_data, print_plan, write_curve
+        from ixt.estimate import Target, as_data, estimate_run, print_estimate, write_curve
         from ixt.recipe import find_recipe
 
         target = Target(gpus, device, interconnect, bench, price)
-        made = make_plan(find_recipe(recipe), all_overrides(overrides, data), target)
+        estimate = estimate_run(find_recipe(recipe), all_overrides(overrides, data), target)
         if png is not None:
-            write_curve(made.curve, made.name, png)
+            write_curve(estimate.curve, estimate.name, png)
         if as_json:
-            print(json.dumps(plan_data(made), indent=1))
+            print(json.dumps(as_data(estimate), indent=1))
         else:
-            print_plan(made)
+            print_estimate(estimate)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""`ixt plan`: what a run will do, need and cost, before it takes a GPU."""
+"""What a run will do, need and cost, before it takes a GPU: `ixt plan`."""
 
-from ixt.estimate.build import Plan, Target, make_plan
 from ixt.estimate.curve import write_curve
-from ixt.estimate.text import plan_data, print_plan
+from ixt.estimate.estimate import RunEstimate, Target, estimate_run
+from ixt.estimate.text import as_data, print_estimate
 
-__all__ = ["Plan", "Target", "make_plan", "plan_data", "print_plan", "write_curve"]
+__all__ = ["RunEstimate", "Target", "as_data", "estimate_run", "print_estimate", "write_curve"]

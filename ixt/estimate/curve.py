@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixt.errors import EngineError, IxtError
+from ixt.errors import EngineError
+from ixt.files import published
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -75,7 +76,8 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
     """Write the curve as a picture; the suffix of the path chooses the format.
 
     Raises:
-        IxtError: matplotlib is not installed, or the file cannot be written.
+        EngineError: matplotlib is not installed, or the format is not one of its own.
+        OSError: the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -87,8 +89,9 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
     axes.set(title=title, xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axes.margins(x=0)
     axes.grid(alpha=0.3)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: no such picture format
-        raise IxtError(f"{path}: cannot be written: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as file:
+        try:
+            figure.savefig(file, dpi=150, format=path.suffix[1:] or "png")
+        except ValueError as error:  # no such picture format
+            raise EngineError(f"{path}: cannot be written: {error}") from error

@@ -1,10 +1,9 @@
-"""A plan on the terminal."""
+"""An estimate on the terminal, and as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 from rich.columns import Columns
@@ -13,26 +12,30 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ixt.estimate.build import Plan
 from ixt.estimate.curve import draw_curve
+from ixt.estimate.estimate import RunEstimate
 from ixt.estimate.memory import GIB
-from ixt.estimate.settings import Setting
+from ixt.recipe import Origins
 
 _PLOT_HEIGHT = 6
 
 
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data for JSON; bytes are bytes, times are named with their unit."""
-    steps, costs = plan.steps, plan.costs
+def as_data(estimate: RunEstimate) -> dict[str, Any]:
+    """The estimate as plain data for JSON; bytes are bytes, times are named with their unit."""
+    costs = estimate.costs
     return {
         "format": 1,
-        "name": plan.name,
-        "device": asdict(plan.device),
-        "engine": plan.engine,
-        "precision": plan.precision,
-        "settings": [asdict(setting) for setting in plan.settings],
-        "steps": asdict(steps),
-        "curve": asdict(plan.curve),
+        "name": estimate.name,
+        "device": asdict(estimate.device),
+        "engine": estimate.engine,
+        "precision": estimate.precision,
+        "settings": [
+            {"key": f"{section}.{key}", "value": value, "origin": origin}
+            for section, rows in _settings(estimate).items()
+            for key, value, origin in rows
+        ],
+        "steps": asdict(estimate.steps),
+        "curve": asdict(estimate.curve),
         "model": {
             "params": costs.params,
             "trainable_params": costs.trainable_params,
@@ -40,57 +43,73 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "train_flops": costs.flops("train"),
             "depthwise_train_flops": costs.flops("train", "depthwise"),
         },
-        "memory_bytes": asdict(plan.memory) | {"total": plan.memory.total},
-        "largest_micro_batch": plan.largest_micro_batch,
-        "disk": asdict(plan.disk),
-        "traffic": asdict(plan.traffic),
-        "rates_images_per_s": asdict(plan.rates),
-        "duration": asdict(plan.duration),
+        "memory_bytes": asdict(estimate.memory) | {"total": estimate.memory.total},
+        "largest_micro_batch": estimate.largest_micro_batch,
+        "disk": asdict(estimate.disk),
+        "traffic": asdict(estimate.traffic),
+        "rates_images_per_s": asdict(estimate.rates),
+        "duration": asdict(estimate.duration),
     }
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print a plan, most general first, what it costs last."""
+def print_estimate(estimate: RunEstimate, console: Console | None = None) -> None:
+    """Print an estimate, most general first, what it costs last."""
     console = console or Console()
-    console.print(_recipe(plan, console.width))
-    console.print(_curve(plan, console.width))
-    pair = (console.width - 2) // 2
+    console.print(_recipe(estimate, console.width))
+    console.print(_curve(estimate, console.width))
     wide = console.width >= 100
-    width = pair if wide else None
-    for row in ((_steps(plan), _memory(plan)), (_exchange(plan), _cost(plan))):
-        panels = [Panel(body, title=title, width=width) for title, body in row]
+    width = (console.width - 2) // 2 if wide else None
+    for row in ((_steps, _memory), (_disk_and_network, _cost)):
+        panels = [
+            Panel(body, title=title, width=width)
+            for title, body in (part(estimate) for part in row)
+        ]
         console.print(Columns(panels) if wide else Group(*panels))
 
 
-def _recipe(plan: Plan, width: int) -> RenderableType:
-    def section(key: Setting) -> str:
-        return key.key.partition(".")[0]
+def _settings(estimate: RunEstimate) -> dict[str, list[tuple[str, Any, str]]]:
+    """Key, value and origin (`file:line`, `--set ...` or `default`) of each setting, by section."""
+    return {
+        section: [
+            (key, value, _origin(section, f"{section}.{key}", estimate.origins))
+            for key, value in values.items()
+        ]
+        for section, values in estimate.recipe.model_dump(mode="json").items()
+    }
 
+
+def _origin(section: str, key: str, origins: Origins) -> str:
+    """Where a value was written: by its key, by keys below it, or by an override of the section."""
+    below = [place for name, place in origins.items() if name.startswith(f"{key}.")]
+    whole = origins.get(section, "")
+    inherited = whole if whole.startswith("--set") else "default"
+    return origins.get(key) or (below[0] if below else inherited)
+
+
+def _recipe(estimate: RunEstimate, width: int) -> RenderableType:
     tables = []
-    for name, group in groupby(plan.settings, section):
-        table = Table(box=None, pad_edge=False, title=name, title_justify="left", min_width=44)
+    for section, rows in _settings(estimate).items():
+        table = Table(
+            box=None,
+            pad_edge=False,
+            title=section,
+            title_justify="left",
+            min_width=44,
+            show_header=False,
+        )
         table.add_column()
         table.add_column(overflow="fold", max_width=24)
-        table.add_column()
-        table.show_header = False
-        for setting in group:
-            given = setting.origin != "default"
-            style = "bold yellow" if setting.origin.startswith("--set") else ""
-            table.add_row(
-                setting.key.partition(".")[2],
-                _value(setting.value),
-                _place(setting.origin),
-                style=style if given else "dim",
-            )
+        for key, value, origin in rows:
+            if origin.startswith("--set"):
+                place, style = "--set", "bold yellow"
+            elif origin == "default":
+                place, style = origin, "dim"
+            else:
+                place, style = f"line {origin.rpartition(':')[2]}", ""
+            table.add_row(key, _value(value), place, style=style)
         tables.append(table)
     body = Columns(tables, padding=(0, 3)) if width >= 100 else Group(*tables)
-    return Panel(body, title=f"{plan.name}: where each value comes from")
-
-
-def _place(origin: str) -> str:
-    if origin.startswith("--set"):
-        return "--set"
-    return origin if origin == "default" else f"line {origin.rpartition(':')[2]}"
+    return Panel(body, title=f"{estimate.name}: where each value comes from")
 
 
 def _value(value: Any) -> str:
@@ -103,23 +122,24 @@ def _value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) or "-"
 
 
-def _curve(plan: Plan, width: int) -> RenderableType:
-    curve, columns = plan.curve, min(width - 18, 110)
+def _curve(estimate: RunEstimate, width: int) -> RenderableType:
+    curve, columns = estimate.curve, min(width - 18, 110)
     lines = draw_curve(curve.values, columns, _PLOT_HEIGHT)
     marks = [f"{curve.peak:.3e}", *[""] * (_PLOT_HEIGHT - 2), "0"]
     plot = Text()
     for mark, line in zip(marks, lines, strict=True):
         plot.append(f"{mark:>9} ", style="dim")
         plot.append(f"{line}\n", style="cyan")
-    end = f"epoch {plan.steps.epochs}"
+    end = f"epoch {estimate.steps.epochs}"
     plot.append(f"{'':10}{'epoch 0':<{columns - len(end)}}{end}", style="dim")
-    schedule = plan.recipe.schedule
+    schedule = estimate.recipe.schedule
     reached = f"peak reached {curve.peak:.4g}, last {curve.values[-1]:.4g}"
     title = f"learning rate: {schedule.name}, changes per {schedule.unit}, {reached}"
     return Panel(plot, title=title)
 
 
-def _rows(rows: Iterable[tuple[str, str]]) -> Table:
+def _rows(rows: Iterable[tuple[str, str] | tuple[str, str, str | Text]]) -> Table:
+    """Names, values, and a third column where there is one."""
     table = Table(box=None, show_header=False, pad_edge=False, expand=True)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", overflow="fold")
@@ -128,8 +148,8 @@ def _rows(rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _steps(plan: Plan) -> tuple[str, RenderableType]:
-    s = plan.steps
+def _steps(estimate: RunEstimate) -> tuple[str, RenderableType]:
+    s = estimate.steps
     rows = [
         ("images per update", f"{s.global_batch:,}"),
         ("= micro x accumulation x GPUs", f"{s.micro_batch} x {s.accumulation} x {s.num_gpus}"),
@@ -139,42 +159,39 @@ def _steps(plan: Plan) -> tuple[str, RenderableType]:
         ("epochs", f"{s.epochs}"),
         ("updates", f"{s.updates:,}"),
         ("images seen", f"{s.images_seen:,}"),
-        ("parameters", _params(plan)),
-        ("MACs per image, forward", f"{plan.costs.macs / 1e9:.2f} G"),
+        ("parameters", _params(estimate)),
+        ("MACs per image, forward", f"{estimate.costs.macs / 1e9:.2f} G"),
     ]
     return "steps", _rows(rows)
 
 
-def _params(plan: Plan) -> str:
-    costs = plan.costs
+def _params(estimate: RunEstimate) -> str:
+    costs = estimate.costs
     frozen = costs.params - costs.trainable_params
     return f"{costs.params:,}" + (f", {frozen:,} of them frozen" if frozen else "")
 
 
-def _memory(plan: Plan) -> tuple[str, RenderableType]:
-    memory, card = plan.memory, plan.device.memory_gib
-    table = Table(box=None, show_header=False, pad_edge=False, expand=True)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
+def _memory(estimate: RunEstimate) -> tuple[str, RenderableType]:
+    memory, card = estimate.memory, estimate.device.memory_gib
+    rows: list[tuple[str, str, str | Text]] = []
     for name, value in asdict(memory).items():
         if value:
             bar = "█" * round(12 * value / memory.total) or "▏"
-            table.add_row(name, f"{value / GIB:.2f} GiB", Text(bar, style="cyan"))
+            rows.append((name, f"{value / GIB:.2f} GiB", Text(bar, style="cyan")))
     share = memory.total / GIB / card
-    table.add_row("total", f"{memory.total / GIB:.2f} GiB", f"{share:.0%} of {card:g} GiB")
-    table.add_row("largest micro-batch", str(plan.largest_micro_batch), "that fits")
-    return f"memory per GPU, {plan.engine}, eager", table
+    rows.append(("total", f"{memory.total / GIB:.2f} GiB", f"{share:.0%} of {card:g} GiB"))
+    rows.append(("largest micro-batch", str(estimate.largest_micro_batch), "that fits"))
+    return f"memory per GPU, {estimate.engine}, eager", _rows(rows)
 
 
-def _exchange(plan: Plan) -> tuple[str, RenderableType]:
-    disk, traffic = plan.disk, plan.traffic
+def _disk_and_network(estimate: RunEstimate) -> tuple[str, RenderableType]:
+    disk, traffic = estimate.disk, estimate.traffic
     rows = [
         ("checkpoint", f"{disk.checkpoint_bytes / 1e6:,.0f} MB"),
         ("kept", f"{disk.num_kept}"),
         ("disk at most", f"{disk.peak_bytes / 1e9:.2f} GB"),
     ]
-    if plan.steps.num_gpus > 1:
+    if estimate.steps.num_gpus > 1:
         rows += [
             ("sent per GPU and update", f"{traffic.sent_bytes / 1e6:,.1f} MB"),
             ("counted as", traffic.formula),
@@ -184,9 +201,9 @@ def _exchange(plan: Plan) -> tuple[str, RenderableType]:
     return "disk and network", _rows(rows)
 
 
-def _cost(plan: Plan) -> tuple[str, RenderableType]:
-    rates, time, device = plan.rates, plan.duration, plan.device
-    count = plan.steps.num_gpus
+def _cost(estimate: RunEstimate) -> tuple[str, RenderableType]:
+    rates, time, device = estimate.rates, estimate.duration, estimate.device
+    count = estimate.steps.num_gpus
     rows = [
         ("images/s per GPU", f"{rates.train:,.0f}"),
         ("training", _hours(time.train_hours)),

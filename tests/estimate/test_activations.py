@@ -74,9 +74,9 @@ def test_torchs_own_memory_tracker_agrees(half: bool) -> None:
     kinds = {str(getattr(kind, "value", kind)): size for kind, size in live.items()}
     assert saved == pytest.approx(kinds["Activation"] + kinds["Temp"], rel=0.02)
     weights = kinds["Parameter"]
-    # The plan adds weights, gradients and the working set to it: an upper bound, and a near one.
-    planned = saved + 2 * weights + 2 * batch * predicted.largest_bytes
-    assert 0.75 * planned < peak["Total"] < planned
+    # The estimate adds weights, gradients and the working set: an upper bound, and a near one.
+    estimated = saved + 2 * weights + 2 * batch * predicted.largest_bytes
+    assert 0.75 * estimated < peak["Total"] < estimated
 
 
 def test_a_frozen_network_saves_nothing_but_its_largest_layer_still_passes() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from ixt.bench.roofline import find_device
 from ixt.estimate.activations import Activations
-from ixt.estimate.exchange import find_link, update_traffic
 from ixt.estimate.memory import (
     GIB,
     ModelSize,
@@ -15,6 +14,7 @@ from ixt.estimate.memory import (
     optimizer_bytes_per_param,
     rank_memory,
 )
+from ixt.estimate.network import find_link, update_traffic
 from ixt.recipe import Optim, Recipe, parse_recipe
 
 MIB = 2**20

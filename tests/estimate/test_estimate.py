@@ -20,7 +20,7 @@ from ixt.bench.roofline.expected import bench_rates, roofline_rates
 from ixt.checkpoint.writer import HostCopies
 from ixt.cli import app
 from ixt.errors import IxtError
-from ixt.estimate import Plan, Target, make_plan, plan_data, print_plan
+from ixt.estimate import RunEstimate, Target, as_data, estimate_run, print_estimate
 from ixt.estimate.curve import draw_curve, sample_curve, write_curve
 from ixt.models import create_model, freeze, model_costs
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
@@ -32,67 +32,70 @@ TINY, ATTO = find_recipe("inceptionnext_tiny"), find_recipe("inceptionnext_atto"
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def estimate() -> RunEstimate:
     target = Target(8, "h100", price_per_gpu_hour=2.0)
-    return make_plan(TINY, ["engine.precision=bf16"], target)
+    return estimate_run(TINY, ["engine.precision=bf16"], target)
 
 
 def refused(overrides: list[str], target: Target) -> str:
     with pytest.raises(IxtError) as caught:
-        make_plan(TINY, overrides, target)
+        estimate_run(TINY, overrides, target)
     return str(caught.value)
 
 
-def test_the_papers_run_has_the_papers_numbers(plan: Plan) -> None:
-    steps = plan.steps
+def test_the_papers_run_has_the_papers_numbers(estimate: RunEstimate) -> None:
+    steps = estimate.steps
     assert (steps.micro_batch, steps.accumulation, steps.num_gpus) == (128, 4, 8)
     assert (steps.updates_per_epoch, steps.left_out_per_epoch) == (312, 3215)
     assert (steps.epochs, steps.updates) == (310, 96_720)
     assert steps.images_seen == 310 * 312 * 4096
-    assert plan.costs.params == 28_055_680
-    assert plan.curve.peak == pytest.approx(3.956e-3, abs=5e-7)
-    assert plan.curve.values[-1] == pytest.approx(1e-5)
+    assert estimate.costs.params == 28_055_680
+    assert estimate.curve.peak == pytest.approx(3.956e-3, abs=5e-7)
+    assert estimate.curve.values[-1] == pytest.approx(1e-5)
 
 
-def test_every_value_says_where_it_comes_from(plan: Plan) -> None:
-    origins = {setting.key: setting.origin for setting in plan.settings}
+def test_every_value_says_where_it_comes_from(estimate: RunEstimate) -> None:
+    settings = as_data(estimate)["settings"]
+    origins = {setting["key"]: setting["origin"] for setting in settings}
     line = next(
         n for n, text in enumerate(TINY.read_text().splitlines(), 1) if "epochs: 300" in text
     )
     assert origins["schedule.epochs"] == f"{TINY}:{line}"
     assert origins["engine.precision"] == "--set engine.precision=bf16"
     assert origins["engine.compile"] == "default"
-    values = {setting.key: setting.value for setting in plan.settings}
+    values = {setting["key"]: setting["value"] for setting in settings}
     assert values["engine.precision"] == "bf16"
-    sections = plan.recipe.model_dump()
+    sections = estimate.recipe.model_dump()
     assert set(values) == {f"{name}.{key}" for name, keys in sections.items() for key in keys}
 
 
-def test_hours_follow_from_rate_and_images(plan: Plan) -> None:
+def test_hours_follow_from_rate_and_images(estimate: RunEstimate) -> None:
     share = 901 / 4721  # of the limit on an A100 of 2,039 GB/s
-    assert plan.rates.train == pytest.approx(share * 19885, rel=0.01)
-    assert plan.duration.train_hours == pytest.approx(
-        plan.steps.images_seen / (8 * plan.rates.train) / 3600
+    assert estimate.rates.train == pytest.approx(share * 19885, rel=0.01)
+    assert estimate.duration.train_hours == pytest.approx(
+        estimate.steps.images_seen / (8 * estimate.rates.train) / 3600
     )
-    assert plan.duration.eval_hours == pytest.approx(310 * 50_000 / (8 * plan.rates.infer) / 3600)
-    assert plan.duration.gpu_hours == pytest.approx(8 * plan.duration.hours)
-    assert plan.duration.price == pytest.approx(2 * plan.duration.gpu_hours)
-    assert plan.duration.energy_kwh == pytest.approx(0.7 * plan.duration.gpu_hours)
-    assert "19% of the roofline limit" in plan.rates.basis
+    assert estimate.duration.eval_hours == pytest.approx(
+        310 * 50_000 / (8 * estimate.rates.infer) / 3600
+    )
+    assert estimate.duration.gpu_hours == pytest.approx(8 * estimate.duration.hours)
+    assert estimate.duration.price == pytest.approx(2 * estimate.duration.gpu_hours)
+    assert estimate.duration.energy_kwh == pytest.approx(0.7 * estimate.duration.gpu_hours)
+    assert "19% of the roofline limit" in estimate.rates.basis
 
 
 def test_a_slow_link_bounds_the_hours() -> None:
-    slow = make_plan(ATTO, [], Target(4, "h100", interconnect="1Gbit/s"))
+    slow = estimate_run(ATTO, [], Target(4, "h100", interconnect="1Gbit/s"))
     assert slow.duration.train_hours == pytest.approx(
         slow.steps.updates * slow.traffic.seconds / 3600
     )
 
 
-def test_checkpoints_hold_weights_average_and_moments(plan: Plan) -> None:
+def test_checkpoints_hold_weights_average_and_moments(estimate: RunEstimate) -> None:
     params, buffers = 28_055_680, 14_784
-    assert plan.disk.checkpoint_bytes == 4 * (params + buffers) + 8 * params + 8 * 4 * buffers
-    assert plan.disk.num_kept == 12
-    assert plan.disk.peak_bytes == 13 * plan.disk.checkpoint_bytes
+    assert estimate.disk.checkpoint_bytes == 4 * (params + buffers) + 8 * params + 8 * 4 * buffers
+    assert estimate.disk.num_kept == 12
+    assert estimate.disk.peak_bytes == 13 * estimate.disk.checkpoint_bytes
 
 
 def test_a_batch_that_gpus_cannot_share_is_refused_with_ways_out() -> None:
@@ -156,11 +159,11 @@ def bench_file(path: Path, **changes: Any) -> Path:
 
 def test_a_benchmark_gives_device_and_hours(tmp_path: Path) -> None:
     file = bench_file(tmp_path / "b.json")
-    plan = make_plan(TINY, ["engine.precision=bf16"], Target(8, bench=file))
-    assert plan.device.name == "h100-sxm"
-    assert (plan.rates.train, plan.rates.infer) == (2500, 9000)
-    assert plan.duration.best_hours is None
-    assert plan.rates.basis == (
+    estimate = estimate_run(TINY, ["engine.precision=bf16"], Target(8, bench=file))
+    assert estimate.device.name == "h100-sxm"
+    assert (estimate.rates.train, estimate.rates.infer) == (2500, 9000)
+    assert estimate.duration.best_hours is None
+    assert estimate.rates.basis == (
         f"measured in {file}: inceptionnext_tiny train contiguous amp-bf16 batch 64"
     )
 
@@ -196,7 +199,7 @@ def test_a_benchmark_of_the_whole_model_is_raised_by_what_freezing_saves(tmp_pat
     file, h100 = bench_file(tmp_path / "b.json"), find_device("h100")
     sets = (["engine.precision=bf16"], ["engine.precision=bf16", "model.freeze=backbone"])
     whole, frozen = (bench_rates(file, load_recipe(TINY, s), h100, 1000) for s in sets)
-    limit = [make_plan(TINY, s, Target(8, "h100")).rates.train for s in sets]
+    limit = [estimate_run(TINY, s, Target(8, "h100")).rates.train for s in sets]
     assert frozen.train / whole.train == pytest.approx(limit[1] / limit[0])
     assert frozen.train > 2 * whole.train and frozen.infer == whole.infer
     gain = frozen.train / whole.train
@@ -213,10 +216,10 @@ def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> No
         bench_rates(file, load_recipe(TINY), find_device("h100"), 1000)
 
 
-def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> None:
+def test_a_checkpoint_is_as_large_as_estimated(tiny: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(dump_recipe(tiny))
-    planned = make_plan(file, [], Target(1, "l4")).disk.checkpoint_bytes
+    estimated = estimate_run(file, [], Target(1, "l4")).disk.checkpoint_bytes
 
     settings = tiny.model
     model = create_model(settings.name, num_classes=10, **settings.kwargs)
@@ -225,12 +228,13 @@ def test_a_checkpoint_is_as_large_as_planned(tiny: Recipe, tmp_path: Path) -> No
     optimizer.step()
     files, _ = capture(Accelerator(cpu=True), model, optimizer, Ema(model), HostCopies(wanted=True))
     written = sum(t.numel() * t.element_size() for named in files.values() for t in named.values())
-    assert planned == pytest.approx(written, rel=0.01)
+    assert estimated == pytest.approx(written, rel=0.01)
 
 
-def test_a_linear_probe_is_planned_without_the_state_of_its_frozen_backbone() -> None:
+def test_a_linear_probe_is_estimated_without_the_state_of_its_frozen_backbone() -> None:
     probe, whole = (
-        make_plan(ATTO, overrides, Target(2, "l4")) for overrides in (["model.freeze=backbone"], [])
+        estimate_run(ATTO, overrides, Target(2, "l4"))
+        for overrides in (["model.freeze=backbone"], [])
     )
     head = sum(p.numel() for p in create_model("inceptionnext_atto").head.fc2.parameters())
     assert probe.costs.params == whole.costs.params
@@ -247,12 +251,12 @@ def test_a_linear_probe_is_planned_without_the_state_of_its_frozen_backbone() ->
 def test_images_of_a_folder_are_counted(tiny: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(dump_recipe(tiny))
-    plan = make_plan(file, [], Target(2, "l4"))
-    assert (plan.steps.num_train, plan.steps.num_val) == (1437, 360)
-    assert plan.steps.updates_per_epoch == 1437 // 256
+    estimate = estimate_run(file, [], Target(2, "l4"))
+    assert (estimate.steps.num_train, estimate.steps.num_val) == (1437, 360)
+    assert estimate.steps.updates_per_epoch == 1437 // 256
     text = "holds 1437 training images, fewer than engine.global_batch_size 2048"
     with pytest.raises(IxtError, match=text):
-        make_plan(file, ["engine.global_batch_size=2048"], Target(2, "l4"))
+        estimate_run(file, ["engine.global_batch_size=2048"], Target(2, "l4"))
 
 
 def test_the_terminal_curve_is_as_high_as_its_values() -> None:
@@ -268,17 +272,19 @@ def test_the_curve_ends_with_the_last_update() -> None:
 
 
 def test_a_picture_without_matplotlib_is_refused(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    estimate: RunEstimate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(IxtError, match=r"pip install 'ixt\[plot\]'"):
-        write_curve(plan.curve, "x", tmp_path / "x.png")
+        write_curve(estimate.curve, "x", tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("width", [70, 120])
-def test_the_plan_fits_the_terminal_and_says_everything(plan: Plan, width: int) -> None:
+def test_the_estimate_fits_the_terminal_and_says_everything(
+    estimate: RunEstimate, width: int
+) -> None:
     stream = io.StringIO()
-    print_plan(plan, Console(file=stream, width=width))
+    print_estimate(estimate, Console(file=stream, width=width))
     text = stream.getvalue()
     assert max(len(line) for line in text.splitlines()) <= width
     for said in ("128 x 4 x 8", "96,720", "196.4 MB", "80 GiB", "337 MB", "--set", "Basis:"):
@@ -304,5 +310,5 @@ def test_the_command_prints_json_and_draws_the_curve(runner: CliRunner, tmp_path
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plan_is_plain_data(plan: Plan) -> None:
-    assert json.loads(json.dumps(plan_data(plan)))["duration"]["hours"] == plan.duration.hours
+def test_the_estimate_is_plain_data(estimate: RunEstimate) -> None:
+    assert json.loads(json.dumps(as_data(estimate)))["duration"]["hours"] == estimate.duration.hours

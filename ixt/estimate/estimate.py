@@ -1,4 +1,4 @@
-"""From a recipe and a machine to a plan; refuses what would fail after the GPUs are taken."""
+"""From a recipe and a machine to an estimate; refuses what would fail once GPUs are taken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from ixt.bench.roofline.expected import (
 from ixt.errors import EngineError
 from ixt.estimate.activations import saved_activations
 from ixt.estimate.curve import Curve, sample_curve
-from ixt.estimate.exchange import Link, Traffic, find_link, update_traffic
 from ixt.estimate.memory import (
     GIB,
     Memory,
@@ -33,13 +32,13 @@ from ixt.estimate.memory import (
     rank_memory,
     zero_stage,
 )
-from ixt.estimate.settings import Setting, list_settings
+from ixt.estimate.network import Link, Traffic, find_link, update_traffic
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.models import Costs, count_params
 from ixt.pipeline.plan.subset import take_subset
-from ixt.recipe import Recipe, trace_recipe
+from ixt.recipe import Origins, Recipe, trace_recipe
 from ixt.training.optimizer import learning_rate
 
 # Training images, validation images and classes of ImageNet-1k.
@@ -52,7 +51,7 @@ _ASSUMED_DEVICE = "h100"
 
 @dataclass(frozen=True)
 class Target:
-    """The machine that a plan is for, as the user names it."""
+    """The machine that an estimate is for, as the user names it."""
 
     num_gpus: int
     """Ranks, one per GPU, over all machines."""
@@ -79,12 +78,13 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """Everything that is known before a run starts."""
 
     name: str
     recipe: Recipe
-    settings: tuple[Setting, ...]
+    origins: Origins
+    """Where each value of the recipe was written."""
     device: Device
     precision: Precision
     engine: str
@@ -100,7 +100,7 @@ class Plan:
     duration: Duration
 
 
-def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
+def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimate:
     """Work out what a recipe will do and need on a machine. Takes no GPU.
 
     Args:
@@ -124,18 +124,19 @@ def make_plan(path: Path, overrides: list[str], target: Target) -> Plan:
     memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
+    stage = zero_stage(recipe.engine)
     traffic = _traffic(size, recipe, steps, link)
     if target.bench is not None:
         rates = bench_rates(target.bench, recipe, device, num_classes)
     else:
         rates = roofline_rates(costs, device, recipe)
-    return Plan(
+    return RunEstimate(
         name=path.stem,
         recipe=recipe,
-        settings=list_settings(recipe, origins),
+        origins=origins,
         device=device,
         precision=precision_of(recipe),
-        engine=_engine_title(recipe),
+        engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
         steps=steps,
         curve=_curve(recipe, steps),
         costs=costs,
@@ -198,11 +199,6 @@ def _traffic(size: ModelSize, recipe: Recipe, steps: Steps, link: Link) -> Traff
         recipe.engine.gradient_dtype,
         frozen=size.params - size.trained_params,
     )
-
-
-def _engine_title(recipe: Recipe) -> str:
-    stage = zero_stage(recipe.engine)
-    return "ddp" if stage is None else f"DeepSpeed ZeRO {stage}"
 
 
 def _check_memory(recipe: Recipe, memory: Memory, device: Device, largest: int | None) -> None:
