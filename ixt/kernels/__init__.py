@@ -4,14 +4,14 @@
 
     fuse(model)   # state dict and results stay, launches and memory traffic shrink
 
-Operators: `bands.py`, `bands_norm.py`, `fold.py`, `gemm.py`. Their Triton kernels: `triton_*.py`.
+Operators: `bands.py`, `bands_norm.py`, `fold.py`, `gemm.py`. Their Triton twins: `triton_code/`.
 Layers that use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py`
 compares them with plain PyTorch on the device at hand, `tune.py` times matrix products there, and
 `apply.py` does to a model what a recipe says.
 """
 
 from ixt.kernels.apply import prepare_model
-from ixt.kernels.bands import Bands, depthwise_bands
+from ixt.kernels.bands import depthwise_bands
 from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.modules import FusedDepthwiseConv2d, FusedInceptionMixer, MatmulMlp
 from ixt.kernels.product_choice import choose_products
@@ -23,6 +23,7 @@ from ixt.kernels.selfcheck import (
     disagreement,
     mixer_shapes,
 )
+from ixt.kernels.shapes import Bands
 from ixt.kernels.step_graph import StepGraph, check_updates, update_stream
 
 __all__ = [

@@ -5,17 +5,16 @@
     y = depthwise_bands(x, [square, row, column], [square_bias, row_bias, column_bias], 1)
 
 Three bands are InceptionNeXt's mixer; one over all channels is ConvNeXt's depthwise convolution. On
-a CUDA device it is one Triton launch (`triton_bands.py`), and its gradients are three: one for the
-input, two for all filters and biases. Elsewhere, and in float64, the same operators are PyTorch's
-convolutions. Weights need no cast: autocast changes the type of the input only, sums are kept in
-fp32, and gradients come out in the type of what they belong to.
+a CUDA device it is one Triton launch, and its gradients are three: one for the input, two for all
+filters and biases. Elsewhere, and in float64, the same operators are PyTorch's convolutions.
+Weights need no cast: autocast changes the type of the input only, sums are kept in fp32, and
+gradients come out in the type of what they belong to.
 """
 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,61 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-
-@dataclass(frozen=True)
-class Bands:
-    """Depthwise filters over the last channels of an image, group after group.
-
-    The first C - len(sizes) x G channels pass.
-    """
-
-    groups: int
-    """G, the channels of each band."""
-    sizes: tuple[tuple[int, int], ...]
-    """Height and width of each band's filters, both odd."""
-    dilation: int = 1
-    """Distance of neighbouring taps, in pixels."""
-
-    @classmethod
-    def of(cls, filters: Sequence[Tensor], dilation: int) -> Bands:
-        """The bands of filters (G, 1, height, width)."""
-        sizes = tuple((f.shape[2], f.shape[3]) for f in filters)
-        return cls(filters[0].shape[0], sizes, dilation)
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """The order in which the operators keep a (N, C, H, W) tensor: NHWC where channels are dense.
-
-    A tensor that is contiguous in both orders, or in none, counts as NCHW unless its channels are
-    neighbours in memory.
-    """
-    channels_dense = x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
-    return torch.channels_last if channels_dense else torch.contiguous_format
-
-
-def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor of the shape of x, in the order that the operators keep."""
-    return torch.empty_like(x, dtype=dtype, memory_format=memory_format(x))
-
-
-def ordered(x: Tensor) -> Tensor:
-    """The tensor, copied if it is not contiguous in the order that the operators keep."""
-    return x.contiguous(memory_format=memory_format(x))
-
-
-def in_triton(x: Tensor) -> bool:
-    """Whether kernels compute with this tensor; PyTorch does otherwise."""
-    return x.is_cuda and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def dense(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors, copied where they are not contiguous."""
-    return tuple(tensor.contiguous() for tensor in tensors)
-
-
-def empty(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Empty contiguous tensors of the same shapes and types."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
+from ixt.kernels.operators import empty, library, like, operator
 
 
 def _parts(x: Tensor, filters: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -104,7 +49,7 @@ def _check(x: Tensor, filters: Sequence[Tensor]) -> None:
         raise ValueError(f"input of shape {tuple(x.shape)}; give (N, C, H, W), C >= {least}")
 
 
-@torch.library.custom_op("ixt::depthwise_bands", mutates_args=())
+@operator("bands")
 def depthwise_bands(
     x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
 ) -> Tensor:
@@ -125,29 +70,17 @@ def depthwise_bands(
     Source: Yu et al. 2024, "InceptionNeXt: When Inception Meets ConvNeXt", algorithm 1.
     """
     _check(x, filters)
-    out = like(x)
-    if in_triton(x):
-        from ixt.kernels import triton_bands
-
-        triton_bands.convolve(ordered(x), out, dense(filters), dense(biases), dilation)
-        return out
     passed, *parts = _parts(x, filters)
     bands = [
         F.conv2d(part, k.to(x.dtype), b.to(x.dtype), 1, pad, dilation, len(k))
         for part, k, b, pad in zip(parts, filters, biases, _pads(filters, dilation), strict=True)
     ]
-    return out.copy_(torch.cat([passed, *bands], dim=1))
+    return like(x).copy_(torch.cat([passed, *bands], dim=1))
 
 
-@torch.library.custom_op("ixt::depthwise_bands_input_grad", mutates_args=())
+@operator("bands")
 def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> Tensor:
     """Gradient of `depthwise_bands`'s input, from its output's; shape and order of `grad`."""
-    out = like(grad)
-    if in_triton(grad):
-        from ixt.kernels import triton_bands
-
-        triton_bands.convolve_grad(ordered(grad), out, dense(filters), dilation)
-        return out
     passed, *parts = _parts(grad, filters)
     bands = [
         conv2d_input(
@@ -155,56 +88,25 @@ def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> 
         )
         for part, k, pad in zip(parts, filters, _pads(filters, dilation), strict=True)
     ]
-    return out.copy_(torch.cat([passed, *bands], dim=1))
+    return like(grad).copy_(torch.cat([passed, *bands], dim=1))
 
 
-@torch.library.custom_op("ixt::depthwise_bands_weight_grad", mutates_args=())
+@operator("band_grads")
 def bands_weight_grad(
-    x: Tensor,
-    grad: Tensor,
-    filters: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    dilation: int,
+    x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
 ) -> list[Tensor]:
     """Gradients of `depthwise_bands`'s filters, then of its biases.
 
     The weights give shapes and types only; biases are sums over pixels.
     """
     out = empty([*filters, *biases])
-    filter_grads, bias_grads = out[: len(filters)], out[len(filters) :]
-    if in_triton(x) and in_triton(grad):
-        from ixt.kernels import triton_band_grads
-
-        grad = grad.contiguous(memory_format=memory_format(x))
-        triton_band_grads.weight_grads(
-            ordered(x), grad, tuple(filter_grads), tuple(bias_grads), dilation
-        )
-        return out
     parts = zip(_parts(x, filters)[1:], _parts(grad, filters)[1:], strict=True)
     for i, ((part, part_grad), pad) in enumerate(zip(parts, _pads(filters, dilation), strict=True)):
         k = filters[i]
         like_part = part_grad.to(part.dtype)
-        filter_grads[i].copy_(conv2d_weight(part, k.shape, like_part, 1, pad, dilation, len(k)))
-        bias_grads[i].copy_(part_grad.sum((0, 2, 3)))
+        out[i].copy_(conv2d_weight(part, k.shape, like_part, 1, pad, dilation, len(k)))
+        out[len(filters) + i].copy_(part_grad.sum((0, 2, 3)))
     return out
-
-
-@depthwise_bands.register_fake
-def _(x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int) -> Tensor:
-    _check(x, filters)
-    return like(x)
-
-
-@bands_input_grad.register_fake
-def _(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> Tensor:
-    return like(grad)
-
-
-@bands_weight_grad.register_fake
-def _(
-    x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
-) -> list[Tensor]:
-    return empty([*filters, *biases])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -225,7 +127,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return for_input, for_weights[: ctx.num_bands], for_weights[ctx.num_bands :], None
 
 
-depthwise_bands.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd("ixt::depthwise_bands", _backward, setup_context=_save, lib=library)
 
 
 def _register_autocast(device_type: str) -> None:
@@ -241,10 +143,9 @@ def _register_autocast(device_type: str) -> None:
         if x.dtype != torch.float64:  # which autocast leaves alone
             x = x.to(half)
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            out: Tensor = depthwise_bands(x, *rest)
-        return out
+            return depthwise_bands(x, *rest)
 
-    torch.library.impl("ixt::depthwise_bands", key)(cast_input)
+    library.impl("depthwise_bands", cast_input, key)
 
 
 for _device_type in ("cpu", "cuda"):

@@ -13,9 +13,10 @@ from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import ConvMlp, InceptionDWConv2d
 from torch import Tensor, nn
 
-from ixt.kernels.bands import Bands, depthwise_bands
+from ixt.kernels.bands import depthwise_bands
 from ixt.kernels.replace import replace
 from ixt.kernels.residual import HalfResidualBlock
+from ixt.kernels.shapes import Bands
 from ixt.models.variants import PartialDepthwiseConv2d
 
 

@@ -1,40 +1,50 @@
-"""How operators without gradients of their own are made, and in which type they keep sums."""
+"""How operators are made of plain functions, and how they treat types and memory orders."""
 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from ixt.kernels.bands import in_triton
+library = torch.library.Library("ixt", "FRAGMENT")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_library = torch.library.Library("ixt", "FRAGMENT")
 
+def operator(twin: str) -> Callable[[_Function], _Function]:
+    """Make a function of plain PyTorch the operator `ixt::NAME`, without a gradient of its own.
 
-def operator(
-    schema: str, plain: Callable[..., Any], fused: Callable[..., Any], fake: Callable[..., Any]
-) -> Any:
-    """Define an operator `ixt::...` and return it.
+    The function computes on a CPU, and in float64; it also shows torch.compile the results' shapes.
+    On a CUDA device its twin computes: the function of its name in a module of `triton_code`.
 
     Args:
-        schema: in torch's language, without the namespace.
-        plain: computes it in PyTorch.
-        fused: computes it on a CUDA device, where the first tensor is one that kernels take.
-        fake: gives results without values.
+        twin: name of that module; loaded at first use, as Triton may be missing.
     """
-    name = schema.split("(")[0]
 
-    def on_cuda(first: Tensor, *rest: Any) -> Any:
-        return (fused if in_triton(first) else plain)(first, *rest)
+    def define(plain: _Function) -> _Function:
+        name = plain.__name__
 
-    _library.define(schema)
-    _library.impl(name, plain, "CPU")
-    _library.impl(name, on_cuda, "CUDA")
-    torch.library.register_fake(f"ixt::{name}", fake, lib=_library)
-    return getattr(torch.ops.ixt, name)
+        def on_cuda(first: Tensor, *rest: Any) -> Any:
+            if not in_triton(first):
+                return plain(first, *rest)
+            fused = getattr(import_module(f"ixt.kernels.triton_code.{twin}"), name)
+            return fused(first, *rest)
+
+        library.define(name + torch.library.infer_schema(plain, mutates_args=()))
+        library.impl(name, plain, "CPU")
+        library.impl(name, on_cuda, "CUDA")
+        torch.library.register_fake(f"ixt::{name}", plain, lib=library)
+        return cast(_Function, getattr(torch.ops.ixt, name).default)
+
+    return define
+
+
+def in_triton(x: Tensor) -> bool:
+    """Whether kernels compute with this tensor; PyTorch does otherwise."""
+    return x.is_cuda and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -45,3 +55,28 @@ def wide(tensor: Tensor) -> Tensor:
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """Type of sums over elements of a type."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The order in which the operators keep a (N, C, H, W) tensor: NHWC where channels are dense.
+
+    A tensor that is contiguous in both orders, or in none, counts as NCHW unless its channels are
+    neighbours in memory.
+    """
+    channels_dense = x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
+    return torch.channels_last if channels_dense else torch.contiguous_format
+
+
+def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor of the shape of x, in the order that the operators keep."""
+    return torch.empty_like(x, dtype=dtype, memory_format=memory_format(x))
+
+
+def ordered(x: Tensor) -> Tensor:
+    """The tensor, copied if it is not contiguous in the order that the operators keep."""
+    return x.contiguous(memory_format=memory_format(x))
+
+
+def empty(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Empty contiguous tensors of the same shapes and types."""
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]

@@ -11,10 +11,11 @@ import torch
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 
-from ixt.kernels.bands import Bands, depthwise_bands
+from ixt.kernels.bands import depthwise_bands
 from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.modules import bands_of, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
+from ixt.kernels.shapes import Bands
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Largest error over the largest value; a result's last bit in fp16 and bf16."""

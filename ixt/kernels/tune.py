@@ -12,8 +12,9 @@ from timm.models.inception_next import MetaNeXtBlock
 from torch import nn
 
 from ixt.kernels.folded import channels_of
-from ixt.kernels.gemm import TILES, contract, expand, expand_grad
+from ixt.kernels.gemm import contract, expand, expand_grad
 from ixt.kernels.selfcheck import blocks_to_fold
+from ixt.kernels.shapes import TILES
 from ixt.recipe.model import GemmProduct, GemmTile
 
 CUBLAS = "cublas"

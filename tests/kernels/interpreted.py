@@ -1,8 +1,8 @@
 """Run the Triton kernels on a CPU against float64: `interpreted.py SEED CASE...`.
 
 A process of its own: Triton reads TRITON_INTERPRET when a kernel's module is imported. A CASE is
-`bands:SIZE`, `norm:SIZE`, `mlp:SIZE` or `products:SIZE`; see the functions of these names. Outputs
-are full of NaN before. Prints, for each case, the largest error of each result relative to its
+`bands:SIZE`, `norm:SIZE`, `mlp:SIZE` or `products:SIZE`; see the functions of these names. New
+memory is full of NaN. Prints, for each case, the largest error of each result relative to its
 largest value, as JSON.
 """
 
@@ -15,15 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from triton.runtime import interpreter
 
-from ixt.kernels import bands_norm, fold, gemm, triton_fold, triton_gemm, triton_mlp, triton_stats
-from ixt.kernels.bands import Bands
-from ixt.kernels.triton_band_grads import weight_grads
-from ixt.kernels.triton_bands import NormGrad, convolve, convolve_grad, num_tiles
+from ixt.kernels import bands_norm, fold, gemm
+from ixt.kernels.triton_code import band_grads as triton_band_grads
+from ixt.kernels.triton_code import bands as triton_bands
+from ixt.kernels.triton_code import fold as triton_fold
+from ixt.kernels.triton_code import gemm as triton_gemm
+from ixt.kernels.triton_code import mlp as triton_mlp
 
+torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
 EPS = 1e-3
 plain_dot = interpreter.InterpreterBuilder.create_dot
 
@@ -42,8 +47,9 @@ interpreter.InterpreterBuilder.create_dot = dot
 Pairs = dict[str, tuple[Tensor, Any]]
 
 
-def nan_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.full_like(x, float("nan"), dtype=dtype)
+def wide(*values: Any) -> tuple[Any, ...]:
+    """Arguments with all tensors in float64."""
+    return tuple(tree_map_only(Tensor, Tensor.double, value) for value in values)
 
 
 class Drawn:
@@ -68,29 +74,28 @@ class Drawn:
 def bands(size: str) -> Pairs:
     """The bands, and all gradients, against autograd through PyTorch's convolutions."""
     drawn = Drawn(size)
-    wide = [t.double().requires_grad_() for t in (drawn.x, *drawn.filters, *drawn.biases)]
+    leaves = [t.double().requires_grad_() for t in (drawn.x, *drawn.filters, *drawn.biases)]
     num = len(drawn.filters)
     groups = len(drawn.filters[0])
     passed = drawn.size[1] - num * groups
-    parts = torch.split(wide[0], [passed, *(groups for _ in drawn.filters)], dim=1)
+    parts = torch.split(leaves[0], [passed, *(groups for _ in drawn.filters)], dim=1)
     outs = [
         F.conv2d(
             part, k, b, dilation=drawn.dilation, groups=groups,
             padding=tuple(drawn.dilation * (side // 2) for side in k.shape[2:]),  # type: ignore[arg-type]
         )
-        for part, k, b in zip(parts[1:], wide[1 : 1 + num], wide[1 + num :], strict=True)
+        for part, k, b in zip(parts[1:], leaves[1 : 1 + num], leaves[1 + num :], strict=True)
     ]  # fmt: skip
     expected = torch.cat([parts[0], *outs], dim=1)
     expected.backward(drawn.grad.double())
 
-    out, x_grad = nan_like(drawn.x), nan_like(drawn.x)
-    filter_grads, bias_grads = ([nan_like(w) for w in ws] for ws in (drawn.filters, drawn.biases))
-    convolve(drawn.x, out, drawn.filters, drawn.biases, drawn.dilation)
-    convolve_grad(drawn.grad, x_grad, drawn.filters, drawn.dilation)
-    weight_grads(drawn.x, drawn.grad, tuple(filter_grads), tuple(bias_grads), drawn.dilation)
-    pairs: Pairs = {"output": (out, expected), "input": (x_grad, wide[0].grad)}
-    for i, found in enumerate((*filter_grads, *bias_grads)):
-        pairs[f"weight {i}"] = (found, wide[1 + i].grad)
+    weights = (drawn.filters, drawn.biases, drawn.dilation)
+    out = triton_bands.depthwise_bands(drawn.x, *weights)
+    x_grad = triton_bands.bands_input_grad(drawn.grad, drawn.filters, drawn.dilation)
+    weight_grads = triton_band_grads.bands_weight_grad(drawn.x, drawn.grad, *weights)
+    pairs: Pairs = {"output": (out, expected), "input": (x_grad, leaves[0].grad)}
+    for i, (found, leaf) in enumerate(zip(weight_grads, leaves[1:], strict=True)):
+        pairs[f"weight {i}"] = (found, leaf.grad)
     return pairs
 
 
@@ -102,37 +107,26 @@ def norm(size: str) -> Pairs:
     inputs, channels, pixels = drawn.image(), drawn.size[1], drawn.size[2] * drawn.size[3]
     shift, sums = 30 + torch.randn(channels), torch.randn(2, channels)
     moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
-    weights = (drawn.filters, drawn.biases)
-    wide = [tuple(t.double() for t in ts) for ts in weights]
+    weights = (drawn.filters, drawn.biases, drawn.dilation)
 
-    out, x_grad = nan_like(drawn.x), nan_like(x)
-    tiles, tile_pixels = num_tiles(x, Bands.of(drawn.filters, drawn.dilation))
-    stats = nan_like(torch.empty(drawn.size[0] * tiles, 2, channels))
-    convolve(x, out, *weights, drawn.dilation, shift, stats)
-    found = triton_stats.moments_of(stats, drawn.size[0], tile_pixels, pixels)
-    step = NormGrad(inputs, sums, moments, EPS, 77.0)
-    convolve_grad(drawn.grad, x_grad, drawn.filters, drawn.dilation, step, residual)
-    grads = [tuple(nan_like(w) for w in ws) for ws in weights]
-    weight_grads(x, drawn.grad, grads[0], grads[1], drawn.dilation, step)
-
-    plain, _ = bands_norm._forward_plain(
-        x.double(), *wide, drawn.dilation, shift.double(), True, torch.float64
-    )
-    rest = (sums.double(), moments.double(), EPS, 77.0, True)
-    u = drawn.grad.double()
-    right_grad = bands_norm._input_grad_plain(
-        u, wide[0], drawn.dilation, residual.double(), inputs.double(), *rest
-    )
-    right_weights = bands_norm._weight_grad_plain(
-        x.double(), u, *wide, drawn.dilation, inputs.double(), *rest
-    )
+    forward = (x, *weights, shift, True)
+    out, found = triton_bands.bands_moments(*forward, drawn.dtype)
+    plain, _ = bands_norm.bands_moments(*wide(*forward), torch.float64)
+    rest = (inputs, sums, moments, EPS, 77.0, True)
+    for_input = (drawn.grad, drawn.filters, drawn.dilation, residual, *rest)
+    for_weights = (x, drawn.grad, *weights, *rest)
     # Statistics are those of what was stored.
     variance, mean = torch.var_mean(out.double(), (0, 2, 3), correction=0)
     count = drawn.size[0] * pixels
     pairs = {"output": (out, plain), "moments": (found[:2], torch.stack([mean, variance]))}
     pairs["unbiased"] = (found[2] * (count - 1), variance * count)
-    pairs["wide input"] = (x_grad, right_grad)
-    for i, (grad, right) in enumerate(zip((*grads[0], *grads[1]), right_weights, strict=True)):
+    pairs["wide input"] = (
+        triton_bands.bands_norm_input_grad(*for_input),
+        bands_norm.bands_norm_input_grad(*wide(*for_input)),
+    )
+    grads = triton_band_grads.bands_norm_weight_grad(*for_weights)
+    right_weights = bands_norm.bands_norm_weight_grad(*wide(*for_weights))
+    for i, (grad, right) in enumerate(zip(grads, right_weights, strict=True)):
         pairs[f"weight {i}"] = (grad, right)
     return pairs
 
@@ -152,50 +146,46 @@ def mlp(size: str) -> Pairs:
     w2, b2 = torch.randn(channels, hidden), torch.randn(channels)
     gamma = torch.randn(channels) if scaled else None
     moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.1])
-    weight, bias = torch.randn(channels), torch.randn(channels)
+    bias = torch.randn(channels)
+    terms = (moments, torch.randn(channels), bias, EPS)
 
-    active, d_hidden, total = nan_like(h), nan_like(h), nan_like(x)
-    triton_mlp.scaled_gelu(h, active, scale)
-    d_bias = triton_mlp.scaled_gelu_grad(h, dh, d_hidden, scale)
-    triton_mlp.add(x, y, b2, total, scale)
-    summed = triton_mlp.sum_rows(y, scale)
-    terms = triton_fold.Norm(moments, weight, bias, EPS)
-    folded = (nan_like(w1, dtype), nan_like(b1), nan_like(w2, dtype), nan_like(b2))
-    triton_fold.fold(terms, w1, b1, w2, b2, gamma, folded)
-    d_w1, d_w2 = torch.randn_like(w1), torch.randn_like(w2)
-    normed = (nan_like(w1), nan_like(weight), nan_like(bias), nan_like(moments))
-    triton_fold.unfold_norm(terms, d_w1, b1, folded[0], w1, normed)
-    d_gamma = nan_like(b2 if gamma is not None else b2[:0])
-    unscaled = (nan_like(w2), nan_like(b2), d_gamma)
-    triton_fold.unfold_scale(d_w2, b2, w2, b2, gamma, unscaled)
+    active = triton_mlp.scaled_gelu(h, scale)
+    d_hidden, d_bias = triton_mlp.scaled_gelu_grad(h, dh, scale)
+    total = triton_mlp.scaled_add(y, x, b2, scale, torch.float32)
+    summed = triton_mlp.scaled_sum(y, scale)
+    weights = (w1, b1, w2, b2, gamma)
+    first, offset1, second, offset2 = triton_fold.fold_weights(*weights, *terms, dtype)
+    for_norm = (torch.randn_like(w1), b1, first, w1, *terms)
+    for_scale = (torch.randn_like(w2), b2, w2, b2, gamma)
 
-    def wide(*tensors: Tensor | None) -> tuple[Any, ...]:
-        return tuple(t if t is None else t.double() for t in tensors)
-
-    right_grad, right_sum = fold._gelu_grad_plain(*wide(h, dh, scale))
-    small1, offset, small2, offset2 = fold._fold_plain(
-        *wide(w1, b1, w2, b2, gamma, moments, weight, bias), EPS, torch.float64
-    )
+    right_grad, right_sum = fold.scaled_gelu_grad(*wide(h, dh, scale))
+    right = fold.fold_weights(*wide(*weights, *terms), torch.float64)
     # The bias follows from the weights as they were rounded.
-    offset = wide(b1)[0] + wide(w1)[0] @ wide(bias)[0] - wide(folded[0])[0] @ wide(moments[0])[0]
-    right = fold._unfold_norm_plain(*wide(d_w1, b1, folded[0], w1, moments, weight, bias), EPS)
+    wide_w1, wide_first, wide_bias, wide_moments = wide(w1, first, bias, moments)
+    right_offset = b1.double() + wide_w1 @ wide_bias - wide_first @ wide_moments[0]
+    wide_offset, programs = torch.empty_like(b1), triton.cdiv(hidden, 16)
+    triton_fold.fold_kernel[(programs + triton.cdiv(channels, 16),)](
+        w1, b1, w2, b2, b2 if gamma is None else gamma, *terms,
+        torch.empty_like(first), wide_offset, torch.empty_like(second), torch.empty_like(b2),
+        hidden, channels, programs, SCALED=gamma is not None, ROWS=16, COLUMNS=64,
+    )  # fmt: skip
     pairs: Pairs = {
-        "gelu": (active, fold._gelu_plain(*wide(h, scale))),
+        "gelu": (active, fold.scaled_gelu(*wide(h, scale))),
         "gelu gradient": (d_hidden, right_grad),
         "wide sum of it": (d_bias, right_sum),
-        "wide total": (total, fold._add_plain(*wide(y, x, b2, scale), torch.float64)),
-        "wide sum": (summed, fold._sum_plain(*wide(y, scale))),
-        "w1'": (folded[0], small1),
-        "wide b1'": (folded[1], offset),
-        "w2'": (folded[2], small2),
-        "wide b2'": (folded[3], offset2),
+        "wide total": (total, fold.scaled_add(*wide(y, x, b2, scale), torch.float64)),
+        "wide sum": (summed, fold.scaled_sum(*wide(y, scale))),
+        "w1'": (first, right[0]),
+        "b1'": (offset1, right_offset),
+        "wide b1'": (wide_offset, right_offset),
+        "w2'": (second, right[2]),
+        "wide b2'": (offset2, right[3]),
     }
-    right_scale = fold._unfold_scale_plain(*wide(d_w2, b2, w2, b2, gamma))
-    for i, (found, expected) in enumerate(
-        zip((*normed, *unscaled), (*right, *right_scale), strict=True)
-    ):
-        if found.numel():
-            pairs[f"wide unfolded {i}"] = (found, expected)
+    unfolded = (*triton_fold.unfold_norm(*for_norm), *triton_fold.unfold_scale(*for_scale))
+    expected = (*fold.unfold_norm(*wide(*for_norm)), *fold.unfold_scale(*wide(*for_scale)))
+    for i, pair in enumerate(zip(unfolded, expected, strict=True)):
+        if pair[0].numel():
+            pairs[f"wide unfolded {i}"] = pair
     return pairs
 
 
@@ -217,23 +207,18 @@ def products(size: str) -> Pairs:
     w2, b2 = draw(channels, hidden) / hidden**0.5, torch.randn(channels)
     h, g = draw(rows, hidden), draw(rows, hidden)
 
-    found_h, found_g, d_h, total = nan_like(h), nan_like(h), nan_like(h), nan_like(stream)
-    triton_gemm.product_gelu(x, w1, b1, found_h, found_g, scale, tile)
-    d_bias = triton_gemm.product_gelu_grad(grad, w2, h, d_h, scale, tile)
-    triton_gemm.product_add(g, w2, stream, b2, total, scale, tile)
-
-    def wide(*tensors: Tensor | None) -> tuple[Any, ...]:
-        return tuple(t if t is None else t.double() for t in tensors)
-
-    right_h, _ = gemm._gelu_plain(*wide(x, w1, b1, scale), tile)
-    right_grad, right_sum = gemm._gelu_grad_plain(*wide(grad, w2, h, scale), tile)
-    right = gemm._add_plain(*wide(g, w2, stream, b2, scale), torch.float64, tile)
+    first, back = (x, w1, b1, scale, tile), (grad, w2, h, scale, tile)
+    last = (g, w2, stream, b2, scale)
+    found_h, found_g = triton_gemm.product_gelu(*first)
+    d_h, d_bias = triton_gemm.product_gelu_grad(*back)
+    total = triton_gemm.product_add(*last, torch.float32, tile)
+    right_grad, right_sum = gemm.product_gelu_grad(*wide(*back))
     return {
-        "hidden": (found_h, right_h),
-        "gelu": (found_g, fold._gelu_plain(*wide(found_h, scale))),
+        "hidden": (found_h, gemm.product_gelu(*wide(*first))[0]),
+        "gelu": (found_g, fold.scaled_gelu(*wide(found_h, scale))),
         "gelu gradient": (d_h, right_grad),
         "wide sum of it": (d_bias, right_sum),
-        "wide total": (total, right),
+        "wide total": (total, gemm.product_add(*wide(*last), torch.float64, tile)),
     }
 
 

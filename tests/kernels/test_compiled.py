@@ -16,16 +16,9 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from ixt.kernels import (  # noqa: E402
-    Bands,
-    gemm,
-    triton_band_grads,
-    triton_bands,
-    triton_fold,
-    triton_gemm,
-    triton_mlp,
-    triton_stats,
-)
+from ixt.kernels.shapes import TILES, Bands  # noqa: E402
+from ixt.kernels.triton_code import band_grads, fold, gemm, mlp, stats  # noqa: E402
+from ixt.kernels.triton_code.bands import bands_kernel, bands_shape  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 # Arguments that are matrices of images or folded weights, integers, floats; all others are fp32.
@@ -82,7 +75,7 @@ def compile_kernel(
     signature: dict[str, Any] = {}
     aligned: dict[tuple[int, ...], Any] = {}
     # What some kernel calls tiles is an array of them in another.
-    arrays = ("tiles",) if kernel is triton_stats.image_moments_kernel else ()
+    arrays = ("tiles",) if kernel is stats.image_moments_kernel else ()
     # Beside a height, W is the width of an image; elsewhere it is weights.
     heights = ("W",) if "H" in kernel.arg_names else ()
     for i, name in enumerate(kernel.arg_names):
@@ -128,12 +121,12 @@ def check_bands(
     # Rows of a large filter share their code.
     taps = sum(w if h * w > 11 else h * w for h, w in bands.sizes) if widest else 0
     for backward in (False, True):
-        constants = {**triton_bands.bands_shape(x, bands), "BACKWARD": backward}
-        check(build(triton_bands.bands_kernel, arch, constants, num), widest, taps)
-    constants = triton_band_grads.band_grads_shape(x, bands)
-    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+        constants = {**bands_shape(x, bands), "BACKWARD": backward}
+        check(build(bands_kernel, arch, constants, num), widest, taps)
+    constants = band_grads.band_grads_shape(x, bands)
+    check(build(band_grads.band_grads_kernel, arch, constants, num), widest, taps)
     parts = {"PARTS": constants["PARTS"], "TAPS": constants["TAPS"], "G": bands.groups}
-    check(build(triton_band_grads.add_up_kernel, arch, {**parts, "BLOCK_CHUNKS": 32, "BLOCK_C": 16},
+    check(build(band_grads.add_up_kernel, arch, {**parts, "BLOCK_CHUNKS": 32, "BLOCK_C": 16},
                 num))  # fmt: skip
 
 
@@ -141,12 +134,12 @@ def check_norm(build: Any, arch: int, channels: int, bands: Bands, widest: int) 
     """The kernels of a folded block: with statistics, and with batch norm's gradient."""
     x, num = images(channels, NHWC), len(bands.sizes)
     taps = sum(h * w for h, w in bands.sizes)
-    forward = triton_bands.bands_shape(x, bands, SHIFT=True, STATS=True)
-    back = triton_bands.bands_shape(x, bands, NORM=True, RESIDUAL=True)
+    forward = bands_shape(x, bands, SHIFT=True, STATS=True)
+    back = bands_shape(x, bands, NORM=True, RESIDUAL=True)
     for constants in ({**forward, "BACKWARD": False}, {**back, "BACKWARD": True}):
-        check(build(triton_bands.bands_kernel, arch, constants, num), widest, taps)
-    constants = triton_band_grads.band_grads_shape(x, bands, norm=True)
-    check(build(triton_band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+        check(build(bands_kernel, arch, constants, num), widest, taps)
+    constants = band_grads.band_grads_shape(x, bands, norm=True)
+    check(build(band_grads.band_grads_kernel, arch, constants, num), widest, taps)
 
 
 def mixer(groups: int, band: int = 11) -> Bands:
@@ -199,16 +192,16 @@ def test_nothing_spills_in_nchw_or_with_branches_of_10(
 BLOCKS = {"ROWS": 16, "COLUMNS": 64}
 ROWS = {"SCALED": True, "BLOCK_R": 16, "BLOCK_K": 128}
 AROUND = [
-    (triton_mlp.gelu_kernel, ROWS),
-    (triton_mlp.gelu_grad_kernel, ROWS),
-    (triton_mlp.add_kernel, ROWS),
-    (triton_mlp.sum_kernel, ROWS),
-    (triton_fold.fold_kernel, {**BLOCKS, "SCALED": True}),
-    (triton_fold.unfold_norm_kernel, BLOCKS),
-    (triton_fold.finish_norm_kernel, BLOCKS),
-    (triton_fold.unfold_scale_kernel, {**BLOCKS, "SCALED": True}),
-    (triton_stats.image_moments_kernel, {"C": 96, "BLOCK_T": 64, "BLOCK_C": 32}),
-    (triton_stats.batch_moments_kernel, {"C": 96, "BLOCK_N": 64, "BLOCK_C": 32}),
+    (mlp.gelu_kernel, ROWS),
+    (mlp.gelu_grad_kernel, ROWS),
+    (mlp.add_kernel, ROWS),
+    (mlp.sum_kernel, ROWS),
+    (fold.fold_kernel, {**BLOCKS, "SCALED": True}),
+    (fold.unfold_norm_kernel, BLOCKS),
+    (fold.finish_norm_kernel, BLOCKS),
+    (fold.unfold_scale_kernel, {**BLOCKS, "SCALED": True}),
+    (stats.image_moments_kernel, {"C": 96, "BLOCK_T": 64, "BLOCK_C": 32}),
+    (stats.batch_moments_kernel, {"C": 96, "BLOCK_N": 64, "BLOCK_C": 32}),
 ]
 
 
@@ -222,17 +215,17 @@ def test_nothing_spills_around_the_products(
 
 
 PRODUCTS = {
-    "fc1": (triton_gemm.product_gelu_kernel, 4, 1),
-    "fc2_grad": (triton_gemm.product_gelu_grad_kernel, 4, 1),
-    "fc2": (triton_gemm.product_add_kernel, 1, 4),
+    "fc1": (gemm.product_gelu_kernel, 4, 1),
+    "fc2_grad": (gemm.product_gelu_grad_kernel, 4, 1),
+    "fc2": (gemm.product_add_kernel, 1, 4),
 }
 
 
 def check_product(build: Any, arch: int, product: str, tile: str, channels: int) -> None:
     """No spills; tensor cores; registers that leave room for as many programs as `TILES` says."""
     kernel, wide, deep = PRODUCTS[product]
-    chosen = gemm.TILES[tile]  # type: ignore[index]
-    sizes = triton_gemm.constants(chosen, 2, wide * channels, deep * channels)
+    chosen = TILES[tile]
+    sizes = gemm.constants(chosen, 2, wide * channels, deep * channels)
     constants = {**sizes, "SCALED": True, "PRECISION": "ieee"}
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
     binary = build(kernel, arch, constants, options=options)
@@ -255,7 +248,7 @@ def test_a_product_that_ends_in_gelus_slope_compiles_for_sm_80(build: Any) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("tile", gemm.TILES)
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products_of_every_stage_run_on_tensor_cores_and_do_not_spill(
     build: Any, product: str, tile: str, arch: int

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 from ixt.kernels import FoldedBlock, fuse, keep_residual_half
 from ixt.kernels import folded as module
-from ixt.kernels.gemm import TILES, Tiles, chosen_tiles
+from ixt.kernels.gemm import Tiles, chosen_tiles
+from ixt.kernels.shapes import TILES
 from ixt.recipe.model import GemmChoice, GemmTile
 
 IMAGES, CHANNELS, SIDE = 6, 24, 8

@@ -22,7 +22,7 @@ from ixt.kernels import (
     mixer_shapes,
 )
 from ixt.kernels.folded import channels_of
-from ixt.kernels.gemm import TILES
+from ixt.kernels.shapes import TILES
 from ixt.kernels.tune import BlockSize, make_product
 from ixt.models import create_model
 from ixt.recipe.model import GemmProduct, GemmTile

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ixt.kernels.gemm import TILES
+from ixt.kernels.shapes import TILES
 
 pytest.importorskip("triton")
 

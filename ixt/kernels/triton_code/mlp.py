@@ -7,12 +7,14 @@ fp32 beside the pass that reads them, in an order that does not depend on the de
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# As many programs as keep a large device busy; see `triton_band_grads.py`.
+# As many programs as keep a large device busy; see `band_grads.py`.
 _PROGRAMS = 1056
 _BLOCK_R, _BLOCK_K = 16, 128
 
@@ -120,49 +122,49 @@ def sum_kernel(
     tl.store(Partial + chunk * width + k, tl.sum(total, 0), mask=k < width)
 
 
-def scaled_gelu(hidden: Tensor, out: Tensor, scale: Tensor | None) -> None:
-    """Write GELU of (rows, width) into out, times each image's scale (N,), if given."""
+def wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """`fold.wide_product` on a CUDA device; cuBLAS computes it."""
+    return a @ b if a.dtype == torch.float32 else torch.mm(a, b, out_dtype=torch.float32)
+
+
+def scaled_gelu(hidden: Tensor, scale: Tensor | None) -> Tensor:
+    """`fold.scaled_gelu` on a CUDA device."""
+    out = torch.empty_like(hidden)
     grid, *sizes = _plan(hidden, scale)
     with torch.cuda.device_of(hidden):
         gelu_kernel[grid](hidden, out, *sizes, **_blocks(scale))
+    return out
 
 
-def scaled_gelu_grad(hidden: Tensor, grad: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
-    """Write the gradient of `scaled_gelu`'s input into out.
-
-    Args:
-        hidden: (rows, width), its input.
-        grad: of its output.
-        out: like hidden.
-        scale: (N,), as it was.
-
-    Returns:
-        (width,) in fp32: the sum of out over rows, a bias's gradient.
-    """
-    (rows, blocks), *sizes = _plan(hidden, scale)
-    chunks = min(rows, max(1, _PROGRAMS // blocks))
-    partial = hidden.new_empty(chunks, hidden.shape[1], dtype=torch.float32)
-    with torch.cuda.device_of(hidden):
-        gelu_grad_kernel[(chunks, blocks)](
-            hidden, grad, out, partial, *sizes, chunks, **_blocks(scale)
-        )
-    return partial.sum(0)
+def scaled_gelu_grad(hidden: Tensor, grad: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`fold.scaled_gelu_grad` on a CUDA device."""
+    out = torch.empty_like(hidden)
+    return out, _column_sums(gelu_grad_kernel, hidden, scale, hidden, grad, out)
 
 
-def add(x: Tensor, y: Tensor, bias: Tensor, out: Tensor, scale: Tensor | None) -> None:
-    """Write x + y + scale x bias into out: (rows, width), bias (width,), scale (N,) or None."""
+def scaled_add(
+    y: Tensor, x: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`fold.scaled_add` on a CUDA device."""
+    out = y.new_empty(y.shape, dtype=dtype)
     grid, *sizes = _plan(y, scale)
     with torch.cuda.device_of(y):
         add_kernel[grid](x, y, bias, out, *sizes, **_blocks(scale))
+    return out
 
 
-def sum_rows(x: Tensor, scale: Tensor | None) -> Tensor:
-    """Sum (rows, width) over rows, each times its image's scale (N,), if given; in fp32."""
+def scaled_sum(x: Tensor, scale: Tensor | None) -> Tensor:
+    """`fold.scaled_sum` on a CUDA device."""
+    return _column_sums(sum_kernel, x, scale, x)
+
+
+def _column_sums(kernel: Any, x: Tensor, scale: Tensor | None, *operands: Tensor) -> Tensor:
+    """Launch a kernel whose chunks of rows give sums over them; their total, (width,) in fp32."""
     (rows, blocks), *sizes = _plan(x, scale)
     chunks = min(rows, max(1, _PROGRAMS // blocks))
     partial = x.new_empty(chunks, x.shape[1], dtype=torch.float32)
     with torch.cuda.device_of(x):
-        sum_kernel[(chunks, blocks)](x, partial, *sizes, chunks, **_blocks(scale))
+        kernel[(chunks, blocks)](*operands, partial, *sizes, chunks, **_blocks(scale))
     return partial.sum(0)
 
 

@@ -7,6 +7,7 @@ order that does not depend on the device.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ixt.kernels.bands import Bands
-from ixt.kernels.triton_bands import NormGrad, Tensors
-from ixt.kernels.triton_tiles import (
+from ixt.kernels.operators import empty, memory_format, ordered
+from ixt.kernels.shapes import Bands
+from ixt.kernels.triton_code.tiles import (
     MOST_TAPS,
+    Norm,
     load_grad,
+    norm_arguments,
     norm_terms,
     offsets,
     positions,
@@ -119,24 +122,29 @@ def add_up_kernel(
             tl.store(biases[i] + c, value, mask=real)
 
 
-def weight_grads(
-    x: Tensor,
-    grad: Tensor,
-    filters: Tensors,
-    biases: Tensors,
-    dilation: int = 1,
-    norm: NormGrad | None = None,
-) -> None:
-    """Write the gradients of filters and biases.
+def bands_weight_grad(
+    x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
+) -> list[Tensor]:
+    """`bands.bands_weight_grad` on a CUDA device."""
+    return _weight_grads(x, grad, filters, biases, dilation)
 
-    Args:
-        x: (N, C, H, W), the bands' input, contiguous in NCHW or in NHWC.
-        grad: gradient of their output, of the same strides; as for `triton_bands.convolve_grad`.
-        filters: written: (G, 1, height, width) for each band, contiguous.
-        biases: written: (G,) for each band.
-        dilation: distance of neighbouring taps, in pixels.
-        norm: the batch norm that follows.
-    """
+
+def bands_norm_weight_grad(
+    x: Tensor, u: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int,
+    inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float, norm: bool,
+) -> list[Tensor]:  # fmt: skip
+    """`bands_norm.bands_norm_weight_grad` on a CUDA device."""
+    terms = (inputs, sums, moments, eps, count) if norm else None
+    return _weight_grads(x, u, filters, biases, dilation, terms)
+
+
+def _weight_grads(
+    x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int,
+    norm: Norm | None = None,
+) -> list[Tensor]:  # fmt: skip
+    grad, x = grad.contiguous(memory_format=memory_format(x)), ordered(x)
+    out = empty([*filters, *biases])
+    num = len(filters)
     bands = Bands.of(filters, dilation)
     shape = band_grads_shape(x, bands, norm is not None)
     groups, taps = bands.groups, shape["TAPS"]
@@ -148,16 +156,14 @@ def weight_grads(
     block = min(64, triton.next_power_of_2(groups))
     with torch.cuda.device_of(x):
         band_grads_kernel[(sections * chunks,)](
-            x, grad,
-            x if norm is None else norm.inputs,
-            x if norm is None else norm.sums, x if norm is None else norm.moments,
-            0.0 if norm is None else norm.eps, 1.0 if norm is None else norm.count,
-            partial, x.shape[2], x.shape[3], tiles, all_tiles, chunks, **shape,
+            x, grad, *norm_arguments(x, norm), partial,
+            x.shape[2], x.shape[3], tiles, all_tiles, chunks, **shape,
         )  # fmt: skip
         add_up_kernel[(taps, triton.cdiv(groups, block))](
-            partial, filters, biases, chunks,
+            partial, tuple(out[:num]), tuple(out[num:]), chunks,
             PARTS=shape["PARTS"], TAPS=taps, G=groups, BLOCK_CHUNKS=32, BLOCK_C=block,
         )  # fmt: skip
+    return out
 
 
 def band_grads_shape(x: Tensor, bands: Bands, norm: bool = False) -> dict[str, Any]:

@@ -1,30 +1,16 @@
 """Folding batch norm and layer scale into an MLP's weights and back out of gradients, in Triton.
 
-See `fold.py` for the algebra. All of it is small beside the passes over images that it saves; the
-kernels are there because a dozen operators of PyTorch per block would take longer to launch.
+The plain twins tell the algebra. All of it is small beside the passes over images that it saves;
+the kernels are there because a dozen operators of PyTorch per block would take longer to launch.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm."""
-
-    moments: Tensor
-    """(2 or more, C) in fp32: mean and biased variance of its input."""
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
 
 _ROWS, _COLUMNS = 16, 64
 
@@ -158,46 +144,54 @@ def unfold_scale_kernel(
         tl.store(out_gamma + r, d_gamma.to(out_gamma.dtype.element_ty), mask=real)
 
 
-def fold(
-    norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None,
-    out: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> None:  # fmt: skip
-    """Write the folded weights and biases, as `fold.fold_weights` returns them."""
+def fold_weights(
+    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None,
+    moments: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`fold.fold_weights` on a CUDA device."""
     hidden, width = w1.shape
     programs = triton.cdiv(hidden, _ROWS)
+    first, offset, second = (t.new_empty(t.shape, dtype=dtype) for t in (w1, b1, w2))
+    out = (first, offset, second, b2.new_empty(b2.shape, dtype=moments.dtype))
     with torch.cuda.device_of(w1):
         fold_kernel[(programs + triton.cdiv(width, _ROWS),)](
-            w1, b1, w2, b2, b2 if gamma is None else gamma,
-            norm.moments, norm.weight, norm.bias, norm.eps, *out, hidden, width, programs,
-            SCALED=gamma is not None, ROWS=_ROWS, COLUMNS=_COLUMNS,
+            w1, b1, w2, b2, b2 if gamma is None else gamma, moments, weight, bias, eps, *out,
+            hidden, width, programs, SCALED=gamma is not None, ROWS=_ROWS, COLUMNS=_COLUMNS,
         )  # fmt: skip
+    return out
 
 
 def unfold_norm(
-    norm: Norm, d_w1: Tensor, d_b1: Tensor, folded: Tensor, w1: Tensor,
-    out: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> None:  # fmt: skip
-    """Write gradients of w1 and of the norm's weight and bias, and sums: `fold.unfold_norm`."""
+    d_w1: Tensor, d_b1: Tensor, folded: Tensor, w1: Tensor,
+    moments: Tensor, weight: Tensor, bias: Tensor, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`fold.unfold_norm` on a CUDA device."""
     hidden, width = w1.shape
     rows, columns = triton.cdiv(hidden, _ROWS), triton.cdiv(width, _COLUMNS)
     partial = d_w1.new_empty(rows, 4, width)
-    terms = (norm.moments, norm.weight, norm.bias, norm.eps)
-    blocks = {"ROWS": _ROWS, "COLUMNS": _COLUMNS}
+    grad, sums = w1.new_empty(w1.shape), d_w1.new_empty(2, width)
+    d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
+    norm, blocks = (moments, weight, bias, eps), {"ROWS": _ROWS, "COLUMNS": _COLUMNS}
     with torch.cuda.device_of(w1):
         unfold_norm_kernel[(rows, columns)](
-            d_w1, d_b1, folded, w1, *terms, out[0], partial, hidden, width, **blocks
+            d_w1, d_b1, folded, w1, *norm, grad, partial, hidden, width, **blocks
         )
-        finish_norm_kernel[(columns,)](partial, *terms, *out[1:], rows, width, **blocks)
+        finish_norm_kernel[(columns,)](
+            partial, *norm, d_weight, d_bias, sums, rows, width, **blocks
+        )
+    return grad, d_weight, d_bias, sums
 
 
 def unfold_scale(
-    d_w2: Tensor, d_b2: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None,
-    out: tuple[Tensor, Tensor, Tensor],
-) -> None:  # fmt: skip
-    """Write gradients of w2, b2 and gamma: `fold.unfold_scale`."""
+    d_w2: Tensor, d_b2: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`fold.unfold_scale` on a CUDA device."""
     width, hidden = w2.shape
+    d_gamma = b2.new_empty(0) if gamma is None else torch.empty_like(gamma)
+    out = (w2.new_empty(w2.shape), torch.empty_like(b2), d_gamma)
     with torch.cuda.device_of(w2):
         unfold_scale_kernel[(triton.cdiv(width, _ROWS),)](
             d_w2, d_b2, w2, b2, b2 if gamma is None else gamma, *out, hidden, width,
             SCALED=gamma is not None, ROWS=_ROWS, COLUMNS=_COLUMNS,
         )  # fmt: skip
+    return out

@@ -3,13 +3,17 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ixt.kernels.bands import Bands
+from ixt.kernels.shapes import Bands
+
+Norm = tuple[Tensor, Tensor, Tensor, float, float]
+"""Of a batch norm: inputs, sums, moments, eps and count, as `bands_norm` has them."""
 
 # Filters of more taps are worked on row by row, or a thread's registers run out.
 MOST_TAPS = tl.constexpr(11)
@@ -56,6 +60,16 @@ def load_grad(D, T, at, inside, a, b, NORM: tl.constexpr):
         t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
         d = tl.where(inside, d + a[None, :] + b[None, :] * t, 0.0)
     return d
+
+
+def dense(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors, copied where they are not contiguous."""
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
+def norm_arguments(x: Tensor, norm: Norm | None) -> Norm:
+    """What kernels are given of a batch norm; of none, what they do not read."""
+    return (x, x, x, 0.0, 1.0) if norm is None else norm
 
 
 def tile_shape(x: Tensor, bands: Bands) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Matrix products of a block's MLP that finish their results before they reach memory, in Triton.
 
-What `triton_mlp.py` does to a product in a pass of its own is done here to the sums while they are
+What `mlp.py` does to a product in a pass of its own is done here to the sums while they are
 in registers: no result is written, read and written again. Sums are kept in fp32. A program owns
 whole elements of the result and nothing is added up by atomics: the same bits every time.
 """
@@ -15,9 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ixt.kernels.gemm import TILES, Tile
-from ixt.kernels.triton_mlp import gelu, gelu_slope, image_scale
-from ixt.recipe.model import GemmTile
+from ixt.kernels.shapes import TILES, Tile
+from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -120,61 +119,33 @@ def product_add_kernel(
 
 
 def product_gelu(
-    a: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None,
-    tile: GemmTile,
-) -> None:  # fmt: skip
-    """Write a weight^T + bias into hidden, and its GELU times each image's scale into out.
-
-    Args:
-        a: (rows, K).
-        weight: (N, K), in the type of a.
-        bias: (N,).
-        hidden: (rows, N).
-        out: like hidden.
-        scale: (images,) in fp32, or None for 1.
-        tile: a name of `gemm.TILES`.
-    """
+    a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: str
+) -> tuple[Tensor, Tensor]:
+    """`gemm.product_gelu` on a CUDA device."""
+    hidden, out = (a.new_empty(len(a), len(weight)) for _ in range(2))
     _launch(product_gelu_kernel, tile, a, hidden, scale, weight, bias, hidden, out)
+    return hidden, out
 
 
 def product_gelu_grad(
-    a: Tensor, weight: Tensor, hidden: Tensor, out: Tensor, scale: Tensor | None, tile: GemmTile
-) -> Tensor:
-    """Write the gradient of `product_gelu`'s hidden into out.
-
-    Args:
-        a: (rows, K): the gradient of what the other product, with weight, made of GELU.
-        weight: (K, N), in the type of a.
-        hidden: (rows, N).
-        out: like hidden.
-        scale: (images,) in fp32, or None for 1.
-        tile: a name of `gemm.TILES`.
-
-    Returns:
-        (N,) in fp32: the sum of out over rows, a bias's gradient.
-    """
-    blocks = triton.cdiv(len(a), TILES[tile].rows)
+    a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: str
+) -> tuple[Tensor, Tensor]:
+    """`gemm.product_gelu_grad` on a CUDA device."""
+    blocks = triton.cdiv(len(a), TILES[tile].rows)  # type: ignore[index]
     partial = a.new_empty(blocks, hidden.shape[1], dtype=torch.float32)
+    out = torch.empty_like(hidden)
     _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
-    return partial.sum(0)
+    return out, partial.sum(0)
 
 
 def product_add(
-    a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, out: Tensor, scale: Tensor | None,
-    tile: GemmTile,
-) -> None:  # fmt: skip
-    """Write x + a weight^T + scale x bias into out.
-
-    Args:
-        a: (rows, K).
-        weight: (N, K), in the type of a.
-        x: (rows, N), in any type.
-        bias: (N,).
-        out: like x, in any type.
-        scale: (images,) in fp32, or None for 1.
-        tile: a name of `gemm.TILES`.
-    """
+    a: Tensor, weight: Tensor, x: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype,
+    tile: str,
+) -> Tensor:  # fmt: skip
+    """`gemm.product_add` on a CUDA device."""
+    out = torch.empty_like(x, dtype=dtype)
     _launch(product_add_kernel, tile, a, out, scale, weight, x, bias, out)
+    return out
 
 
 def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[str, Any]:
@@ -190,9 +161,9 @@ def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[st
 
 
 def _launch(
-    kernel: Any, name: GemmTile, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
+    kernel: Any, name: str, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
 ) -> None:
-    tile, (rows, width) = TILES[name], result.shape
+    tile, (rows, width) = TILES[name], result.shape  # type: ignore[index]
     blocks = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
     tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
     with torch.cuda.device_of(a):

@@ -67,7 +67,7 @@ def moments_of(stats: Tensor, images: int, tile_pixels: int, pixels: int) -> Ten
     """Combine tiles' moments over a batch.
 
     Args:
-        stats: (images x tiles, 2, C) in fp32: as `triton_bands.convolve` writes them.
+        stats: (images x tiles, 2, C) in fp32: as `bands.bands_kernel` writes them.
         images: in the batch.
         tile_pixels: of a whole tile; the last one of an image may have fewer.
         pixels: of an image.

@@ -6,15 +6,13 @@ a tile of the channels that pass through. Programs of a tile's bands are neighbo
 that the memory sectors which bands share come from the L2 cache. Sums are kept in fp32, in an order
 that does not depend on the device, so results are the same bits in every run.
 
-With TRITON_INTERPRET=1 in the environment before this module is imported, the same code runs on
-CPU tensors. `bands.py` and `folded.py` make operators of these functions; weight gradients are in
-`triton_band_grads.py`.
+Weight gradients are in `band_grads.py`.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,40 +20,40 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ixt.kernels.bands import Bands
-from ixt.kernels.triton_tiles import (
+from ixt.kernels.operators import like, ordered, wide_dtype
+from ixt.kernels.shapes import Bands
+from ixt.kernels.triton_code.stats import moments_of
+from ixt.kernels.triton_code.tiles import (
     MOST_TAPS,
+    Norm,
+    dense,
     load_grad,
+    norm_arguments,
     norm_terms,
     offsets,
     positions,
     tile_shape,
 )
 
-Tensors = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class NormGrad:
-    """What leads from the gradient of a normalised input to that of the input itself."""
-
-    inputs: Tensor
-    """What batch norm read: shape and strides of its gradient."""
-    sums: Tensor
-    """(2, C) in fp32: `fold.unfold_norm`'s."""
-    moments: Tensor
-    """(2 or more, C) in fp32: mean and biased variance."""
-    eps: float
-    count: float
-    """Pixels that mean and variance were taken over, of all processes."""
-
 
 @triton.jit
-def _tile_moments(value, inside, count):
-    """Mean, and sum of squared distances from it, of a tile's pixels, per channel."""
-    mean = tl.sum(tl.where(inside, value, 0.0), 0) / count
-    apart = tl.where(inside, value - mean[None, :], 0.0)
-    return mean, tl.sum(apart * apart, 0)
+def _finish_tile(
+    value, Y, R, Shifts, Stats, at, inside, c, real, count, C: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    """Store a tile; with STATS also, per channel, its mean and sum of squared distances from it."""
+    if RESIDUAL:
+        value += tl.load(R + at, mask=inside, other=0.0).to(tl.float32)
+    if SHIFT:
+        value -= tl.load(Shifts + c, mask=real, other=0.0).to(tl.float32)[None, :]
+    rounded = value.to(Y.dtype.element_ty)
+    tl.store(Y + at, rounded, mask=inside)
+    if STATS:
+        stored = rounded.to(tl.float32)
+        mean = tl.sum(tl.where(inside, stored, 0.0), 0) / count
+        apart = tl.where(inside, stored - mean[None, :], 0.0)
+        tl.store(Stats + c, mean, mask=real)
+        tl.store(Stats + C + c, tl.sum(apart * apart, 0), mask=real)
 
 
 @triton.jit
@@ -75,17 +73,8 @@ def _copy_tile(
     if NORM:
         a, b = norm_terms(sums, moments, c, real, eps, norm_count, C)
     value = load_grad(X, T, at, inside, a, b, NORM)
-    if RESIDUAL:
-        value += tl.load(R + at, mask=inside, other=0.0).to(tl.float32)
-    if SHIFT:
-        value -= tl.load(Shifts + c, mask=real, other=0.0).to(tl.float32)[None, :]
-    rounded = value.to(Y.dtype.element_ty)
-    tl.store(Y + at, rounded, mask=inside)
-    if STATS:
-        count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
-        mean, squares = _tile_moments(rounded.to(tl.float32), inside, count)
-        tl.store(Stats + c, mean, mask=real)
-        tl.store(Stats + C + c, squares, mask=real)
+    count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
+    _finish_tile(value, Y, R, Shifts, Stats, at, inside, c, real, count, C, SHIFT, STATS, RESIDUAL)
 
 
 @triton.jit
@@ -141,17 +130,10 @@ def _convolve_tile(
         total += tl.load(bias + c, mask=real, other=0.0).to(tl.float32)[None, :]
     at = offsets(h, w, FIRST + c, H, W, C, CHANNELS_LAST)
     inside = (p < H * W)[:, None] & real[None, :]
-    if RESIDUAL:
-        total += tl.load(R + at, mask=inside, other=0.0).to(tl.float32)
-    if SHIFT:
-        total -= tl.load(Shifts + FIRST + c, mask=real, other=0.0).to(tl.float32)[None, :]
-    rounded = total.to(Y.dtype.element_ty)
-    tl.store(Y + at, rounded, mask=inside)
-    if STATS:
-        count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
-        mean, squares = _tile_moments(rounded.to(tl.float32), inside, count)
-        tl.store(Stats + FIRST + c, mean, mask=real)
-        tl.store(Stats + C + FIRST + c, squares, mask=real)
+    count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
+    _finish_tile(
+        total, Y, R, Shifts, Stats, at, inside, FIRST + c, real, count, C, SHIFT, STATS, RESIDUAL
+    )
 
 
 @triton.jit(do_not_specialize=["tiles", "eps", "norm_count"])
@@ -163,7 +145,7 @@ def bands_kernel(
     SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_ID: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """Y = bands(X), or with BACKWARD the gradient of the input; see `convolve`, `convolve_grad`."""
+    """Y = bands(X), or with BACKWARD the gradient of the input; see `bands.py`."""
     num_bands: tl.constexpr = len(SIZES)
     passed: tl.constexpr = C - num_bands * G
     id_blocks: tl.constexpr = (passed + BLOCK_ID - 1) // BLOCK_ID
@@ -198,50 +180,50 @@ def bands_kernel(
             )  # fmt: skip
 
 
-def convolve(
-    x: Tensor,
-    y: Tensor,
-    filters: Tensors,
-    biases: Tensors,
-    dilation: int = 1,
-    shift: Tensor | None = None,
-    stats: Tensor | None = None,
-) -> None:
-    """Write the bands' output into y.
-
-    Args:
-        x: (N, C, H, W), contiguous in NCHW or in NHWC.
-        y: like x, of the same strides; the type may differ.
-        filters: (G, 1, height, width) for each band, contiguous, of any floating type.
-        biases: (G,) for each band.
-        dilation: distance of neighbouring taps, in pixels.
-        shift: (C,), taken off the output.
-        stats: (N x `num_tiles`, 2, C) in fp32, to be written: mean, and sum of squared distances
-            from it, of every tile's pixels.
-    """
-    _launch(x, y, filters, biases, dilation, shift=shift, stats=stats)
+def depthwise_bands(
+    x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
+) -> Tensor:
+    """`bands.depthwise_bands` on a CUDA device."""
+    out = like(x)
+    _launch(ordered(x), out, filters, biases, dilation)
+    return out
 
 
-def convolve_grad(
-    grad: Tensor,
-    x_grad: Tensor,
-    filters: Tensors,
-    dilation: int = 1,
-    norm: NormGrad | None = None,
-    residual: Tensor | None = None,
-) -> None:
-    """Write the gradient of the bands' input into x_grad.
+def bands_moments(
+    x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int, shift: Tensor,
+    stats: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`bands_norm.bands_moments` on a CUDA device."""
+    out, x = like(x, dtype), ordered(x)
+    if not stats:
+        _launch(x, out, filters, biases, dilation, shift)
+        return out, x.new_empty(3, 0, dtype=wide_dtype(dtype))
+    tiles, tile_pixels = num_tiles(x, Bands.of(filters, dilation))
+    images, channels, height, width = x.shape
+    # Mean, and sum of squared distances from it, of every tile's pixels.
+    room = x.new_empty(images * tiles, 2, channels, dtype=torch.float32)
+    _launch(x, out, filters, biases, dilation, shift, room)
+    return out, moments_of(room, images, tile_pixels, height * width)
 
-    Args:
-        grad: (N, C, H, W), the output's gradient, contiguous in NCHW or in NHWC; with `norm`, that
-            of the batch norm which follows, before its own two reductions are taken off.
-        x_grad: like grad, of the same strides; the type may differ.
-        filters: as for `convolve`.
-        dilation: as for `convolve`.
-        norm: the batch norm that follows.
-        residual: like grad, of any type: added to the result.
-    """
-    _launch(grad, x_grad, filters, filters, dilation, norm=norm, residual=residual, backward=True)
+
+def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> Tensor:
+    """`bands.bands_input_grad` on a CUDA device."""
+    out = like(grad)
+    _launch(ordered(grad), out, filters, filters, dilation, backward=True)
+    return out
+
+
+def bands_norm_input_grad(
+    u: Tensor, filters: Sequence[Tensor], dilation: int, residual: Tensor, inputs: Tensor,
+    sums: Tensor, moments: Tensor, eps: float, count: float, norm: bool,
+) -> Tensor:  # fmt: skip
+    """`bands_norm.bands_norm_input_grad` on a CUDA device."""
+    out = like(u, residual.dtype)
+    terms = (inputs, sums, moments, eps, count) if norm else None
+    _launch(
+        ordered(u), out, filters, filters, dilation, norm=terms, residual=residual, backward=True
+    )
+    return out
 
 
 def num_tiles(x: Tensor, bands: Bands) -> tuple[int, int]:
@@ -253,12 +235,12 @@ def num_tiles(x: Tensor, bands: Bands) -> tuple[int, int]:
 def _launch(
     x: Tensor,
     y: Tensor,
-    filters: Tensors,
-    biases: Tensors,
+    filters: Sequence[Tensor],
+    biases: Sequence[Tensor],
     dilation: int,
     shift: Tensor | None = None,
     stats: Tensor | None = None,
-    norm: NormGrad | None = None,
+    norm: Norm | None = None,
     residual: Tensor | None = None,
     backward: bool = False,
 ) -> None:
@@ -271,15 +253,13 @@ def _launch(
     sections = triton.cdiv(passed, shape["BLOCK_ID"])
     sections += len(filters) * triton.cdiv(shape["G"], shape["BLOCK_G"])
     tiles = triton.cdiv(x.shape[2] * x.shape[3], shape["BLOCK_P"])
+    inputs, *terms = norm_arguments(x, norm)
     # Where a kernel does not read a tensor, any pointer will do.
     with torch.cuda.device_of(x):
         bands_kernel[(sections * tiles * x.shape[0],)](
             x, y,
-            x if norm is None else norm.inputs, x if residual is None else residual,
-            filters, biases,
-            x if shift is None else shift, x if stats is None else stats,
-            x if norm is None else norm.sums, x if norm is None else norm.moments,
-            0.0 if norm is None else norm.eps, 1.0 if norm is None else norm.count,
+            inputs, x if residual is None else residual, dense(filters), dense(biases),
+            x if shift is None else shift, x if stats is None else stats, *terms,
             x.shape[2], x.shape[3], tiles, **shape, BACKWARD=backward,
         )  # fmt: skip
 
