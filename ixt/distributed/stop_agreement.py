@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import time
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -54,15 +53,10 @@ class StopAgreement:
             self._guard = _Guard(self._patience_s)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._guard is not None:
             self._guard.close()
-        if self._work is not None and error is None:
+        if self._work is not None and kind is None:
             self._wait()
 
     def reached(self) -> int:
