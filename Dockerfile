@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 
-# The compiler is for what is compiled on the machine: JPEG decoder, Triton, torch.compile.
+# The compiler is for what is compiled on the machine: Triton and torch.compile.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc g++ python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
