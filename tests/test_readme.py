@@ -69,6 +69,14 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
 
 
+def test_what_the_architecture_page_names_exists() -> None:
+    page = (ROOT / "ixt" / "README.md").read_text()
+    names = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", page))
+    assert len(names) > 20
+    missing = [name for name in names if not any((ROOT / "ixt").rglob(name.rstrip("/")))]
+    assert missing == []
+
+
 def run_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
     """What `python -m MODULE ARGUMENT...` prints, without another start of the interpreter."""
     (_, dash_m, module, *arguments), printed = command, io.StringIO()
