@@ -26,7 +26,7 @@ from ixt.kernels import (
     keep_residual_half,
     mixer_shapes,
 )
-from ixt.kernels.modules import bands_of, fused_mixer, token_mixers
+from ixt.kernels.modules import FusedMixer, bands_of, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
 from ixt.kernels.tune import CUBLAS, Timer, product_times, products
 from ixt.models import create_empty_model, create_model, eval_settings
@@ -190,7 +190,7 @@ def measure(subject: Subject, x: Tensor, timer: Timer, compiled: bool = True) ->
     if isinstance(subject.layer, HalfResidualBlock):
         fuse(holders[0])
     else:
-        holders[0][0] = fused_mixer(holders[0][0])
+        holders[0][0] = FusedMixer(holders[0][0])
     ways: dict[str, Any] = {"fused": holders[0][0], "eager": holders[1][0]}
     if compiled:
         ways["compiled"] = torch.compile(holders[1][0], dynamic=False)

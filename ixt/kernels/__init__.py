@@ -13,7 +13,7 @@ compares them with plain PyTorch on the device at hand, `tune.py` times matrix p
 from ixt.kernels.apply import prepare_model
 from ixt.kernels.bands import depthwise_bands
 from ixt.kernels.folded import FoldedBlock, fuse
-from ixt.kernels.modules import FusedDepthwiseConv2d, FusedInceptionMixer, MatmulMlp
+from ixt.kernels.modules import FusedMixer, MatmulMlp
 from ixt.kernels.product_choice import choose_products
 from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
 from ixt.kernels.selfcheck import (
@@ -29,8 +29,7 @@ from ixt.kernels.step_graph import StepGraph, check_updates, update_stream
 __all__ = [
     "Bands",
     "FoldedBlock",
-    "FusedDepthwiseConv2d",
-    "FusedInceptionMixer",
+    "FusedMixer",
     "HalfResidualBlock",
     "MatmulMlp",
     "MixerShape",

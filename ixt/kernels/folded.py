@@ -28,7 +28,7 @@ from ixt.kernels.fold import (
     wide_product,
 )
 from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad
-from ixt.kernels.modules import FusedInceptionMixer, MatmulMlp, fuse_mixers
+from ixt.kernels.modules import FusedMixer, MatmulMlp, fuse_mixers
 from ixt.kernels.operators import wide_dtype
 from ixt.kernels.replace import replace
 from ixt.kernels.residual import HalfResidualBlock
@@ -254,7 +254,7 @@ def is_foldable(block: nn.Module) -> bool:
     layers: Sequence[Any] = [getattr(block, n, None) for n in ("token_mixer", "norm", "mlp")]
     mixer, norm, mlp = layers
     return (
-        isinstance(mixer, FusedInceptionMixer)
+        isinstance(mixer, FusedMixer)
         and isinstance(mlp, MatmulMlp)
         and type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
         and (norm.affine and norm.track_running_stats and norm.momentum is not None)

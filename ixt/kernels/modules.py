@@ -5,7 +5,7 @@ So checkpoints load and save as before, and a layer can be put in or left out in
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,68 +20,32 @@ from ixt.kernels.shapes import Bands
 from ixt.models.variants import PartialDepthwiseConv2d
 
 
-class FusedInceptionMixer(nn.Module):
-    """timm's InceptionDWConv2d as one operator (`bands.depthwise_bands`).
+class FusedMixer(nn.Module):
+    """A layer that has `bands_of` as one operator: no split, no concatenation.
 
     Takes (N, C, H, W) and returns the same shape and memory order.
     """
 
-    def __init__(self, mixer: InceptionDWConv2d) -> None:
-        """Take over the three convolutions of a mixer that has `bands_of`."""
+    def __init__(self, layer: nn.Module) -> None:
+        """Take over the layer's convolutions, or its weight and bias if it is one itself."""
         super().__init__()
-        self.dwconv_hw = mixer.dwconv_hw
-        self.dwconv_w = mixer.dwconv_w
-        self.dwconv_h = mixer.dwconv_h
-        self.dilation = mixer.dwconv_hw.dilation[0]
-        self.train(mixer.training)
+        found = bands_of(layer)
+        assert found is not None
+        self.dilation = found[1].dilation
+        for name, conv in layer.named_children():
+            self.add_module(name, conv)
+        for name, parameter in layer.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.train(layer.training)
 
     def weights(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Filters and biases of the square, the row and the column band."""
-        convs = (self.dwconv_hw, self.dwconv_w, self.dwconv_h)
-        return [conv.weight for conv in convs], [cast(Tensor, conv.bias) for conv in convs]
+        """Filters and biases of its bands: the square, the row and the column one, or one."""
+        convs: list[Any] = [*self.children()] or [self]
+        return [conv.weight for conv in convs], [conv.bias for conv in convs]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features, 3 of their parts convolved."""
-        out: Tensor = depthwise_bands(x, *self.weights(), self.dilation)
-        return out
-
-
-class FusedDepthwiseConv2d(nn.Module):
-    """A depthwise convolution that keeps height and width, as `bands.depthwise_bands`.
-
-    Takes (N, C, H, W) and returns the same shape and memory order.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over the filters and biases of a convolution that has `bands_of`."""
-        super().__init__()
-        self.weight = conv.weight
-        self.bias = conv.bias
-        self.dilation = conv.dilation[0]
-        self.train(conv.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features, the last of them convolved if there are more than filters."""
-        out: Tensor = depthwise_bands(x, [self.weight], [cast(Tensor, self.bias)], self.dilation)
-        return out
-
-
-class FusedPartialConv2d(nn.Module):
-    """ixt's PartialDepthwiseConv2d as one operator: no split, no concatenation.
-
-    Takes (N, C, H, W) and returns the same shape and memory order.
-    """
-
-    def __init__(self, partial: PartialDepthwiseConv2d) -> None:
-        """Take over the convolution of a layer that has `bands_of`."""
-        super().__init__()
-        self.conv = FusedDepthwiseConv2d(partial.conv)
-        self.train(partial.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features with their last channels convolved."""
-        out: Tensor = self.conv(x)
-        return out
+        """Return the features, the last of them convolved."""
+        return depthwise_bands(x, *self.weights(), self.dilation)
 
 
 def bands_of(layer: nn.Module) -> tuple[int, Bands] | None:
@@ -159,14 +123,6 @@ def token_mixers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def fused_mixer(layer: Any) -> nn.Module:
-    """The fused layer for one that has `bands_of`."""
-    if isinstance(layer, InceptionDWConv2d):
-        return FusedInceptionMixer(layer)
-    partial = isinstance(layer, PartialDepthwiseConv2d)
-    return FusedPartialConv2d(layer) if partial else FusedDepthwiseConv2d(layer)
-
-
 def fuse_mixers(model: nn.Module) -> int:
     """Put fused layers in the place of `token_mixers`, and `MatmulMlp` beside InceptionNeXt's.
 
@@ -178,7 +134,7 @@ def fuse_mixers(model: nn.Module) -> int:
     def is_plain_mlp(layer: nn.Module) -> bool:
         return isinstance(layer, ConvMlp) and isinstance(layer.norm, nn.Identity)
 
-    found = replace(model, lambda layer: id(layer) in mixers, fused_mixer)
+    found = replace(model, lambda layer: id(layer) in mixers, FusedMixer)
     if found:
         replace(model, is_plain_mlp, MatmulMlp)
     return found

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ixt.distributed.accelerator import set_math
+from ixt.distributed.group import join_group
 from ixt.kernels import tune
 from ixt.kernels.apply import DTYPES
 from ixt.models import create_empty_model, recipe_arguments
@@ -28,8 +29,8 @@ def choose_products(recipe: Recipe, stored: Path | None) -> Recipe:
     them without a CUDA device.
 
     Args:
-        recipe: with its micro-batch settled.
-        stored: the resolved recipe of a run to go on with, whose choice is kept.
+        recipe: with its micro-batch resolved.
+        stored: the resolved recipe of a run to continue, whose choice is kept.
     """
     if recipe.model.fused_gemm != "auto":
         return recipe
@@ -49,7 +50,7 @@ def _measure_once(recipe: Recipe) -> GemmChoice:
 def _of_first(choice: GemmChoice) -> GemmChoice:
     """The choice of the first process; joins them, as Accelerate does if they are not yet."""
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        join_group()
     shared = [choice]
     dist.broadcast_object_list(shared)
     return shared[0]

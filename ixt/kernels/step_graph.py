@@ -101,11 +101,6 @@ class StepGraph:
         self._batch: tuple[Tensor, ...] = ()
         self._recorded: dict[bool, Recorded] = {}
 
-    @property
-    def accumulates(self) -> bool:
-        """Whether gradients pass from one replay to the next: they must be zeroed in place."""
-        return self._last > 0
-
     def __call__(self, place: int, images: Tensor, targets: Tensor) -> Tensor:
         """Run one micro-batch of an update and return its loss, 0-d, on the device.
 
@@ -189,7 +184,7 @@ def record(work: Callable[[], Tensor], stream: torch.cuda.Stream, pool: Any = No
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             result = work()
     except torch.OutOfMemoryError:
-        raise  # a smaller micro-batch mends it
+        raise  # a smaller micro-batch fixes it
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise EngineError(

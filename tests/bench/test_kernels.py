@@ -79,7 +79,7 @@ def test_a_folded_block_is_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(FoldedBlock, "forward", note)
     x = torch.randn(2, 40, 6, 6).contiguous(memory_format=torch.channels_last)
     calls, _ = timed(find_subjects("inceptionnext_atto")[4], x)
-    assert seen == 2 * [layers.FusedInceptionMixer]
+    assert seen == 2 * [layers.FusedMixer]
     torch.testing.assert_close(calls[0](), calls[1](), rtol=1e-4, atol=1e-4)
 
 

@@ -14,7 +14,7 @@ from ixt.errors import ModelError, RecipeError
 from ixt.kernels import (
     Bands,
     FoldedBlock,
-    FusedInceptionMixer,
+    FusedMixer,
     HalfResidualBlock,
     MixerShape,
     apply,
@@ -131,7 +131,7 @@ def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: 
 def num_fused(model: nn.Module) -> int:
     mixers, blocks = (
         sum(isinstance(module, kind) for module in model.modules())
-        for kind in (FusedInceptionMixer, FoldedBlock)
+        for kind in (FusedMixer, FoldedBlock)
     )
     assert mixers == blocks
     return mixers

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ixt.kernels import (
-    FusedDepthwiseConv2d,
-    FusedInceptionMixer,
+    FusedMixer,
     fuse,
     keep_residual_half,
     mixer_shapes,
@@ -119,7 +118,7 @@ def test_mixers_that_the_kernels_cannot_do_stay() -> None:
     mixers[0].dwconv_w = nn.Conv2d(3, 3, (1, 11), padding=(0, 5), groups=3, bias=False)
     assert fuse(model) == 3
     kinds = [type(m) for n, m in model.named_modules() if n.endswith("token_mixer")]
-    assert kinds.count(FusedInceptionMixer) == 3
+    assert kinds.count(FusedMixer) == 3
 
 
 def test_the_shapes_of_the_papers_mixers_are_found() -> None:
@@ -144,6 +143,6 @@ def test_convnexts_depthwise_convolutions_are_replaced_and_no_others() -> None:
     model = small("convnext_tiny")
     plain = copy.deepcopy(model).get_submodule("stem.0")
     assert fuse(model) == 4
-    assert sum(isinstance(module, FusedDepthwiseConv2d) for module in model.modules()) == 4
+    assert sum(isinstance(module, FusedMixer) for module in model.modules()) == 4
     assert type(model.get_submodule("stem.0")) is type(plain)
     assert fuse(create_model("efficientnet_b0")) == 0
