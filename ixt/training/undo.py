@@ -8,7 +8,6 @@ keep on the host (step counts) is put right one update later, when the choice ha
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,19 +19,6 @@ from ixt.distributed.engine import optimizer_state
 from ixt.distributed.engine.shards import parts
 from ixt.distributed.group import world_size
 from ixt.training.ema import Ema
-
-
-@dataclass(frozen=True)
-class _OnHost:
-    """What one of the optimizer's dictionaries had that the device cannot put back."""
-
-    of: dict[str, Any]
-    """The dictionary itself, so that no other one takes its id."""
-    keys: set[str]
-    numbers: dict[str, Any]
-
-
-_NOTHING = _OnHost({}, set(), {})
 
 
 class Undo:
@@ -54,7 +40,8 @@ class Undo:
         self._device: torch.device = accelerator.device
         self._room: dict[Any, Tensor] = {}
         self._before: dict[Any, Tensor] = {}
-        self._host: dict[int, _OnHost] = {}
+        self._host: dict[int, tuple[dict[str, Any], set[str], dict[str, Any]]] = {}
+        """By identity each of the optimizer's dictionaries; its keys and numbers on the host."""
         self.undone = torch.zeros((), device=self._device)
         """Of the last update, on the device: 1 where it was undone."""
         self._broken: Tensor | None = None
@@ -78,11 +65,13 @@ class Undo:
         """
         if self._is_broken():
             for values in self._dicts():
-                before = self._host.get(id(values), _NOTHING)
-                for key in values.keys() - before.keys:
+                _, keys, numbers = self._host.get(id(values), (values, set(), {}))
+                for key in values.keys() - keys:
                     del values[key]  # the broken update brought it into being
-                values.update(before.numbers)
-        self._host = {id(values): _on_host(values, self._device) for values in self._dicts()}
+                values.update(numbers)
+        self._host = {
+            id(values): (values, set(values), self._numbers(values)) for values in self._dicts()
+        }
 
     @torch.no_grad()
     def unless_finite(self, loss: Tensor) -> None:
@@ -129,15 +118,20 @@ class Undo:
         inner = optimizer_state.base(self._optimizer)
         return [*inner.param_groups, *inner.state.values()]
 
+    def _numbers(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Copies of what one of these dictionaries holds on the host."""
+        return {
+            key: copy.deepcopy(value)
+            for key, value in values.items()
+            if key != "lr" and _is_of_host(value, self._device)  # set anew for each update
+        }
+
     def _send(self, broken: Tensor) -> None:
         """Have the choice brought to the host."""
-        if not broken.is_cuda:
-            self._broken = broken
-            return
-        self._broken = torch.empty_like(broken, device="cpu", pin_memory=True)
-        self._broken.copy_(broken, non_blocking=True)
-        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._arrived.record()
+        self._broken = broken.to("cpu", non_blocking=True)  # into pinned memory, from a GPU
+        if broken.is_cuda:
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
 
     def _is_broken(self) -> bool:
         if self._broken is None:
@@ -153,12 +147,3 @@ def _is_of_host(value: Any, device: torch.device) -> bool:
     if isinstance(value, Tensor):
         return value.device.type == "cpu" and device.type != "cpu" and value.dim() == 0
     return isinstance(value, int | float)
-
-
-def _on_host(values: dict[str, Any], device: torch.device) -> _OnHost:
-    numbers = {
-        key: copy.deepcopy(value)
-        for key, value in values.items()
-        if key != "lr" and _is_of_host(value, device)  # set anew for each update
-    }
-    return _OnHost(values, set(values), numbers)
