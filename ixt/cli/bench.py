@@ -203,7 +203,7 @@ def data(
     from ixt.bench.data.demand import find_demand
     from ixt.bench.data.stages import bench_data, print_stages, settings_of
     from ixt.bench.measure.command import integers, words
-    from ixt.distributed.accelerator import cores_per_process
+    from ixt.pipeline.decode.thread_pool import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
 
     check_outputs(results)

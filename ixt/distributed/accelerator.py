@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from ixt.errors import EngineError
+from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.plan.hashing import Draw, hash64
 from ixt.recipe import Recipe
 
@@ -74,12 +75,6 @@ def _set_threads(local_processes: int) -> None:
     """Share the cores: several processes with all threads each are ten times slower."""
     if "OMP_NUM_THREADS" not in os.environ or local_processes > 1:
         torch.set_num_threads(cores_per_process(local_processes))
-
-
-def cores_per_process(local_processes: int | None = None) -> int:
-    """CPU cores that one of the processes on this machine may use, at least 1."""
-    local = local_processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // local)
 
 
 def set_math(recipe: Recipe, cuda: bool) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from ixt.bench.measure.sensors import read_device
 from ixt.bench.roofline import find_device
-from ixt.distributed.accelerator import cores_per_process
 from ixt.doctor.result import Result, fail, judge, warn
 from ixt.errors import EngineError
+from ixt.pipeline.decode.thread_pool import cores_per_process
 
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")

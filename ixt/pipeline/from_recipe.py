@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ixt.distributed.accelerator import cores_per_process
 from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
 from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Decoder, DecoderKind, GpuDecoding
 from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
+from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,12 @@ def _take(items: deque[int], work: Callable[[int], None]) -> None:
         except IndexError:
             return
         work(item)
+
+
+def cores_per_process(local_processes: int | None = None) -> int:
+    """CPU cores that one of the processes on this machine may use, at least 1."""
+    local = local_processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // local)
 
 
 @contextmanager
