@@ -80,7 +80,7 @@ def compare(
 ) -> None:
     """Tell cell by cell whether B is faster or slower than A beyond what noise explains.
 
-    Rounds are the independent measurements; with two a side only large changes can be told, so
+    Rounds are the independent measurements; with two a side only large changes show, so
     measure with `--rounds 3` or more.
 
     Example: `ixt bench compare before.json after.json --threshold 1%`

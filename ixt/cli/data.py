@@ -50,8 +50,8 @@ def data_index(
 ) -> None:
     """Build and cache the table of images that training and evaluation read.
 
-    It is built anew by itself when images come or go; one that is replaced in place shows nowhere,
-    so say --rebuild then.
+    It is rebuilt by itself when images are added or removed; an image replaced in place is not
+    noticed, so give --rebuild then.
 
     Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
     `ixt data pack` wrote, here or in a bucket.

@@ -1,4 +1,4 @@
-"""A command line that does not fit a command, told in one line as any other mistake."""
+"""Mistakes in flags and arguments, reported in one line like any other mistake."""
 
 from __future__ import annotations
 

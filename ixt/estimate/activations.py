@@ -33,7 +33,7 @@ def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activat
     """What the training forward pass of a module saves, run eagerly.
 
     Counted on fake CPU tensors: shapes and types flow through the real autograd graph, values do
-    not exist. A GPU saves the same tensors but for a kernel's own choices, such as cuDNN's.
+    not exist. A GPU saves the same tensors but for a kernel's own choices, e.g. cuDNN's.
 
     Args:
         module: on the meta device; it comes back with fake parameters, of no further use.

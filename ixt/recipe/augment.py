@@ -26,7 +26,7 @@ class Augment(Section):
     """Side of the square training image, in pixels."""
     repeats: Positive = 1
     """Repeated augmentation: how often an update uses each of its samples, every time augmented
-    anew. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
+    differently. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
     crop_mode: Literal["rrc", "src"] = "rrc"
     """rrc: RandomResizedCrop. src: DeiT III's simple random crop, the shorter side resized to
     image_size, four pixels reflected around, a random square cut."""

@@ -148,7 +148,7 @@ def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> No
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise RecipeError(f"--set {override}: write it as section.key=value, as in optim.lr=1e-3")
+        raise RecipeError(f"--set {override}: write it as section.key=value, e.g. optim.lr=1e-3")
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except YAMLError:

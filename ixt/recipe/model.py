@@ -44,7 +44,7 @@ class Model(Section):
     true: also warn where the check fails, and use the same operators on a CPU."""
     fused_gemm: GemmChoice = "cublas"
     """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
-    kernel for that pass; triton, both in one kernel; a mapping such as {fc1-96: 128x64}: Triton,
+    kernel for that pass; triton, both in one kernel; a mapping, e.g. {fc1-96: 128x64}: Triton,
     with that tile, for these products, cuBLAS for the others. auto: measured at the start of a run
     on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own recipe
     then has the mapping, or cublas."""

@@ -24,7 +24,7 @@ class Eval(Section):
     batch_size: Positive = 128
     """Images per forward pass of one process."""
     every_epochs: Positive = 1
-    """Evaluate after every so many epochs, and always after the last one."""
+    """Epochs between evaluations; the last epoch is always evaluated."""
 
 
 class Prometheus(Section):
@@ -50,7 +50,7 @@ class RunSettings(Section):
     checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
     """Minutes between checkpoints, too, looked at with every log row; null for none."""
     async_checkpoints: bool = True
-    """Write checkpoints in a thread while training goes on; costs host memory for one copy."""
+    """Write checkpoints in a thread while training continues; costs host memory for one copy."""
     keep_last: Positive = 2
     """Newest checkpoints kept."""
     keep_best: NonNegative = 1
@@ -62,14 +62,14 @@ class RunSettings(Section):
     prometheus: Prometheus | None = None
     """Where Prometheus finds the run's numbers; null for nowhere."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What an infinite loss or gradient does: stop the run, or have its update taken back, counted
+    """What an infinite loss or gradient does: stop the run, or have its update rolled back, counted
     and listed in spikes.jsonl. Skipping costs a copy of weights and optimizer state on the
     device."""
     max_skips: Positive = 10
-    """Updates in a row that may be taken back; one more stops the run."""
+    """Updates in a row that may be rolled back; one more stops the run."""
     spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
-    """List in spikes.jsonl the updates whose loss is so many standard deviations above the mean of
-    the 200 before; null for none."""
+    """List in spikes.jsonl the updates whose loss is more than this number of standard deviations
+    above the mean of the 200 before; null for none."""
 
     def problems(self) -> Iterator[Problem]:
         """Contradictions between settings of this section."""
