@@ -18,16 +18,9 @@ from torch import Tensor, nn
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError, ModelError
 from ixt.files import replace_text
-from ixt.kernels import (
-    block_disagreement,
-    blocks_to_fold,
-    disagreement,
-    fuse,
-    keep_residual_half,
-    mixer_shapes,
-)
-from ixt.kernels.modules import FusedMixer, bands_of, token_mixers
-from ixt.kernels.residual import HalfResidualBlock
+from ixt.kernels.modules import bands_of, token_mixers
+from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
+from ixt.kernels.selfcheck import blocks_to_fold, disagreement, fuse_alone, mixers_to_fuse
 from ixt.kernels.tune import CUBLAS, Timer, product_times, products
 from ixt.models import create_empty_model, create_model, eval_settings
 
@@ -97,9 +90,8 @@ def bench_kernels(
     device, dtype, order = torch.device("cuda"), DTYPES[precision], ORDERS[layout]
     subjects = find_subjects(model, blocks=layout == "channels_last")
     net = create_model(model)
-    problem = disagreement(mixer_shapes(net), device, dtype, order)
-    if layout == "channels_last":
-        problem = problem or block_disagreement(blocks_to_fold(net), device, dtype)
+    blocks = blocks_to_fold(net) if layout == "channels_last" else []
+    problem = disagreement([*mixers_to_fuse(net), *blocks], device, dtype, order)
     if problem is not None:
         raise EngineError(f"{torch.cuda.get_device_name()}: fused layers are wrong: {problem}")
     rows = []
@@ -187,10 +179,7 @@ def measure(subject: Subject, x: Tensor, timer: Timer, compiled: bool = True) ->
         holder.to(x.device).train()
         for parameter in holder.parameters():
             parameter.grad = None
-    if isinstance(subject.layer, HalfResidualBlock):
-        fuse(holders[0])
-    else:
-        holders[0][0] = FusedMixer(holders[0][0])
+    fuse_alone(holders[0])
     ways: dict[str, Any] = {"fused": holders[0][0], "eager": holders[1][0]}
     if compiled:
         ways["compiled"] = torch.compile(holders[1][0], dynamic=False)

@@ -13,12 +13,7 @@ from ixt.errors import ModelError
 from ixt.kernels.folded import channels_of, fuse
 from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
-from ixt.kernels.selfcheck import (
-    block_disagreement,
-    blocks_to_fold,
-    disagreement,
-    mixer_shapes,
-)
+from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
 from ixt.recipe import Recipe
 from ixt.recipe.model import GemmChoice, GemmProduct
 
@@ -44,13 +39,13 @@ def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
     """
     name, engine = recipe.model.name, recipe.engine
     wanted = recipe.model.fused
-    shapes = mixer_shapes(model) if wanted else []
+    mixers = mixers_to_fuse(model) if wanted else []
     if engine.half_residual and not keep_residual_half(model):
         raise ModelError(
             f"engine.half_residual: {name} has no layer scale that lifts its residual stream; "
             "set it to false"
         )
-    if wanted is True and not shapes:
+    if wanted is True and not mixers:
         raise ModelError(
             f"model.fused: {name} has no depthwise layer that the kernels compute; "
             "set it to false or auto"
@@ -58,14 +53,13 @@ def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
     gemm = recipe.model.fused_gemm
     if gemm not in ("cublas", "auto"):
         _check_known(gemm, model, name)
-    if not shapes or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
+    if not mixers or (wanted == "auto" and (device.type != "cuda" or engine.zero_stage == 3)):
         return
     if device.type == "cuda":
         order = torch.channels_last if engine.channels_last else torch.contiguous_format
         dtype = DTYPES[engine.precision]
-        problem = disagreement(shapes, device, dtype, order)
-        if problem is None and engine.channels_last:
-            problem = block_disagreement(blocks_to_fold(model), device, dtype)
+        blocks = blocks_to_fold(model) if engine.channels_last else []
+        problem = disagreement([*mixers, *blocks], device, dtype, order)
         if problem is not None:
             _log.warning(
                 "model.fused: plain layers instead, on %s the fused ones are not right: %s",
@@ -97,7 +91,8 @@ def _checked(
 ) -> GemmChoice:
     """The choice, or cuBLAS and a warning where Triton's products are not right on the device."""
     blocks = [b for b in blocks_to_fold(model) if chosen_tiles(gemm, channels_of(b)) != CUBLAS]
-    problem = block_disagreement(blocks, device, dtype, partial(fuse, gemm=gemm))
+    put_in = partial(fuse, gemm=gemm)
+    problem = disagreement(blocks, device, dtype, torch.channels_last, put_in)
     if problem is None:
         return gemm
     _log.warning(

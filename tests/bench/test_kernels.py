@@ -16,8 +16,8 @@ from ixt.bench.kernels import (
     print_kernels,
 )
 from ixt.errors import EngineError, ModelError
-from ixt.kernels import FoldedBlock
 from ixt.kernels import modules as layers
+from ixt.kernels.folded import FoldedBlock
 
 
 def timed(subject: Subject, x: torch.Tensor) -> tuple[list[Callable[[], object]], list[object]]:

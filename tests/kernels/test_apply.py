@@ -8,68 +8,76 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.inception_next import InceptionDWConv2d
 from torch import Tensor, nn
 
 from ixt.errors import ModelError, RecipeError
-from ixt.kernels import (
-    Bands,
-    FoldedBlock,
-    FusedMixer,
-    HalfResidualBlock,
-    MixerShape,
-    apply,
-    block_disagreement,
-    blocks_to_fold,
-    depthwise_bands,
-    disagreement,
-    fuse,
-    gemm,
-    keep_residual_half,
-    prepare_model,
-)
+from ixt.kernels import apply, gemm, prepare_model
+from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.gemm import Tiles
+from ixt.kernels.modules import FusedMixer
+from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
+from ixt.kernels.selfcheck import blocks_to_fold, disagreement, fuse_alone
 from ixt.models import create_model
 from ixt.recipe import Recipe, parse_recipe
 
-SHAPE = MixerShape(10, Bands(2, ((3, 3), (1, 5), (5, 1))))
+MIXER = InceptionDWConv2d(10, square_kernel_size=3, band_kernel_size=5, branch_ratio=0.2)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NHWC = torch.channels_last
 
 
-def wrong_border(*inputs: Any) -> Tensor:
-    out = depthwise_bands(*inputs)
+def fused_but(change: Any) -> Any:
+    """Fuse a layer, and have a function change what it gives."""
+
+    def put_in(holder: nn.ModuleList) -> None:
+        fuse_alone(holder)
+        holder[0].register_forward_hook(lambda layer, inputs, out: change(layer, inputs[0], out))
+
+    return put_in
+
+
+@fused_but
+def wrong_border(layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
     return torch.cat((out[..., :-1], out[..., -1:] * 1.1), dim=-1)
 
 
-def wrong_gradient(*inputs: Any) -> Tensor:
-    out = depthwise_bands(*inputs)
-    extra = 0.1 * inputs[1][2].sum()
+@fused_but
+def wrong_gradient(layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
+    extra = 0.1 * layer.get_parameter("dwconv_h.weight").sum()
     return out + extra - extra.detach()
 
 
-def not_written(*inputs: Any) -> Tensor:
-    return depthwise_bands(*inputs) * float("nan")
+@fused_but
+def not_written(layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
+    return out * float("nan")
 
 
-def not_compiled(*inputs: Any) -> Tensor:
+@fused_but
+def wrong_shortcut(layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
+    return out + 0.2 * x
+
+
+def broken(holder: nn.ModuleList) -> None:
     raise RuntimeError("ptxas failed\nwith a long text")
 
 
-def look(mix: Any, dtype: torch.dtype = torch.float32) -> str | None:
-    return disagreement([SHAPE], CPU, dtype, torch.channels_last, mix)
+def look(put_in: Any, dtype: torch.dtype = torch.float32) -> str | None:
+    return disagreement([MIXER], CPU, dtype, NHWC, put_in)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_operator_passes_its_own_check(dtype: torch.dtype) -> None:
+def test_a_fused_mixer_passes_its_own_check(dtype: torch.dtype) -> None:
     state = torch.get_rng_state()
-    assert look(depthwise_bands, dtype) is None
+    assert look(fuse_alone, dtype) is None
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_check_finds_wrong_values_gradients_and_failures() -> None:
-    assert "output is off by" in str(look(wrong_border, torch.bfloat16))
-    assert "gradient of the 5x1 filters is off" in str(look(wrong_gradient))
-    assert "output is off by nan" in str(look(not_written))
-    assert look(not_compiled) == "RuntimeError: ptxas failed"
+    what = "of a fused InceptionDWConv2d of 10 channels is off by"
+    assert str(look(wrong_border, torch.bfloat16)).startswith(f"output {what}")
+    assert str(look(wrong_gradient)).startswith(f"gradient of dwconv_h.weight {what}")
+    assert str(look(not_written)).startswith(f"output {what} nan")
+    assert look(broken) == "RuntimeError: ptxas failed"
 
 
 def wrong_statistics(blocks: nn.Module) -> None:
@@ -78,16 +86,6 @@ def wrong_statistics(blocks: nn.Module) -> None:
     for block in blocks.modules():
         if isinstance(block, FoldedBlock):
             block.get_submodule("norm").eval()
-
-
-def wrong_shortcut(blocks: nn.Module) -> None:
-    fuse(blocks)
-    for block in blocks.children():
-        block.register_forward_hook(lambda _, inputs, out: out + 0.2 * inputs[0])
-
-
-def broken(blocks: nn.Module) -> None:
-    raise RuntimeError("ptxas failed\nwith a long text")
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -99,7 +97,7 @@ def test_folded_blocks_pass_their_own_check(half: bool) -> None:
     assert [len(block.get_parameter("norm.bias")) for block in blocks] == [40, 80, 160, 320]
     state = torch.get_rng_state()
     for dtype in (torch.float32, torch.bfloat16):
-        assert block_disagreement(blocks[:2], CPU, dtype) is None
+        assert disagreement(blocks[:2], CPU, dtype, NHWC) is None
     assert torch.equal(torch.get_rng_state(), state)
     assert blocks_to_fold(create_model("convnext_atto")) == []
 
@@ -107,9 +105,10 @@ def test_folded_blocks_pass_their_own_check(half: bool) -> None:
 def test_the_check_of_blocks_finds_wrong_values_gradients_and_failures() -> None:
     blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
     for fold in (wrong_statistics, wrong_shortcut):
-        problem = block_disagreement(blocks, CPU, torch.bfloat16, fold)
-        assert str(problem).startswith("output of a folded block of 40 channels is off by")
-    assert block_disagreement(blocks, CPU, torch.float32, broken) == "RuntimeError: ptxas failed"
+        problem = disagreement(blocks, CPU, torch.bfloat16, NHWC, fold)
+        assert str(problem).startswith("output of a fused MetaNeXtBlock of 40 channels is off by")
+        assert ", of a plain one by " in str(problem)
+    assert disagreement(blocks, CPU, torch.float32, NHWC, broken) == "RuntimeError: ptxas failed"
 
 
 def build(tiny: Recipe, device: torch.device, name: str | None = None, **given: Any) -> nn.Module:
@@ -140,7 +139,6 @@ def num_fused(model: nn.Module) -> int:
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "disagreement", lambda *_: None)
-    monkeypatch.setattr(apply, "block_disagreement", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -184,18 +182,19 @@ def test_products_of_triton_are_put_in_by_width(tiny: Recipe, trusted: None) -> 
 def test_wrong_products_of_triton_leave_them_to_cublas_and_say_why(
     tiny: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def problem(blocks: list[nn.Module], device: object, dtype: object, fold: Any = fuse) -> Any:
-        checked.append((len(blocks), fold is fuse))
-        return None if fold is fuse else "output is off by 0.5"
+    def problem(layers: list[nn.Module], *rest: object) -> Any:
+        with_products = len(rest) > 3
+        checked.append((len(layers), with_products))
+        return "output is off by 0.5" if with_products else None
 
     checked: list[tuple[int, bool]] = []
-    monkeypatch.setattr(apply, "disagreement", lambda *_: None)
-    monkeypatch.setattr(apply, "block_disagreement", problem)
+    monkeypatch.setattr(apply, "disagreement", problem)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
     with caplog.at_level(logging.WARNING):
         model = build(tiny, CUDA, fused=True, gemm={"fc1-16": "64x64"})
     assert tiles(model) == 4 * [Tiles()]
-    assert checked == [(3, True), (1, False)]  # all kinds of blocks, then that of 16 channels
+    # All kinds of mixers and blocks, then the block of 16 channels.
+    assert checked == [(2 + 3, False), (1, True)]
     assert [record.getMessage() for record in caplog.records] == [
         "model.fused_gemm: cublas instead, on H200 the products of Triton are not right: "
         "output is off by 0.5"
@@ -210,10 +209,10 @@ def test_the_check_of_blocks_finds_wrong_products(monkeypatch: pytest.MonkeyPatc
 
     blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
     fold = partial(fuse, gemm="triton")
-    assert block_disagreement(blocks, CPU, torch.bfloat16, fold) is None
+    assert disagreement(blocks, CPU, torch.bfloat16, NHWC, fold) is None
     monkeypatch.setattr(gemm, "product_gelu_grad", no_slope)
-    assert "of a folded block of 40 channels is off" in str(
-        block_disagreement(blocks, CPU, torch.bfloat16, fold)
+    assert "of a fused MetaNeXtBlock of 40 channels is off" in str(
+        disagreement(blocks, CPU, torch.bfloat16, NHWC, fold)
     )
 
 

@@ -13,9 +13,10 @@ from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ixt.kernels import FoldedBlock, fuse, keep_residual_half
 from ixt.kernels import folded as module
+from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.gemm import Tiles, chosen_tiles
+from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.shapes import TILES
 from ixt.recipe.model import GemmChoice, GemmTile
 

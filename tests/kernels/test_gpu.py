@@ -8,23 +8,18 @@ from typing import get_args
 
 import pytest
 import torch
+from timm.models.inception_next import InceptionDWConv2d
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ixt.kernels import (
-    Bands,
-    MixerShape,
-    block_disagreement,
-    blocks_to_fold,
-    depthwise_bands,
-    disagreement,
-    fuse,
-    keep_residual_half,
-    mixer_shapes,
-)
-from ixt.kernels.folded import channels_of
+from ixt.kernels.bands import depthwise_bands
+from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.residual import keep_residual_half
+from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
 from ixt.kernels.shapes import TILES
 from ixt.kernels.tune import BlockSize, make_product
 from ixt.models import create_model
+from ixt.models.variants import PartialDepthwiseConv2d
 from ixt.recipe.model import GemmProduct, GemmTile
 
 pytestmark = pytest.mark.gpu
@@ -33,9 +28,9 @@ ORDERS = (torch.contiguous_format, torch.channels_last)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CUDA = torch.device("cuda")
 ODD = (
-    MixerShape(17, Bands(5, ((5, 5), (1, 7), (7, 1)))),
-    MixerShape(12, Bands(4, ((3, 3), (1, 3), (3, 1)), dilation=2)),
-    MixerShape(21, Bands(13, ((7, 7),))),
+    InceptionDWConv2d(17, square_kernel_size=5, band_kernel_size=7, branch_ratio=0.3),
+    InceptionDWConv2d(12, square_kernel_size=3, band_kernel_size=3, branch_ratio=0.34, dilation=2),
+    PartialDepthwiseConv2d(nn.Conv2d(21, 21, 7, padding=3, groups=21), 0.62),
 )
 MODELS = ("inceptionnext_atto", "inceptionnext_tiny", "inceptionnext_base", "convnext_tiny",
           "convnext_tiny_k5", "convnext_tiny_k3", "convnext_tiny_k3_par3_8")  # fmt: skip
@@ -47,8 +42,8 @@ def test_all_mixers_of_the_paper_agree_with_float64(
     dtype: torch.dtype, order: torch.memory_format
 ) -> None:
     for name in MODELS:
-        shapes = mixer_shapes(create_model(name, device="meta"))
-        assert disagreement((*shapes, *ODD), CUDA, dtype, order) is None
+        mixers = mixers_to_fuse(create_model(name))
+        assert disagreement((*mixers, *ODD), CUDA, dtype, order) is None
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -60,7 +55,7 @@ def test_all_folded_blocks_of_the_paper_agree_with_float64(dtype: torch.dtype, h
             keep_residual_half(model)
         blocks = blocks_to_fold(model)
         assert len(blocks) == 4
-        assert block_disagreement(blocks, CUDA, dtype) is None
+        assert disagreement(blocks, CUDA, dtype, torch.channels_last) is None
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -73,7 +68,7 @@ def test_products_of_triton_in_blocks_of_the_paper_agree_with_float64(
         blocks = blocks_to_fold(model)
         names = [f"{p}-{channels_of(b)}" for b in blocks for p in get_args(GemmProduct)]
         fold = partial(fuse, gemm=dict.fromkeys(names, tile))
-        assert block_disagreement(blocks, CUDA, dtype, fold) is None
+        assert disagreement(blocks, CUDA, dtype, torch.channels_last, fold) is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

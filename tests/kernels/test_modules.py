@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.kernels import (
-    FusedMixer,
-    fuse,
-    keep_residual_half,
-    mixer_shapes,
-)
+from ixt.kernels.folded import fuse
+from ixt.kernels.modules import FusedMixer, bands_of
+from ixt.kernels.residual import keep_residual_half
+from ixt.kernels.selfcheck import mixers_to_fuse
 from ixt.models import create_model
 
 ORDERS = (torch.contiguous_format, torch.channels_last)
@@ -123,8 +121,8 @@ def test_mixers_that_the_kernels_cannot_do_stay() -> None:
 
 def test_the_shapes_of_the_papers_mixers_are_found() -> None:
     def bands(name: str) -> list[tuple[object, ...]]:
-        shapes = mixer_shapes(create_model(name, device="meta"))
-        return [(s.channels, s.bands.groups, *s.bands.sizes) for s in shapes]
+        found = map(bands_of, mixers_to_fuse(create_model(name, device="meta")))
+        return [(shape[0], shape[1].groups, *shape[1].sizes) for shape in found if shape]
 
     for name, widths, side in (("atto", (40, 80, 160, 320), 9), ("tiny", (96, 192, 384, 768), 11)):
         assert bands(f"inceptionnext_{name}") == [

@@ -9,8 +9,9 @@ import pytest
 from torch import nn
 from traffic import Traffic, training_traffic
 
-from ixt.kernels import fuse, keep_residual_half
+from ixt.kernels.folded import fuse
 from ixt.kernels.modules import fuse_mixers
+from ixt.kernels.residual import keep_residual_half
 from ixt.models import create_model
 
 Change = Callable[[nn.Module], object]
