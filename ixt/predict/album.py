@@ -12,7 +12,7 @@ from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_
 from ixt.predict.classifier import Classifier, logits
 from ixt.predict.inputs import STDIN
 from ixt.predict.predictions import Guess, Outcome
-from ixt.tools.show.pixels import denormalise
+from ixt.tools.show.sample import denormalise
 from ixt.tools.show.tiles import Tile, draw_tiles, enlarge, require_png, write_png
 
 NUM_TILES = 60

@@ -23,8 +23,9 @@ from ixt.pipeline.plan.crop import eval_crops
 from ixt.pipeline.plan.plan import Planner, build_planner
 from ixt.recipe import Recipe, dump_recipe
 from ixt.tools.show import Sample, draw_grid, print_samples
-from ixt.tools.show.numbers import flatten, row_numbers
-from ixt.tools.show.samples import eval_samples, train_samples
+from ixt.tools.show.from_loaders import eval_samples, train_samples
+from ixt.tools.show.sample import row_numbers
+from ixt.tools.show.table import flatten
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,8 @@
 """Show samples as the network sees them: the numbers of their plan, and a picture of each."""
 
+from ixt.tools.show.from_loaders import take_samples
 from ixt.tools.show.grid import draw_grid
 from ixt.tools.show.sample import Sample
-from ixt.tools.show.samples import take_samples
 from ixt.tools.show.table import print_samples
 from ixt.tools.show.tiles import require_png, write_png
 

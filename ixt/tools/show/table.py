@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ixt.images.classes import class_label
-from ixt.tools.show.numbers import flatten
-from ixt.tools.show.sample import Sample
+from ixt.tools.show.sample import Numbers, Sample
 
 _NAME_WIDTH = 16
 _COLUMN_WIDTH = 29
@@ -23,6 +23,17 @@ def print_samples(samples: Sequence[Sample], console: Console | None = None) -> 
     fitting = max(1, (console.width - _NAME_WIDTH) // (_COLUMN_WIDTH + 2))
     for start in range(0, len(samples), fitting):
         console.print(_table(samples[start : start + fitting]))
+
+
+def flatten(numbers: Numbers, prefix: str = "") -> dict[str, str]:
+    """Each number as text, by its dotted name."""
+    texts: dict[str, str] = {}
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            texts |= flatten(value, f"{prefix}{name}.")
+        else:
+            texts[prefix + name] = _text(value)
+    return texts
 
 
 def _table(samples: Sequence[Sample]) -> Table:
@@ -55,3 +66,14 @@ def _texts(sample: Sample) -> dict[str, str]:
     if sample.problem is not None:
         texts["left out"] = sample.problem
     return texts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        inner = [f"[{_text(v)}]" if isinstance(v, list) else _text(v) for v in value]
+        return " ".join(inner)
+    return str(value)

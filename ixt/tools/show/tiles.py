@@ -40,50 +40,6 @@ class Tile:
     """Words and a share in [0, 1] each, drawn as bars beneath the caption."""
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Measures of the picture in its own pixels; all follow from the tile's side."""
-
-    tile: int
-    columns: int
-    pictures: int
-    """Pictures per cell."""
-    lines: int
-    """Of the longest caption."""
-    bars: int
-    """Of the cell that has most."""
-
-    @property
-    def margin(self) -> int:
-        return self.tile // 7
-
-    @property
-    def gap(self) -> int:
-        return self.tile // (12 if self.pictures == 1 else 7)
-
-    @property
-    def inner_gap(self) -> int:
-        """Between the pictures of a cell."""
-        return self.tile // 40
-
-    @property
-    def line(self) -> int:
-        return self.tile // 15
-
-    @property
-    def bar(self) -> int:
-        """Height of a bar and the words above it."""
-        return self.line * 3 // 2
-
-    @property
-    def cell_width(self) -> int:
-        return self.pictures * self.tile + (self.pictures - 1) * self.inner_gap
-
-    @property
-    def cell_height(self) -> int:
-        return self.tile + self.line + self.lines * self.line + self.bars * self.bar
-
-
 def enlarge(pixels: NDArray[np.uint8]) -> Image.Image:
     """A square image about as large as a tile; each pixel becomes a square of whole pixels.
 
@@ -109,34 +65,25 @@ def draw_tiles(tiles: Sequence[Tile], title: str) -> Image.Image:
     Returns:
         an RGB image.
     """
-    pictures = len(tiles[0].pictures)
-    columns = _columns(len(tiles), pictures)
-    layout = _Layout(
-        tile=tiles[0].pictures[0].width,
-        columns=columns,
-        pictures=pictures,
-        lines=max(len(tile.caption) for tile in tiles),
-        bars=max(len(tile.bars) for tile in tiles),
-    )
-    rows = -(-len(tiles) // columns)
-    head = layout.margin + 2 * layout.line
-    image = Image.new(
-        "RGB",
-        (
-            2 * layout.margin + columns * layout.cell_width + (columns - 1) * layout.gap,
-            head + rows * layout.cell_height + (rows - 1) * layout.line + layout.margin // 2,
-        ),
-        _PAPER,
-    )
-    draw = ImageDraw.Draw(image)
-    width = image.width - 2 * layout.margin
-    _write(draw, (layout.margin, layout.margin * 2 // 3), title, _font(layout.line), _INK, width)
-    for number, tile in enumerate(tiles):
+    side, num_pictures = tiles[0].pictures[0].width, len(tiles[0].pictures)
+    line = _line(side)
+    num_lines = max(len(tile.caption) for tile in tiles)
+    num_bars = max(len(tile.bars) for tile in tiles)
+    height = side + line + num_lines * line + num_bars * _bar_height(line)
+    cells = [_draw_cell(tile, height) for tile in tiles]
+    columns = _columns(len(cells), num_pictures)
+    rows = -(-len(cells) // columns)
+    margin, gap = side // 7, side // (12 if num_pictures == 1 else 7)
+    head = margin + 2 * line
+    across, down = cells[0].width + gap, height + line
+    size = (2 * margin + columns * across - gap, head + rows * down - line + margin // 2)
+    page = Image.new("RGB", size, _PAPER)
+    width = page.width - 2 * margin
+    _write(ImageDraw.Draw(page), (margin, margin * 2 // 3), title, _font(line), _INK, width)
+    for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        left = layout.margin + column * (layout.cell_width + layout.gap)
-        top = head + row * (layout.cell_height + layout.line)
-        _draw_tile(image, draw, (left, top), tile, layout)
-    return image
+        page.paste(cell, (margin + column * across, head + row * down))
+    return page
 
 
 def require_png(option: str, path: Path | None) -> None:
@@ -163,51 +110,58 @@ def write_png(path: Path, image: Image.Image) -> None:
         raise IxtError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def _draw_tile(
-    image: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    tile: Tile,
-    layout: _Layout,
-) -> None:
-    left, top = corner
+def _draw_cell(tile: Tile, height: int) -> Image.Image:
+    side = tile.pictures[0].width
+    line, gap = _line(side), side // 40
+    width = len(tile.pictures) * (side + gap) - gap
+    cell = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(cell)
     for number, picture in enumerate(tile.pictures):
-        image.paste(picture, (left + number * (layout.tile + layout.inner_gap), top))
-    at = top + layout.tile + layout.line // 2
+        cell.paste(picture, (number * (side + gap), 0))
+    top = side + line // 2
     for number, text in enumerate(tile.caption):
-        font = _font(layout.line * (19 if number == 0 else 16) // 24)
-        colour = _INK if number == 0 else _GREY
-        _write(draw, (left, at), text, font, colour, layout.cell_width)
-        at += layout.line + (layout.line // 5 if number == 0 else 0)
+        font = _font(line * (19 if number == 0 else 16) // 24)
+        _write(draw, (0, top), text, font, _INK if number == 0 else _GREY, width)
+        top += line + (line // 5 if number == 0 else 0)
     for number, (text, share) in enumerate(tile.bars):
-        _draw_bar(draw, (left, at), text, share, layout, first=number == 0)
-        at += layout.bar
+        _draw_bar(draw, top, line, width, text, share, first=number == 0)
+        top += _bar_height(line)
+    return cell
+
+
+def _line(side: int) -> int:
+    """Height of a line beneath pictures of this side."""
+    return side // 15
+
+
+def _bar_height(line: int) -> int:
+    """Height of a bar and the words above it."""
+    return line * 3 // 2
 
 
 def _draw_bar(
     draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
+    top: int,
+    line: int,
+    width: int,
     text: str,
     share: float,
-    layout: _Layout,
     *,
     first: bool,
 ) -> None:
     """Words to the left, the share in percent to the right, a line of that length beneath."""
-    left, top = corner
-    right = left + layout.cell_width
-    font = _font(layout.line * 16 // 24)
+    font = _font(line * 16 // 24)
     percent = f"{share:.1%}"
     number_width = math.ceil(font.getlength(percent))
     colour = _INK if first else _GREY
-    _write(draw, corner, text, font, colour, layout.cell_width - number_width - layout.line)
-    draw.text((right - number_width, top), percent, font=font, fill=colour)
-    at, thick = top + layout.line * 15 // 16, max(2, layout.line // 7)
-    draw.rectangle([left, at, right - 1, at + thick - 1], fill=_TRACK)
-    length = round(share * layout.cell_width)
+    _write(draw, (0, top), text, font, colour, width - number_width - line)
+    draw.text((width - number_width, top), percent, font=font, fill=colour)
+    top, thick = top + line * 15 // 16, max(2, line // 7)
+    draw.rectangle([0, top, width - 1, top + thick - 1], fill=_TRACK)
+    length = round(share * width)
     if length:
         fill = ACCENT if first else _MUTED
-        draw.rectangle([left, at, left + length - 1, at + thick - 1], fill=fill)
+        draw.rectangle([0, top, length - 1, top + thick - 1], fill=fill)
 
 
 def _columns(count: int, pictures: int) -> int:

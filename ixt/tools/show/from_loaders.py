@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -16,21 +15,19 @@ from ixt.errors import DataError
 from ixt.images.classes import output_classes
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, target_labels
-from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind, R, Request
+from ixt.pipeline.decode.base import Decoder, DecoderKind
 from ixt.pipeline.decode.factory import make_decoder
-from ixt.pipeline.eval_loader import EvalLoader
+from ixt.pipeline.eval_loader import EvalLoader, recipe_view
 from ixt.pipeline.loader import Batch, TrainLoader
 from ixt.pipeline.plan.plan import Plan, build_planner
 from ixt.pipeline.plan.subset import take_subset
 from ixt.recipe import Recipe
-from ixt.tools.show.numbers import row_numbers
-from ixt.tools.show.pixels import denormalise
-from ixt.tools.show.sample import Sample, Source
+from ixt.tools.show.sample import Sample, Source, denormalise, row_numbers
 
 _TARGETS = 2
 _CPU = torch.device("cpu")
 # Shown elsewhere: as the position, the file and the class.
-_TOLD = ("epoch", "positions", "samples", "labels")
+_SHOWN_ELSEWHERE = ("epoch", "positions", "samples", "labels")
 
 
 def take_samples(
@@ -48,7 +45,7 @@ def take_samples(
         root: folder with train/ and val/ (or validation/).
         split: train or val.
         recipe: decides everything but the data; its data section is not looked at.
-        epoch: number of the epoch, from 0; of no account for val.
+        epoch: number of the epoch, from 0; ignored for val.
         position: the first one: a place in the epoch's order, or a row of val's index.
         count: how many.
         decoder: auto, torch or dali, on the CPU.
@@ -75,14 +72,7 @@ def train_samples(
 ) -> list[Sample]:
     """The samples at consecutive positions of a training epoch, in whole mixing groups.
 
-    Args:
-        index: the train split.
-        recipe: the sections augment and run (its seed) decide, and engine.micro_batch_size where
-            it makes the mixing group.
-        epoch: number of the epoch, from 0.
-        position: the first one.
-        count: how many.
-        decoder: auto, torch or dali, on the CPU.
+    The recipe's augment and run.seed decide, and engine.micro_batch_size where it makes the group.
 
     Raises:
         DataError: a position lies outside the epoch, or in a group that the epoch's end cuts off.
@@ -94,11 +84,11 @@ def train_samples(
     order = planner.order(epoch)
     first, end = position // group, -(-(position + count) // group)
     samples: list[Sample] = []
-    with _decoder(decoder) as recorder:
+    with _decoder(decoder) as opened:
         loader = TrainLoader(
             index,
             planner,
-            recorder,
+            opened,
             _group_by_group(recipe, group),
             num_classes=len(names),
             device=_CPU,
@@ -126,12 +116,7 @@ def eval_samples(
 ) -> list[Sample]:
     """Consecutive images of a split as an evaluation sees them.
 
-    Args:
-        index: the split.
-        recipe: the sections eval and augment (mean, std, image_size) decide.
-        position: row of the first image in the index.
-        count: how many.
-        decoder: auto, torch or dali, on the CPU.
+    The recipe's eval, and augment's mean, std and image_size decide.
 
     Raises:
         DataError: a position lies outside the split.
@@ -141,14 +126,14 @@ def eval_samples(
     labels = target_labels(index, names)
     single = recipe.with_(eval={"batch_size": 1})
     samples = []
-    with _decoder(decoder) as recorder:
+    with _decoder(decoder) as opened:
         for row in range(position, position + count):
             # Of as many processes as there are images, each takes one.
             loader = EvalLoader(
-                index, labels, recorder, single, device=_CPU, rank=row, world_size=len(index)
+                index, labels, opened, single, device=_CPU, rank=row, world_size=len(index)
             )
             (batch,) = loader
-            request = recorder.requests.pop()
+            crops = recipe_view(recipe).crops(index.sizes[[row]])
             (source,) = _sources(index, np.array([row]))
             samples.append(
                 Sample(
@@ -158,7 +143,7 @@ def eval_samples(
                     label=int(labels[row]),
                     image=batch.images[0],
                     pixels=denormalise(batch.images[0], recipe),
-                    numbers={"crops": row_numbers(request.crops, 0, 1, "crops")},
+                    numbers={"crops": row_numbers(crops, 0, 1, "crops")},
                     partner=None,
                     targets={source.class_name: 1.0},
                     problem=batch.damaged.get(source.path),
@@ -167,29 +152,8 @@ def eval_samples(
     return samples
 
 
-class _Recorder:
-    """A decoder that remembers what it was asked for last."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self.num_threads = decoder.num_threads
-        self.requests: list[Request] = []
-
-    def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
-        return self._decoder.stream(self._note(request) for request in requests)
-
-    def close(self) -> None:
-        self._decoder.close()
-
-    def _note(self, request: R) -> R:
-        self.requests = [request]
-        return request
-
-
-def _decoder(kind: DecoderKind) -> closing[_Recorder]:
-    return closing(
-        _Recorder(make_decoder(kind, device=_CPU, num_threads=2, prefetch=1, on_error="skip"))
-    )
+def _decoder(kind: DecoderKind) -> closing[Decoder]:
+    return closing(make_decoder(kind, device=_CPU, num_threads=2, prefetch=1, on_error="skip"))
 
 
 def _train_sample(
@@ -207,7 +171,7 @@ def _train_sample(
         label=int(plan.labels[row]),
         image=batch.images[row],
         pixels=denormalise(batch.images[row], recipe),
-        numbers={name: value for name, value in numbers.items() if name not in _TOLD},
+        numbers={name: value for name, value in numbers.items() if name not in _SHOWN_ELSEWHERE},
         partner=(int(plan.positions[pair[1]]), partner) if mixed else None,
         targets=_largest(batch.targets[row], names),
         problem=batch.damaged.get(source.path),
