@@ -229,7 +229,7 @@ def data_stats(
     Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
     """
     from ixt.images.index import load_index
-    from ixt.tools.stats.split import split_stats
+    from ixt.tools.stats.split import pixel_stats, split_stats
     from ixt.tools.stats.table import print_stats
 
     check_outputs(results)
@@ -238,8 +238,6 @@ def data_stats(
         index = load_index(folder, name)
         pixels = None
         if mean_std or sample is not None:
-            from ixt.tools.stats.pixels import pixel_stats
-
             with progress(index.place, "images") as report:
                 pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
         stats = split_stats(index, pixels, name)

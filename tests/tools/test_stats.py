@@ -13,8 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from ixt.images.index import load_index
-from ixt.tools.stats.pixels import pixel_stats
-from ixt.tools.stats.split import split_stats
+from ixt.tools.stats.split import pixel_stats, split_stats
 from ixt.tools.stats.table import print_stats
 
 
