@@ -2,10 +2,11 @@
 
     from ixt.evaluate import evaluate
 
-`records` says what a model made of each image, `accuracy` sums that up; `command` is `ixt eval`.
+`records` says what a model made of each image, `accuracy` sums that up, `examine` runs models over
+the images; `evaluation` is `ixt eval`.
 """
 
 from ixt.evaluate.accuracy import Accuracy
-from ixt.evaluate.records import evaluate
+from ixt.evaluate.examine import evaluate
 
 __all__ = ["Accuracy", "evaluate"]

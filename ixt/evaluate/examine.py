@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ixt.distributed.engine.shards import are_cut
+from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
+from ixt.monitor import activity
 from ixt.pipeline.augment import normalise
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 
@@ -37,6 +40,31 @@ class Contender:
     """(n, k) int64 on the device, as `Targets.labels`."""
     competing: Tensor | None
     """(C,) bool on the device, as `Targets.competing`."""
+
+
+def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
+    """Evaluate a model; every process takes part and gets the same answer.
+
+    Args:
+        model: the module in its engine, or a plain one; its training mode is restored afterwards.
+        loader: this process's share of the batches.
+        device: where the model is.
+    """
+    activity.note("evaluating")
+    table = new_table(loader.num_samples, device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in loader:
+                activity.note("evaluating")
+                rows = record_rows(model(batch.images), batch.labels)
+                fill(table, batch.samples, rows)
+            if are_cut(model) and (blank := loader.blank()) is not None:
+                model(blank)  # every forward pass gathers weights from all processes
+    finally:
+        model.train(training)
+    return accuracy(gather(table), loader.labels)
 
 
 @torch.no_grad()

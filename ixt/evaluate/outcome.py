@@ -20,10 +20,11 @@ from ixt.evaluate.accuracy import (
     confusions,
     counted,
     hits,
+    mcnemar,
+    verdict,
     wilson_interval,
 )
 from ixt.evaluate.candidates import Candidate
-from ixt.evaluate.compare import mcnemar, verdict
 from ixt.evaluate.records import Records
 from ixt.evaluate.targets import Targets
 from ixt.images.classes import class_label

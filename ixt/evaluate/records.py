@@ -12,13 +12,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ixt.distributed.engine.shards import are_cut
 from ixt.distributed.group import world_size
-from ixt.evaluate.accuracy import Accuracy, accuracy
-from ixt.monitor import activity
-from ixt.pipeline.eval_loader import EvalLoader
 
 TOP = 5
 
@@ -37,31 +33,6 @@ class Records:
     """(n,) probability of the first output."""
     readable: NDArray[np.bool_]
     """(n,) False for damaged images, whose other columns mean nothing."""
-
-
-def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
-    """Evaluate a model; every process takes part and gets the same answer.
-
-    Args:
-        model: the module in its engine, or a plain one; its training mode is restored afterwards.
-        loader: this process's share of the batches.
-        device: where the model is.
-    """
-    activity.note("evaluating")
-    table = new_table(loader.num_samples, device)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in loader:
-                activity.note("evaluating")
-                rows = record_rows(model(batch.images), batch.labels)
-                fill(table, batch.samples, rows)
-            if are_cut(model) and (blank := loader.blank()) is not None:
-                model(blank)  # every forward pass gathers weights from all processes
-    finally:
-        model.train(training)
-    return accuracy(gather(table), loader.labels)
 
 
 def new_table(num_samples: int, device: torch.device) -> Tensor:

@@ -9,9 +9,10 @@ from ixt.evaluate.accuracy import (
     class_results,
     confusions,
     hits,
+    mcnemar,
+    verdict,
     wilson_interval,
 )
-from ixt.evaluate.compare import mcnemar, verdict
 from ixt.evaluate.records import Records
 
 
