@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import DataError
+from ixt.files import reason
 
 
 def read_class_map(path: Path) -> dict[str, int]:
@@ -47,8 +48,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         raise DataError(f"{path}: is no UTF-8 text; give a text or JSON file") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be read ({reason}); check the name") from error
+        raise DataError(f"{path}: cannot be read ({reason(error)}); check the name") from error
 
 
 def parse_json(path: Path, text: str) -> Any:

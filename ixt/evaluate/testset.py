@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ixt.errors import DataError
+from ixt.files import reason
 from ixt.images.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_images
 from ixt.images.headers import read_headers
 from ixt.images.index import Index, join_paths, load_index
@@ -37,8 +38,7 @@ def open_test_set(data: str) -> Index:
         if _has_images(folder):
             return _flat_index(folder)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{error.filename or root}: cannot be read ({reason})") from error
+        raise DataError(f"{error.filename or root}: cannot be read ({reason(error)})") from error
     return _class_folders_index(folder)
 
 
