@@ -21,7 +21,7 @@ from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import Decoded, Decoder, Request
-from ixt.pipeline.decode.thread_pool import Crew, one_torch_thread
+from ixt.pipeline.decode.thread_pool import ThreadPool, one_torch_thread
 from ixt.pipeline.plan.plan import Plan, Planner
 from ixt.pipeline.plan.policy import fill_colour
 from ixt.pipeline.prefetch_stream import made_beside
@@ -77,12 +77,12 @@ class TrainLoader:
         self._recipe, self._num_classes, self._device = recipe, num_classes, device
         self._rank, self._world_size = rank, world_size
         self._stream: torch.cuda.Stream | None = None
-        self._crew: Crew | None = None
+        self._pool: ThreadPool | None = None
         self._memory = BatchMemory()
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         else:
-            self._crew = Crew(decoder.num_threads, "finish")
+            self._pool = ThreadPool(decoder.num_threads, "finish")
         self.updates_per_epoch = len(index) // recipe.engine.global_batch_size
         """Optimizer updates in an epoch; the tail that fills no update is dropped."""
 
@@ -150,7 +150,7 @@ class TrainLoader:
         Returns:
             (B, 3, S, S) uint8.
         """
-        if self._crew is None:
+        if self._pool is None:
             return self._augment_rows(plan, images, slice(None))
         if plan.crops.shift is None and plan.augmix is None and plan.ops is None:
             return images
@@ -159,7 +159,7 @@ class TrainLoader:
         def fill(rows: slice) -> None:
             result[rows] = self._augment_rows(plan, images[rows], rows)
 
-        self._crew.spread(len(images), fill)
+        self._pool.spread(len(images), fill)
         return result
 
     def _augment_rows(self, plan: Plan, images: Tensor, rows: slice) -> Tensor:
@@ -189,7 +189,7 @@ class TrainLoader:
         layout = torch.contiguous_format
         if self._recipe.engine.channels_last or not images.is_contiguous():
             layout = torch.channels_last
-        if self._crew is None:
+        if self._pool is None:
             result = torch.empty_like(images, dtype=torch.float32, memory_format=layout)
         else:
             result = self._memory.empty(images.shape, torch.float32, layout)
@@ -197,10 +197,10 @@ class TrainLoader:
         def fill(rows: slice) -> None:
             self._normalise_rows(plan, images[rows], rows, result[rows])
 
-        if self._crew is None:
+        if self._pool is None:
             fill(slice(None))
         else:
-            self._crew.spread(len(images), fill)
+            self._pool.spread(len(images), fill)
         return result
 
     def _normalise_rows(self, plan: Plan, images: Tensor, rows: slice, out: Tensor) -> None:

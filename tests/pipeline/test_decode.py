@@ -229,7 +229,7 @@ def test_threads_use_one_torch_thread_each_and_leave_the_others_alone() -> None:
     try:
         decoder = torch_decoder(num_threads=3)
         assert isinstance(decoder, ThreadDecoder)
-        seen = decoder._crew._pool.map(lambda _: torch.get_num_threads(), range(12))
+        seen = decoder._pool._pool.map(lambda _: torch.get_num_threads(), range(12))
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2
         with ThreadPoolExecutor(1) as later:

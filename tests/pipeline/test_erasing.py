@@ -7,7 +7,8 @@ from scipy import stats
 from scipy.special import ndtri
 from timm.data.random_erasing import RandomErasing
 
-from ixt.pipeline.augment.erasing import EraseBoxes, draw_boxes, erase
+from ixt.pipeline.augment.erasing import erase
+from ixt.pipeline.plan.erasing import EraseBoxes, draw_boxes
 from ixt.pipeline.plan.hashing import Draw, hash64
 
 UNLIKELY = 0.005

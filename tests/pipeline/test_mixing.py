@@ -5,7 +5,8 @@ from scipy import stats
 from timm.data import mixup as timm_mixup
 from torch import Tensor
 
-from ixt.pipeline.augment.mixing import MixTable, draw_mix, mix_images, mix_targets, smooth_targets
+from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
+from ixt.pipeline.plan.mixing import MixTable, draw_mix
 
 UNLIKELY = 0.005
 GROUP, CLASSES, SIZE = 6, 10, 24

@@ -1,4 +1,4 @@
-"""Threads that share a batch's rows out, and how many threads torch's operators take on a CPU."""
+"""Threads that share out a batch's rows, and how many threads torch's operators take on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threading import Barrier
 import torch
 
 
-class Crew:
+class ThreadPool:
     """A pool of threads in which torch's operators take one thread each."""
 
     def __init__(self, num_threads: int, name: str) -> None:
@@ -26,13 +26,13 @@ class Crew:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
         _use_one_torch_thread_each(self._pool, num_threads)
 
-    def start(self, count: int, work: Callable[[int], None]) -> Shift:
+    def start(self, count: int, work: Callable[[int], None]) -> Work:
         """Let the threads work on items 0 to count - 1, each taking the next that is left.
 
         Every thread takes part, so what is started next begins only when this has no items left:
-        shifts are completed in order, and no thread waits for another in between.
+        work is completed in order, and no thread waits for another in between.
         """
-        return Shift(self._pool, self.num_threads, count, work)
+        return Work(self._pool, self.num_threads, count, work)
 
     def spread(self, count: int, work: Callable[[slice], None]) -> None:
         """Let each thread work on a part of rows 0 to count - 1, and wait for all of them.
@@ -45,18 +45,18 @@ class Crew:
         self.start(len(starts), lambda k: work(slice(starts[k], starts[k] + size))).wait()
 
     def close(self) -> None:
-        """End the threads; they end, too, when nothing refers to the crew any more."""
+        """End the threads; they end, too, when nothing refers to the pool any more."""
         self._pool.shutdown(cancel_futures=True)
 
 
-class Shift:
-    """Items that a crew is working on."""
+class Work:
+    """Items that a pool is working on."""
 
     def __init__(
         self, pool: ThreadPoolExecutor, num_threads: int, count: int, work: Callable[[int], None]
     ) -> None:
         self._items = deque(range(count))
-        # The work itself is not kept: one that refers to this shift would make a cycle, and a
+        # The work itself is not kept: one that refers to this object would make a cycle, and a
         # batch of pixels in it would lie about until Python looks for such.
         self._jobs = [pool.submit(_take, self._items, work) for _ in range(min(num_threads, count))]
 

@@ -16,7 +16,7 @@ from ixt.images.byte_ranges import ByteRange, Bytes, ReadAhead, Reading, read_by
 from ixt.images.image import DamagedImage, read_image, unreadable
 from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import GREY, Decoded, OnError, R, stop_if_damaged
-from ixt.pipeline.decode.thread_pool import Crew
+from ixt.pipeline.decode.thread_pool import ThreadPool
 from ixt.pipeline.plan.crop import Crops
 
 Squares = Callable[[ByteRange, Bytes, Sequence[Crops], int], list[Tensor]]
@@ -50,7 +50,7 @@ class ThreadDecoder:
         self._device = device
         self._prefetch = prefetch
         self._on_error = on_error
-        self._crew = Crew(num_threads, "decode")
+        self._pool = ThreadPool(num_threads, "decode")
         self._read_ahead = ReadAhead()
         self._memory = BatchMemory()
 
@@ -70,7 +70,7 @@ class ThreadDecoder:
 
     def close(self) -> None:
         """End the threads."""
-        self._crew.close()
+        self._pool.close()
         self._read_ahead.close()
 
     def _start(self, request: R) -> _Batch[R]:
@@ -78,7 +78,7 @@ class ThreadDecoder:
         remote = any(source.is_remote for source in request.ranges)
         reading = self._read_ahead.start(request.ranges, read_bytes) if remote else None
         memory = None if self._device.type == "cuda" else self._memory
-        return _Batch(request, self._squares, reading, self._crew, memory=memory)
+        return _Batch(request, self._squares, reading, self._pool, memory=memory)
 
     def _finish(self, started: deque[_Batch[R]]) -> Decoded[R]:
         """Wait for the oldest batch; it stays in `started` until then, to be cancelled there."""
@@ -101,7 +101,7 @@ class _Batch(Generic[R]):
         request: R,
         squares: Squares,
         reading: Reading[Bytes] | None,
-        crew: Crew,
+        pool: ThreadPool,
         *,
         memory: BatchMemory | None,
     ) -> None:
@@ -116,7 +116,7 @@ class _Batch(Generic[R]):
         self._ranges = request.ranges
         self._squares = squares
         self._reading = reading
-        self._shift = crew.start(len(request), self._fill)
+        self._work = pool.start(len(request), self._fill)
 
     def wait(self) -> None:
         """Until all images are there.
@@ -124,11 +124,11 @@ class _Batch(Generic[R]):
         Raises:
             DataError: an image is not what was indexed, or a bucket does not give it.
         """
-        self._shift.wait()
+        self._work.wait()
 
     def cancel(self) -> None:
         """Let the threads stop after the image that each has at hand."""
-        self._shift.cancel()
+        self._work.cancel()
         if self._reading is not None:
             self._reading.cancel()
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.pipeline.augment.erasing import EraseBoxes, draw_boxes
-from ixt.pipeline.augment.mixing import MixTable, draw_mix
 from ixt.pipeline.plan.crop import FILTERS, Crops, simple_crops, train_crops
+from ixt.pipeline.plan.erasing import EraseBoxes, draw_boxes
 from ixt.pipeline.plan.hashing import Draw, hash64
+from ixt.pipeline.plan.mixing import MixTable, draw_mix
 from ixt.pipeline.plan.policy import (
     AugMixTable,
     Frame,
