@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError, ModelError
 from ixt.files import replace_text
+from ixt.kernels.apply import DTYPES
 from ixt.kernels.modules import bands_of, token_mixers
+from ixt.kernels.product_choice import CUBLAS, Timer, product_times, products
 from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, fuse_alone, mixers_to_fuse
-from ixt.kernels.tune import CUBLAS, Timer, product_times, products
 from ixt.models import create_empty_model, create_model, eval_settings
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum"}

@@ -10,7 +10,7 @@ model what the recipe says (`apply.py`). The update's: `check_updates`, `update_
 
 Operators: `bands.py`, `bands_norm.py`, `fold.py`, `gemm.py`. Their Triton twins: `triton_code/`.
 Layers that use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py`
-compares them with plain PyTorch on the device at hand, `tune.py` times matrix products there.
+compares them with plain PyTorch on the device at hand, `product_choice.py` times products there.
 """
 
 from ixt.kernels.apply import prepare_model

@@ -19,7 +19,7 @@ from ixt.recipe.model import GemmChoice, GemmProduct
 
 _log = logging.getLogger("ixt")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> None:

@@ -8,7 +8,7 @@ in `fold.py`.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,8 +30,7 @@ from ixt.kernels.fold import (
 from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad
 from ixt.kernels.modules import FusedMixer, MatmulMlp, fuse_mixers
 from ixt.kernels.operators import wide_dtype
-from ixt.kernels.replace import replace
-from ixt.kernels.residual import HalfResidualBlock
+from ixt.kernels.residual import HalfResidualBlock, replace
 from ixt.recipe.model import GemmChoice
 
 
@@ -173,6 +172,8 @@ class FoldedBlock(nn.Module):
             self.add_module(name, layer)
         self.gamma = block.gamma
         self.half_stream = isinstance(block, HalfResidualBlock)
+        self.branch = getattr(block, "branch", None)
+        self.unfolded: Callable[[nn.Module, Tensor], Tensor] = type(block).forward
         self.tiles = CUBLAS
         self.train(block.training)
 
@@ -185,7 +186,7 @@ class FoldedBlock(nn.Module):
         if not x.is_contiguous(memory_format=torch.channels_last) or (
             stats and x.numel() == x.shape[1]
         ):
-            return self._plain(x.to(stream) if self.half_stream else x)
+            return self.unfolded(self, x)
         mixer, mlp = layers.token_mixer, layers.mlp
         plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, self.tiles)
         filters, biases = mixer.weights()
@@ -218,15 +219,6 @@ class FoldedBlock(nn.Module):
         # The same draw as timm's, so that the same paths are dropped.
         scale = x.new_empty(x.shape[0], dtype=wide_dtype(x.dtype)).bernoulli_(keep)
         return scale.div_(keep) if keep > 0.0 and drop.scale_by_keep else scale
-
-    def _plain(self, x: Tensor) -> Tensor:
-        layers = cast(Any, self)
-        y = layers.mlp(layers.norm(layers.token_mixer(x)))
-        if self.gamma is not None:
-            gamma = self.gamma.to(y.dtype) if self.half_stream else self.gamma
-            y = y * gamma.reshape(1, -1, 1, 1)
-        out: Tensor = layers.drop_path(y) + x
-        return out
 
 
 def _group(norm: nn.Module) -> Any:

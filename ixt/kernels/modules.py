@@ -14,8 +14,7 @@ from timm.models.inception_next import ConvMlp, InceptionDWConv2d
 from torch import Tensor, nn
 
 from ixt.kernels.bands import depthwise_bands
-from ixt.kernels.replace import replace
-from ixt.kernels.residual import HalfResidualBlock
+from ixt.kernels.residual import HalfResidualBlock, replace
 from ixt.kernels.shapes import Bands
 from ixt.models.variants import PartialDepthwiseConv2d
 

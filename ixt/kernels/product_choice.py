@@ -1,25 +1,41 @@
 """Who computes the products of folded blocks: measured where the recipe says auto, once per run.
 
-The choice changes last bits, so it is made once, by one process for all, and written down.
+Triton computes those that it does faster than cuBLAS and a pass of its own. The choice changes last
+bits, so it is made once, by one process for all, and written down.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.distributed as dist
+from timm.models.inception_next import MetaNeXtBlock
+from torch import nn
 
 from ixt.distributed.accelerator import set_math
 from ixt.distributed.group import join_group
-from ixt.kernels import tune
 from ixt.kernels.apply import DTYPES
+from ixt.kernels.folded import channels_of
+from ixt.kernels.gemm import contract, expand, expand_grad
+from ixt.kernels.selfcheck import blocks_to_fold
+from ixt.kernels.shapes import TILES
 from ixt.models import create_empty_model, recipe_arguments
 from ixt.recipe import Recipe, load_recipe
-from ixt.recipe.model import GemmChoice
+from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
+
+CUBLAS = "cublas"
+Timer = Callable[[Callable[[], object]], float]
+"""Gives the median milliseconds of one call."""
+
+# Times vary by about as much between runs: for less, cuBLAS stays.
+_LEAST_GAIN = 0.02
+_MOST_ROWS = 2**18  # more take longer by as much, and memory
 
 
 def choose_products(recipe: Recipe, stored: Path | None) -> Recipe:
@@ -60,7 +76,7 @@ def _measure(recipe: Recipe) -> GemmChoice:
     settings, engine = recipe.model, recipe.engine
     set_math(recipe, cuda=True)
     dtype = DTYPES[engine.precision]
-    products = tune.products(
+    found = products(
         create_empty_model(settings.name, **recipe_arguments(settings)),
         recipe.augment.image_size,
         engine.micro_batch_size,
@@ -68,13 +84,143 @@ def _measure(recipe: Recipe) -> GemmChoice:
         dtype if engine.half_residual else torch.float32,
         torch.device("cuda"),
     )
-    times = {p.name: tune.product_times(p, tune.time_on_device) for p in products}
+    times = {p.name: product_times(p, time_on_device) for p in found}
     torch.cuda.empty_cache()
     return choice_from(times)
 
 
 def choice_from(times: Mapping[str, Mapping[str, float]]) -> GemmChoice:
     """A recipe's value, from the milliseconds of each product by way."""
-    best = {product: tune.fastest(by_way) for product, by_way in times.items()}
-    choice = {product: way for product, way in best.items() if way != tune.CUBLAS}
+    best = {product: fastest(by_way) for product, by_way in times.items()}
+    choice = {product: way for product, way in best.items() if way != CUBLAS}
     return cast(GemmChoice, choice) if choice else "cublas"
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """What the time of a block's products depends on."""
+
+    channels: int
+    hidden: int
+    pixels: int
+    """Of an image there."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of a block with random operands, and the work in it."""
+
+    name: str
+    """As in recipes: fc1-96."""
+    run: Callable[[GemmTile | None], object]
+    """Compute it with a tile of `TILES`, or by cuBLAS with None."""
+    moved_bytes: int
+    """Its operands and results, once each."""
+    flops: int
+
+
+def block_sizes(model: nn.Module, side: int) -> list[BlockSize]:
+    """The sizes of a model's blocks that `fuse` folds, each once, in its order.
+
+    Args:
+        model: fresh, on the meta device; of no further use.
+        side: of its square images, in pixels.
+    """
+    found: dict[BlockSize, None] = {}
+
+    def note(block: Any, inputs: tuple[torch.Tensor]) -> None:
+        pixels = inputs[0].shape[2] * inputs[0].shape[3]
+        found[BlockSize(channels_of(block), block.mlp.fc1.out_channels, pixels)] = None
+
+    for block in model.modules():
+        if isinstance(block, MetaNeXtBlock) and blocks_to_fold(nn.ModuleList([block])):
+            block.register_forward_pre_hook(note)
+    with torch.no_grad():
+        model.eval()(torch.empty(1, 3, side, side, device="meta"))
+    return list(found)
+
+
+def make_product(
+    name: GemmProduct,
+    size: BlockSize,
+    images: int,
+    dtype: torch.dtype,
+    stream: torch.dtype,
+    device: torch.device,
+) -> Product:
+    """Draw operands of a product, as they are while a block trains with drop-path.
+
+    Args:
+        name: which of them.
+        size: of its block.
+        images: in a batch.
+        dtype: of all but the residual stream.
+        stream: of that.
+        device: where.
+    """
+    rows, channels, hidden = images * size.pixels, size.channels, size.hidden
+    draw = partial(torch.randn, device=device, dtype=dtype)
+    scale = torch.ones(images, device=device)
+    first, second = draw(hidden, channels), draw(channels, hidden)
+    run: Callable[[GemmTile | None], object]
+    if name == "fc1":
+        run = partial(expand, draw(rows, channels), first, draw(hidden), scale)
+    elif name == "fc2_grad":
+        run = partial(expand_grad, draw(rows, channels), second, draw(rows, hidden), scale)
+    else:
+        x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
+        run = partial(contract, draw(rows, hidden), second, x, bias, scale, stream)
+    wide, element, lifted = rows * hidden, dtype.itemsize, rows * channels * stream.itemsize
+    moved = wide * element + (2 * lifted if name == "fc2" else (rows * channels + wide) * element)
+    weights = channels * hidden * element
+    return Product(f"{name}-{channels}", run, moved + weights, 2 * rows * channels * hidden)
+
+
+def product_times(product: Product, timer: Timer) -> dict[str, float]:
+    """Milliseconds of a product by cuBLAS and with each tile that the device can run."""
+    times = {CUBLAS: timer(partial(product.run, None))}
+    for tile in TILES:
+        try:
+            times[tile] = timer(partial(product.run, tile))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a compiler's, for want of shared memory or registers
+            continue
+    return times
+
+
+def fastest(times: Mapping[str, float]) -> str:
+    """The key of a product's times that wins: cuBLAS unless it is clearly slower."""
+    best = min(times, key=lambda name: times[name])
+    return best if times[best] < (1 - _LEAST_GAIN) * times[CUBLAS] else CUBLAS
+
+
+def products(
+    model: nn.Module,
+    side: int,
+    images: int,
+    dtype: torch.dtype,
+    stream: torch.dtype,
+    device: torch.device,
+) -> Iterator[Product]:
+    """The different products of a model's blocks, each drawn when it is asked for.
+
+    Args:
+        model: fresh, on the meta device; of no further use.
+        side: of its images, in pixels.
+        images: in a batch; fewer where that would take much memory.
+        dtype: of all but the residual stream.
+        stream: of that.
+        device: where.
+    """
+    for size in block_sizes(model, side):
+        few = max(1, min(images, _MOST_ROWS // size.pixels))
+        for name in get_args(GemmProduct):
+            yield make_product(name, size, few, dtype, stream, device)
+
+
+def time_on_device(call: Callable[[], object]) -> float:
+    """Median milliseconds of a call on the CUDA device, with a cold L2 cache."""
+    from triton.testing import do_bench
+
+    return float(do_bench(call, warmup=10, rep=50, return_mode="median"))

@@ -1,4 +1,4 @@
-"""Blocks whose residual stream keeps autocast's type."""
+"""Blocks whose residual stream keeps the type of autocast, and how layers are exchanged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
-
-from ixt.kernels.replace import replace
 
 
 class HalfResidualBlock(nn.Module):
@@ -62,6 +60,27 @@ def _conv_mlp_branch(block: Any, x: Tensor) -> Tensor:
 def _convnext_branch(block: Any, x: Tensor) -> Tensor:
     out: Tensor = block.mlp(block.norm(block.conv_dw(x).permute(0, 2, 3, 1)))
     return out.permute(0, 3, 1, 2)
+
+
+def replace(
+    model: nn.Module, fits: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]
+) -> int:
+    """Replace layers of a model in place and return how many.
+
+    Args:
+        model: its own layers are looked at, not the model itself.
+        fits: whether to replace a layer.
+        make: gives the new layer from the old one.
+    """
+    found = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if fits(layer)
+    ]
+    for parent, name, layer in found:
+        setattr(parent, name, make(layer))
+    return len(found)
 
 
 def keep_residual_half(model: nn.Module) -> int:

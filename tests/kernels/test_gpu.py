@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from ixt.kernels.bands import depthwise_bands
 from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.product_choice import BlockSize, make_product
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
 from ixt.kernels.shapes import TILES
-from ixt.kernels.tune import BlockSize, make_product
 from ixt.models import create_model
 from ixt.models.variants import PartialDepthwiseConv2d
 from ixt.recipe.model import GemmProduct, GemmTile

@@ -9,7 +9,7 @@ import pytest
 import torch
 from process_group import start_two
 
-from ixt.kernels import product_choice, tune
+from ixt.kernels import product_choice
 from ixt.kernels.product_choice import choice_from, choose_products
 from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.training.resolve import resolve_recipe
@@ -52,7 +52,7 @@ def test_a_tile_that_does_not_run_is_left_out() -> None:
         call()
         return 1.0
 
-    times = tune.product_times(tune.Product("fc1-16", run, 1, 1), timer)
+    times = product_choice.product_times(product_choice.Product("fc1-16", run, 1, 1), timer)
     assert list(times) == ["cublas", "128x64", "128x64s", "64x64"]
 
 
@@ -79,10 +79,10 @@ def test_a_run_writes_its_choice_down_and_keeps_it(
 
 
 def test_operands_and_work_of_a_product_are_those_of_its_block() -> None:
-    size = tune.BlockSize(channels=24, hidden=96, pixels=49)
+    size = product_choice.BlockSize(channels=24, hidden=96, pixels=49)
     stream, cpu = torch.bfloat16, torch.device("cpu")
     made = {
-        name: tune.make_product(name, size, 2, torch.float32, stream, cpu)
+        name: product_choice.make_product(name, size, 2, torch.float32, stream, cpu)
         for name in ("fc1", "fc2_grad", "fc2")
     }
     weights = 24 * 96 * 4
