@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision.io  # registers torch.ops.image
@@ -123,15 +124,13 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
             facts = replace(facts, fault=Fault.CORRUPT, detail=_one_line(str(error)))
         return facts, False
     colour, orientation = _jpeg_colour_and_orientation(data.tobytes())
-    facts = replace(
-        facts,
-        image_format=ImageFormat.JPEG,
-        colour=colour,
-        orientation=orientation,
-        height=height,
-        width=width,
-    )
-    return facts, stderr.size() > written
+    shape: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "colour": colour,
+        "orientation": orientation,
+    }
+    return replace(facts, image_format=ImageFormat.JPEG, **shape), stderr.size() > written
 
 
 def explain_warning(source: ByteRange, facts: Facts, stderr: CapturedStderr) -> Facts:
@@ -164,14 +163,13 @@ def _through_pillow(source: ByteRange, data: Bytes, facts: Facts) -> Facts:
     with Image.open(io.BytesIO(data.tobytes())) as image:
         image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
         colour, orientation = _colour(image.getbands()), _orientation(image.getexif)
-    return replace(
-        facts,
-        image_format=image_format,
-        colour=colour,
-        orientation=orientation,
-        height=height,
-        width=width,
-    )
+    shape: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "colour": colour,
+        "orientation": orientation,
+    }
+    return replace(facts, image_format=image_format, **shape)
 
 
 def _colour(bands: tuple[str, ...]) -> Colour:

@@ -10,8 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from ixt.images.folders import IMAGE_SUFFIXES
-from ixt.images.headers import ImageFormat
+from ixt.images.headers import PILLOW_FORMATS, ImageFormat
 from ixt.tools.check.facts import Colour, Facts, Fault
 from ixt.tools.check.survey import Survey
 
@@ -54,7 +56,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
     Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
     Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
-    Kind.UNKNOWN_CLASS: ("breaks training", "a val folder that train has not"),
+    Kind.UNKNOWN_CLASS: ("breaks training", "a class in val that is missing from train"),
     Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
     Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),
     Kind.LEAK: ("note", "the same bytes in both splits; accuracy is flattered"),
@@ -78,21 +80,14 @@ FAULTS = {
     Fault.UNDECODABLE: Kind.UNDECODABLE,
     Fault.CORRUPT: Kind.CORRUPT,
 }
-# OUTDATED is the index's fault, a class its folder's, and what may not be read may be sound.
+# OUTDATED is the index's fault, a class its folder's, and an unreadable file may be sound.
 REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT, Kind.UNREADABLE}
 """Kinds that quarantine moves away; CORRUPT only in a strict check."""
 
 _OTHERS = 10  # a placeholder picture may be there ten thousand times
 
 _SUFFIX_FORMATS = {
-    ".jpeg": ImageFormat.JPEG,
-    ".jpg": ImageFormat.JPEG,
-    ".png": ImageFormat.PNG,
-    ".bmp": ImageFormat.BMP,
-    ".webp": ImageFormat.WEBP,
-    ".ppm": ImageFormat.PPM,
-    ".tif": ImageFormat.TIFF,
-    ".tiff": ImageFormat.TIFF,
+    suffix: PILLOW_FORMATS[Image.registered_extensions()[suffix]] for suffix in IMAGE_SUFFIXES
 }
 
 

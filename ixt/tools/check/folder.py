@@ -83,13 +83,7 @@ class CheckReport:
                 for kind in MEANING
             },
             "findings": [
-                {
-                    "kind": finding.kind.value,
-                    "severity": self.severity(finding.kind),
-                    "path": finding.path,
-                    "detail": finding.detail,
-                    "others": list(finding.others),
-                }
+                {**vars(finding), "severity": self.severity(finding.kind)}
                 for finding in self.findings
             ],
             "moved": [{"from": origin, "to": target} for origin, target in self.moved],

@@ -103,29 +103,22 @@ def _rows(columns: dict[str, NDArray[Any]]) -> dict[bytes, Facts]:
     paths = _split(columns["path_blob"], columns["path_offsets"])
     details = _split(columns["detail_blob"], columns["detail_offsets"])
     digests = columns["digests"].tobytes()
-    rows = {}
-    for number, (path, detail, stamp, codes, size) in enumerate(
-        zip(
-            paths,
-            details,
-            columns["stamps"].tolist(),
-            columns["codes"].tolist(),
-            columns["sizes"].tolist(),
-            strict=True,
+    stamps, codes, sizes = (columns[name].tolist() for name in ("stamps", "codes", "sizes"))
+    return {
+        path: Facts(
+            tuple(stamp),
+            digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES],
+            Fault(fault),
+            detail.decode(),
+            ImageFormat(image_format),
+            Colour(colour),
+            orientation,
+            *size,
         )
-    ):
-        rows[path] = Facts(
-            stamp=(stamp[0], stamp[1], stamp[2]),
-            digest=digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES],
-            fault=Fault(codes[0]),
-            detail=detail.decode(),
-            image_format=ImageFormat(codes[1]),
-            colour=Colour(codes[2]),
-            orientation=codes[3],
-            height=size[0],
-            width=size[1],
+        for number, (path, detail, stamp, (fault, image_format, colour, orientation), size) in (
+            enumerate(zip(paths, details, stamps, codes, sizes, strict=True))
         )
-    return rows
+    }
 
 
 def _split(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Sequence[bytes]:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,7 +60,7 @@ def pack(
     options: PackOptions,
     *,
     num_threads: int | None = None,
-    report: Report | None = None,
+    report: Report = lambda done, total: None,
 ) -> PackSummary:
     """Pack the train and val images of a set, or go on with a packing that was cut off.
 
@@ -93,15 +93,17 @@ def pack(
             for number, path in enumerate(_shard_paths(out, plan)):
                 found = shard_members(path, plan, number)
                 if found is None:
-                    write_shard(
-                        path, plan, number, options.quality, pool, _from(done, total, report)
-                    )
+
+                    def tick(count: int, done: int = done) -> None:
+                        report(done + count, total)
+
+                    write_shard(path, plan, number, options.quality, pool, tick)
                     found = shard_members(path, plan, number)
                     written += 1
                 assert found is not None
                 members += found
                 done += len(found)
-                _from(done, total, report)(0)
+                report(done, total)
             save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members))
     shards = [path for plan in plans for path in _shard_paths(out, plan)]
     return PackSummary(
@@ -198,14 +200,6 @@ def _sweep(folder: Path) -> None:
 
 def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:
     return [out / plan.split / plan.shard_name(number) for number in range(len(plan.bounds))]
-
-
-def _from(done: int, total: int, report: Report | None) -> Callable[[int], None]:
-    def tick(count: int) -> None:
-        if report is not None:
-            report(done + count, total)
-
-    return tick
 
 
 def _table(out: Path, plan: PackPlan, members: list[Member]) -> Table:

@@ -8,6 +8,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -94,13 +95,13 @@ def _prepare(
 ) -> Iterator[tuple[int, bytes]]:
     """Row and packed image, in order, prepared a bounded number ahead."""
     started: deque[tuple[int, Future[bytes]]] = deque()
+    coming = iter(rows)
     try:
-        for row in rows:
-            started.append((row, pool.submit(_packed, plan, quality, row)))
-            if len(started) > _AHEAD:
-                done, job = started.popleft()
-                yield done, job.result()
-        while started:
+        while True:
+            for row in islice(coming, _AHEAD - len(started)):
+                started.append((row, pool.submit(_packed, plan, quality, row)))
+            if not started:
+                return
             done, job = started.popleft()
             yield done, job.result()
     finally:

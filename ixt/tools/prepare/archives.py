@@ -43,14 +43,7 @@ def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[TarIn
 
     Folders, and files whose name starts with a dot, are passed over.
 
-    Args:
-        descriptor: the open file; its own position is neither used nor moved.
-        start: first byte of the tar.
-        length: bytes of the tar.
-        where: name of the tar for messages.
-
-    Returns:
-        members, named without their folders.
+    The file's own position is neither used nor moved; members are named without their folders.
 
     Raises:
         DataError: as `walk_tar`, or the tar holds a name twice.

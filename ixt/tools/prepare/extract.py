@@ -223,10 +223,8 @@ def _is_there(extraction: Extraction, image: TarInfo, held: Held | None) -> bool
 def _write(extraction: Extraction, path: Path, image: TarInfo) -> None:
     """Write a staged image. A kill leaves it short, and its size then tells."""
     content = _read(extraction, image.offset_data, image.size)
-    with named(path), open(path, "wb", buffering=0) as file:
-        num_bytes = file.write(content)
-        while num_bytes < len(content):
-            num_bytes += file.write(content[num_bytes:])
+    with named(path):
+        path.write_bytes(content)
 
 
 def _read(extraction: Extraction, offset: int, size: int) -> bytes:

@@ -69,16 +69,7 @@ def packed_classes(folder: Path) -> list[Path]:
 
 
 def extract_packed(tars: list[Path], place: Place, meter: Meter, options: Options) -> Counter[str]:
-    """Extract class tars, each published as soon as it is whole.
-
-    Args:
-        tars: the class tars.
-        place: where their images go.
-        meter: counts what is done.
-        options: threads, and whether to delete each tar once its images are published.
-
-    Returns:
-        Number of images of each class.
+    """Extract class tars, each published as soon as it is whole; the number of images of each.
 
     Raises:
         DataError: a tar is cut off, damaged or holds no images.
