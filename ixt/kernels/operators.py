@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 library = torch.library.Library("ixt", "FRAGMENT")
+twins: dict[str, str] = {}
+"""By operator the module of `triton_code` that holds its twin."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -26,12 +28,12 @@ def operator(twin: str) -> Callable[[_Function], _Function]:
 
     def define(plain: _Function) -> _Function:
         name = plain.__name__
+        twins[name] = twin
 
         def on_cuda(first: Tensor, *rest: Any) -> Any:
             if not in_triton(first):
                 return plain(first, *rest)
-            fused = getattr(import_module(f"ixt.kernels.triton_code.{twin}"), name)
-            return fused(first, *rest)
+            return twin_of(name)(first, *rest)
 
         library.define(name + torch.library.infer_schema(plain, mutates_args=()))
         library.impl(name, plain, "CPU")
@@ -40,6 +42,14 @@ def operator(twin: str) -> Callable[[_Function], _Function]:
         return cast(_Function, getattr(torch.ops.ixt, name).default)
 
     return define
+
+
+def twin_of(name: str) -> Callable[..., Any]:
+    """The function that computes an operator on a CUDA device."""
+    twin: Callable[..., Any] = getattr(
+        import_module(f"ixt.kernels.triton_code.{twins[name]}"), name
+    )
+    return twin
 
 
 def in_triton(x: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from ixt.kernels import folded as module
 from ixt.kernels.folded import FoldedBlock, fuse
 from ixt.kernels.gemm import Tiles, chosen_tiles
+from ixt.kernels.operators import twin_of, twins
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.shapes import TILES
 from ixt.recipe.model import GemmChoice, GemmTile
@@ -252,6 +253,15 @@ def test_synchronised_statistics_are_those_of_all_processes(tmp_path: Any) -> No
             parts[0][name] + parts[1][name], parameter.grad, atol=1e-9, rtol=1e-9
         )
     torch.testing.assert_close(parts[1]["variance"], plain.norm.running_var)  # type: ignore[union-attr]
+
+
+def test_every_operator_has_a_twin_with_the_same_arguments_and_results() -> None:
+    pytest.importorskip("triton")
+    assert len(twins) == 17
+    for name in twins:
+        found = torch.library.infer_schema(twin_of(name), mutates_args=())
+        expected = getattr(torch.ops.ixt, name).default._schema
+        assert torch._C.parse_schema(f"ixt::{name}{found}") == expected
 
 
 def test_every_operator_is_well_formed() -> None:
