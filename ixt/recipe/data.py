@@ -14,7 +14,7 @@ class Data(Section):
     root: str | None = None
     """Folder with train/ and val/ (or validation/); `--data` sets it."""
     decoder: Literal["auto", "dali", "torch", "exact"] = "auto"
-    """auto takes DALI where a CUDA device is there, else torch, the faster one on a CPU.
+    """auto takes DALI where it is installed, else torch; on a CPU both have the same pixels.
 
     exact is Pillow, bit for bit timm's and torchvision's pixels, and slow.
     """
