@@ -34,7 +34,7 @@ WARM_UP = 11
 def check_updates(engine: Engine, cuda: bool) -> None:
     """Refuse a graph that cannot be recorded here, and make ready for one that can.
 
-    Call it before any process group exists: NCCL's is told when it is made.
+    Call it before any process group exists: NCCL's reads its settings when it is made.
 
     Args:
         engine: the recipe's section.

@@ -35,7 +35,7 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         Diverged: a weight is infinite or not a number.
     """
     if run.undo is not None:
-        run.undo.settle()
+        run.undo.finish_previous()
     _refuse_spoiled(run, step)
     with activity.long("saving a checkpoint"):
         run.writer.wait()

@@ -1,4 +1,4 @@
-"""Taking back an update whose loss or gradient is not finite, without a wait for the device.
+"""Undoing an update whose loss or gradient is not finite, without a wait for the device.
 
 The state of before is copied on the device, and chosen there in place of the new one where that is
 broken. The same choice is made by all processes, under any engine and optimizer. What optimizers
@@ -22,7 +22,7 @@ from ixt.training.ema import Ema
 
 
 class Undo:
-    """Used once around every update, by every process: `remember`, `settle`, `unless_finite`."""
+    """Around every update, in every process: `remember`, `finish_previous`, `unless_finite`."""
 
     def __init__(
         self, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
@@ -57,8 +57,8 @@ class Undo:
         self._before = {key: self._room[key] for key in live}
         torch._foreach_copy_(list(self._before.values()), list(live.values()))
 
-    def settle(self) -> None:
-        """Finish the update before: put back what the host holds, if it was taken back.
+    def finish_previous(self) -> None:
+        """Finish the update before: restore what the host holds, if it was undone.
 
         Call it after the forward pass, which keeps the device busy meanwhile, and before the
         optimizer steps; and before the state is saved.

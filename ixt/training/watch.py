@@ -75,7 +75,7 @@ def choose_micro_step(run: Run, micro_step: Callable[..., Tensor], log: Interval
         recorded = partial(micro_step, run, nullcontext(), lambda: None)
         return StepGraph(recorded, run.optimizer, run.graph_stream, count)
     if run.undo is not None:
-        plain = partial(micro_step, run, log.forward, run.undo.settle)
+        plain = partial(micro_step, run, log.forward, run.undo.finish_previous)
         return UndoableStep(plain, run.undo, run.accelerator.gradient_accumulation_steps)
     return partial(micro_step, run, log.forward, lambda: None)
 

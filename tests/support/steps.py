@@ -93,7 +93,7 @@ class Small:
     def state(self) -> dict[str, Any]:
         """Weights, statistics, averages and all that the optimizer keeps."""
         if self.run.undo is not None:
-            self.run.undo.settle()
+            self.run.undo.finish_previous()
         saved = self.run.optimizer.state_dict()
         kept = {
             f"{p}/{key}": v for p, values in saved["state"].items() for key, v in values.items()

@@ -29,7 +29,7 @@ def test_a_skipped_update_changes_no_weight_or_moment(
     original, seen = training.train_step, []
 
     def state(run: Any) -> dict[str, torch.Tensor]:
-        run.undo.settle()
+        run.undo.finish_previous()
         copies = type(run.writer.copies)(True)
         files, _ = training.state.capture(
             run.accelerator, run.model, run.optimizer, run.ema, copies

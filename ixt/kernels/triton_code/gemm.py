@@ -25,7 +25,7 @@ _GROUP = 8
 @triton.jit
 def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
            GROUP: tl.constexpr):  # fmt: skip
-    """This program's block of rows, its rows and columns: GROUP blocks of rows go on together."""
+    """This program's block of rows, its rows and columns: GROUP blocks of rows advance together."""
     across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(0) // (GROUP * across)
     inner = tl.program_id(0) % (GROUP * across)

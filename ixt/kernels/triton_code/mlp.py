@@ -1,6 +1,6 @@
 """What lies between the matrix products of a block's MLP, in Triton, in one pass each.
 
-Drop-path comes as one number per image, so it needs no pass of its own. Sums over pixels go on in
+Drop-path comes as one number per image, so it needs no pass of its own. Sums over pixels are in
 fp32 beside the pass that reads them, in an order that does not depend on the device.
 """
 
