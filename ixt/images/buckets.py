@@ -115,11 +115,11 @@ def _retry(url: str, ask: Callable[[Any], T]) -> T:
             if attempt == POLICY.attempts:
                 _OUTAGE.give_up()
             elif attempt >= _ATTEMPTS_IN_SILENCE:
-                _OUTAGE.tell(f"{url}: {_describe(error, status)}, again in {wait_s:.1f} s")
+                _OUTAGE.warn(f"{url}: {_describe(error, status)}, again in {wait_s:.1f} s")
             if _OUTAGE.is_given_up_within(wait_s):
                 raise DataError(
                     f"{url}: {_describe(error, status)} in the last of {attempt} attempts; check "
-                    "the network and the server, then try again (a run goes on with --resume)"
+                    "the network and the server, then try again (a run continues with --resume)"
                 ) from error
     raise AssertionError("the last attempt returns or raises")
 
@@ -129,16 +129,16 @@ class _Outage:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._told_s = -math.inf
+        self._warned_s = -math.inf
         self._given_up = False
 
-    def tell(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Warn, unless another thread has just done so."""
         with self._changed:
             now_s = time.monotonic()
-            if now_s - self._told_s < _SECONDS_BETWEEN_WARNINGS:
+            if now_s - self._warned_s < _SECONDS_BETWEEN_WARNINGS:
                 return
-            self._told_s = now_s
+            self._warned_s = now_s
         logger.warning("%s", text)
 
     def is_given_up_within(self, wait_s: float) -> bool:

@@ -63,7 +63,7 @@ def read_bytes(source: ByteRange) -> Bytes:
         (size,) uint8.
 
     Raises:
-        OSError: the file is missing, may not be read, or ends before the image does.
+        OSError: the file is missing, not readable, or ends before the image does.
         DataError: a bucket does not give the bytes, after several attempts.
     """
     if source.size is None:

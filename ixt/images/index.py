@@ -140,7 +140,7 @@ def load_index(
         rebuild: look at every image again, whatever is cached here.
 
     Raises:
-        DataError: the folder is missing, has another layout, or may not be read.
+        DataError: the folder is missing, has another layout, or is not readable.
     """
     if is_remote(str(root)):
         from ixt.images.bucket_index import load_remote_table
@@ -238,7 +238,7 @@ def _build(layout: Layout, report: Report | None) -> Table:
 
 
 def _log_progress(folder: Path, noun: str) -> Report:
-    """Whatever command builds a table first: nobody waits for minutes without a word."""
+    """Progress for whatever command builds a table first, which may take minutes."""
     return report_lines(f"{folder}: building its index", noun, logger.warning)
 
 

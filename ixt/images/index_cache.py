@@ -95,20 +95,31 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
 
 def write_table(root: Path, layout: Layout, table: Table) -> None:
     """Cache a split's table in the first place that can be written; warn if there is none."""
+    write_to_cache(
+        root,
+        lambda cache: _publish(cache, layout.split, table),
+        "the index is not cached (%s), so each run reads every image header again",
+    )
+
+
+def write_to_cache(root: Path, write: Callable[[Path], None], lost: str) -> None:
+    """Write to the first cache folder of a data root that can be written; warn if there is none.
+
+    Args:
+        root: the data root.
+        write: called with a folder; an OSError lets the next one be tried.
+        lost: the warning, with %s for the reason.
+    """
     problem = ""
     for cache in cache_folders(root):
         try:
-            _publish(cache, layout.split, table)
+            cache.mkdir(parents=True, exist_ok=True)
+            write(cache)
         except OSError as error:
             problem = str(error)
         else:
             return
-    logger.warning(
-        "%s: the index is not cached (%s), so each run reads every image header "
-        "again; allow writing there or set XDG_CACHE_HOME",
-        root,
-        problem,
-    )
+    logger.warning(f"%s: {lost}; allow writing there or set XDG_CACHE_HOME", root, problem)
 
 
 def set_aside(root: Path, split: Split) -> None:
@@ -199,7 +210,6 @@ def _publish(cache: Path, name: str, table: Table) -> None:
         OSError: the cache cannot be written.
     """
     target = cache / f"{name}-{_digest(table)}"
-    cache.mkdir(parents=True, exist_ok=True)
     save_table(target, table)
     for other in chain(cache.glob(f"{name}-*"), cache.glob(f"{_ASIDE}{name}-*")):
         with suppress(FileNotFoundError):  # another process removes it, too

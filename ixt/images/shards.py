@@ -123,7 +123,7 @@ def unchanged(folder: Path, stamps: tuple[Stamp, ...]) -> bool:
     """Whether tars are what they were: equally long, and of the same time or the same content.
 
     A set that was copied has other times, so content counts, too. It is compared in blocks all
-    over the tar: enough to tell a set packed anew, which moves every image.
+    over the tar: enough to tell a set packed again, which moves every image.
     """
 
     def same(old: Stamp) -> bool:

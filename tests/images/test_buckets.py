@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import buckets
-from ixt.images.byte_ranges import ReadAhead
+from ixt.images.byte_ranges import ReadAhead, read_bytes
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
@@ -135,7 +135,7 @@ def test_reads_ahead_run_side_by_side(folder: Path, uploaded: str, served: Bucke
     index = load_index(uploaded, "train")
     served.faults = ["500"] * 10
     ahead = ReadAhead()
-    reading = ahead.start(index.ranges(range(len(index))))
+    reading = ahead.start(index.ranges(range(len(index))), read_bytes)
     found = [reading.row(row).tobytes() for row in range(len(index))]
     ahead.close()
     assert found == tar_sets.contents(load_index(folder, "train"))
@@ -154,7 +154,7 @@ def test_the_last_failure_names_url_status_and_attempts(
         tar_sets.contents(index)
     assert str(error.value) == (
         f"{uploaded}/train/train-00000.tar: {reason} in the last of 4 attempts; check the "
-        "network and the server, then try again (a run goes on with --resume)"
+        "network and the server, then try again (a run continues with --resume)"
     )
     assert len(served.reads) == 4
 
@@ -178,13 +178,13 @@ def test_threads_that_wait_give_up_with_the_first_that_does(
     patient = replace(buckets.POLICY, first_wait_s=60.0, longest_wait_s=60.0)
     monkeypatch.setattr(buckets, "POLICY", patient)
     ahead = ReadAhead()
-    waiting = ahead.start([source])
+    waiting = ahead.start([source], read_bytes)
     while not served.reads:
         time.sleep(0.01)
     time.sleep(0.2)
     monkeypatch.setattr(buckets, "POLICY", replace(patient, attempts=1))
     start_s = time.monotonic()
-    for reading in (ahead.start([source]), waiting):
+    for reading in (ahead.start([source], read_bytes), waiting):
         with pytest.raises(DataError, match="HTTP status 500: no luck in the last of 1 attempts"):
             reading.row(0)
     ahead.close()
@@ -201,7 +201,7 @@ def test_many_threads_warn_once(
     monkeypatch.setattr(buckets, "_OUTAGE", buckets._Outage())
     served.always = "503"
     ahead = ReadAhead()
-    reading = ahead.start(index.ranges(range(len(index))))
+    reading = ahead.start(index.ranges(range(len(index))), read_bytes)
     with pytest.raises(DataError):
         reading.row(0)
     ahead.close()

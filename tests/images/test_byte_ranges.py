@@ -56,7 +56,7 @@ def test_a_missing_file_hides_no_other(shards: list[Path]) -> None:
     ranges = [ByteRange(str(path), 0, 10) for path in shards]
     ranges[20] = ByteRange("/nowhere/a.tar", 0, 10)
     ahead = ReadAhead()
-    reading = ahead.start(ranges)
+    reading = ahead.start(ranges, read_bytes)
     assert all((reading.row(row) == row).all() for row in range(50) if row != 20)
     with pytest.raises(FileNotFoundError):
         reading.row(20)

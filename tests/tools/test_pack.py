@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_whole_shards_and_the_packing_goes_on(
         pack(folder, tmp_path / "out", SMALL)
     assert str(error.value) == (
         f"{tmp_path}/out: no space left on device; make room and give the same command again, it "
-        "goes on behind the shards that are complete"
+        "continues behind the shards that are complete"
     )
     left, whole = files(tmp_path / "out"), files(packed)
     assert 0 < len(left) < len(whole)

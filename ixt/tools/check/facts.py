@@ -134,13 +134,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
 
 
 def explain_warning(source: ByteRange, facts: Facts, stderr: CapturedStderr) -> Facts:
-    """Decode a suspected image again, alone, and add what libjpeg says of it.
-
-    Args:
-        source: where it lies.
-        facts: what `inspect_image` found.
-        stderr: nobody else may write there meanwhile.
-    """
+    """Add what libjpeg says of a suspected image, while nobody else may write to stderr."""
     try:
         data = read_bytes(source)
         written = stderr.size()

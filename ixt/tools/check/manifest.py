@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,10 +14,8 @@ from numpy.typing import NDArray
 from ixt.files import published
 from ixt.images.headers import ImageFormat
 from ixt.images.index import join_paths
-from ixt.images.index_cache import cache_folders
+from ixt.images.index_cache import cache_folders, write_to_cache
 from ixt.tools.check.facts import DIGEST_BYTES, Colour, Facts, Fault
-
-logger = logging.getLogger("ixt")
 
 FORMAT_VERSION = 1
 
@@ -27,12 +24,7 @@ _UNUSABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def read_manifest(root: Path, split: str) -> dict[bytes, Facts]:
-    """What earlier checks found, by path relative to the split's folder; empty if there is none.
-
-    Args:
-        root: the data root.
-        split: the name of its index.
-    """
+    """What earlier checks found, by path relative to the split's folder; empty if there is none."""
     for cache in cache_folders(root):
         try:
             with np.load(_file(cache, split), allow_pickle=False) as columns:
@@ -43,37 +35,16 @@ def read_manifest(root: Path, split: str) -> dict[bytes, Facts]:
     return {}
 
 
-def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> Path | None:
-    """Keep what was found, in the first place that can be written; warn if there is none.
+def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> None:
+    """Keep what was found, in the first place that can be written; warn if there is none."""
 
-    Args:
-        root: the data root.
-        split: the name of its index.
-        facts: by path relative to the split's folder.
+    def write(cache: Path) -> None:
+        path = _file(cache, split)
+        with published(path, unique=True) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_columns(facts))
 
-    Returns:
-        the file, or None.
-    """
-    problem = ""
-    for cache in cache_folders(root):
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with (
-                published(_file(cache, split), unique=True) as unfinished,
-                unfinished.open("wb") as file,
-            ):
-                np.savez(file, allow_pickle=False, **_columns(facts))
-        except OSError as error:
-            problem = str(error)
-        else:
-            return _file(cache, split)
-    logger.warning(
-        "%s: what the check found is not kept (%s), so the next one reads every file again; "
-        "allow writing there or set XDG_CACHE_HOME",
-        root,
-        problem,
-    )
-    return None
+    lost = "what the check found is not kept (%s), so the next one reads every file again"
+    write_to_cache(root, write, lost)
 
 
 def _file(cache: Path, split: str) -> Path:

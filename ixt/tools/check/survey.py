@@ -32,7 +32,7 @@ class Survey:
 def survey(index: Index, num_threads: int, report: Report) -> Survey:
     """Look into each image of a split, a file of its own or a part of a tar.
 
-    What was read is kept even when this is interrupted, so the next call goes on from there.
+    What was read is kept even when this is interrupted, so the next call continues from there.
 
     Args:
         index: the split.
@@ -95,7 +95,7 @@ def _inspect_one(
     source: ByteRange, known: Facts | None, stderr: CapturedStderr
 ) -> tuple[Facts, bool, bool]:
     """The facts, whether they are open to suspicion, and whether the image was read."""
-    # A permission or a server may be mended without a trace in the stamp.
+    # A permission or a server may be fixed without a trace in the stamp.
     reusable = known is not None and known.fault != Fault.UNREADABLE
     if known is not None and reusable and known.stamp == stamp_of(source):
         return known, False, False

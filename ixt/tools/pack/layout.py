@@ -1,6 +1,6 @@
 """What `ixt data pack` is to write: member names, image sizes, and which images share a shard.
 
-All of it follows from the index and the options, so a packing that was cut off goes on alike.
+All of it follows from the index and the options, so a packing that was cut off continues alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`ixt data pack`: a set as plain tars that any tool reads, with the index that training maps.
 
-Whatever ends a packing, the shards that are there are whole, and the same command goes on behind
+Whatever ends a packing, the shards that are there are whole, and the same command continues behind
 them.
 """
 
@@ -62,7 +62,7 @@ def pack(
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
 ) -> PackSummary:
-    """Pack the train and val images of a set, or go on with a packing that was cut off.
+    """Pack the train and val images of a set, or continue a packing that was cut off.
 
     The same images and options give the same bytes, whatever layout the images come in, on any
     number of threads. The images keep their order, so a run sees the same samples.
@@ -125,8 +125,8 @@ def _writing(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"{out}: {reason(error)}; make room and give the same command again, it goes on "
-                "behind the shards that are complete"
+                f"{out}: {reason(error)}; make room and give the same command again, it "
+                "continues behind the shards that are complete"
             ) from error
         raise DataError(f"{error.filename or out}: cannot be written ({reason(error)})") from error
 

@@ -113,7 +113,7 @@ def _bytes_of_packed(task: Task) -> int:
     sizes = sorted(
         tar.stat().st_size for tar in packed_classes(folder) if not (folder / tar.stem).exists()
     )
-    # Deleted as they are done, only those in the making lie there twice.
+    # Deleted as they are done, only those being extracted take room twice.
     return sum(sizes[-task.options.num_threads :] if task.options.delete_class_tars else sizes)
 
 

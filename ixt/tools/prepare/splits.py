@@ -70,7 +70,7 @@ def prepare(
 ) -> tuple[SplitSummary, ...]:
     """Make OUT/train and OUT/val with one folder per class, or complete what was begun.
 
-    It can be killed at any point: the same call goes on where it stopped, and until a split is
+    It can be killed at any point: the same call continues where it stopped, and until a split is
     complete and its tar's MD5 is right nothing of it shows in a new OUT/SPLIT.
 
     Args:

@@ -31,7 +31,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class Origin:
-    """Which file or folder images come from; another one never goes on where it stopped."""
+    """Which file or folder images come from; another one never continues where it stopped."""
 
     name: str
     """File name of a tar, which may be moved meanwhile; path of a folder."""
