@@ -229,8 +229,7 @@ def data_stats(
     Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
     """
     from ixt.images.index import load_index
-    from ixt.tools.stats.split import pixel_stats, split_stats
-    from ixt.tools.stats.table import print_stats
+    from ixt.tools.stats import pixel_stats, print_stats, split_stats
 
     check_outputs(results)
     rows = {}

@@ -26,7 +26,7 @@ from ixt.tools.check import CheckReport, check_folder, restore
 from ixt.tools.check import facts as facts_module
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.tools.stats.split import split_stats
+from ixt.tools.stats import split_stats
 
 _RGB = torchvision.io.ImageReadMode.RGB.value
 

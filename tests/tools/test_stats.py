@@ -13,8 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from ixt.images.index import load_index
-from ixt.tools.stats.split import pixel_stats, split_stats
-from ixt.tools.stats.table import print_stats
+from ixt.tools.stats import pixel_stats, print_stats, split_stats
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_the_index_gives_sizes_classes_and_formats(folder: Path) -> None:
 
 
 def test_reading_the_index_loads_no_torch() -> None:
-    code = "import sys, ixt.tools.stats.table, ixt.images.index; assert 'torch' not in sys.modules"
+    code = "import sys, ixt.tools.stats, ixt.images.index; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,1 +1,0 @@
-"""What a split holds: numbers of its index, and of its pixels."""
