@@ -32,8 +32,8 @@ def report(
 
     Example: `ixt bench report bench.json --out report.html`
     """
-    from ixt.bench.report.entries import Source
     from ixt.bench.report.page import page_html
+    from ixt.bench.report.rows import Source
     from ixt.bench.report.text import csv_text, markdown_text
     from ixt.bench.results import read_report
 

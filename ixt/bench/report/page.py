@@ -1,26 +1,28 @@
-"""Put the page together: headline, charts, tables, machines."""
+"""A benchmark as one HTML file with charts, complete in itself."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import get_args
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from ixt import __version__
-from ixt.bench.report.accuracy import accuracy_chart, unplaced
-from ixt.bench.report.bars import bar_cards, speedup
-from ixt.bench.report.batches import batch_charts
-from ixt.bench.report.ceiling import roofline_charts
-from ixt.bench.report.entries import WORDS, Entry, Source, best, measured, setting
-from ixt.bench.report.figures import Drawing
-from ixt.bench.report.tables import machine_cards, peers_table, remark_box, results_table
+from ixt.bench.report.charts import accuracy_chart, batch_charts, unplaced
+from ixt.bench.report.roofline_charts import roofline_charts
+from ixt.bench.report.rows import WORDS, Entry, Source, best, measured
+from ixt.bench.report.tables import (
+    all_peers,
+    all_remarks,
+    bar_cards,
+    machine_terms,
+    results_table,
+)
+from ixt.bench.report.text import published_rate
 from ixt.bench.results import Mode
 from ixt.errors import EngineError
-
-_FOLDER = Path(__file__).parent
 
 
 def page_html(sources: Sequence[Source], device: str | None = None) -> str:
@@ -36,104 +38,73 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     entries = measured(sources)
     if not entries:
         raise EngineError("nothing to show: no cell of the results has a figure, only errors")
-    device_names = list(dict.fromkeys(source.device for source in sources))
-    models = list(dict.fromkeys(entry.row.model for entry in entries))
-    heading = f"Throughput of {_join(models)} on {_join(device_names)}"
-    return Template((_FOLDER / "page.html").read_text()).substitute(
-        title=escape(f"ixt bench: {_join(models)}"),
-        heading=escape(heading),
-        lead=escape(_lead(sources, entries)),
-        tiles=_tiles(entries),
-        remarks=remark_box(sources),
-        sections=_sections(sources, entries, device),
-        version=__version__,
-        css=(_FOLDER / "page.css").read_text(),
-        js=(_FOLDER / "page.js").read_text(),
-    )
-
-
-def _sections(sources: Sequence[Source], entries: list[Entry], device: str | None) -> str:
-    placed = [accuracy_chart(entries, mode) for mode in get_args(Mode)]
-    missing = unplaced(entries)
-    note = f"Without a published accuracy: {', '.join(missing)}." if missing else ""
-    peers = peers_table(sources)
-    roofs, why = roofline_charts(entries, device)
-    parts = [
-        _charts("Accuracy and speed", [d for d in placed if d is not None], note, wide=True),
-        _section("Layouts and precisions", bar_cards(entries), _BARS_NOTE),
-        _charts("Batch sizes", batch_charts(entries)),
-        _charts("Under the roofline", roofs, " ".join(why), wide=True),
-        _section("All results", results_table(sources), _TABLE_NOTE),
-        _section("Published by others", peers, _PEERS_NOTE) if peers else "",
-        _section("Machine and protocol", f'<div class="machines">{machine_cards(sources)}</div>'),
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-_BARS_NOTE = (
-    "Images per second; the factor compares with the first bar of the same results file. The line "
-    "at a bar's end spans the 5th to 95th percentile of its windows."
-)
-_TABLE_NOTE = (
-    "Medians over the windows of all rounds; the spread is half the distance from the 5th to the "
-    "95th percentile. Paper: one A100, TF32, batch 128. Of floor, of limit: share of the rate that "
-    "memory traffic alone, and that traffic or arithmetic, whichever takes longer in each "
-    "operation, would allow. Select a heading to sort."
-)
-_PEERS_NOTE = (
-    "Images per second of one device. The fastest setting of each model is compared where both "
-    "devices are of one family."
-)
-
-
-def _charts(title: str, drawings: list[Drawing], note: str = "", *, wide: bool = False) -> str:
-    figures = "".join(
-        f"<figure><h3>{escape(drawing.title)}</h3>"
-        f'<div class="plot">{drawing.svg}</div>'
-        f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
-        for drawing in drawings
-    )
-    kind = "charts wide" if wide else "charts"
-    return _section(title, figures and f'<div class="{kind}">{figures}</div>', note)
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    if not body and not note:
-        return ""
-    text = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{text}{body}</section>"
-
-
-def _lead(sources: Sequence[Source], entries: list[Entry]) -> str:
     packages = sources[0].report.machine.get("packages") or {}
-    rows = sum(len(source.report.rows) for source in sources)
-    windows = sum(len(t.rates) for entry in entries for t in entry.row.rounds)
-    return f"{rows} cells, {windows:,} timed windows, torch {packages.get('torch', 'unknown')}."
+    columns, rows = results_table(sources)
+    roofs, why = roofline_charts(entries, device)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html").render(
+        version=__version__,
+        models=_join([entry.row.model for entry in entries]),
+        devices=_join([source.device for source in sources]),
+        num_cells=sum(len(source.report.rows) for source in sources),
+        num_windows=sum(len(timing.rates) for entry in entries for timing in entry.row.rounds),
+        torch=packages.get("torch", "unknown"),
+        tiles=_tiles(entries),
+        remarks=all_remarks(sources),
+        accuracy=[d for mode in get_args(Mode) if (d := accuracy_chart(entries, mode))],
+        unplaced=unplaced(entries),
+        cards=bar_cards(entries),
+        has_published=any(published_rate(entry.row) for entry in entries),
+        batches=batch_charts(entries),
+        roofs=roofs,
+        why_no_roof=why,
+        columns=columns,
+        rows=rows,
+        peers=all_peers(sources),
+        machines=[(source.label, machine_terms(source)) for source in sources],
+    )
 
 
-def _tiles(entries: list[Entry]) -> str:
+def _tiles(entries: list[Entry]) -> list[tuple[str, str]]:
+    """The headline: a number, and what it is."""
     tiles = []
     for mode in get_args(Mode):
         of_mode = [entry for entry in entries if entry.row.mode == mode]
         if of_mode:
             top = best(of_mode)
-            text = f"img/s, fastest {WORDS[mode]}: {top.row.model}, {setting(top.row)}"
-            tiles.append((f"{top.rate:,.0f}" if top.rate >= 100 else f"{top.rate:.1f}", text))
+            rate = f"{top.rate:,.0f}" if top.rate >= 100 else f"{top.rate:.1f}"
+            tiles.append((rate, f"img/s, fastest {WORDS[mode]}: {top.row.model}, {top.setting}"))
     gains = (
         ("layout", "contiguous", "channels_last", "channels_last over contiguous"),
         ("compile", False, True, "compiled over eager"),
     )
     for name, slow, fast, words in gains:
-        ratios = speedup(entries, name, slow, fast)
+        ratios = _ratios(entries, name, slow, fast)
         if ratios:
-            mean = statistics.geometric_mean(ratios)
             text = f"{words}, geometric mean of {len(ratios)} pairs"
-            tiles.append((f"{mean:.2f}x", text))
-    return "\n".join(f"<div><dt>{escape(text)}</dt><dd>{big}</dd></div>" for big, text in tiles)
+            tiles.append((f"{statistics.geometric_mean(ratios):.2f}x", text))
+    return tiles
+
+
+def _ratios(entries: Sequence[Entry], name: str, slow: object, fast: object) -> list[float]:
+    """Rates with one value of a field over those with another, all else alike."""
+    rates: dict[tuple[object, ...], dict[object, float]] = {}
+    for entry in entries:
+        cell = entry.row.cell.model_dump()
+        value = cell.pop(name)
+        rates.setdefault((entry.source.label, *cell.values()), {})[value] = entry.rate
+    return [pair[fast] / pair[slow] for pair in rates.values() if {slow, fast} <= pair.keys()]
 
 
 def _join(names: Sequence[str]) -> str:
-    """a, b and c; many are counted."""
+    """a, b and c, each once; many models are counted."""
+    names = list(dict.fromkeys(names))
     if len(names) > 3:
         return f"{len(names)} models"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from rich.console import Console
@@ -170,24 +170,50 @@ def nearest_peers(row: Row, count: int = _NEAREST) -> list[tuple[PeerRun, Figure
     return sorted(found, key=distance)[:count]
 
 
+class PeerLine(NamedTuple):
+    """A published figure beside the fastest setting measured."""
+
+    model: str
+    mode: str
+    setting: str
+    device: str
+    images_per_s: str
+    ratio: str
+    """Ours over theirs; empty where the devices are of two families."""
+    publisher: str
+    source: str
+    note: str
+
+
+def peer_lines(report: Report) -> list[PeerLine]:
+    """The nearest published figures of each model, mode and precision measured."""
+    return [
+        PeerLine(
+            row.model,
+            row.mode,
+            describe(run, figure),
+            run.device + (f" x{run.num_devices}" if run.num_devices > 1 else ""),
+            f"{figure.images_per_s:.0f}",
+            f"{(row.images_per_s or 0) / figure.images_per_s:.2f}"
+            if device_family(run.device) == device_family(row.device or "cpu")
+            else "",
+            run.publisher,
+            run.source,
+            run.note,
+        )
+        for row in best_rows(report)
+        for run, figure in nearest_peers(row)
+    ]
+
+
 def print_peers(report: Report) -> None:
     """Print the nearest published figures under each model, mode and precision measured."""
     table = Table(title="Published by others, img/s of one device")
     for name in ("model", "mode", "setting", "device", "img/s", "ours / theirs", "source"):
         table.add_column(name, justify="right" if name in ("img/s", "ours / theirs") else "left")
-    for row in best_rows(report):
-        for run, figure in nearest_peers(row):
-            same = device_family(run.device) == device_family(row.device or "cpu")
-            ratio = (row.images_per_s or 0) / figure.images_per_s
-            table.add_row(
-                row.model,
-                row.mode,
-                describe(run, figure),
-                run.device + (f" x{run.num_devices}" if run.num_devices > 1 else ""),
-                f"{figure.images_per_s:.0f}",
-                f"{ratio:.2f}" if same else "another device",
-                run.source,
-            )
+    for line in peer_lines(report):
+        *cells, ratio, _, source, _ = line
+        table.add_row(*cells, ratio or "another device", source)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)

@@ -1,167 +1,194 @@
-"""The tables and lists of the page."""
+"""What the page's bars, tables and lists hold; how they look is in `page.html`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
-from ixt.bench.report.entries import LAYOUT, Source
-from ixt.bench.report.peers import best_rows, describe, device_family, nearest_peers
+from ixt.bench.report.peers import PeerLine, peer_lines
+from ixt.bench.report.rows import LAYOUT, WORDS, Entry, Source, best, group_by
 from ixt.bench.report.text import (
+    PAPER_BATCH,
     ceilings_text,
     flags_by_precision,
     images_per_joule,
     pair_layouts,
     peak_gib,
     published_rate,
+    ratio_to_paper,
     relative_spread,
     remarks,
 )
-from ixt.bench.results import Row
+from ixt.bench.results import Mode, Row
 
-_COLUMNS = (
-    "model", "mode", "precision", "layout", "batch", "img/s", "spread", "paper", "ratio", "ms/step",
-    "MFU", "of floor", "of limit", "GiB", "img/J", "GMACs", "px",
-)  # fmt: skip
-_TEXTS = ("model", "mode", "precision", "layout", "results")
+_OFF_SCALE = 4  # times the longest own bar: a longer one of the paper would make dots of them
 _STEPS = {
     "full": "gradients cleared, forward with drop path, loss, backward, clipping, AdamW, EMA",
     "plain": "gradients cleared, forward, loss, backward, SGD",
 }
-_PEER_COLUMNS = ("model", "mode", "device", "setting", "img/s", "ours / theirs", "source")
+# Heading, format and value of each column of numbers; None is shown as nothing.
+_NUMBERS: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
+    ("batch", "{}", lambda row: row.batch_size),
+    ("img/s", "{:,.1f}", lambda row: row.images_per_s),
+    ("spread", "±{:.1%}", relative_spread),
+    ("paper", "{:,}", published_rate),
+    ("ratio", "{:.3g}", ratio_to_paper),
+    ("ms/step", "{:,.1f}", lambda row: row.ms_per_step),
+    ("MFU", "{:.1%}", lambda row: row.mfu),
+    ("of floor", "{:.1%}", lambda row: row.of_memory_floor),
+    ("of limit", "{:.1%}", lambda row: row.of_limit),
+    ("GiB", "{:.2f}", lambda row: peak_gib(row) if row.rounds else None),
+    ("img/J", "{:.2f}", images_per_joule),
+    ("GMACs", "{:.2f}", lambda row: row.macs / 1e9 if row.macs else None),
+    ("px", "{}", lambda row: row.image_size),
+)
 
 
-def results_table(sources: Sequence[Source]) -> str:
-    """All cells; the fastest layout of a setting is marked, and empty columns are left out."""
-    rows: list[tuple[list[tuple[str, float | None]], bool]] = []
+@dataclass(frozen=True)
+class Value:
+    """A cell of the table of all results."""
+
+    text: str
+    number: float | None = None
+    """What the column is sorted by; None in columns of words, and where it is unknown."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The bars of one model in one mode, at the batch size that most settings have."""
+
+    mode: str
+    batch: int
+    bars: list[tuple[str, Entry, float]]
+    """Label, entry, and ratio to the first of the same results file."""
+    fastest: Entry
+    published: int | None
+    """The paper's rate."""
+    longest: float
+    """Rate that fills the width."""
+
+    @property
+    def alt(self) -> str:
+        """What they show, for those who do not see it."""
+        rates = "; ".join(f"{label} {entry.rate:.0f}" for label, entry, _ in self.bars)
+        return f"{self.fastest.row.model}, {self.mode}, images per second: {rates}"
+
+
+def bar_cards(entries: Sequence[Entry]) -> list[tuple[str, int, list[Bars]]]:
+    """Model, image size, and the bars of each mode."""
+    several = len({entry.source.label for entry in entries}) > 1
+    cards = group_by(entries, lambda entry: (entry.row.model, entry.row.image_size))
+    return [
+        (
+            model,
+            size,
+            [
+                _bars(of_mode, several)
+                for mode in get_args(Mode)
+                if (of_mode := [entry for entry in card if entry.row.mode == mode])
+            ],
+        )
+        for (model, size), card in cards.items()
+    ]
+
+
+def _bars(group: Sequence[Entry], several: bool) -> Bars:
+    batch = _shared_batch(group)
+    bars = [entry for entry in group if entry.row.batch_size == batch]
+    published = published_rate(bars[0].row)
+    base = {entry.source.label: entry.rate for entry in reversed(bars)}
+    longest = max(entry.row.p95_images_per_s or entry.rate for entry in bars)
+    if published is not None and published < _OFF_SCALE * longest:
+        longest = max(longest, published)
+    return Bars(
+        mode=WORDS[bars[0].row.mode],
+        batch=batch,
+        bars=[
+            (
+                f"{entry.source.label}: {entry.setting}" if several else entry.setting,
+                entry,
+                entry.rate / base[entry.source.label],
+            )
+            for entry in bars
+        ],
+        fastest=best(bars),
+        published=published,
+        longest=longest,
+    )
+
+
+def _shared_batch(group: Sequence[Entry]) -> int:
+    """The batch size that most settings have; of several such the paper's, else the fastest."""
+    counts = Counter(entry.row.batch_size for entry in group)
+    common = [entry for entry in group if counts[entry.row.batch_size] == max(counts.values())]
+    if published_rate(group[0].row) and PAPER_BATCH in {e.row.batch_size for e in common}:
+        return PAPER_BATCH
+    return best(common).row.batch_size
+
+
+def results_table(sources: Sequence[Source]) -> tuple[list[str], list[tuple[list[Value], bool]]]:
+    """Headings, and the cells of each row with whether it has a setting's fastest layout.
+
+    Empty columns are left out.
+    """
+    names = ["results", "model", "mode", "precision", "layout", *(name for name, *_ in _NUMBERS)]
+    rows: list[tuple[list[Value], bool]] = []
     for source in sources:
         for layouts in pair_layouts(source.report.rows):
             top = max((row.images_per_s or 0.0) for row in layouts)
             for row in layouts:
-                best = len(layouts) > 1 and row.images_per_s == top
-                rows.append(([(source.label, None), *_cells(row)], best))
-    names = ("results", *_COLUMNS)
-    kept = [n for n in range(len(names)) if any(cells[n][0] for cells, _ in rows)]
+                fastest = len(layouts) > 1 and row.images_per_s == top
+                rows.append(([Value(source.label), *_values(row)], fastest))
+    kept = [n for n in range(len(names)) if any(values[n].text for values, _ in rows)]
     kept = kept if len(sources) > 1 else kept[1:]
-    columns = [names[n] for n in kept]
-    lines = [_line([cells[n] for n in kept], columns, best) for cells, best in rows]
-    head = "".join(
-        f'<th scope="col"{_class(name)}><button type="button">{name}</button></th>'
-        for name in columns
-    )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="All results">'
-        f'<table id="results"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-        "</table></div>"
-    )
+    return [names[n] for n in kept], [([values[n] for n in kept], top) for values, top in rows]
 
 
-def _class(name: str) -> str:
-    return "" if name in _TEXTS else ' class="number"'
+def _values(row: Row) -> list[Value]:
+    precision = row.precision + (" compiled" if row.compile else "")
+    values = [Value(text) for text in (row.model, row.mode, precision, LAYOUT[row.layout])]
+    for name, form, value_of in _NUMBERS:
+        value = value_of(row)
+        unknown = "failed" if name == "img/s" else ""
+        values.append(Value(unknown if value is None else form.format(value), value))
+    return values
 
 
-def _line(cells: Sequence[tuple[str, float | None]], columns: Sequence[str], best: bool) -> str:
-    parts = []
-    for (text, value), name in zip(cells, columns, strict=True):
-        number = "" if name in _TEXTS else f' data-value="{"" if value is None else repr(value)}"'
-        names = [*([] if name in _TEXTS else ["number"]), *(["rate"] if name == "img/s" else [])]
-        classes = f' class="{" ".join(names)}"' if names else ""
-        parts.append(f"<td{classes}{number}>{escape(text)}</td>")
-    opening = '<tr class="best">' if best else "<tr>"
-    return f"{opening}{''.join(parts)}</tr>"
+def all_peers(sources: Sequence[Source]) -> list[PeerLine]:
+    """The nearest published figures, each once."""
+    return list(dict.fromkeys(line for source in sources for line in peer_lines(source.report)))
 
 
-def _cells(row: Row) -> list[tuple[str, float | None]]:
-    """Text and value of each of `_COLUMNS`."""
-    rate, published, joule = row.images_per_s, published_rate(row), images_per_joule(row)
-    ratio = rate / published if rate and published else None
-    gmacs = row.macs / 1e9 if row.macs else None
-    gib = peak_gib(row) if row.rounds else None
+def all_remarks(sources: Sequence[Source]) -> list[str]:
+    """What to know before trusting the figures."""
+    several = len(sources) > 1
     return [
-        (row.model, None),
-        (row.mode, None),
-        (row.precision + (" compiled" if row.compile else ""), None),
-        (LAYOUT[row.layout], None),
-        (str(row.batch_size), row.batch_size),
-        ("failed" if rate is None else f"{rate:,.1f}", rate),
-        _number(relative_spread(row), "±{:.1%}"),
-        _number(published, "{:,}"),
-        _number(ratio, "{:.3g}"),
-        _number(row.ms_per_step, "{:,.1f}"),
-        _number(row.mfu, "{:.1%}"),
-        _number(row.of_memory_floor, "{:.1%}"),
-        _number(row.of_limit, "{:.1%}"),
-        _number(gib, "{:.2f}"),
-        _number(joule, "{:.2f}"),
-        _number(gmacs, "{:.2f}"),
-        (str(row.image_size), row.image_size),
-    ]
-
-
-def _number(value: float | None, form: str) -> tuple[str, float | None]:
-    return ("" if value is None else form.format(value)), value
-
-
-def peers_table(sources: Sequence[Source]) -> str:
-    """The nearest published figures; empty where none of the models has any."""
-    lines = []
-    for source in sources:
-        for row in best_rows(source.report):
-            for run, figure in nearest_peers(row):
-                same = device_family(run.device) == device_family(row.device or "cpu")
-                ratio = f"{(row.images_per_s or 0) / figure.images_per_s:.2f}" if same else "-"
-                device = run.device + (f" x{run.num_devices}" if run.num_devices > 1 else "")
-                texts = [row.model, row.mode, device, describe(run, figure)]
-                cells = "".join(f'<td class="wrap">{escape(text)}</td>' for text in texts)
-                lines.append(
-                    f'<tr>{cells}<td class="number">{figure.images_per_s:,.0f}</td>'
-                    f'<td class="number">{ratio}</td>'
-                    f'<td class="wrap long">{escape(run.publisher)}: '
-                    f"<code>{escape(run.source)}</code>"
-                    f"{'<br>' if run.note else ''}{escape(run.note)}</td></tr>"
-                )
-    if not lines:
-        return ""
-    head = "".join(
-        f'<th scope="col"{_class(name) if "/" in name else ""}>{name}</th>'
-        for name in _PEER_COLUMNS
-    )
-    unique = "".join(dict.fromkeys(lines))
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Figures of others">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{unique}</tbody></table></div>"
-    )
-
-
-def machine_cards(sources: Sequence[Source]) -> str:
-    """What each file was measured on, and how."""
-    return "".join(
-        f'<div class="card"><h3>{escape(source.label)}</h3>{_terms(_machine(source))}</div>'
+        f"{source.label}: {remark}" if several else remark
         for source in sources
-    )
-
-
-def _machine(source: Source) -> list[tuple[str, str]]:
-    machine, protocol = source.report.machine, source.report.protocol
-    packages = machine.get("packages") or {}
-    readings = [
-        reading
-        for row in source.report.rows
-        for timing in row.rounds
-        for reading in timing.checks.get("readings", [])
+        for remark in remarks(source.report.rows)
     ]
-    threads = {t.checks.get("threads") for row in source.report.rows for t in row.rounds}
-    found: list[tuple[str, object]] = [
+
+
+def machine_terms(source: Source) -> list[tuple[str, str]]:
+    """What a file was measured on, and how."""
+    machine, protocol = source.report.machine, source.report.protocol
+    checks = [timing.checks for row in source.report.rows for timing in row.rounds]
+    readings = [reading for each in checks for reading in each.get("readings", [])]
+    threads = sorted({each["threads"] for each in checks if each.get("threads")})
+    packages = (machine.get("packages") or {}).items()
+    found: list[tuple[str, Any]] = [
         ("device", ", ".join(machine.get("devices") or []) or "CPU only"),
         ("processor", f"{machine.get('cpu')}, {machine.get('cpu_cores')} cores"),
         ("memory", f"{machine.get('memory_gib')} GiB"),
-        ("threads", ", ".join(str(n) for n in sorted(n for n in threads if n))),
+        ("threads", ", ".join(map(str, threads))),
         ("cuDNN", machine.get("cudnn")),
         ("driver", _span([reading.get("driver") for reading in readings])),
         ("SM clock", _span([reading.get("sm_mhz") for reading in readings], " MHz")),
         ("power limit", _span([reading.get("power_limit_w") for reading in readings], " W")),
         ("CUDA", machine.get("cuda")),
-        ("software", ", ".join(f"{k} {v}" for k, v in packages.items() if v)),
+        ("software", ", ".join(f"{name} {version}" for name, version in packages if version)),
         ("Python", machine.get("python")),
         ("system", machine.get("platform")),
         ("commit", machine.get("git_commit")),
@@ -190,22 +217,3 @@ def _other_load(rows: Iterable[Row]) -> str:
 def _span(values: Iterable[object], unit: str = "") -> str:
     known = sorted({str(value) for value in values if value is not None})
     return f"{' to '.join(dict.fromkeys((known[0], known[-1])))}{unit}" if known else ""
-
-
-def _terms(pairs: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs)
-    return f"<dl>{lines}</dl>"
-
-
-def remark_box(sources: Sequence[Source]) -> str:
-    """What to know before trusting the figures; empty where there is nothing."""
-    several = len(sources) > 1
-    found = [
-        f"{source.label}: {remark}" if several else remark
-        for source in sources
-        for remark in remarks(source.report.rows)
-    ]
-    if not found:
-        return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in found)
-    return f'<div class="remarks"><h2>Before you trust these figures</h2><ul>{items}</ul></div>'

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ixt.bench.results import Ceilings, Cell, Report, Row
-from ixt.models.paper import find_paper_model
+from ixt.bench.results import Ceilings, Cell, Mode, Report, Row
+from ixt.models.paper import ModelInfo, find_paper_model
 
 _QUIET_CORES = 0.1  # what an idle system's own services may take
 PAPER_BATCH = 128
@@ -71,7 +72,12 @@ def published_rate(row: Row) -> int | None:
     info = find_paper_model(row.model)
     if info is None or row.image_size != info.image_size:
         return None
-    return info.train_images_per_s if row.mode == "train" else info.infer_images_per_s
+    return paper_rate(info, row.mode)
+
+
+def paper_rate(info: ModelInfo, mode: Mode) -> int:
+    """The paper's images per second in a mode."""
+    return info.train_images_per_s if mode == "train" else info.infer_images_per_s
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
@@ -200,35 +206,14 @@ def title(report: Report) -> str:
     return f"{device}, {', '.join(map(str, sizes))} px, torch {machine['packages']['torch']}"
 
 
-_FIGURES = (
-    "device",
-    "params",
-    "macs",
-    "images_per_s",
-    "p5_images_per_s",
-    "p95_images_per_s",
-    "ms_per_step",
-    "mfu",
-    "of_memory_floor",
-    "of_limit",
-    "peak_gib",
-    "images_per_joule",
-    "rounds",
-    "settled",
-    "throttled",
-    "paper_images_per_s",
-    "ratio_to_paper",
-    "error",
-)
-
-
 def csv_text(report: Report) -> str:
     """All cells, failed ones too, with raw numbers; unknown values are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*Cell.model_fields, *_FIGURES])
     for row in report.rows:
-        writer.writerow([*row.cell.model_dump().values(), *_figures(row)])
+        figures = [figure(row) for figure in _FIGURES.values()]
+        writer.writerow([*row.cell.model_dump().values(), *figures])
     return stream.getvalue()
 
 
@@ -248,27 +233,23 @@ def images_per_joule(row: Row) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _figures(row: Row) -> list[Any]:
-    """In the order of `_FIGURES`."""
+def ratio_to_paper(row: Row) -> float | None:
+    """A row's rate over the paper's; None where either is unknown."""
     published = published_rate(row)
-    rate = row.images_per_s
-    return [
-        row.device,
-        row.params,
-        row.macs,
-        rate,
-        row.p5_images_per_s,
-        row.p95_images_per_s,
-        row.ms_per_step,
-        row.mfu,
-        row.of_memory_floor,
-        row.of_limit,
-        peak_gib(row) if row.rounds else None,
-        images_per_joule(row),
-        len(row.rounds),
-        row.settled if row.rounds else None,
-        row.throttled if row.rounds else None,
-        published,
-        rate / published if rate and published else None,
-        row.error,
-    ]
+    return row.images_per_s / published if row.images_per_s and published else None
+
+
+_FIGURES: dict[str, Callable[[Row], Any]] = {
+    **{name: attrgetter(name) for name in ("device", "params", "macs", "images_per_s")},
+    **{name: attrgetter(name) for name in ("p5_images_per_s", "p95_images_per_s", "ms_per_step")},
+    **{name: attrgetter(name) for name in ("mfu", "of_memory_floor", "of_limit")},
+    "peak_gib": lambda row: peak_gib(row) if row.rounds else None,
+    "images_per_joule": images_per_joule,
+    "rounds": lambda row: len(row.rounds),
+    "settled": lambda row: row.settled if row.rounds else None,
+    "throttled": lambda row: row.throttled if row.rounds else None,
+    "paper_images_per_s": published_rate,
+    "ratio_to_paper": ratio_to_paper,
+    "error": attrgetter("error"),
+}
+"""What a line of the CSV holds beside its cell."""

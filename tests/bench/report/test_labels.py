@@ -4,34 +4,33 @@ import itertools
 
 from matplotlib.text import Text
 
-from ixt.bench.report.figures import INK, new_chart
-from ixt.bench.report.labels import Label, place_labels
+from ixt.bench.report.svg import Mark, new_chart, place_names
 
 
 def test_names_cover_neither_each_other_nor_marks_nor_leave_the_axes() -> None:
     points = [(x / 10, y / 20) for x, y in itertools.product(range(3, 8), range(8, 12))]
-    with new_chart(6.0, 4.0) as chart:
-        axes = chart.figure.add_subplot()
+    with new_chart(6.0, 4.0, "x", "y") as chart:
+        axes = chart.axes
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        labels = [Label(f"model {n}", x, y, INK, 4.0) for n, (x, y) in enumerate(points)]
-        place_labels(chart, axes, labels, [(x, y, 4.0) for x, y in points])
+        marks = [Mark(f"model {n}", x, y, 4.0) for n, (x, y) in enumerate(points)]
+        place_names(chart, marks, marks)
         chart.figure.draw_without_rendering()
         boxes = [Text.get_window_extent(text) for text in axes.texts]  # without their lines
         assert 10 <= len(boxes) <= len(points)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-        marks = axes.transData.transform(points)
-        assert not any(box.contains(x, y) for box in boxes for x, y in marks)
+        middles = axes.transData.transform(points)
+        assert not any(box.contains(x, y) for box in boxes for x, y in middles)
         assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
 
 
 def test_a_name_without_a_place_is_left_out_and_only_far_ones_have_a_line() -> None:
-    with new_chart(3.0, 2.0) as chart:
-        axes = chart.figure.add_subplot()
+    with new_chart(3.0, 2.0, "x", "y") as chart:
+        axes = chart.axes
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        same = [Label("a long name", 0.5, 0.5, INK, 4.0) for _ in range(40)]
-        place_labels(chart, axes, same, [(0.5, 0.5, 4.0)])
+        same = [Mark("a long name", 0.5, 0.5, 4.0) for _ in range(40)]
+        place_names(chart, same, same[:1])
         assert 2 < len(axes.texts) < 40
         lines = [text.arrow_patch is not None for text in axes.texts]
         assert lines == sorted(lines) and lines[0] is False and lines[-1] is True

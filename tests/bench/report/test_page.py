@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from samples import report, row, small_report
 
-from ixt.bench.report.ceiling import roofline_charts
-from ixt.bench.report.entries import Source, measured
-from ixt.bench.report.figures import _VARIABLES
 from ixt.bench.report.page import page_html
+from ixt.bench.report.roofline_charts import roofline_charts
+from ixt.bench.report.rows import Source, measured
+from ixt.bench.report.svg import _VARIABLES
 from ixt.bench.results import Ceilings
 from ixt.errors import EngineError
 

@@ -6,21 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ixt.bench.report.entries import WORDS, Entry, best, setting
-from ixt.bench.report.families import colour_of, explain_families, short_name
-from ixt.bench.report.figures import (
+from ixt.bench.report.rows import WORDS, Entry, best_settings, family_of, group_by, short_name
+from ixt.bench.report.svg import (
     INK,
     MUTED,
+    SERIES,
     SURFACE,
     Chart,
     Drawing,
-    bounds,
-    finish,
-    legend_below,
+    Mark,
     new_chart,
+    place_names,
     plain_log_axis,
 )
-from ixt.bench.report.labels import Label, place_labels
 from ixt.bench.results import Ceilings
 from ixt.bench.roofline import Device, Precision, find_device, limits
 from ixt.bench.roofline.devices import ELEMENT_BYTES
@@ -74,10 +72,9 @@ def roofline_charts(
     Raises:
         EngineError: `device` is not known, or has no such type of arithmetic.
     """
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        name = device or entry.row.device or "cpu"
-        groups.setdefault((name, ARITHMETIC[entry.row.precision]), []).append(entry)
+    groups = group_by(
+        entries, lambda e: (device or e.row.device or "cpu", ARITHMETIC[e.row.precision])
+    )
     drawings: list[Drawing] = []
     remarks: list[str] = []
     for (name, _), group in groups.items():
@@ -89,7 +86,7 @@ def roofline_charts(
                 raise
             remarks.append(f"No roofline: {error} (--device).")
             continue
-        points = [_point(roof, entry) for entry in _fastest(group)]
+        points = [_point(roof, entry) for entry in best_settings(group)]
         drawings.append(_chart(points, roof, len(drawings)))
     return drawings, list(dict.fromkeys(remarks))
 
@@ -113,16 +110,6 @@ def _roof(name: str, precision: str, ceilings: Ceilings | None) -> _Roof:
     return _Roof(device, arithmetic, published=True, reached=reached)
 
 
-def _fastest(group: Sequence[Entry]) -> list[Entry]:
-    """Of each source, model, mode and size the fastest layout and batch."""
-    found: dict[tuple[object, ...], list[Entry]] = {}
-    for entry in group:
-        row = entry.row
-        key = (entry.source.label, row.model, row.mode, row.image_size)
-        found.setdefault(key, []).append(entry)
-    return [best(entries) for entries in found.values()]
-
-
 def _point(roof: _Roof, entry: Entry) -> _Point:
     row = entry.row
     costs = costs_of(row.model, row.image_size)
@@ -139,44 +126,34 @@ def _point(roof: _Roof, entry: Entry) -> _Point:
 
 def _chart(points: Sequence[_Point], roof: _Roof, number: int) -> Drawing:
     title = f"Roofline of {roof.device.name}, {roof.precision}"
-    with new_chart(10.6, 5.2) as chart:
-        axes = chart.figure.add_subplot()
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("arithmetic intensity, FLOP per byte of the least traffic")
-        axes.set_ylabel("achieved, TFLOP/s")
-        ridge = roof.peak / roof.device.bandwidth_bytes_per_s
-        low, high = bounds([*(point.intensity for point in points), ridge], 1.6)
+    intensity = "arithmetic intensity, FLOP per byte of the least traffic"
+    with new_chart(10.6, 5.2, intensity, "achieved, TFLOP/s") as chart:
+        across = [roof.peak / roof.device.bandwidth_bytes_per_s, *(p.intensity for p in points)]
+        low, high = min(across) / 1.6, max(across) * 1.6
         floor = min(point.achieved for point in points) / 1e12
-        axes.set_xlim(low, high)
-        axes.set_ylim(floor / 1.8, 1.8 * roof.peak / 1e12)
-        _draw_roof(axes, roof, low, high)
+        plain_log_axis(chart.axes, "x", low, high)
+        plain_log_axis(chart.axes, "y", floor / 1.8, 1.8 * roof.peak / 1e12)
+        _draw_roof(chart.axes, roof, low, high)
         for point in points:
-            _mark(chart, axes, point)
-        plain_log_axis(axes.xaxis, low, high)
-        plain_log_axis(axes.yaxis, floor, roof.peak / 1e12)
-        explain_families(axes, [point.entry.row.model for point in points])
+            _draw(chart, point)
+        chart.explain_families(point.entry.row.model for point in points)
         for mode in dict.fromkeys(point.entry.row.mode for point in points):
-            axes.scatter([], [], 50, color=MUTED, marker=_MARKERS[mode], label=WORDS[mode])
-        legend_below(axes, columns=6)
-        labels = [
-            Label(
-                f"{short_name(point.entry.row.model)} {point.share:.0%}",
-                point.intensity,
-                point.achieved / 1e12,
-                INK,
+            chart.explain(WORDS[mode], color=MUTED, marker=_MARKERS[mode])
+        chart.legend_below(6)
+        marks = [
+            Mark(
+                f"{short_name(p.entry.row.model)} {p.share:.0%}",
+                *(p.intensity, p.achieved / 1e12),
                 _RADIUS,
             )
-            for point in points
+            for p in points
         ]
-        marks = [(label.x, label.y, label.radius) for label in labels]
-        place_labels(chart, axes, labels, marks, distances=(0.0,))
+        place_names(chart, marks, marks, distances=(0.0,))
         shares = ", ".join(
             f"{p.entry.row.model} {WORDS[p.entry.row.mode]} {p.share:.1%}" for p in points
         )
         alt = f"{title}. Share of the limit reached: {shares}."
-        svg = finish(chart, f"roofline-{number}", alt)
-    return Drawing(title, alt, svg, _caption(roof))
+        return chart.finish(f"roofline-{number}", title, alt, _caption(roof))
 
 
 def _caption(roof: _Roof) -> str:
@@ -219,20 +196,16 @@ def _line(axes: Axes, low: float, high: float, peak: float, bandwidth: float, **
     axes.plot([low, ridge, high], heights, **{"color": INK, "zorder": 1, **style})
 
 
-def _mark(chart: Chart, axes: Axes, point: _Point) -> None:
-    row = point.entry.row
-    mark = axes.scatter(
-        point.intensity,
-        point.achieved / 1e12,
+def _draw(chart: Chart, point: _Point) -> None:
+    entry, row = point.entry, point.entry.row
+    chart.scatter(
+        (point.intensity, point.achieved / 1e12),
         64,
-        color=colour_of(row.model),
-        marker=_MARKERS[row.mode],
-        zorder=3,
-    )
-    mark.set_edgecolor(SURFACE)
-    chart.tip(
-        mark,
-        f"{row.model}, {WORDS[row.mode]}, {point.entry.source.label}: {setting(row)}, batch "
+        f"{row.model}, {WORDS[row.mode]}, {entry.source.label}: {entry.setting}, batch "
         f"{row.batch_size}: {point.intensity:.0f} FLOP/byte, {point.achieved / 1e12:.3g} TFLOP/s, "
         f"{point.share:.1%} of the limit",
+        color=SERIES[family_of(row.model)],
+        edgecolor=SURFACE,
+        marker=_MARKERS[row.mode],
+        zorder=3,
     )
