@@ -62,7 +62,8 @@ class Drawn:
         self.order = getattr(torch, order)
         sizes = [tuple(map(int, band.split("x"))) for band in bands.split("+")]
         self.size = (n, c, h, w)
-        self.x, self.grad = self.image(), self.image()
+        # Its sum, a bias's gradient, is far from 0: an error is measured by it.
+        self.x, self.grad = self.image(), self.image() + 1
         self.filters = tuple(torch.randn(g, 1, *size) for size in sizes)
         self.biases = tuple(torch.randn(g) for _ in sizes)
 
