@@ -154,7 +154,7 @@ def evaluate(
     if status is not None:
         sys.exit(status)
     from ixt.evaluate.candidates import Source
-    from ixt.evaluate.evaluation import Settings, assess
+    from ixt.evaluate.evaluation import Settings, run_evaluation
 
     settings = Settings(
         batch_size=how.batch_size,
@@ -170,7 +170,7 @@ def evaluate(
     kind = (weights.model, weights.pretrained, weights.average, not weights.raw)
     sources = [Source(path, *kind) for path in checkpoints]
     with progress("evaluating", "images", shown=first) as report:
-        outcome = assess(sources, data, settings, report)
+        outcome = run_evaluation(sources, data, settings, report)
     if first:
         _print_outcome(outcome)
         _write_files(outcome, files)

@@ -2,11 +2,11 @@
 
     from ixt.evaluate import evaluate
 
-`records` says what a model made of each image, `accuracy` sums that up, `examine` runs models over
-the images; `evaluation` is `ixt eval`.
+`inference` runs models over the images, `records` holds what they made of each, `accuracy` sums
+that up; `evaluation` is `ixt eval`.
 """
 
 from ixt.evaluate.accuracy import Accuracy
-from ixt.evaluate.examine import evaluate
+from ixt.evaluate.inference import evaluate
 
 __all__ = ["Accuracy", "evaluate"]

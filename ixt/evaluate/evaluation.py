@@ -21,7 +21,7 @@ from ixt.errors import DataError, ModelError
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
 from ixt.evaluate.candidates import Candidate, Source, open_candidates
 from ixt.evaluate.class_map import read_class_map
-from ixt.evaluate.examine import Contender, Report, examine
+from ixt.evaluate.inference import Contender, Report, examine
 from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
@@ -66,7 +66,7 @@ class Settings:
     """The outcome will be asked for tables by class, so every image must have one label."""
 
 
-def assess(
+def run_evaluation(
     sources: Sequence[Source], data: str, settings: Settings, report: Report | None = None
 ) -> Outcome:
     """Evaluate models on the images of a folder. Every process of a group must call it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ixt.models import count_macs, count_params, timm_equivalent
 from ixt.recipe import dump_recipe, parse_recipe
 
 IMAGENET = "imagenet-1k"
+_TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def write_card(source: Source, folder: Path, license_id: str | None, name: str) -> None:
@@ -33,15 +35,23 @@ def write_card(source: Source, folder: Path, license_id: str | None, name: str) 
         model_name=name,
         eval_results=_results(source) or None,
     )
-    sections = [
-        _summary(source, name),
-        _usage(source),
-        _metrics(source),
-        _training(source),
-        _recipe(source),
-    ]
-    body = "\n\n".join(section for section in sections if section)
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(folder / "README.md")
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        name=name,
+        source=source,
+        recipe=source.recipe,
+        kind=source.loaded.kind,
+        params=count_params(source.model),
+        macs=count_macs(source.model, source.recipe.eval_size),
+        mean=_numbers(source.recipe.augment.mean),
+        std=_numbers(source.recipe.augment.std),
+        note=ixt_note(source),
+        measured=accuracy(source),
+        data_name="ImageNet-1k" if source.is_imagenet else _data_name(source),
+        **(_history(source) if source.record else {}),
+    )
+    card.save(folder / "README.md")
 
 
 def ixt_note(source: Source) -> str | None:
@@ -83,99 +93,31 @@ def _data_name(source: Source) -> str:
     return Path(root).name if root else "unknown"
 
 
-def _summary(source: Source, name: str) -> str:
-    recipe, size = source.recipe, source.recipe.eval_size
-    kind = "averaged (EMA)" if source.loaded.kind == "ema" else "raw"
-    classes = "ImageNet-1k's" if source.is_imagenet else "its own"
-    note = ixt_note(source)
-    lines = [
-        f"# {name}",
-        "",
-        f"An image classifier, `{recipe.model.name}`, trained with ixt; {kind} weights.",
-        "",
-        f"- {source.num_classes} classes, {classes}; their names are in `config.json`",
-        f"- {count_params(source.model) / 1e6:.2f} M parameters, "
-        f"{count_macs(source.model, size) / 1e9:.2f} G multiply-accumulates at {size} px",
-        f"- images: {size} px, crop {recipe.eval.crop_pct:g}, {recipe.eval.interpolation}, "
-        f"mean {_numbers(recipe.augment.mean)}, std {_numbers(recipe.augment.std)}",
-    ]
-    return "\n".join([*lines, f"- {note}"] if note else lines)
-
-
 def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+    return ", ".join(f"{value:g}" for value in values)
 
 
-def _usage(source: Source) -> str:
-    note = "import ixt.models  # adds the architecture to timm\n" if ixt_note(source) else ""
-    return (
-        "## How to use\n\n```python\nimport timm\nimport torch\nfrom PIL import Image\n"
-        f'{note}\nmodel = timm.create_model("hf-hub:USER/NAME", pretrained=True).eval()\n'
-        "config = timm.data.resolve_model_data_config(model)\n"
-        "transform = timm.data.create_transform(**config, is_training=False)\n"
-        'image = transform(Image.open("image.jpg").convert("RGB"))\n'
-        "with torch.inference_mode():\n"
-        "    probabilities = model(image[None]).softmax(dim=1)[0]\n"
-        'names = model.pretrained_cfg.get("label_names")\n```\n\n'
-        'From a folder, `"local-dir:FOLDER"` takes the place of `"hf-hub:USER/NAME"`.'
-    )
-
-
-def _metrics(source: Source) -> str:
-    measured = accuracy(source)
-    if not measured:
-        return "## Accuracy\n\nNot measured on these weights."
-    metrics, kind = source.record["metrics"], source.loaded.kind
-    count = metrics.get("ema_count" if kind == "ema" else "count")
-    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in measured.items())
-    return (
-        f"## Accuracy\n\nOn the {count} validation images, top-1 and top-5 in percent, "
-        f"{kind} weights:\n\n| metric | value |\n|---|---|\n{rows}"
-    )
-
-
-def _training(source: Source) -> str:
-    record = source.record
-    if not record:
-        return (
-            "## Training\n\nThe weights come from a file that does not tell how they were trained."
-        )
-    engine, machine = source.recipe.engine, record.get("machine", {})
-    images = record["step"] * engine.global_batch_size
-    facts = {
-        "data": "ImageNet-1k" if source.is_imagenet else _data_name(source),
-        "length": f"{record['epoch']} epochs, {record['step']} updates, {images:,} images",
-        "batch": f"{engine.global_batch_size} images per update, {engine.micro_batch_size} per "
-        f"forward pass, {engine.precision}",
+def _history(source: Source) -> dict[str, Any]:
+    """How a run of ixt trained the weights, for the template."""
+    record, machine = source.record, source.record.get("machine", {})
+    packages = {"ixt": machine.get("ixt"), **machine.get("packages", {})}
+    installed = [f"{name} {version}" for name, version in packages.items() if version]
+    # The run's own recipe, not the one that is set up for the export; without the folder's path.
+    recipe = parse_recipe(record["recipe"]).with_(data={"root": None})
+    count = "ema_count" if source.loaded.kind == "ema" else "count"
+    return {
+        "record": record,
+        "machine": machine,
+        "count": (record.get("metrics") or {}).get(count),
         "hardware": _hardware(machine),
-        "software": _software(machine),
-        "commit of ixt": machine.get("git_commit") or "an installed copy",
+        "software": ", ".join([*installed, f"Python {machine.get('python')}"]),
+        "recipe_text": dump_recipe(recipe).strip(),
     }
-    return "## Training\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items())
 
 
-def _hardware(machine: dict[str, Any]) -> str:
-    devices = machine.get("devices") or []
-    processes = machine.get("processes", 1)
+def _hardware(machine: Mapping[str, Any]) -> str:
+    devices, processes = machine.get("devices") or [], machine.get("processes", 1)
     cpu = f"{machine.get('cpu') or 'unknown CPU'}, {machine.get('cpu_cores')} cores"
     if not devices:
         return f"{processes} process(es) on {cpu}"
     return f"{processes} process(es); {len(devices)} x {devices[0]} per machine; {cpu}"
-
-
-def _software(machine: dict[str, Any]) -> str:
-    packages = {"ixt": machine.get("ixt"), **machine.get("packages", {})}
-    there = [f"{name} {version}" for name, version in packages.items() if version]
-    return ", ".join([*there, f"Python {machine.get('python')}"])
-
-
-def _recipe(source: Source) -> str:
-    if not source.record:
-        return ""
-    # The run's own, not the one that is set up for the export; without the folder's path.
-    recipe = parse_recipe(source.record["recipe"])
-    text = dump_recipe(recipe.with_(data={"root": None}))
-    return (
-        "## Recipe\n\nEvery setting, defaults included; "
-        f"`ixt train recipe.yaml --data DIR` trains it again.\n\n```yaml\n{text.strip()}\n```"
-    )

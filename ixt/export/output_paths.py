@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
+from ixt.files import published, reason
 
 # What may be in a folder for --overwrite to replace it.
 _OWN = {"config.json", "model.safetensors", "README.md", "recipe.yaml"}
-
-
-def facts_beside(file: Path) -> Path:
-    """The JSON file that tells what a file of bare weights cannot."""
-    return file.with_name(f"{file.name}.json")
 
 
 def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> None:
@@ -51,30 +47,25 @@ def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> No
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A path beside `out` to write to; takes the place of `out` at the end, or leaves nothing.
+    """A path to write to, which takes the place of `out` at the end, or leaves nothing.
 
     Yields:
-        A path in an empty folder; it may become a file or a folder. Files beside it in that folder
-        are moved beside `out`.
+        A path in an empty folder beside `out`; it may become a file or a folder. Files beside it in
+        that folder are moved beside `out`.
     """
-    work = out.parent / f".tmp-{out.name}-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        yield work / out.name
-        companions = [path for path in work.iterdir() if path.name != out.name]
-        for path in (*companions, work / out.name):
-            _move(path, out.with_name(path.name), work)
+        with TemporaryDirectory(prefix=f".tmp-{out.name}-", dir=out.parent) as name:
+            work = Path(name)
+            yield work / out.name
+            # Files beside the export first: it is complete when it gets its name.
+            for path in sorted(work.iterdir(), key=lambda path: path.name == out.name):
+                target = out.with_name(path.name)
+                with published(target) as beside:
+                    path.rename(beside)
+                    if target.is_dir():
+                        target.rename(work / f"old-{target.name}")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ExportError(f"{out}: cannot be written: {reason}; nothing is left of it") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _move(path: Path, target: Path, work: Path) -> None:
-    """Rename into place; a folder that is there moves out of the way and goes with `work`."""
-    if target.is_dir():
-        target.rename(work / f"old-{target.name}")
-    path.replace(target)
+        raise ExportError(
+            f"{out}: cannot be written: {reason(error)}; nothing is left of it"
+        ) from error

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from timm.models import load_checkpoint, save_for_hf
 from torch import Tensor, nn
 
+from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
-from ixt.export.output_paths import facts_beside
 from ixt.export.source import Source, describe
 from ixt.export.verify import Forward
 from ixt.images.classes import class_label

@@ -29,7 +29,7 @@ def child(side: str, root: Path, weights: Path, num_workers: int) -> None:
     import timm_validate
 
     from ixt.evaluate.candidates import Source
-    from ixt.evaluate.evaluation import Settings, assess
+    from ixt.evaluate.evaluation import Settings, run_evaluation
 
     numbers: dict[str, Any]
     start_s = time.perf_counter()
@@ -38,7 +38,7 @@ def child(side: str, root: Path, weights: Path, num_workers: int) -> None:
     else:
         decoder: Any = side.removeprefix("ixt ")
         settings = Settings(batch_size=BATCH_SIZE, decoders=(decoder,))
-        outcome = assess([Source(weights, timm_validate.MODEL)], str(root), settings)
+        outcome = run_evaluation([Source(weights, timm_validate.MODEL)], str(root), settings)
         numbers = {key: outcome.rows[0][key] for key in ("top1", "top5", "loss", "count")}
     elapsed_s = time.perf_counter() - start_s
     print(json.dumps({**numbers, "images_per_s": numbers["count"] / elapsed_s}))

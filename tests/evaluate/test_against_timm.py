@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.evaluate.records import Records
 from ixt.evaluate.testset import open_test_set
 from ixt.images.byte_ranges import ByteRange
@@ -39,7 +39,7 @@ def test_the_exact_decoder_gives_the_numbers_of_timm(photos: Path, weights: Path
     wanted = timm_validate.validate(weights, photos, batch_size=16, num_workers=0)
     settings = Settings(batch_size=16, decoders=("exact",))
     source = Source(weights, timm_validate.MODEL)
-    (row,) = assess([source], str(photos), settings).rows
+    (row,) = run_evaluation([source], str(photos), settings).rows
     assert 0 < wanted.top1 < wanted.top5 < 100  # else equal numbers would say little
     assert (row["top1"], row["top5"]) == pytest.approx((wanted.top1, wanted.top5), abs=1e-9)
     assert row["count"] == wanted.count == 48
@@ -55,7 +55,7 @@ def test_no_decoder_changes_what_a_published_model_sees(
 
     def measure(*decoders: DecoderKind) -> list[Records]:
         settings = Settings(batch_size=16, decoders=decoders)
-        outcome = assess([Source(weights, timm_validate.MODEL)], str(photos), settings)
+        outcome = run_evaluation([Source(weights, timm_validate.MODEL)], str(photos), settings)
         return [measured.records for measured in outcome.measurements]
 
     exact, *others = measure("exact", "torch", "dali")

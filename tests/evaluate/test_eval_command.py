@@ -28,9 +28,10 @@ from ixt.checkpoint.folder import save_checkpoint
 from ixt.cli import app
 from ixt.errors import CheckpointError, DataError, EngineError, ModelError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.evaluate.outcome import Outcome
 from ixt.models import create_model
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.recipe import parse_recipe
 
 MODEL = "test_convnext"
@@ -121,7 +122,7 @@ def test_every_format_of_the_same_weights_gives_the_same_numbers(
         torch, "load", lambda f, **kw: (read.append(Path(f).name), load(f, **kw))[1]
     )
     sources = [Source(path, MODEL) for path in files.values()]
-    outcome = assess(sources, str(some_digits), QUICK)
+    outcome = run_evaluation(sources, str(some_digits), QUICK)
     found = {Path(row["checkpoint"]).name: (row["format"], row["weights"]) for row in outcome.rows}
     assert found == {
         "paper.pth": ("plain", "raw"),
@@ -149,7 +150,7 @@ def test_an_average_says_what_it_is_and_where_its_statistics_are_from(
         save_checkpoint(tmp_path, {"model": model.state_dict()}, content)
     settings = Settings(batch_size=120, bn_stats="recompute" if recompute else "average")
     data = digits if recompute else some_digits
-    (row,) = assess([Source(tmp_path, average="last:2")], str(data), settings).rows
+    (row,) = run_evaluation([Source(tmp_path, average="last:2")], str(data), settings).rows
     statistics = "recomputed from 1320 training images" if recompute else "averaged"
     assert (row["average"], row["batch_norm"]) == ("last:2", statistics)
     assert [Path(folder).name[-1] for folder in row["averaged"]] == ["2", "3"]
@@ -162,12 +163,12 @@ def plain_rows(outcome: Outcome) -> list[tuple[float, ...]]:
 def test_a_sweep_equals_single_evaluations(files: dict[str, Path], some_digits: Path) -> None:
     source = [Source(files["paper.pth"], MODEL)]
     sweep = Settings(batch_size=16, image_sizes=(32, 64), crop_pcts=(0.8, 1.0))
-    outcome = assess(source, str(some_digits), sweep)
+    outcome = run_evaluation(source, str(some_digits), sweep)
     sizes = [(row["image_size"], row["crop_pct"]) for row in outcome.rows]
     assert sizes == [(32, 0.8), (32, 1.0), (64, 0.8), (64, 1.0)]
     for (size, pct), row in zip(sizes, plain_rows(outcome), strict=True):
         single = Settings(batch_size=16, image_sizes=(size,), crop_pcts=(pct,))
-        assert plain_rows(assess(source, str(some_digits), single)) == [row]
+        assert plain_rows(run_evaluation(source, str(some_digits), single)) == [row]
     assert len(set(plain_rows(outcome))) == 4
     assert outcome.comparisons() == []  # one model has nothing to be compared with
 
@@ -177,7 +178,7 @@ def test_two_models_are_compared_on_the_same_images(
 ) -> None:
     torch.save(state_of(1), tmp_path / "other.pth")
     sources = [Source(path, MODEL) for path in (files["paper.pth"], tmp_path / "other.pth")]
-    outcome = assess(sources, str(some_digits), QUICK)
+    outcome = run_evaluation(sources, str(some_digits), QUICK)
     (comparison,) = outcome.comparisons()
     a, b = (measured.right for measured in outcome.measurements)
     assert comparison["only_first"] == (a & ~b).sum()
@@ -188,7 +189,7 @@ def test_two_models_are_compared_on_the_same_images(
 
 def test_flips_between_decoders_are_named(files: dict[str, Path], some_digits: Path) -> None:
     settings = Settings(batch_size=16, decoders=("torch", "dali"), image_sizes=(64,))
-    outcome = assess([Source(files["paper.pth"], MODEL)], str(some_digits), settings)
+    outcome = run_evaluation([Source(files["paper.pth"], MODEL)], str(some_digits), settings)
     torch_top, dali_top = (m.records.top[:, 0] for m in outcome.measurements)
     (flips,) = outcome.flips()
     assert [m.decoder for m in outcome.measurements] == ["torch", "dali"]
@@ -211,7 +212,7 @@ def test_with_flips_an_image_and_its_mirror_image_are_one(
     def losses(side: str, flip: bool) -> NDArray[np.float64]:
         settings = replace(QUICK, flip=flip)
         source = Source(files["paper.pth"], MODEL)
-        return assess([source], str(tmp_path / side), settings).measurements[0].records.loss
+        return run_evaluation([source], str(tmp_path / side), settings).measurements[0].records.loss
 
     assert losses("plain", True) == pytest.approx(losses("mirrored", True), rel=1e-5)
     assert losses("plain", False) != pytest.approx(losses("mirrored", False), rel=1e-2)
@@ -244,7 +245,7 @@ def test_the_command_writes_all_its_files(
         "crop_pct": 1.0,
         "crop_mode": "center",
         "interpolation": "bicubic",
-        "decoder": "torch",
+        "decoder": resolve_decoder("auto"),
         "precision": "fp32",
         "weights": "ema",
         "batch_size": 16,
@@ -326,14 +327,14 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
         write = save_file if name.endswith("safetensors") else torch.save
         write(content, tmp_path / name)
         with pytest.raises((CheckpointError, DataError, ModelError)) as caught:
-            assess([Source(tmp_path / name, model)], str(some_digits), QUICK)
+            run_evaluation([Source(tmp_path / name, model)], str(some_digits), QUICK)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
     state = state_of(0)
     assert "does not name its architecture; add --model NAME" in refusal(state, model=None)
     with pytest.raises(CheckpointError, match="add --pretrained for the model's published weights"):
-        assess([Source(Path("inceptionnext_tiny"))], str(some_digits), QUICK)
+        run_evaluation([Source(Path("inceptionnext_tiny"))], str(some_digits), QUICK)
     hostile = refusal({"state_dict": state, "args": Marker(tmp_path / "ran")})
     assert "refused, nothing was run" in hostile and not (tmp_path / "ran").exists()
     widened = state | {"stem.0.weight": torch.zeros(24, 3, 5, 5)}
@@ -344,16 +345,16 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
     whole = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-        assess([Source(tmp_path / "x.pth", MODEL)], str(some_digits), QUICK)
+        run_evaluation([Source(tmp_path / "x.pth", MODEL)], str(some_digits), QUICK)
 
 
 def test_the_name_of_another_model_is_refused_for_a_run_alone(
     files: dict[str, Path], some_digits: Path
 ) -> None:
     with pytest.raises(ModelError, match=f"holds {MODEL}, not resnet18; leave out --model"):
-        assess([Source(files["run"], "resnet18")], str(some_digits), QUICK)
+        run_evaluation([Source(files["run"], "resnet18")], str(some_digits), QUICK)
     both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
-    assert len(assess(both, str(some_digits), QUICK).rows) == 2
+    assert len(run_evaluation(both, str(some_digits), QUICK).rows) == 2
 
 
 def test_sizes_beyond_any_memory_are_refused(files: dict[str, Path], some_digits: Path) -> None:
@@ -362,7 +363,7 @@ def test_sizes_beyond_any_memory_are_refused(files: dict[str, Path], some_digits
         ({"crop_pcts": (0.0001,)}, "--crop-pct 0.0001: is a share of the image; give 0.1 to 1"),
     ):
         with pytest.raises(DataError, match=message):
-            assess([Source(files["run"])], str(some_digits), replace(QUICK, **change))
+            run_evaluation([Source(files["run"])], str(some_digits), replace(QUICK, **change))
 
 
 def test_running_out_of_memory_names_the_batch_size(
@@ -373,7 +374,7 @@ def test_running_out_of_memory_names_the_batch_size(
 
     monkeypatch.setattr("ixt.evaluate.evaluation.examine", full)
     with pytest.raises(EngineError, match=r"^--batch-size 16: out of memory; lower it, or --image"):
-        assess([Source(files["run"])], str(some_digits), QUICK)
+        run_evaluation([Source(files["run"])], str(some_digits), QUICK)
 
 
 def test_weights_that_give_no_numbers_are_refused(some_digits: Path, tmp_path: Path) -> None:
@@ -381,7 +382,7 @@ def test_weights_that_give_no_numbers_are_refused(some_digits: Path, tmp_path: P
     state["head.fc.bias"][3] = torch.nan
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(ModelError, match="outputs are not numbers; its weights are broken"):
-        assess([Source(tmp_path / "x.pth", MODEL)], str(some_digits), QUICK)
+        run_evaluation([Source(tmp_path / "x.pth", MODEL)], str(some_digits), QUICK)
 
 
 def test_an_unreadable_image_stops_or_is_left_out(
@@ -394,8 +395,8 @@ def test_an_unreadable_image_stops_or_is_left_out(
     source = [Source(files["paper.pth"], MODEL)]
     # By the index, or, where a stored one knows the file as it was, by the decoder.
     with pytest.raises(DataError, match=rf"{broken}: is not an image.*--skip-damaged"):
-        assess(source, str(data), QUICK)
-    (row,) = assess(source, str(data), replace(QUICK, skip_damaged=True)).rows
+        run_evaluation(source, str(data), QUICK)
+    (row,) = run_evaluation(source, str(data), replace(QUICK, skip_damaged=True)).rows
     assert (row["count"], row["skipped"], row["unlabelled"]) == (29, 1, 0)
 
 
@@ -407,7 +408,7 @@ def test_published_weights_offline_are_one_line(
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     with pytest.raises(ModelError, match=r"run `hf download timm/test_convnext.r160_in1k model"):
-        assess([Source(Path("test_convnext"), published=True)], str(some_digits), QUICK)
+        run_evaluation([Source(Path("test_convnext"), published=True)], str(some_digits), QUICK)
 
 
 def test_published_weights_are_evaluated_and_hashed(
@@ -417,7 +418,9 @@ def test_published_weights_are_evaluated_and_hashed(
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *a, **k: state)
     synsets = tmp_path / "set"
     shutil.copytree(some_digits / "val" / "three", synsets / "n02123045")
-    (row,) = assess([Source(Path("test_convnext"), published=True)], str(synsets), QUICK).rows
+    (row,) = run_evaluation(
+        [Source(Path("test_convnext"), published=True)], str(synsets), QUICK
+    ).rows
     assert (row["checkpoint"], row["format"], row["count"]) == ("published", "hub", 3)
     assert len(row["sha256"]) == 64
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from ixt.cli.app import app
 from ixt.errors import CheckpointError, ExportError, ModelError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
 from ixt.export import exporting as exporting
 from ixt.models import create_model, load_weights
@@ -133,7 +133,7 @@ def test_an_export_is_evaluated_as_its_run_is(
     settings = Settings(class_map=tmp_path / "classes.txt")
 
     def row(checkpoint: Path, model_name: str | None = None) -> dict[str, Any]:
-        (found,) = assess([Source(checkpoint, model_name)], str(digits), settings).rows
+        (found,) = run_evaluation([Source(checkpoint, model_name)], str(digits), settings).rows
         same = ("top1", "loss", "image_size", "crop_pct", "interpolation", "mean", "std")
         return {key: found[key] for key in same}
 
@@ -243,7 +243,7 @@ def test_an_imagenet_model_names_its_data_set(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "x" / "README.md")
     assert card.data.datasets == ["imagenet-1k"]
     assert card.data.license == "unknown"
-    assert "does not tell how they were trained" in card.text
+    assert "does not say how they were trained" in card.text
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     assert config["label_names"][0] == "n01440764"
     assert config["label_descriptions"]["n01440764"].startswith("tench")

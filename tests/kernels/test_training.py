@@ -9,7 +9,7 @@ import torch
 
 from ixt.checkpoint.weights import read_weights
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.recipe import Recipe
 from ixt.training.loop import train
 
@@ -44,7 +44,7 @@ def test_eval_of_a_half_precision_run_repeats_its_own_number(tiny: Recipe, tmp_p
     metrics = train(changed(tiny, fused=True, half=True), tmp_path)
     assert tiny.data.root is not None
     results = (
-        assess([Source(tmp_path, prefer_ema=False)], str(tiny.data.root), Settings())
+        run_evaluation([Source(tmp_path, prefer_ema=False)], str(tiny.data.root), Settings())
         .measurements[0]
         .numbers()
     )

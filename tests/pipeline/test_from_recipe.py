@@ -12,7 +12,7 @@ import torch
 from ixt.checkpoint.weights import Weights, read_weights
 from ixt.errors import DataError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.images.index import Index, load_index
 from ixt.pipeline import from_recipe
 from ixt.pipeline.decode.base import GpuDecoding
@@ -96,7 +96,7 @@ def test_eval_and_predict_pass_on_how_a_run_decodes(
 ) -> None:
     for module in ("ixt.evaluate.candidates", "ixt.predict.classifier"):
         _held(monkeypatch, module, decoder="auto", decode_device="cpu")
-    assess([Source(RUN)], str(digits), Settings(decoders=("dali",)))
+    run_evaluation([Source(RUN)], str(digits), Settings(decoders=("dali",)))
     (path,) = index.paths([0])
     list(predict(open_classifier(RUN, decoder="dali"), [ImageFile(path, path)]))
     assert [kind for kind, _ in made] == ["dali", "dali"]

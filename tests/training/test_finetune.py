@@ -19,7 +19,7 @@ from torch import nn
 from ixt.checkpoint.folder import newest_checkpoint, save_checkpoint
 from ixt.errors import Interrupted, ModelError, RecipeError
 from ixt.evaluate.candidates import Source
-from ixt.evaluate.evaluation import Settings, assess
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.models import create_model, load_weights, with_paper_keys
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.training import loop as training
@@ -122,7 +122,7 @@ def test_a_run_is_carried_to_other_classes_and_evaluated_by_its_own(
     first, second = (newest_checkpoint(tmp_path / name) for name in ("first", "second"))
     assert first is not None and len(first.state["class_names"]) == 10
     assert second is not None and second.state["class_names"] == ["eight", "five", "three"]
-    (found,) = assess([Source(tmp_path / "second")], str(digits), Settings()).measurements
+    (found,) = run_evaluation([Source(tmp_path / "second")], str(digits), Settings()).measurements
     assert found.accuracy.count == metrics["count"] < 360
     assert found.accuracy.top1 == metrics["ema_top1"]
     assert found.candidate.origin["weights"] == "ema"
@@ -206,7 +206,7 @@ def test_position_embeddings_are_resampled_to_another_size(
     assert checkpoint.state["recipe"]["model"]["kwargs"]["img_size"] == 64
     assert checkpoint.tensors("model")["pos_embed"].shape == (1, 17, 24)
     assert source.state_dict()["pos_embed"].shape == (1, 197, 24)
-    (found,) = assess([Source(tmp_path / "tuned")], str(digits), Settings()).measurements
+    (found,) = run_evaluation([Source(tmp_path / "tuned")], str(digits), Settings()).measurements
     assert found.accuracy.top1 == metrics["ema_top1"]
     with pytest.raises(ModelError, match=r"pos_embed \(1, 197, 24\) instead of \(1, 17, 24\)"):
         load_weights(build(name, img_size=64), path)

@@ -182,7 +182,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ixt.evaluate.records.new_table", too_large)
+        patch.setattr("ixt.evaluate.inference.new_table", too_large)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         with pytest.raises(
             EngineError, match=r"with eval\.batch_size 120; lower it, continue with --resume"
