@@ -41,7 +41,14 @@ def test_each_call_fits_the_function_it_calls() -> None:
         inspect.signature(function).bind(*node.args, **keywords)
         called.add(function.__name__)
     assert called == set(names)
-    assert {"write_demo", "take_samples", "make_plan", "train", "assess", "predict"} <= called
+    assert {
+        "write_demo",
+        "take_samples",
+        "make_plan",
+        "train",
+        "run_evaluation",
+        "predict",
+    } <= called
 
 
 def test_the_notebook_is_stored_without_results() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from ixt.evaluate.records import Records
 
@@ -93,6 +92,8 @@ def wilson_interval(num_hits: int, count: int) -> tuple[float, float]:
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
+    from scipy.stats import binomtest  # takes a second, which training need not wait for
+
     if not count:
         return 0.0, 100.0
     interval = binomtest(num_hits, count).proportion_ci(0.95, method="wilson")
