@@ -44,7 +44,7 @@ def test_each_call_fits_the_function_it_calls() -> None:
     assert {
         "write_demo",
         "take_samples",
-        "make_plan",
+        "estimate_run",
         "train",
         "run_evaluation",
         "predict",

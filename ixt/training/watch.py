@@ -34,7 +34,7 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
     """Within the block a run can be trained, and stopped; at its end it is closed.
 
     Args:
-        run: gets its `micro_step`, `observers` and `stop`.
+        run: gets its `micro_step`, `observers` and `stop` for the time of the block.
         micro_step: trains on one micro-batch; see `ixt.training.loop.micro_step`.
         profile_steps: steps to trace; 0 for none.
 
@@ -45,6 +45,7 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
     log = IntervalLog(run)
     run.micro_step = choose_micro_step(run, micro_step, log)
     with ExitStack() as stack:
+        stack.callback(_let_go, run)
         stack.enter_context(engine.closing(run.accelerator))
         stack.callback(run.reporter.close)
         stack.enter_context(out_of_memory_explained(run.recipe, lambda: probe_model(run.recipe)))
@@ -65,6 +66,12 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
             log,
         )
         yield
+
+
+def _let_go(run: Run) -> None:
+    """Take from a run what refers to it, so that its memory is free as soon as nobody has it."""
+    for name in ("micro_step", "observers", "stop"):
+        vars(run).pop(name, None)
 
 
 def choose_micro_step(run: Run, micro_step: Callable[..., Tensor], log: IntervalLog) -> MicroStep:

@@ -18,6 +18,7 @@ from ixt.bench.data.stages import recipes_of, settings_of
 from ixt.bench.measure.command import integers
 from ixt.cli import app
 from ixt.errors import EngineError
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.recipe import parse_recipe
 
 CPU = torch.device("cpu")
@@ -95,8 +96,10 @@ def test_a_rate_that_did_not_settle_is_named() -> None:
 def test_auto_is_named_by_the_decoder_that_it_stands_for() -> None:
     recipe = parse_recipe({"model": {"name": "resnet18"}}, "x.yaml")
     assert recipe.data.decoder == "auto"
-    assert [s.decoder for s in settings_of(recipe, [], [1], [])] == ["torch"]
-    assert [s.decoder for s in settings_of(recipe, ["auto", "torch"], [1], [])] == ["torch"]
+    stands_for = resolve_decoder("auto")
+    assert [s.decoder for s in settings_of(recipe, [], [1], [])] == [stands_for]
+    named = settings_of(recipe, ["auto", stands_for], [1], [])
+    assert [s.decoder for s in named] == [stands_for]
 
 
 @pytest.mark.parametrize("wrong", ["0", "two", "1,,2", "-1", ""])
