@@ -177,7 +177,7 @@ class PeerLine(NamedTuple):
     mode: str
     setting: str
     device: str
-    images_per_s: str
+    images_per_s: float
     ratio: str
     """Ours over theirs; empty where the devices are of two families."""
     publisher: str
@@ -193,7 +193,7 @@ def peer_lines(report: Report) -> list[PeerLine]:
             row.mode,
             describe(run, figure),
             run.device + (f" x{run.num_devices}" if run.num_devices > 1 else ""),
-            f"{figure.images_per_s:.0f}",
+            figure.images_per_s,
             f"{(row.images_per_s or 0) / figure.images_per_s:.2f}"
             if device_family(run.device) == device_family(row.device or "cpu")
             else "",
@@ -212,8 +212,8 @@ def print_peers(report: Report) -> None:
     for name in ("model", "mode", "setting", "device", "img/s", "ours / theirs", "source"):
         table.add_column(name, justify="right" if name in ("img/s", "ours / theirs") else "left")
     for line in peer_lines(report):
-        *cells, ratio, _, source, _ = line
-        table.add_row(*cells, ratio or "another device", source)
+        ratio = line.ratio or "another device"
+        table.add_row(*line[:4], f"{line.images_per_s:.0f}", ratio, line.source)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
