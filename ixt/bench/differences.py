@@ -35,7 +35,7 @@ def find_differences(a: Report, b: Report) -> list[Difference]:
 
 
 def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with a benchmark where its first rounds would not compare with the rest.
+    """Refuse to continue a benchmark where its first rounds would not compare with the rest.
 
     Args:
         before: `describe_machine` of the benchmark.
@@ -47,7 +47,7 @@ def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
     found = _unequal(_machine_pairs(before, now))
     if found:
         raise EngineError(
-            f"the results to go on with are of another {', '.join(map(str, found))}; give another "
+            f"the results to continue are of another {', '.join(map(str, found))}; give another "
             "--results"
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ixt.errors import EngineError
-from ixt.files import replace_text
+from ixt.files import reason, replace_text
 
 FORMAT: Literal[3] = 3
 
@@ -179,7 +179,7 @@ def read_report(file: Path) -> Report:
     try:
         return Report.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise EngineError(f"{file}: cannot be read: {error.strerror}") from error
+        raise EngineError(f"{file}: cannot be read ({reason(error)})") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,4 +1,4 @@
-"""When to save: after so many steps or minutes, and before an evaluation."""
+"""When to save: after a number of steps or minutes, and before an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported: a model in evaluation mode, and what its checkpoint tells of it."""
+"""What is exported: a model in evaluation mode, and what its checkpoint says about it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import EngineError
+from ixt.files import reason
 from ixt.recipe import Prometheus
 
 _GAUGES = {
@@ -70,7 +71,7 @@ class Exporter:
             except OSError as error:
                 raise EngineError(
                     f"run.prometheus: port {settings.port} of {settings.address}: "
-                    f"{error.strerror or error}; give another one"
+                    f"{reason(error)}; give another one"
                 ) from error
         self._write()
 
@@ -104,5 +105,5 @@ class Exporter:
             write_to_textfile(str(path), self._registry)
         except OSError as error:
             raise EngineError(
-                f"run.prometheus: {path}: cannot be written: {error.strerror}; give another file"
+                f"run.prometheus: {path}: cannot be written ({reason(error)}); give another file"
             ) from error

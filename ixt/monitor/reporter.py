@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ixt.errors import CheckpointError
-from ixt.files import fsync, replace_text
+from ixt.files import fsync, reason, replace_text
 from ixt.monitor.prometheus import Exporter
 from ixt.monitor.spikes import SPIKES
 from ixt.recipe import Prometheus
@@ -182,7 +182,7 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror}; checkpoints are intact, make room, "
+            f"{path}: cannot be written ({reason(error)}); checkpoints are intact, make room, "
             "then continue with --resume"
         ) from error
 

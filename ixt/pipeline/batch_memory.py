@@ -34,7 +34,6 @@ class BatchMemory:
             dtype: of the tensor.
             memory_format: order of its dimensions in memory.
         """
-        fresh = None
         for kept in self._kept:
             same = kept.shape == shape and kept.dtype == dtype
             if same and kept.is_contiguous(memory_format=memory_format) and _unused(kept):

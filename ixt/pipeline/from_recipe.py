@@ -38,7 +38,7 @@ def refuse_unreadable(index: Index, leave_out: str = "set data.on_error: skip") 
 
     Args:
         index: the split.
-        leave_out: how to go on without such files, in words.
+        leave_out: how to leave such files out, in words.
 
     Raises:
         DataError: there is such a file; the message names the first one and says what is wrong.

@@ -120,7 +120,7 @@ def _batches(classifier: Classifier, index: Index) -> Iterator[EvalBatch]:
     """The images as the evaluation prepares them."""
     recipe, device = classifier.recipe, classifier.accelerator.device
     decoder = build_chosen_decoder(recipe, index, device, classifier.decoder)
-    # Nobody knows the classes: 0 stands for any, -1 will tell of damage.
+    # Nobody knows the classes: 0 stands for any, -1 will show damage.
     labels = np.zeros(len(index), np.int64)
     with closing(decoder):
         yield from EvalLoader(index, labels, decoder, recipe, device=device, rank=0, world_size=1)

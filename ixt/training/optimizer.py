@@ -57,7 +57,7 @@ def build_optimizer(
 
 
 def _refuse_unused(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse what timm would leave out without a word."""
+    """Refuse what timm would leave out silently."""
     info = get_optimizer_info(name.lower().removeprefix("lookahead_"))
     takes = {"betas": info.has_betas, "eps": info.has_eps}
     for key in given:

@@ -1,4 +1,4 @@
-"""What only a GPU can tell of the data path: `python tests/benchmarks/gpu_data.py OUT.json`.
+"""What only a GPU can show of the data path: `python tests/benchmarks/gpu_data.py OUT.json`.
 
 On generated JPEGs of ImageNet's size, in one command:
 

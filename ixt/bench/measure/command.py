@@ -134,7 +134,7 @@ def _done(request: Request) -> Report | None:
         _refuse_other_file(request.results)
         return None
     if request.results is None or not request.results.exists():
-        raise EngineError("--resume: needs --results FILE of the benchmark to go on with")
+        raise EngineError("--resume: needs --results FILE of the benchmark to continue")
     return read_report(request.results)
 
 

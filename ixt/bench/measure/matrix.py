@@ -92,7 +92,7 @@ def run_matrix(
     Args:
         cells: what to measure.
         protocol: how.
-        done: a report of the same protocol to go on with.
+        done: a report of the same protocol to continue.
         device: a name or YAML file with the device's peaks; None goes by the driver's name.
 
     Raises:
@@ -100,7 +100,7 @@ def run_matrix(
     """
     if done is not None and done.protocol != protocol:
         raise EngineError(
-            f"the results to go on with were measured by {done.protocol!r}, and {protocol!r} is "
+            f"the results to continue were measured by {done.protocol!r}, and {protocol!r} is "
             "asked for; give the same options, or another --results"
         )
     rows = {row.cell: row for row in done.rows} if done else {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from string import Template
+from typing import Any
 
 from ixt.errors import EngineError
 
@@ -131,13 +132,7 @@ def kubernetes_manifest(
     processes = ("--num-processes", str(job.processes_per_node), "--max-restarts", "3")
     resources = {"nvidia.com/gpu": job.gpus_per_node or None, "cpu": cpus, "memory": memory}
     timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.notice_s - 10))}
-    claims, mounts = [], []
-    for number, (claim, path) in enumerate((volumes or {}).items()):
-        name = f"volume-{number}"
-        claims.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": name, "mountPath": path})
-    # NCCL and the loader's buffers outgrow the 64 MiB of shared memory that a pod gets.
-    shared = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+    claims, mounts = _volumes(volumes or {})
     return _template("trainjob.yaml").substitute(
         name=job.name,
         namespace=namespace,
@@ -149,9 +144,21 @@ def kubernetes_manifest(
         arguments=json.dumps([*job.arguments, *processes, *meeting]),
         env=json.dumps([{"name": k, "value": v} for k, v in ({**(env or {}), **timeout}).items()]),
         resources=json.dumps({key: value for key, value in resources.items() if value}),
-        volumes=json.dumps([shared, *claims]),
-        mounts=json.dumps([{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts]),
+        volumes=json.dumps(claims),
+        mounts=json.dumps(mounts),
     )
+
+
+def _volumes(given: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A pod's volumes and where they are mounted: shared memory, and persistent claims by path."""
+    # NCCL and the loader's buffers outgrow the 64 MiB of shared memory that a pod gets.
+    volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
+    mounts: list[dict[str, Any]] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+    for number, (claim, path) in enumerate(given.items()):
+        name = f"volume-{number}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": name, "mountPath": path})
+    return volumes, mounts
 
 
 def parse_pairs(option: str, separator: str, texts: Sequence[str]) -> dict[str, str]:

@@ -104,8 +104,8 @@ class DaliDecoder:
                 yield cut, images, self._add_others(cut, images)
 
     def _build(self, source: Source, max_batch: int) -> Any:
-        index = self._device.index if self._device.index is not None else 0
-        if self._on_gpu and self._device.index is None:
+        index = self._device.index
+        if self._on_gpu and index is None:
             index = torch.cuda.current_device()
         pipeline = Pipeline(
             batch_size=max_batch,

@@ -138,19 +138,16 @@ def _encoded(cut: Cut[R]) -> tuple[list[Bytes], Crops]:
     images = []
     for row, source in enumerate(cut.request.ranges):
         found = cut.reading.row(row)
-        if isinstance(found, DamagedImage):
-            cut.others[row] = found
-        elif found[1] is None:
-            cut.others[row] = found[0]
+        data, frame = (found, None) if isinstance(found, DamagedImage) else found
+        if isinstance(data, DamagedImage) or frame is None:
+            cut.others[row] = data
+            images.append(_STAND_IN)
         else:
-            check_window(found[1].height, found[1].width, source.name, cut.crops, row)
-        images.append(_STAND_IN if row in cut.others else found[0])  # type: ignore[index]
-    if not cut.others:
-        return images, cut.crops
-    crops, rows = cut.crops.take(slice(None)), list(cut.others)
-    window = crops.window.copy()
-    window[rows] = (0, 0, _SIDE, _SIDE)
-    return images, replace(crops, window=window)
+            check_window(frame.height, frame.width, source.name, cut.crops, row)
+            images.append(data)
+    window = cut.crops.window.copy()
+    window[list(cut.others)] = (0, 0, _SIDE, _SIDE)
+    return images, replace(cut.crops, window=window)
 
 
 def _stand_in() -> Bytes:

@@ -1,7 +1,7 @@
 """Windows of JPEGs decoded by nvImageCodec, the codec library of NVIDIA DALI, on a CPU.
 
-Its libjpeg-turbo stops behind a window's last row and converts no colour outside of it, which
-takes half the time of decoding the whole image. The pixels are the same, bit for bit.
+Its libjpeg-turbo stops behind a window's last row and converts no colour outside of it. The pixels
+are those of decoding the whole image, bit for bit.
 """
 
 from __future__ import annotations

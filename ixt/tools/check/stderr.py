@@ -1,4 +1,4 @@
-"""Catch what C libraries print, such as libjpeg's warnings, which no return value tells of."""
+"""Catch what C libraries print, e.g. libjpeg's warnings, which no return value reports."""
 
 from __future__ import annotations
 

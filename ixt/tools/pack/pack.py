@@ -105,12 +105,16 @@ def pack(
                 done += len(found)
                 report(done, total)
             save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members))
+    return _summary(out, plans, written)
+
+
+def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
     shards = [path for plan in plans for path in _shard_paths(out, plan)]
     return PackSummary(
         root=out,
-        num_images=total,
+        num_images=sum(len(plan.names) for plan in plans),
         num_shards=len(shards),
-        num_written=written,
+        num_written=num_written,
         num_shrunk=sum(int(plan.shrinks.sum()) for plan in plans),
         num_unreadable=sum(len(plan.index.unreadable) for plan in plans),
         num_bytes=sum(path.stat().st_size for path in shards),
