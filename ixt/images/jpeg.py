@@ -88,7 +88,8 @@ def whole_frame(data: Bytes) -> Frame | None:
     if not raw.startswith(START):
         return None
     frame: Frame | None = None
-    at, markers = len(START), _markers(data)
+    at = len(START)
+    markers: NDArray[np.intp] | None = None
     while True:
         scan = False
         for segment in segments(raw, at):
@@ -105,13 +106,33 @@ def whole_frame(data: Bytes) -> Frame | None:
                 return None
         if not scan or frame is None:
             return None
+        if markers is None and _is_last_scan(data, at):
+            return _if_ordinary(frame)
+        markers = _markers(data) if markers is None else markers
         place = int(np.searchsorted(markers, at))
         if place == len(markers):
             return None
         at = int(markers[place])
         if raw[at + 1] == _END:
-            plain = frame.bits == 8 and frame.channels in _PLAIN_CHANNELS
-            return frame if plain and frame.height and frame.width else None
+            return _if_ordinary(frame)
+
+
+def _if_ordinary(frame: Frame) -> Frame | None:
+    plain = frame.bits == 8 and frame.channels in _PLAIN_CHANNELS
+    return frame if plain and frame.height and frame.width else None
+
+
+def _is_last_scan(data: Bytes, at: int) -> bool:
+    """Whether the first marker from a place on ends the image, as that of most files does.
+
+    It takes a third of the time of `_markers`, which also sees through restart markers.
+    """
+    marks = data[at:-1] == 0xFF
+    marks &= data[at + 1 :] != 0
+    if not len(marks):
+        return False
+    first = int(marks.argmax())
+    return bool(marks[first]) and int(data[at + first + 1]) == _END
 
 
 def _markers(data: Bytes) -> NDArray[np.intp]:
