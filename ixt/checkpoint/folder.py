@@ -82,11 +82,13 @@ def save_checkpoint(
             _write_json(temporary / _STATE, {"format": FORMAT, **state})
             _write_json(temporary / _MANIFEST, _manifest(temporary))
             sync(temporary)
+            # Older checkpoints are deleted after this: what was written is read again before.
+            _verify(temporary)
             if final.exists():
                 _remove(old)
                 final.rename(old)
         _remove(old)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{final}: cannot be written: {reason(error)}; older checkpoints are intact, "
             "make room or change --run-dir, then continue with --resume"

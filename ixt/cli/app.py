@@ -25,8 +25,12 @@ app = typer.Typer(
     help="An exact, resumable ImageNet trainer.",
 )
 
-# A full disk, a used-up quota, a missing permission, a read-only file system.
-_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give permission"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or its server"),
+}
+"""What helps against errors of the system that a user can fix, by number."""
 
 
 def main() -> None:
@@ -55,13 +59,13 @@ def main() -> None:
     except Interrupted as error:
         worker.end(f"{error}; continue with --resume", 128 + error.signum, same_on_all=True)
     except Exception as error:
-        fixable = isinstance(error, OSError) and error.errno in _FIXABLE
-        if os.environ.get("IXT_DEBUG") or not (fixable or launched()):
+        advice = ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
+        if os.environ.get("IXT_DEBUG") or not (advice or launched()):
             raise
-        if not fixable:
+        if advice is None:
             worker.fail(error)
         file = getattr(error, "filename", None) or "a file"
-        worker.end(f"{file}: {reason(error)}; make room or allow writing, then resume", 2)
+        worker.end(f"{file}: {reason(error)}; {advice}, then run the same command again", 2)
 
 
 def _print_any_name() -> None:

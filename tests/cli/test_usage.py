@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,24 @@ def test_what_is_only_asked_ends_with_status_0(
     assert ixt_status(*words) == 0
     captured = capsys.readouterr()
     assert captured.out and captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(errno.EIO, "check the disk or its server"), (errno.ENOSPC, "make room")],
+)
+def test_an_error_of_the_disk_is_one_line_and_status_2(
+    code: int,
+    advice: str,
+    tmp_path: Path,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path / "set"))
+
+    monkeypatch.setattr("ixt.images.index.load_index", fails)
+    assert ixt_status("data", "index", tmp_path) == 2
+    line = f"{tmp_path}/set: {os.strerror(code).lower()}; {advice}, then run the same command again"
+    assert capsys.readouterr().err.splitlines() == [line]

@@ -129,7 +129,7 @@ def open_place(root: Path, split: Split, origin: Origin) -> Place:
         )
     stamp = staged.with_suffix(".json")
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    begun = json.loads(stamp.read_text()) if stamp.exists() else None
+    begun = _begun(stamp, staged)
     if begun is None or begun["origin"] != asdict(origin):
         if staged.exists() and begun is not None and begun["origin"]["mtime_ns"] == 0:
             raise DataError(
@@ -144,6 +144,25 @@ def open_place(root: Path, split: Split, origin: Origin) -> Place:
         _write_json(stamp, begun)
     staged.mkdir(exist_ok=True)
     return Place(final, staged, survived=begun["boot"] == boot)
+
+
+def _begun(stamp: Path, staged: Path) -> dict[str, Any] | None:
+    """Where the staged images come from; None if nothing was begun.
+
+    Raises:
+        DataError: nobody knows; they may have been moved, and be the only copy.
+    """
+    if not stamp.exists():
+        return None
+    try:
+        begun: dict[str, Any] = json.loads(stamp.read_text())
+        Origin(**begun["origin"]), str(begun["boot"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{stamp}: is damaged, so nobody knows where the images in {staged} come from; delete "
+            "both, or put the images elsewhere if they were moved there"
+        ) from error
+    return begun
 
 
 def publish(staged: Path, final: Path) -> None:
