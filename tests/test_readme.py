@@ -77,6 +77,19 @@ def test_what_the_architecture_page_names_exists() -> None:
     assert missing == []
 
 
+def test_every_promise_of_the_architecture_page_names_its_test() -> None:
+    page = (ROOT / "ixt" / "README.md").read_text()
+    promised = page.partition("## What is the same as what")[2].partition("Not promised")[0]
+    rows = [line for line in promised.splitlines() if line.startswith("|")][2:]
+    rows = [row for row in rows if not re.match(r"\|(---|[ a-z|]*\| test \|$)", row)]
+    assert len(rows) > 12
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named and set(named) <= defined, row
+
+
 def run_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
     """What `python -m MODULE ARGUMENT...` prints, without another start of the interpreter."""
     (_, dash_m, module, *arguments), printed = command, io.StringIO()
