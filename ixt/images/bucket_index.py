@@ -8,6 +8,7 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISDIR
 
 from ixt.errors import DataError
 from ixt.files import reason
@@ -64,8 +65,22 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
 
 
 def _cache(root: str) -> Path:
+    """Where a bucket's tables are kept: in the user's cache, else in a folder of this user's own.
+
+    Raises:
+        DataError: somebody else could have put tables there.
+    """
     cache = user_cache(root.rstrip("/").encode())
-    return cache if cache is not None else Path(tempfile.gettempdir()) / "ixt-index"
+    if cache is not None:
+        return cache
+    own = Path(tempfile.gettempdir()) / f"ixt-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    status = own.lstat()
+    if status.st_uid != os.getuid() or not S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+        raise DataError(
+            f"{own}: others may write there; set XDG_CACHE_HOME to a folder of your own"
+        )
+    return own
 
 
 def _digest(files: dict[str, RemoteFile]) -> str:
@@ -75,7 +90,7 @@ def _digest(files: dict[str, RemoteFile]) -> str:
 
 def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
     """The table from the cache, put there first where that is needed."""
-    cached = read_table(target)
+    cached = read_table(target, packed=True)
     if cached is not None:
         return cached
 
@@ -95,7 +110,7 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
             f"{target}: cannot be written ({reason(error)}); the index of "
             f"{folder} is kept there; make room or set XDG_CACHE_HOME"
         ) from error
-    table = read_table(target)
+    table = read_table(target, packed=True)
     if table is None:
         raise DataError(
             f"{folder}/{INDEX_FOLDER}: is damaged or of another release; copy the packed set again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -34,6 +35,8 @@ class ByteRange(NamedTuple):
     """Bytes of the image; None for the whole of a local file, whatever its length."""
     member: str = ""
     """The image's name within the shard; empty for a whole file."""
+    checksum: int | None = None
+    """CRC-32 of the bytes, where the set keeps it."""
 
     @property
     def name(self) -> str:
@@ -63,9 +66,17 @@ def read_bytes(source: ByteRange) -> Bytes:
         (size,) uint8.
 
     Raises:
-        OSError: the file is missing, not readable, or ends before the image does.
+        OSError: the file is missing, not readable, ends before the image does, or holds other
+            bytes than were packed.
         DataError: a bucket does not give the bytes, after several attempts.
     """
+    data = _read(source)
+    if source.checksum is not None and zlib.crc32(data.data) != source.checksum:
+        raise OSError("its bytes are not those that were packed: their checksum differs")
+    return data
+
+
+def _read(source: ByteRange) -> Bytes:
     if source.size is None:
         return _read_file(source.path)
     if source.is_remote:

@@ -64,6 +64,9 @@ class Index:
     """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
     shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) first byte of the image in its tar; (0,) where each image is a file."""
+    checksums: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """(n,) CRC-32 of the encoded image, which is verified when it is read; (0,) where the images
+    are not packed."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,10 +113,11 @@ class Index:
         if not self.shards:
             return [ByteRange(os.fsdecode(prefix + name)) for name in names]
         numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
-        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, strict=True)
+        sums = self.checksums[rows].tolist() if len(self.checksums) else [None] * len(rows)
+        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, sums, strict=True)
         return [
-            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name))
-            for number, offset, size, name in places
+            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name), crc)
+            for number, offset, size, name, crc in places
         ]
 
     @property
@@ -233,6 +237,7 @@ def _build(layout: Layout, report: Report | None) -> Table:
         "path_offsets": path_offsets,
         "shard_numbers": shards,
         "shard_offsets": starts,
+        "checksums": np.zeros(0, np.uint32),
     }
     return Table(listing.classes, folders, columns, stamps)
 

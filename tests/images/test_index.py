@@ -497,6 +497,7 @@ def write_imagenet_sized_table(root: Path) -> None:
     columns = {
         "shard_numbers": np.zeros(0, np.int32),
         "shard_offsets": np.zeros(0, np.int64),
+        "checksums": np.zeros(0, np.uint32),
         "labels": labels,
         "sizes": np.full((count, 2), 400, np.int32),
         "num_bytes": np.full(count, 110_000, np.int64),

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
-from ixt.tools.pack.shard import shard_members, write_shard
+from ixt.tools.pack.shard import read_checksums, shard_members, write_shard
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _SETTINGS = "pack.json"
@@ -90,22 +90,44 @@ def pack(
         for plan in plans:
             _sweep(out / plan.split)
             members: list[Member] = []
+            checksums: list[int] = []
             for number, path in enumerate(_shard_paths(out, plan)):
-                found = shard_members(path, plan, number)
-                if found is None:
 
-                    def tick(count: int, done: int = done) -> None:
-                        report(done + count, total)
+                def tick(count: int, done: int = done) -> None:
+                    report(done + count, total)
 
-                    write_shard(path, plan, number, options.quality, pool, tick)
-                    found = shard_members(path, plan, number)
-                    written += 1
-                assert found is not None
+                found, sums, is_new = _shard(path, plan, number, options, pool, tick)
                 members += found
+                checksums += sums
+                written += is_new
                 done += len(found)
                 report(done, total)
-            save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members))
+            save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members, checksums))
     return _summary(out, plans, written)
+
+
+def _shard(
+    path: Path,
+    plan: PackPlan,
+    number: int,
+    options: PackOptions,
+    pool: ThreadPoolExecutor,
+    tick: Callable[[int], None],
+) -> tuple[list[Member], list[int], bool]:
+    """A shard's images and their checksums, and whether it was written just now.
+
+    Raises:
+        DataError: it holds something else, or does not read back as it was written.
+    """
+    written, found = None, shard_members(path, plan, number)
+    if found is None:
+        written = write_shard(path, plan, number, options.quality, pool, tick)
+        found = shard_members(path, plan, number)
+    assert found is not None
+    checksums = read_checksums(path, found)
+    if written is not None and checksums != written:
+        raise DataError(f"{path}: does not read back as it was written; check the disk")
+    return found, checksums, written is not None
 
 
 def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
@@ -206,7 +228,7 @@ def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:
     return [out / plan.split / plan.shard_name(number) for number in range(len(plan.bounds))]
 
 
-def _table(out: Path, plan: PackPlan, members: list[Member]) -> Table:
+def _table(out: Path, plan: PackPlan, members: list[Member], checksums: list[int]) -> Table:
     """The index of a split's shards; without times, for these change when the set is copied."""
     blob, path_offsets = join_paths([member.name for member in members])
     counts = [end - start for start, end in plan.bounds]
@@ -222,6 +244,7 @@ def _table(out: Path, plan: PackPlan, members: list[Member]) -> Table:
             "path_offsets": path_offsets,
             "shard_numbers": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             "shard_offsets": np.array([member.offset for member in members], np.int64),
+            "checksums": np.array(checksums, np.uint32),
         },
         shards=tuple(stamp(path)._replace(mtime_ns=0) for path in _shard_paths(out, plan)),
     )

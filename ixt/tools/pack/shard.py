@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ixt.errors import DataError
 from ixt.files import published
-from ixt.images.byte_ranges import ByteRange, Bytes
+from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 from ixt.images.image import DamagedImage, decode_with_pillow, read_image
 from ixt.images.tars import Member, list_members
 from ixt.tools.pack.layout import PackPlan
@@ -46,7 +47,7 @@ def write_shard(
     quality: int,
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
-) -> None:
+) -> list[int]:
     """Write a shard beside its place and rename it when it is complete and on the disk.
 
     Args:
@@ -57,11 +58,14 @@ def write_shard(
         pool: threads that read and encode.
         tick: called with the number of images of this shard that are written.
 
+    Returns:
+        the CRC-32 of each image.
+
     Raises:
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
         OSError: the disk is full, or the place cannot be written.
     """
-    rows = _rows(plan, number)
+    rows, checksums = _rows(plan, number), []
     with (
         published(path) as unfinished,
         tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar,
@@ -70,7 +74,19 @@ def write_shard(
             image, label = _names(plan, row)
             _add(tar, image, content)
             _add(tar, label, str(plan.index.labels[row]).encode())
+            checksums.append(zlib.crc32(content))
             tick(done)
+    return checksums
+
+
+def read_checksums(path: Path, members: Iterable[Member]) -> list[int]:
+    """The CRC-32 of each of a shard's images as they lie on the disk.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    places = (ByteRange(str(path), member.offset, member.size) for member in members)
+    return [zlib.crc32(read_bytes(place).data) for place in places]
 
 
 def _rows(plan: PackPlan, number: int) -> range:
