@@ -163,7 +163,7 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
     step, metrics = 0, {}
     if checkpoint is not None:
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
-        step, metrics = checkpoint.step, dict(checkpoint.state["metrics"])
+        step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
     run.reporter.start(step, evaluated=bool(metrics))
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None:
