@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ixt.errors import CheckpointError
 from ixt.files import read_json
@@ -24,10 +24,22 @@ class _Optimizer(_Part):
     groups: list[dict[str, Any]]
 
 
+class _Data(_Part):
+    digest: str
+    num_images: int
+    classes: dict[str, str]
+
+
+class _Rows(_Part):
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
 class _State(_Part):
     """Types of what is there; only the step has to be."""
 
-    step: int
+    step: int = Field(ge=0)
     epoch: int = 0
     epoch_ended: bool = False
     recipe: dict[str, dict[str, Any]] = {}
@@ -37,6 +49,9 @@ class _State(_Part):
     optimizer: _Optimizer = _Optimizer(parameters={}, groups=[])
     scaler: dict[str, Any] | None = None
     machine: dict[str, Any] = {}
+    data: dict[str, _Data] = {}
+    rows: dict[str, _Rows] = {}
+    ledger_format: int = 1
 
 
 def read_state(folder: Path) -> Mapping[str, Any]:

@@ -86,6 +86,24 @@ def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Ori
     return parse_recipe(data, str(path), origins), origins
 
 
+def override_recipe(recipe: Recipe, overrides: Iterable[str], source: str) -> Recipe:
+    """A recipe with overrides, checked again.
+
+    Args:
+        recipe: stays as it is.
+        overrides: `section.key=value` texts; the value is read as YAML.
+        source: name of the recipe for messages.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    data: dict[str, Any] = recipe.model_dump(mode="json")
+    origins: Origins = {}
+    for override in overrides:
+        _apply_override(data, origins, override)
+    return parse_recipe(data, source, origins)
+
+
 def parse_recipe(
     data: Mapping[str, Any], source: str = "recipe", origins: Origins | None = None
 ) -> Recipe:

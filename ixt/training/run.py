@@ -20,9 +20,11 @@ from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
 from ixt.distributed.machine import describe_machine
 from ixt.distributed.stop_agreement import StopAgreement
-from ixt.errors import DataError
-from ixt.files import replace_text
+from ixt.errors import CheckpointError, DataError
+from ixt.files import reason, replace_text
 from ixt.images.classes import output_classes
+from ixt.images.data_digest import DataDigest, digest_images
+from ixt.images.folders import Split
 from ixt.kernels import check_updates, update_stream
 from ixt.monitor.observer import Observer
 from ixt.monitor.reporter import Reporter
@@ -35,6 +37,10 @@ from ixt.training.model import Prepare, build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
+
+MACHINE = "machine.json"
+LEDGER_FORMAT = 2
+"""Rows of format 1 have step, epoch and samples; 2 adds labels, data and the format itself."""
 
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
 """Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
@@ -57,6 +63,8 @@ class Run:
     learning_rate: Callable[[int], float]
     ema: Ema | None
     class_names: tuple[str, ...]
+    data: dict[Split, DataDigest]
+    """What identifies the images of each split."""
     train_loader: TrainLoader
     eval_loader: EvalLoader
     reporter: Reporter
@@ -68,6 +76,8 @@ class Run:
     """Name of each process's host."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
+    ledger_format: int = LEDGER_FORMAT
+    """Of the rows to write; a run that is resumed keeps its own."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
@@ -129,6 +139,11 @@ def _build(
     with accelerator.main_process_first():
         train_index = usable_index(recipe, "train")
         eval_index = usable_index(recipe, "val")
+    data: dict[Split, DataDigest] = {
+        "train": digest_images(train_index),
+        "val": digest_images(eval_index),
+    }
+    rank_comparison.compare_data(accelerator, data)
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
@@ -155,6 +170,7 @@ def _build(
         learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
         ema=ema,
         class_names=class_names,
+        data=data,
         train_loader=train_loader,
         eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
         reporter=Reporter(
@@ -179,7 +195,14 @@ def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Em
 
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
-    if run.accelerator.is_main_process:
-        replace_text(run.run_dir / RUN_RECIPE, dump_recipe(run.recipe))
-        machine = describe_machine()
-        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")
+    if not run.accelerator.is_main_process:
+        return
+    machine = json.dumps(describe_machine(), indent=1) + "\n"
+    for name, text in ((RUN_RECIPE, dump_recipe(run.recipe)), (MACHINE, machine)):
+        try:
+            replace_text(run.run_dir / name, text)
+        except OSError as error:
+            raise CheckpointError(
+                f"{run.run_dir / name}: cannot be written ({reason(error)}); move away what is "
+                "there or allow writing"
+            ) from error
