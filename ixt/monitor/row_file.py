@@ -62,7 +62,8 @@ class RowFile:
                 self._count(kept)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: cannot be written ({reason(error)}); allow writing, then resume"
+                f"{self.path}: cannot be written ({reason(error)}); make room or allow writing, "
+                "then resume"
             ) from error
         return damage
 

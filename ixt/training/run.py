@@ -203,6 +203,6 @@ def _describe(run: Run) -> None:
             replace_text(run.run_dir / name, text)
         except OSError as error:
             raise CheckpointError(
-                f"{run.run_dir / name}: cannot be written ({reason(error)}); move away what is "
-                "there or allow writing"
+                f"{run.run_dir / name}: cannot be written ({reason(error)}); make room, "
+                "allow writing, or move away what is there, then resume"
             ) from error
