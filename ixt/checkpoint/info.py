@@ -70,7 +70,19 @@ def export_info(file: Path) -> CheckpointInfo | None:
     Args:
         file: `x.pth`, which has `x.pth.json` beside it; or `model.safetensors`, which has
             `config.json`.
+
+    Raises:
+        CheckpointError: what is there is damaged.
     """
+    try:
+        return _exported(file)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{file}: what ixt export wrote beside it is damaged ({error!r}); export it again"
+        ) from error
+
+
+def _exported(file: Path) -> CheckpointInfo | None:
     if written := _read(facts_beside(file), "ixt"):
         return _as_recipe(written["model"], written["model_kwargs"], written)
     config = _read(file.with_name("config.json"), "pretrained_cfg")

@@ -138,7 +138,7 @@ def recipe_to_resume(run_dir: Path, overrides: Iterable[str] = ()) -> Recipe:
     if problem is not None:
         raise CheckpointError(
             f"{problem}; delete {RUN_RECIPE} to resume with the recipe in "
-            f"{stored.checkpoint.name}, which is then written there again, or train another "
-            "recipe with another --run-dir"
+            f"{stored.checkpoint.name}, which is then written there again, with --set for what "
+            "may change; or train another recipe with another --run-dir"
         )
     return override_recipe(load_recipe(file), overrides, str(file))

@@ -146,6 +146,8 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
         raise RecipeError(f"{source}{line}: {problem}") from None
     except YAMLError as error:
         raise RecipeError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise RecipeError(f"{source}: is nested too deeply") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: holds no sections; a recipe starts with `model:`")
     origins: Origins = {}
@@ -169,7 +171,7 @@ def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> No
         raise RecipeError(f"--set {override}: write it as section.key=value, e.g. optim.lr=1e-3")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, RecursionError):
         raise RecipeError(f"--set {override}: the value is not YAML") from None
     section = data
     for part in parts[:-1]:

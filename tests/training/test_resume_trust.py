@@ -99,6 +99,10 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda file: edit(file, "lr: 0.002", "lrr: 0.002"),
         "optim.lrr: unknown key",
     ),
+    "deep": (
+        lambda file: file.write_text("a: " + "[" * 100_000),
+        "recipe.yaml: is nested too deeply",
+    ),
     "a folder": (
         lambda file: (file.unlink(), file.mkdir()),
         "recipe.yaml: is not readable (is a directory)",

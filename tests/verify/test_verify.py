@@ -221,6 +221,8 @@ def test_damaged_exports_are_found(trained: Path, tmp_path: Path) -> None:
     assert wrong(verify(file)) == []
     flip(file)
     assert wrong(verify(file))[0] == "x.pth: does not match the checksum in x.pth.json"
+    (tmp_path / "x.pth.json").write_text('{"ixt": "0.1.0", "model": "resnet18"}')
+    assert "x.pth: what ixt export wrote beside it is damaged" in wrong(verify(file))[-1]
     (tmp_path / "x.pth.json").unlink()
     assert wrong(verify(file))[0].startswith("x.pth: damaged: x/data/")
 
