@@ -25,6 +25,7 @@ from ixt.files import reason, replace_text
 from ixt.images.classes import output_classes
 from ixt.images.data_digest import DataDigest, digest_images
 from ixt.images.folders import Split
+from ixt.images.index import Index
 from ixt.kernels import check_updates, update_stream
 from ixt.monitor.observer import Observer
 from ixt.monitor.reporter import Reporter
@@ -136,14 +137,7 @@ def _build(
     prepare: Prepare | None,
     hosts: list[str],
 ) -> Run:
-    with accelerator.main_process_first():
-        train_index = usable_index(recipe, "train")
-        eval_index = usable_index(recipe, "val")
-    data: dict[Split, DataDigest] = {
-        "train": digest_images(train_index),
-        "val": digest_images(eval_index),
-    }
-    rank_comparison.compare_data(accelerator, data)
+    train_index, eval_index, data = _open_data(recipe, accelerator)
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
@@ -185,6 +179,17 @@ def _build(
         hosts=hosts,
         graph_stream=stream,
     )
+
+
+def _open_data(
+    recipe: Recipe, accelerator: Accelerator
+) -> tuple[Index, Index, dict[Split, DataDigest]]:
+    """The images to train and to evaluate on, the same on every process, and their digests."""
+    with accelerator.main_process_first():
+        train, val = usable_index(recipe, "train"), usable_index(recipe, "val")
+    data: dict[Split, DataDigest] = {"train": digest_images(train), "val": digest_images(val)}
+    rank_comparison.compare_data(accelerator, data)
+    return train, val, data
 
 
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:
