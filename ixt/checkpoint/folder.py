@@ -21,12 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ixt.checkpoint.state_json import FORMAT, STATE, read_state
 from ixt.errors import CheckpointError, DamagedCheckpoint
-from ixt.files import published, reason, sync
+from ixt.files import published, read_json, reason, sync
 
-FORMAT = 1
 _FOLDER = "checkpoints"
-_STATE = "state.json"
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(\.old)?")
 _log = logging.getLogger("ixt")
@@ -79,7 +78,7 @@ def save_checkpoint(
                 if named:
                     flat = {key: value.contiguous() for key, value in named.items()}
                     save_file(flat, temporary / f"{name}.safetensors")
-            _write_json(temporary / _STATE, {"format": FORMAT, **state})
+            _write_json(temporary / STATE, {"format": FORMAT, **state})
             _write_json(temporary / _MANIFEST, _manifest(temporary))
             sync(temporary)
             # Older checkpoints are deleted after this: what was written is read again before.
@@ -114,12 +113,13 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
     return None
 
 
-def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
+def read_checkpoint(path: Path, verify: bool = True, weights: bool = True) -> Checkpoint:
     """Open a checkpoint folder and verify every file's size and checksum.
 
     Args:
         path: the folder.
         verify: False where another process has done it.
+        weights: False to verify `state.json` alone, where no tensors are wanted.
 
     Raises:
         DamagedCheckpoint: a file is missing or not what was written.
@@ -127,25 +127,21 @@ def read_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     """
     try:
         if verify:
-            _verify(path)
-        state = json.loads((path / _STATE).read_text())
-        if not isinstance(state, dict):
-            raise ValueError(f"{_STATE} is not an object")
+            _verify(path, weights)
+        state = read_state(path)
+        if _step(path) not in (None, state["step"]):
+            raise ValueError(f"{STATE} is of step {state['step']}, not of the folder's")
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{path}: damaged checkpoint: {reason(error)}") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: has format {state.get('format')}, this version reads {FORMAT}; update ixt"
-        )
     return Checkpoint(path, state)
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path, weights: bool) -> None:
     """Compare the files with the manifest; raise OSError or ValueError where they differ."""
-    manifest = json.loads((path / _MANIFEST).read_text())
-    if not isinstance(manifest, dict) or _STATE not in manifest:
-        raise ValueError(f"{_MANIFEST} does not name {_STATE}")
-    for name, expected in manifest.items():
+    manifest = read_json(path / _MANIFEST)
+    if not isinstance(manifest, dict) or STATE not in manifest:
+        raise ValueError(f"{_MANIFEST} does not name {STATE}")
+    for name, expected in manifest.items() if weights else [(STATE, manifest[STATE])]:
         file = path / name
         if not file.is_file():
             raise ValueError(f"{name} is missing")
@@ -197,7 +193,9 @@ def _step(path: Path) -> int | None:
 
 def _ends_epoch(state: Mapping[str, Any], every: int | None) -> bool:
     """Whether it was written at the end of an epoch whose number, from 1, `every` divides."""
-    return every is not None and state.get("epoch_ended", False) and state["epoch"] % every == 0
+    return (
+        every is not None and state.get("epoch_ended", False) and state.get("epoch", 1) % every == 0
+    )
 
 
 def _state(path: Path) -> Mapping[str, Any]:

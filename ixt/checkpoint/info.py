@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ixt.checkpoint.state_json import STATE, read_state
 from ixt.errors import CheckpointError
-from ixt.files import reason
+from ixt.files import read_json, reason
 
 # Arguments that timm writes for every model; the head's size follows from the class names.
 _OF_EVERY_MODEL = ("num_classes", "in_chans", "global_pool")
@@ -36,11 +36,11 @@ def folder_info(folder: Path) -> CheckpointInfo | None:
     Raises:
         CheckpointError: it is damaged.
     """
-    file = folder / "state.json"
+    file = folder / STATE
     if not file.is_file():
         return None
     try:
-        state = json.loads(file.read_text())
+        state = read_state(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: damaged: {reason(error)}; take another checkpoint"
@@ -70,7 +70,19 @@ def export_info(file: Path) -> CheckpointInfo | None:
     Args:
         file: `x.pth`, which has `x.pth.json` beside it; or `model.safetensors`, which has
             `config.json`.
+
+    Raises:
+        CheckpointError: what is there is damaged.
     """
+    try:
+        return _exported(file)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{file}: what ixt export wrote beside it is damaged ({error!r}); export it again"
+        ) from error
+
+
+def _exported(file: Path) -> CheckpointInfo | None:
     if written := _read(facts_beside(file), "ixt"):
         return _as_recipe(written["model"], written["model_kwargs"], written)
     config = _read(file.with_name("config.json"), "pretrained_cfg")
@@ -95,7 +107,7 @@ def facts_beside(file: Path) -> Path:
 def _read(file: Path, mark: str) -> Mapping[str, Any] | None:
     """A JSON object that has a key; None for anything else, which is no file of ixt's."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and mark in content else None

@@ -180,7 +180,7 @@ def _choose_entry(content: Any, prefer_ema: bool) -> str | None:
 def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     """The content as a state dict, checked to be one."""
     if isinstance(content, Mapping) and content:
-        if all(isinstance(value, Tensor) for value in content.values()):
+        if all(isinstance(name, str) and isinstance(t, Tensor) for name, t in content.items()):
             return dict(content)
         found = f"entries {', '.join(map(str, list(content)[:5]))}"
     else:

@@ -14,6 +14,7 @@ from ixt.cli import (
     plan,
     predict,
     train,
+    verify,
 )
 from ixt.cli.app import app, main
 
@@ -30,4 +31,5 @@ __all__ = [
     "plan",
     "predict",
     "train",
+    "verify",
 ]

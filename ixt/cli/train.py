@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from ixt.cli.options import (
     all_overrides,
     grouped,
 )
+
+if TYPE_CHECKING:
+    from ixt.recipe import Recipe
 
 _machines = partial(typer.Option, rich_help_panel="Several machines")
 
@@ -86,7 +90,7 @@ def train(
     Exit status: 0 at the end; 2 for a mistake, named in one line; 130, 143 or 138 after Ctrl-C,
     SIGTERM or SIGUSR1, when the run is saved and can be resumed; another one for a crash.
     """
-    _train(recipe, data, folder, execution)
+    _train_named(recipe, data, folder, execution)
 
 
 @app.command(rich_help_panel="Train")
@@ -106,7 +110,7 @@ def finetune(
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    _train(recipe, data, folder, execution, source)
+    _train_named(recipe, data, folder, execution, source)
 
 
 @app.command(rich_help_panel="Train")
@@ -122,23 +126,41 @@ def resume(
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
     from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.checkpoint.stored_recipe import recipe_to_resume
     from ixt.errors import CheckpointError
     from ixt.recipe import RUN_RECIPE
 
-    recipe = run / RUN_RECIPE
-    if not recipe.is_file():
-        raise CheckpointError(f"{run}: holds no run: there is no {RUN_RECIPE}; give a run's folder")
     if not checkpoint_folders(run):
+        recipe = run / RUN_RECIPE
+        if not recipe.is_file():
+            raise CheckpointError(
+                f"{run}: holds no run: there is no {RUN_RECIPE}; give a run's folder"
+            )
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "
             f"ixt train {recipe} --run-dir {run}"
         )
-    _train(str(recipe), data, RunFolder(run, resume=True), execution)
+    read = partial(recipe_to_resume, run, all_overrides(execution.overrides, data))
+    _train(read, run, RunFolder(run, resume=True), execution)
+
+
+def _train_named(
+    name: str,
+    data: str | None,
+    place: RunFolder,
+    execution: Execution,
+    source: Path | None = None,
+) -> None:
+    from ixt.recipe import find_recipe, load_recipe
+
+    path = find_recipe(name)
+    read = partial(load_recipe, path, all_overrides(execution.overrides, data))
+    _train(read, place.run_dir or Path("runs") / path.stem, place, execution, source)
 
 
 def _train(
-    name: str,
-    data: str | None,
+    read: Callable[[], Recipe],
+    folder: Path,
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
@@ -146,14 +168,11 @@ def _train(
     from ixt.distributed.launch.agent import in_processes
     from ixt.distributed.launch.nodes import parse_nodes
     from ixt.files import refuse_url
-    from ixt.recipe import find_recipe, load_recipe
 
     nodes = parse_nodes(
         execution.nodes, execution.rdzv_endpoint, execution.rdzv_id, execution.max_restarts
     )
-    path = find_recipe(name)
-    recipe = load_recipe(path, all_overrides(execution.overrides, data))
-    folder = place.run_dir or Path("runs") / path.stem
+    recipe = read()
     refuse_url(folder)
     status = in_processes(execution.num_processes, nodes, recipe.num_shares, folder)
     if status is not None:

@@ -1,4 +1,4 @@
-"""Processes that run other software, or another recipe, than the first one are refused."""
+"""Processes with other software, another recipe or other data than the first one are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import platform
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from accelerate.utils import gather_object
 import ixt
 from ixt.distributed.machine import package_version
 from ixt.errors import EngineError
+from ixt.images.data_digest import DataDigest
+from ixt.images.data_digest import difference as data_difference
 from ixt.recipe import Recipe
 
 _SKEW_S = 60.0
@@ -54,6 +56,41 @@ def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[str], str | 
     if problem is not None:
         raise EngineError(problem)
     return [process.host for process in processes], clock_warning(processes)
+
+
+def compare_data(accelerator: Accelerator, data: Mapping[Any, DataDigest]) -> None:
+    """Compare the images that the processes of a run see. Every process must call it.
+
+    Args:
+        accelerator: of the run.
+        data: what identifies the images of each split.
+
+    Raises:
+        EngineError: a process sees others than the first one; the same in all processes.
+    """
+    digests = gather_object([{split: one.digest for split, one in data.items()}])
+    if all(other == digests[0] for other in digests):
+        return
+    # With all classes only now: they are 30 KB per split of ImageNet.
+    processes: list[tuple[str, dict[str, DataDigest]]] = gather_object(
+        [(socket.gethostname(), dict(data))]
+    )
+    raise EngineError(_other_data(processes))
+
+
+def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> str:
+    """One line about the first split that a process has otherwise than rank 0."""
+    first_host, first = processes[0]
+    rank, host, split, other = next(
+        (rank, host, split, data[split])
+        for rank, (host, data) in enumerate(processes)
+        for split in first
+        if data[split].digest != first[split].digest
+    )
+    return (
+        f"rank {rank} on {host} has other {split} images than rank 0 on {first_host}: "
+        f"{data_difference(other, first[split])}; give all processes the same data"
+    )
 
 
 def difference(processes: Sequence[Process]) -> str | None:

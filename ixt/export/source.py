@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 import ixt
 from ixt.checkpoint.folder import sha256
+from ixt.checkpoint.state_json import STATE, read_state
 from ixt.checkpoint.weights import read_weights
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
 from ixt.models import LoadedWeights
@@ -68,13 +68,13 @@ def open_source(checkpoint: Path, model_name: str | None, prefer_ema: bool) -> S
     model, loaded, names = build_model(weights, recipe)
     if names is None and loaded.num_classes == IMAGENET_CLASSES:
         names = imagenet_synsets()
-    record = loaded.file.with_name("state.json")
+    record = loaded.file.with_name(STATE)
     return Source(
         model=model.eval().requires_grad_(False),
         recipe=recipe,
         loaded=loaded,
         class_names=names,
-        record=json.loads(record.read_text()) if record.is_file() else {},
+        record=read_state(record.parent) if record.is_file() else {},
     )
 
 

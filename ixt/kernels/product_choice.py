@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
@@ -26,7 +25,7 @@ from ixt.kernels.gemm import contract, expand, expand_grad
 from ixt.kernels.selfcheck import blocks_to_fold
 from ixt.kernels.shapes import TILES
 from ixt.models import create_empty_model, recipe_arguments
-from ixt.recipe import Recipe, load_recipe
+from ixt.recipe import Recipe
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
 
 CUBLAS = "cublas"
@@ -38,7 +37,7 @@ _LEAST_GAIN = 0.02
 _MOST_ROWS = 2**18  # more take longer by as much, and memory
 
 
-def choose_products(recipe: Recipe, stored: Path | None) -> Recipe:
+def choose_products(recipe: Recipe, stored: Recipe | None) -> Recipe:
     """Put a choice where the recipe says model.fused_gemm: auto. Every process must call it.
 
     Triton computes a product where the first process measures it to be faster; cuBLAS does all of
@@ -50,7 +49,7 @@ def choose_products(recipe: Recipe, stored: Path | None) -> Recipe:
     """
     if recipe.model.fused_gemm != "auto":
         return recipe
-    choice: GemmChoice = load_recipe(stored).model.fused_gemm if stored is not None else "auto"
+    choice: GemmChoice = stored.model.fused_gemm if stored is not None else "auto"
     if choice == "auto":
         choice = _measure_once(recipe) if torch.cuda.is_available() else "cublas"
     return recipe.with_(model={"fused_gemm": choice})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Mapping
@@ -14,14 +13,12 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ixt.errors import CheckpointError
-from ixt.files import fsync, reason, replace_text
+from ixt.files import fsync
 from ixt.monitor.prometheus import Exporter
+from ixt.monitor.row_file import LEDGER, METRICS, Record, RowFile
 from ixt.monitor.spikes import SPIKES
 from ixt.recipe import Prometheus
 
-METRICS = "metrics.jsonl"
-LEDGER = "ledger.jsonl"
 SKIPPED = "skipped.jsonl"
 
 
@@ -46,15 +43,20 @@ class Reporter:
         self._progress: Progress | None = None
         self._first: tuple[int, float] | None = None
         self._exporter: Exporter | None = None
+        names = (METRICS, LEDGER, SKIPPED, SPIKES)
+        self._files = {name: RowFile(run_dir / name) for name in names}
         if prometheus is not None and accelerator.is_main_process:
             self._exporter = Exporter(prometheus, run_dir.name)
 
-    def start(self, step: int, evaluated: bool = True) -> None:
+    def start(
+        self, step: int, evaluated: bool = True, records: Mapping[str, Record] | None = None
+    ) -> None:
         """Begin (or go on) at this step: forget rows behind it, open trackers and progress.
 
         Args:
             step: updates done.
             evaluated: False to forget an evaluation of this step too: it will be done again.
+            records: what the checkpoint of this step says of the rows, as `records` gave it.
         """
         self._first = (step, time.monotonic())
         # TensorBoard then hides what a killed run had drawn beyond this step.
@@ -62,8 +64,10 @@ class Reporter:
         self._accelerator.init_trackers("ixt", init_kwargs=again)
         if self._console is None:
             return
-        for name in (METRICS, LEDGER, SKIPPED, SPIKES):
-            _truncate(self._run_dir / name, step, evaluated)
+        for name, file in self._files.items():
+            damage = file.open(step, evaluated, (records or {}).get(name))
+            if damage is not None:
+                self.say(damage)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -127,13 +131,13 @@ class Reporter:
     def log_ledger(self, rows: list[dict[str, Any]]) -> None:
         """Record the fingerprints of the samples of each update."""
         if self._console is not None:
-            _append(self._run_dir / LEDGER, rows)
+            self._files[LEDGER].append(rows)
 
     def log_spikes(self, rows: list[dict[str, Any]]) -> None:
         """Record updates whose loss stands out, and tell people how to look at them."""
         if self._console is None or not rows:
             return
-        _append(self._run_dir / SPIKES, rows)
+        self._files[SPIKES].append(rows)
         row = rows[-1]
         what = "was taken back" if row.get("taken_back") else "stands out"
         self.say(f"step {row['step']} with loss {row['loss']} {what}; see it: {row['show']}")
@@ -149,6 +153,10 @@ class Reporter:
             if (self._run_dir / name).exists():
                 fsync(self._run_dir / name)
 
+    def records(self) -> dict[str, Record]:
+        """What a checkpoint of now keeps of the rows written so far, by file."""
+        return {name: self._files[name].record() for name in (METRICS, LEDGER)}
+
     def _record(self, row: dict[str, Any], prefix: str) -> None:
         numbers = {
             f"{prefix}/{key}": value
@@ -159,7 +167,7 @@ class Reporter:
         if self._exporter is not None:
             self._exporter.record(row)
         if self._console is not None:
-            _append(self._run_dir / METRICS, [row])
+            self._files[METRICS].append([row])
 
     def _eta(self, step: int) -> str:
         assert self._first is not None
@@ -174,30 +182,3 @@ def memory_gib(accelerator: Accelerator) -> float:
     if accelerator.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated() / 2**30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    try:
-        with path.open("a") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({reason(error)}); checkpoints are intact, make room, "
-            "then continue with --resume"
-        ) from error
-
-
-def _truncate(path: Path, step: int, evaluated: bool) -> None:
-    """Keep the rows up to this step, without the half-written ones of a killed process."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            behind = row["step"] > step
-        except (ValueError, TypeError, KeyError):
-            continue
-        if not behind and (evaluated or row["step"] < step or row.get("kind") != "epoch"):
-            kept.append(line + "\n")
-    replace_text(path, "".join(kept))

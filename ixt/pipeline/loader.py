@@ -40,6 +40,8 @@ class Batch:
     """Its number within the update, over all processes."""
     fingerprint: int
     """The plan's, for the ledger."""
+    label_fingerprint: int
+    """The plan's of the labels, for the ledger."""
     damaged: dict[str, str]
     """Path to reason, for images left out."""
 
@@ -136,6 +138,7 @@ class TrainLoader:
             targets=self._targets(plan, decoded.damaged),
             micro_batch=decoded.request.micro_batch,
             fingerprint=plan.fingerprint,
+            label_fingerprint=plan.label_fingerprint,
             damaged=self._index.by_path(plan.samples, decoded.damaged),
         )
 

@@ -9,6 +9,7 @@ from ixt.recipe.load import (
     dump_recipe,
     find_recipe,
     load_recipe,
+    override_recipe,
     parse_recipe,
     trace_recipe,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "dump_recipe",
     "find_recipe",
     "load_recipe",
+    "override_recipe",
     "parse_recipe",
     "trace_recipe",
 ]

@@ -86,6 +86,24 @@ def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Ori
     return parse_recipe(data, str(path), origins), origins
 
 
+def override_recipe(recipe: Recipe, overrides: Iterable[str], source: str) -> Recipe:
+    """A recipe with overrides, checked again.
+
+    Args:
+        recipe: stays as it is.
+        overrides: `section.key=value` texts; the value is read as YAML.
+        source: name of the recipe for messages.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    data: dict[str, Any] = recipe.model_dump(mode="json")
+    origins: Origins = {}
+    for override in overrides:
+        _apply_override(data, origins, override)
+    return parse_recipe(data, source, origins)
+
+
 def parse_recipe(
     data: Mapping[str, Any], source: str = "recipe", origins: Origins | None = None
 ) -> Recipe:
@@ -128,6 +146,8 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
         raise RecipeError(f"{source}{line}: {problem}") from None
     except YAMLError as error:
         raise RecipeError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise RecipeError(f"{source}: is nested too deeply") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: holds no sections; a recipe starts with `model:`")
     origins: Origins = {}
@@ -151,7 +171,7 @@ def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> No
         raise RecipeError(f"--set {override}: write it as section.key=value, e.g. optim.lr=1e-3")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, RecursionError):
         raise RecipeError(f"--set {override}: the value is not YAML") from None
     section = data
     for part in parts[:-1]:

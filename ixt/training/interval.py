@@ -42,7 +42,7 @@ class IntervalLog(Observer):
         self.forward.restart()
         self._losses: list[Tensor] = []
         self._undone: list[Tensor] = []
-        self._fingerprints: list[int] = []
+        self._fingerprints: list[list[int]] = []
         self.waited_s = 0.0
         """For data, in this interval."""
         self._skipped = self._overflows = 0
@@ -56,8 +56,9 @@ class IntervalLog(Observer):
     def batch_ready(self, step: int, batch: Batch) -> None:
         self.waited_s += time.perf_counter() - self._wanted_s
         if len(self._fingerprints) == len(self._losses):
-            self._fingerprints.append(0)  # the first micro-batch of a new update
-        self._fingerprints[-1] += batch.fingerprint
+            self._fingerprints.append([0, 0])  # the first micro-batch of a new update
+        self._fingerprints[-1][0] += batch.fingerprint
+        self._fingerprints[-1][1] += batch.label_fingerprint
         self._skipped += len(batch.damaged)
 
     @override
@@ -151,12 +152,14 @@ class IntervalLog(Observer):
     def _log_ledger(self, first: int, epoch: int) -> None:
         """Add the processes' fingerprints of each update, modulo 2**64, and write them down."""
         accelerator = self._run.accelerator
-        wrapped = [(value + 2**63) % 2**64 - 2**63 for value in self._fingerprints]
+        wrapped = [[(n + 2**63) % 2**64 - 2**63 for n in pair] for pair in self._fingerprints]
         sums = torch.tensor(wrapped, dtype=torch.int64, device=accelerator.device)
         total: Tensor = accelerator.reduce(sums, reduction="sum")
-        self._run.reporter.log_ledger(
-            [
-                {"step": first + n + 1, "epoch": epoch, "samples": f"{value % 2**64:016x}"}
-                for n, value in enumerate(total.tolist())
-            ]
-        )
+        rows = []
+        for step, (samples, labels) in enumerate(total.tolist(), first + 1):
+            row = {"step": step, "epoch": epoch, "samples": f"{samples % 2**64:016x}"}
+            if self._run.ledger_format > 1:
+                row["labels"] = f"{labels % 2**64:016x}"
+                row |= {"data": self._run.data["train"].short, "format": self._run.ledger_format}
+            rows.append(row)
+        self._run.reporter.log_ledger(rows)

@@ -21,6 +21,7 @@ from ixt.training import state
 from ixt.training.model import Prepare
 from ixt.training.optimizer import set_learning_rate
 from ixt.training.run import Run, open_run
+from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
 from ixt.training.watch import watched
 
@@ -155,16 +156,19 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
     """Restore the newest good checkpoint, if asked to; return its step and metrics.
 
     Raises:
-        CheckpointError: there is none to resume, or it is of another model.
+        CheckpointError: there is none to resume, or it is of another model or other data.
     """
     checkpoint = newest_for_all(run) if resume else None
     if resume and checkpoint is None:
         raise CheckpointError(f"{run.run_dir}: no checkpoint to resume; leave out --resume")
     step, metrics = 0, {}
+    records = None
     if checkpoint is not None:
+        refuse_other_data(run, checkpoint)
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
-        step, metrics = checkpoint.step, dict(checkpoint.state["metrics"])
-    run.reporter.start(step, evaluated=bool(metrics))
+        step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
+        records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
+    run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")

@@ -12,7 +12,6 @@ import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from ixt.distributed.group import join_group
 from ixt.errors import EngineError
 from ixt.models.out_of_memory import ran_out_of_memory
 from ixt.monitor import activity
-from ixt.recipe import Recipe, load_recipe
+from ixt.recipe import Recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_loss, build_optimizer
 
@@ -33,7 +32,7 @@ _ON_CPU = 128  # more images at once gain nothing there
 _USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
 
 
-def resolve_micro_batch(recipe: Recipe, stored: Path | None, build: Build) -> Recipe:
+def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
     """Put a number where the recipe says engine.micro_batch_size: auto. Every process must call it.
 
     The largest micro-batch that divides a process's share of an update, that mixing allows, and
@@ -57,7 +56,7 @@ def resolve_micro_batch(recipe: Recipe, stored: Path | None, build: Build) -> Re
             f"engine.micro_batch_size: auto: no micro-batch lets {processes} processes share "
             f"engine.global_batch_size {recipe.engine.global_batch_size}; change one of them"
         )
-    micro = load_recipe(stored).engine.micro_batch_size if stored is not None else 0
+    micro = stored.engine.micro_batch_size if stored is not None else 0
     if micro not in candidates:
         micro = _for_all(largest_that_fits(candidates, _judge(recipe, build)), processes)
     if not micro:

@@ -20,9 +20,12 @@ from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
 from ixt.distributed.machine import describe_machine
 from ixt.distributed.stop_agreement import StopAgreement
-from ixt.errors import DataError
-from ixt.files import replace_text
+from ixt.errors import CheckpointError, DataError
+from ixt.files import reason, replace_text
 from ixt.images.classes import output_classes
+from ixt.images.data_digest import DataDigest, digest_images
+from ixt.images.folders import Split
+from ixt.images.index import Index
 from ixt.kernels import check_updates, update_stream
 from ixt.monitor.observer import Observer
 from ixt.monitor.reporter import Reporter
@@ -35,6 +38,10 @@ from ixt.training.model import Prepare, build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
+
+MACHINE = "machine.json"
+LEDGER_FORMAT = 2
+"""Rows of format 1 have step, epoch and samples; 2 adds labels, data and the format itself."""
 
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
 """Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
@@ -57,6 +64,8 @@ class Run:
     learning_rate: Callable[[int], float]
     ema: Ema | None
     class_names: tuple[str, ...]
+    data: dict[Split, DataDigest]
+    """What identifies the images of each split."""
     train_loader: TrainLoader
     eval_loader: EvalLoader
     reporter: Reporter
@@ -68,6 +77,8 @@ class Run:
     """Name of each process's host."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
+    ledger_format: int = LEDGER_FORMAT
+    """Of the rows to write; a run that is resumed keeps its own."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
@@ -126,9 +137,7 @@ def _build(
     prepare: Prepare | None,
     hosts: list[str],
 ) -> Run:
-    with accelerator.main_process_first():
-        train_index = usable_index(recipe, "train")
-        eval_index = usable_index(recipe, "val")
+    train_index, eval_index, data = _open_data(recipe, accelerator)
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
@@ -155,6 +164,7 @@ def _build(
         learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
         ema=ema,
         class_names=class_names,
+        data=data,
         train_loader=train_loader,
         eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
         reporter=Reporter(
@@ -171,6 +181,17 @@ def _build(
     )
 
 
+def _open_data(
+    recipe: Recipe, accelerator: Accelerator
+) -> tuple[Index, Index, dict[Split, DataDigest]]:
+    """The images to train and to evaluate on, the same on every process, and their digests."""
+    with accelerator.main_process_first():
+        train, val = usable_index(recipe, "train"), usable_index(recipe, "val")
+    data: dict[Split, DataDigest] = {"train": digest_images(train), "val": digest_images(val)}
+    rank_comparison.compare_data(accelerator, data)
+    return train, val, data
+
+
 def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Ema | None:
     if recipe.ema.decay is None:
         return None
@@ -179,7 +200,14 @@ def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Em
 
 def _describe(run: Run) -> None:
     """Write the resolved recipe and the machine into the run folder."""
-    if run.accelerator.is_main_process:
-        replace_text(run.run_dir / RUN_RECIPE, dump_recipe(run.recipe))
-        machine = describe_machine()
-        replace_text(run.run_dir / "machine.json", json.dumps(machine, indent=1) + "\n")
+    if not run.accelerator.is_main_process:
+        return
+    machine = json.dumps(describe_machine(), indent=1) + "\n"
+    for name, text in ((RUN_RECIPE, dump_recipe(run.recipe)), (MACHINE, machine)):
+        try:
+            replace_text(run.run_dir / name, text)
+        except OSError as error:
+            raise CheckpointError(
+                f"{run.run_dir / name}: cannot be written ({reason(error)}); make room, "
+                "allow writing, or move away what is there, then resume"
+            ) from error

@@ -81,20 +81,24 @@ def restore(
             model.load_state_dict(checkpoint.tensors("model"))
         optimizer_state.refresh_masters(optimizer)
         _load_optimizer(model, optimizer, checkpoint)
+        _load_averages(model, ema, checkpoint)
+        ranks = checkpoint.tensors("ranks")
+        for owner, named in _rank_buffers(model, ema).items():
+            own = {name: ranks[f"{owner}/{name}"] for name in named}
+            batch_stats.restore(named, own, accelerator.process_index)
+        if accelerator.scaler is not None and checkpoint.state["scaler"]:
+            accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: does not fit this recipe: {reason}") from error
-    averages = checkpoint.tensors("ema")
-    if ema is not None:
-        parameters = dict(model.named_parameters())
-        for name, tensor in ema.tensors.items():
-            tensor.copy_(part_of(parameters.get(name, tensor), averages[name]))
-    ranks = checkpoint.tensors("ranks")
-    for owner, named in _rank_buffers(model, ema).items():
-        own = {name: ranks[f"{owner}/{name}"] for name in named}
-        batch_stats.restore(named, own, accelerator.process_index)
-    if accelerator.scaler is not None and checkpoint.state["scaler"]:
-        accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def _load_averages(model: nn.Module, ema: Ema | None, checkpoint: Checkpoint) -> None:
+    if ema is None:
+        return
+    averages, parameters = checkpoint.tensors("ema"), dict(model.named_parameters())
+    for name, tensor in ema.tensors.items():
+        tensor.copy_(part_of(parameters.get(name, tensor), averages[name]))
 
 
 def _rank_buffers(model: nn.Module, ema: Ema | None) -> dict[str, Named]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from ixt.checkpoint.folder import (
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    sha256,
     sweep,
 )
+from ixt.checkpoint.info import folder_info
 from ixt.errors import CheckpointError
 
 
@@ -233,3 +236,58 @@ def test_what_cannot_be_deleted_does_not_stop_the_run(
         sweep(tmp_path, newest=2, keep_last=1, keep_best=0)
     assert "step-000000001: cannot be deleted: device or resource busy" in caplog.text
     assert kept(tmp_path) == ["step-000000001", "step-000000002"]
+
+
+def rewrite(path: Path, content: str) -> None:
+    """Replace a checkpoint's state.json, and have its manifest vouch for it."""
+    state, manifest = path / "state.json", path / "manifest.json"
+    state.write_text(content)
+    entries = json.loads(manifest.read_text())
+    entries["state.json"] = {"bytes": state.stat().st_size, "sha256": sha256(state)}
+    manifest.write_text(json.dumps(entries))
+
+
+WRONG = {
+    '{"format": 1}': "state.json: step: field required",
+    '{"format": 1, "step": "2"}': "state.json: step: input should be a valid integer",
+    '{"format": 1, "step": true}': "state.json: step: input should be a valid integer",
+    '{"format": 1, "step": 3}': "state.json is of step 3, not of the folder's",
+    '{"format": true, "step": 2}': "state.json: format: is True, not a number from 1",
+    '{"step": 2}': "state.json: format: is None, not a number from 1",
+    '{"format": 1, "step": 2, "recipe": []}': "recipe: input should be a valid dictionary",
+    '{"format": 1, "step": 2, "recipe": {"optim": 1}}': "recipe.optim: input should be a valid",
+    '{"format": 1, "step": 2, "class_names": [1]}': "class_names.0: input should be a valid str",
+    '{"format": 1, "step": 2, "metrics": 5}': "metrics: input should be a valid dictionary",
+    '{"format": 1, "step": 2, "score": "best"}': "score: input should be a valid number",
+    '{"format": 1, "step": 2, "optimizer": {"groups": 1}}': "optimizer.parameters: field required",
+    "[" * 100_000: "state.json is nested too deeply",
+    "[]": "state.json is not an object",
+}
+
+
+@pytest.mark.parametrize(("content", "told"), WRONG.items(), ids=WRONG.values())
+def test_a_state_of_wrong_types_is_damage_even_where_its_checksum_is_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, told: str
+) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    rewrite(path, content)
+    with caplog.at_level(logging.WARNING, "ixt"):
+        checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 1
+    assert "step-000000002: damaged checkpoint: state.json" in caplog.text
+    assert told.lower() in caplog.text
+    sweep(tmp_path, newest=2, keep_last=1, keep_best=1, keep_every_epochs=1)
+    if "of step 3" not in told:  # right in itself
+        with pytest.raises(CheckpointError, match=r"state\.json: damaged"):
+            folder_info(path)
+
+
+def test_a_manifest_nested_too_deeply_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "manifest.json").write_text("[" * 100_000)
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 1
+    assert "manifest.json is nested too deeply" in caplog.text

@@ -298,6 +298,9 @@ def test_what_is_not_there_or_holds_no_weights_is_said(tmp_path) -> None:
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="holds no weights but entries epoch, optimizer"):
         read_weights(tmp_path / "x.pth")
+    torch.save({1: torch.ones(2), 2: torch.ones(2)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="holds no weights but entries 1, 2"):
+        read_weights(tmp_path / "x.pth")
     torch.save([1, 2], tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="holds no weights but list"):
         read_weights(tmp_path / "y.pth")

@@ -60,7 +60,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_every_command_has_help(
     ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = ("train", "finetune", "resume", "launch", "plan", "eval", "predict")
+    commands = ("train", "finetune", "resume", "launch", "plan", "eval", "predict", "verify")
     for command in (*commands, "export", "bench", "doctor", "data"):
         assert ixt_status(command, "--help") == 0
         assert "Usage" in capsys.readouterr().out

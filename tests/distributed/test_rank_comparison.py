@@ -9,10 +9,13 @@ import pytest
 from ixt.distributed import rank_comparison
 from ixt.distributed.rank_comparison import (
     Process,
+    _other_data,
     clock_warning,
     compare,
+    compare_data,
     difference,
 )
+from ixt.images.data_digest import DataDigest
 from ixt.recipe import Recipe
 
 ONE = Process(
@@ -41,6 +44,20 @@ def test_another_recipe_is_named_by_its_first_key() -> None:
     )
 
 
+def test_other_images_are_named_with_split_rank_host_counts_and_first_class() -> None:
+    whole = DataDigest("a", 12, {"cat": "5 x", "dog": "7 y"})
+    fewer = DataDigest("b", 11, {"cat": "5 x", "dog": "6 z"})
+    other = DataDigest("c", 12, {"cat": "5 z", "dog": "7 y"})
+    one = ("node-a", {"train": whole, "val": whole})
+    assert _other_data([one, one, ("node-b", {"train": whole, "val": fewer})]) == (
+        "rank 2 on node-b has other val images than rank 0 on node-a: 11 images and 12; "
+        "class dog first: 6 and 7; give all processes the same data"
+    )
+    assert "12 images and 12; class cat first: 5 and 5, of other names or sizes; give" in (
+        _other_data([one, ("node-b", {"train": other, "val": whole})])
+    )
+
+
 @pytest.mark.parametrize("skew_s", [61.0, -3600.0])
 def test_a_clock_that_is_a_minute_off_is_named(skew_s: float) -> None:
     other = replace(ONE, host="node-b", clock_s=1000.0 + skew_s)
@@ -61,5 +78,7 @@ def test_where_the_data_lies_may_differ_and_nothing_else(tiny: Recipe) -> None:
 def test_one_process_agrees_with_itself(tiny: Recipe) -> None:
     from accelerate import Accelerator
 
-    hosts, warning = compare(Accelerator(cpu=True), tiny)
+    accelerator = Accelerator(cpu=True)
+    hosts, warning = compare(accelerator, tiny)
     assert len(hosts) == 1 and warning is None
+    compare_data(accelerator, {"train": DataDigest("a", 1, {})})

@@ -9,9 +9,10 @@ import pytest
 import torch
 from process_group import start_two
 
+from ixt.checkpoint.folder import save_checkpoint
 from ixt.kernels import product_choice
 from ixt.kernels.product_choice import choice_from, choose_products
-from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from ixt.recipe import Recipe, parse_recipe
 from ixt.training.resolve import resolve_recipe
 
 Sections = dict[str, dict[str, Any]]
@@ -71,8 +72,7 @@ def test_a_run_writes_its_choice_down_and_keeps_it(
     resolved = resolve_recipe(auto(tiny_sections), tmp_path, resume=False)
     assert resolved.model.fused_gemm == {"fc1-16": "64x64"}
     assert len(seen) == 1
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(resolved))
-    assert load_recipe(tmp_path / "recipe.yaml") == resolved
+    save_checkpoint(tmp_path, {}, {"step": 1, "recipe": resolved.model_dump(mode="json")})
     again = resolve_recipe(auto(tiny_sections), tmp_path, resume=True)
     assert again == resolved
     assert len(seen) == 1

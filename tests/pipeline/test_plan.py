@@ -124,6 +124,19 @@ def test_an_update_holds_what_timms_ranks_hold_together(
             assert np.array_equal(np.sort(ours), np.sort(theirs))
 
 
+def test_the_fingerprint_of_labels_changes_with_a_label_and_the_other_does_not(
+    planner: Planner,
+) -> None:
+    one = plan(planner, 3, 0, 64)
+    labels = one.labels.copy()
+    labels[5] += 1
+    other = dataclasses.replace(one, labels=labels)
+    assert other.label_fingerprint != one.label_fingerprint
+    assert other.fingerprint == one.fingerprint
+    parts = sum(plan(planner, 3, start, 32).label_fingerprint for start in (32, 0))
+    assert parts % 2**64 == one.label_fingerprint
+
+
 def test_fingerprints_of_parts_add_up_to_the_wholes(planner: Planner) -> None:
     whole = plan(planner, 3, 128, 128).fingerprint
     parts = sum(plan(planner, 3, start, 64).fingerprint for start in (192, 128))

@@ -188,6 +188,8 @@ def differences(left: Path, right: Path) -> list[str]:
     one, other = (checkpoint_folders(run)[-1] for run in (left, right))
     different = [] if one.name == other.name else ["last step"]
     states = [json.loads((folder / "state.json").read_text()) for folder in (one, other)]
+    for state in states:  # rows of metrics.jsonl hold measured times
+        state["rows"]["metrics.jsonl"] = state["rows"]["metrics.jsonl"]["rows"]
     different += [key for key in states[0] if states[0][key] != states[1].get(key)]
     files = {file.name for folder in (one, other) for file in folder.glob("*.safetensors")}
     different += [n for n in sorted(files) if _content(one / n) != _content(other / n)]

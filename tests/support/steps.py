@@ -46,7 +46,7 @@ def batch(update: int, micro: int, device: str) -> Batch:
     draw = torch.Generator().manual_seed(10 * update + micro)
     images = torch.rand(MICRO, 3, SIDE, SIDE, generator=draw).to(device)
     targets = torch.rand(MICRO, CLASSES, generator=draw).softmax(dim=1).to(device)
-    return Batch(images, targets, micro, update, {})
+    return Batch(images, targets, micro, update, update, {})
 
 
 class Small:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -59,6 +60,16 @@ def of_another_recipe(recipe: Recipe, run_dir: Path) -> str:
     return refused(recipe.with_(run={"seed": recipe.run.seed + RANK}), run_dir)
 
 
+def of_other_data(recipe: Recipe, run_dir: Path) -> str:
+    """Rank 1 has a copy of the data without one image, at a place of its own."""
+    assert recipe.data.root is not None
+    own = run_dir.with_name(f"data-{RANK}")
+    shutil.copytree(recipe.data.root, own, ignore=shutil.ignore_patterns(".ixt"))
+    if RANK == 1:
+        next((own / "train" / "eight").iterdir()).unlink()
+    return refused(recipe.with_(data={"root": str(own)}), run_dir)
+
+
 def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
     """Rank 1 dawdles in every forward pass, and its loss is infinite in one update.
 
@@ -88,7 +99,11 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
 def main() -> None:
     recipe, folder = load_recipe(Path(sys.argv[1])), Path(sys.argv[2])
     told = {}
-    cases: tuple[Callable[[Recipe, Path], str], ...] = (of_another_version, of_another_recipe)
+    cases: tuple[Callable[[Recipe, Path], str], ...] = (
+        of_another_version,
+        of_another_recipe,
+        of_other_data,
+    )
     for case in cases:
         told[case.__name__] = case(recipe, folder / case.__name__)
         os.environ["MASTER_PORT"] = agreed_port(folder / f"port-after-{case.__name__}")

@@ -63,13 +63,11 @@ def test_auto_divides_what_each_process_gets(
 
 
 def test_a_number_is_left_alone_and_auto_keeps_the_runs_own(
-    tiny: Recipe, tiny_sections: Sections, tmp_path: Path
+    tiny: Recipe, tiny_sections: Sections
 ) -> None:
     assert resolve_micro_batch(tiny, None, no_model) is tiny
-    (tmp_path / "recipe.yaml").write_text(
-        dump_recipe(tiny.with_(engine={"global_batch_size": 1024, "micro_batch_size": 32}))
-    )
-    again = resolve_micro_batch(auto(tiny_sections), tmp_path / "recipe.yaml", no_model)
+    own = tiny.with_(engine={"global_batch_size": 1024, "micro_batch_size": 32})
+    again = resolve_micro_batch(auto(tiny_sections), own, no_model)
     assert again.engine.micro_batch_size == 32
 
 

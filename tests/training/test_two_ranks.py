@@ -68,6 +68,15 @@ def test_another_recipe_on_a_rank_stops_both_with_the_same_line(folder: Path) ->
     )
 
 
+def test_other_data_on_a_rank_stops_both_with_the_same_line(folder: Path) -> None:
+    (line,) = told(folder, "of_other_data")
+    host = socket.gethostname()
+    assert line == (
+        f"rank 1 on {host} has other train images than rank 0 on {host}: 1,436 images and 1,437; "
+        "class eight first: 140 and 141; give all processes the same data"
+    )
+
+
 def test_a_loss_that_is_infinite_on_one_rank_alone_is_taken_back_on_both(folder: Path) -> None:
     steps = [row for row in rows(folder / "run", "metrics.jsonl") if row["kind"] == "steps"]
     assert [row["nonfinite"] for row in steps] == [int(n == BROKEN_STEP) for n in range(5)]

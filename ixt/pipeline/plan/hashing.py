@@ -34,6 +34,7 @@ class Draw(IntEnum):
     MODEL = 9
     LEDGER = 10
     SHOTS = 11
+    LEDGER_LABELS = 12
     AUTO_AUGMENT = 20
     AUGMIX = 21
     AUGMIX_WEIGHT = 22

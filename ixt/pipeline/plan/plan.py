@@ -61,6 +61,12 @@ class Plan:
         )
         return int(hashes.sum(dtype=np.uint64))
 
+    @property
+    def label_fingerprint(self) -> int:
+        """The same sum over the labels, which `fingerprint` does not cover."""
+        hashes = hash64(self.epoch, self.positions, self.labels, Draw.LEDGER_LABELS)
+        return int(hashes.sum(dtype=np.uint64))
+
 
 @dataclass(frozen=True)
 class Planner:

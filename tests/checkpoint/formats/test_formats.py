@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ixt.checkpoint.folder import FORMAT
+from ixt.checkpoint.state_json import FORMAT
 from ixt.recipe import load_recipe
 from ixt.training.loop import train
 

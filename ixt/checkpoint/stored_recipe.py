@@ -1,0 +1,144 @@
+"""The recipe of a run as its newest checkpoint holds it: what a resumed run has to agree with.
+
+`recipe.yaml` in the run's folder is a copy for people, which anybody may have edited.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixt.checkpoint.folder import checkpoint_folders, newest_checkpoint, read_checkpoint
+from ixt.checkpoint.state_json import STATE
+from ixt.errors import CheckpointError, DamagedCheckpoint, RecipeError
+from ixt.recipe import RUN_RECIPE, Recipe, load_recipe, override_recipe, parse_recipe
+
+# What may differ between a run and its continuation without changing what is computed.
+_FREE = {
+    "data": ("root", "num_threads", "prefetch_batches"),
+    "engine": (
+        "micro_batch_size",
+        *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),
+        "hang_timeout_s",
+    ),
+    "eval": ("batch_size",),
+    "run": (
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "async_checkpoints",
+        "keep_last",
+        "keep_best",
+        "keep_every_epochs",
+        "trackers",
+        "prometheus",
+        "on_nonfinite",
+        "max_skips",
+        "spike_sigma",
+    ),
+}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class StoredRecipe:
+    """What a run was trained with."""
+
+    checkpoint: Path
+    """The folder that holds it."""
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key in which two recipes differ."""
+
+    key: str
+    was: Any
+    value: Any
+    free: bool
+    """Whether it may change when a run is resumed."""
+
+
+def stored_recipe(run_dir: Path) -> StoredRecipe | None:
+    """The recipe in the newest checkpoint whose `state.json` is as written; None without one.
+
+    Raises:
+        CheckpointError: a later version wrote it.
+        RecipeError: this version has no such keys.
+    """
+    for path in reversed(checkpoint_folders(run_dir)):
+        try:
+            state = read_checkpoint(path, weights=False).state
+        except DamagedCheckpoint:  # reported where the weights are read
+            continue
+        if state.get("recipe"):
+            return StoredRecipe(path, parse_recipe(state["recipe"], str(path / STATE)))
+    return None
+
+
+def changes(old: Recipe, new: Recipe) -> list[Change]:
+    """The keys in which a recipe differs from an older one, in the order of the schema."""
+    was, now = old.model_dump(), new.model_dump()
+    return [
+        Change(f"{section}.{key}", was[section][key], value, key in _FREE.get(section, ()))
+        for section, values in now.items()
+        for key, value in values.items()
+        if value != was[section][key]
+    ]
+
+
+def few_changes(found: Iterable[Change]) -> str:
+    """The first changes in words: `optim.lr was 0.1 and is 0.2; run.seed was 1 and is 2`."""
+    texts = [f"{change.key} was {change.was!r} and is {change.value!r}" for change in found]
+    more = len(texts) - _SHOWN
+    return "; ".join(texts[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def file_problem(run_dir: Path, stored: StoredRecipe) -> str | None:
+    """What keeps `recipe.yaml` of a run from being the recipe that it was trained with.
+
+    Keys that may change are none: a run that is resumed with `--set` writes the file before its
+    next checkpoint.
+    """
+    file = run_dir / RUN_RECIPE
+    if not os.path.lexists(file):
+        return f"{file}: is missing"
+    try:
+        fixed = [change for change in changes(stored.recipe, load_recipe(file)) if not change.free]
+    except RecipeError as error:
+        return str(error).splitlines()[0]
+    where = f"in {stored.checkpoint.name}"
+    return f"{file}: is not the recipe {where}: {few_changes(fixed)}" if fixed else None
+
+
+def recipe_to_resume(run_dir: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe to continue a run with: that of its checkpoint, with what may change as it is now.
+
+    Args:
+        run_dir: folder of a run with checkpoints.
+        overrides: `section.key=value` texts.
+
+    Raises:
+        CheckpointError: `recipe.yaml` is not the recipe that the checkpoint holds, or every
+            checkpoint is damaged.
+        RecipeError: an override is wrong.
+    """
+    stored = stored_recipe(run_dir)
+    file = run_dir / RUN_RECIPE
+    if stored is None:
+        newest_checkpoint(run_dir)  # says that all are damaged
+        return load_recipe(file, overrides)
+    if not os.path.lexists(file):  # it is written again, and this said, when the run is resumed
+        return override_recipe(stored.recipe, overrides, f"{stored.checkpoint / STATE}")
+    problem = file_problem(run_dir, stored)
+    if problem is not None:
+        raise CheckpointError(
+            f"{problem}; delete {RUN_RECIPE} to resume with the recipe in "
+            f"{stored.checkpoint.name}, which is then written there again, with --set for what "
+            "may change; or train another recipe with another --run-dir"
+        )
+    return override_recipe(load_recipe(file), overrides, str(file))

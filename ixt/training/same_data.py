@@ -1,0 +1,57 @@
+"""Whether a run continues on the images that it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ixt.checkpoint.folder import Checkpoint
+from ixt.errors import CheckpointError
+from ixt.images.data_digest import DataDigest, difference
+from ixt.training.run import Run
+
+
+def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
+    """Compare the images of now with those that a checkpoint was trained and evaluated on.
+
+    Checkpoints of earlier versions say nothing of them but the classes; the images of now are then
+    taken for the same, which is printed.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    saved, names = checkpoint.state.get("data"), checkpoint.state.get("class_names")
+    other = None
+    if saved:
+        other = other_data(checkpoint, run.data)
+    elif names and tuple(names) != run.class_names:
+        differing = sorted({*names} ^ {*run.class_names}) or names
+        other = f"{checkpoint.path}: was trained on other classes ({differing[0]} differs)"
+    if other is not None:
+        raise CheckpointError(
+            f"{other}; give the data of the run with --data, or start a new run on this data: "
+            f"ixt finetune RECIPE --from {run.run_dir} --run-dir OTHER"
+        )
+    if not saved:
+        run.reporter.say(
+            f"{checkpoint.path}: an earlier version wrote it, without a digest of the data; "
+            f"{run.recipe.data.root} is taken to be the same, and compared from now on"
+        )
+
+
+def other_data(checkpoint: Checkpoint, data: Mapping[Any, DataDigest]) -> str | None:
+    """One line about the first split that a checkpoint knows otherwise; None where none differs."""
+    for split, now in data.items():
+        saved = checkpoint.state.get("data", {}).get(split)
+        if saved is not None and saved["digest"] != now.digest:
+            was = DataDigest(saved["digest"], saved["num_images"], saved["classes"])
+            return (
+                f"{checkpoint.path}: was trained with other {split} images than these: "
+                f"{difference(was, now)}"
+            )
+    return None
+
+
+def ledger_format(state: Mapping[str, Any]) -> int:
+    """The format of the ledger of a run, which it keeps to its end."""
+    return int(state.get("ledger_format", 1))

@@ -1,0 +1,44 @@
+"""`ixt verify`: which kind of thing a path is, and the checks of that kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ixt.checkpoint.state_json import STATE
+from ixt.errors import CheckpointError
+from ixt.files import refuse_url
+from ixt.images.shards import INDEX_FOLDER, META
+from ixt.verify.exported import SUFFIXES, verify_export
+from ixt.verify.finding import Finding
+from ixt.verify.packed import SETTINGS, verify_packed
+from ixt.verify.run_folder import verify_checkpoint, verify_run
+
+
+def verify(path: Path, data: str | None = None) -> list[Finding]:
+    """Check what ixt wrote; a list of what was checked, good or not.
+
+    Args:
+        path: a run's folder, a checkpoint's, a packed set, or an export.
+        data: images to compare with those that a run was trained on, or a packed set made of.
+
+    Raises:
+        IxtError: the path is nothing of ixt's, or has no data to compare.
+    """
+    refuse_url(path)
+    if path.is_dir():
+        if (path / "checkpoints").is_dir():
+            return verify_run(path, data)
+        if (path / STATE).exists() or (path / "manifest.json").exists():
+            return verify_checkpoint(path, data)
+        if (path / SETTINGS).exists() or any(path.glob(f"*/{INDEX_FOLDER}/{META}")):
+            return verify_packed(path, data)
+    is_export = (path / "config.json").is_file() or (path / "model.safetensors").is_file()
+    if is_export or (path.is_file() and path.suffix in SUFFIXES):
+        if data is not None:
+            raise CheckpointError(f"{path}: an export says nothing of its data; leave out --data")
+        return verify_export(path)
+    found = "is nothing that ixt writes" if path.exists() else "no such file or folder"
+    raise CheckpointError(
+        f"{path}: {found}; give a run's folder, a checkpoint's, a packed set, or an export "
+        f"({', '.join(SUFFIXES)}, or a folder with config.json)"
+    )
