@@ -82,7 +82,7 @@ def save_checkpoint(
             _write_json(temporary / _MANIFEST, _manifest(temporary))
             sync(temporary)
             # Older checkpoints are deleted after this: what was written is read again before.
-            _verify(temporary)
+            _verify(temporary, weights=True)
             if final.exists():
                 _remove(old)
                 final.rename(old)

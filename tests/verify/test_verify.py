@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.export import export_checkpoint
 from ixt.files import append_line
+from ixt.images.index import load_index
 from ixt.recipe import parse_recipe
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
@@ -186,7 +188,25 @@ PACK_DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda root: (root / "val/index/labels.npy").write_bytes(b"x"),
         "val: {root}/val/index: is damaged or of another release",
     ),
+    "a bit of an image": (
+        lambda root: flip_image(root, 7),
+        "val: {root}/val/val-00000.tar!eight/digit_1537.jpeg: cannot be read (its bytes are not "
+        "those that were packed: their checksum differs)",
+    ),
 }
+
+
+def flip_image(root: Path, row: int) -> None:
+    """Damage one image where the stamp of its tar does not look."""
+    (source,) = load_index(root, "val").ranges([row])
+    assert source.size is not None
+    status = os.stat(source.path)
+    with open(source.path, "r+b") as shard:
+        shard.seek(source.offset + source.size // 2)
+        (byte,) = shard.read(1)
+        shard.seek(-1, os.SEEK_CUR)
+        shard.write(bytes([byte ^ 1]))
+    os.utime(source.path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize(("damage", "told"), PACK_DAMAGE.values(), ids=PACK_DAMAGE.keys())
