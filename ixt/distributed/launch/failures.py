@@ -51,7 +51,9 @@ def judge(folder: Path, failures: Mapping[int, ProcessFailure]) -> Verdict:
         messages = sorted({report.message for report in plain})
         return Verdict(max(report.status for report in plain), "\n".join(messages))
     silent = [rank for rank, report in reports.items() if report is None]
-    rank = min([*own] or silent or failures)
+    # SIGTERM is what the launcher sends to the others.
+    first = [rank for rank in silent if failures[rank].exitcode != -signal.SIGTERM]
+    rank = min([*own] or first or silent or failures)
     failure, report = failures[rank], reports[rank]
     reason = report.message if report else _reason_of(failure.exitcode)
     step = rank_file.step_of(folder, failure.local_rank, failure.pid)
