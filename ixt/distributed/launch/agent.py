@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from ixt.distributed.launch import rank_file, worker
 from ixt.distributed.launch.addresses import address_towards, is_own
-from ixt.distributed.launch.ending import stopped_message, stopped_status
+from ixt.distributed.launch.ending import Left, stopped_message, stopped_status
 from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
+from ixt.distributed.launch.meeting import wait_for_store
 from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
 from ixt.distributed.signals import Received, StopRequest
 from ixt.errors import EngineError
@@ -94,11 +95,15 @@ def launch(
 
     nodes = nodes or Nodes()
     with _environment() as folder, StopRequest(also=[signal.SIGQUIT], raises=False) as stop:
+        left = []
         try:
             supervisor = _supervisor(arguments, num_processes, nodes, stop.received)
-            result = _run(supervisor, stop.received)
+            try:
+                result = _run(supervisor, stop.received)
+            finally:
+                left = supervisor.left(folder)
         except SignalException:
-            status, message = _stopped(supervisor, stop.received, folder)
+            status, message = _stopped(left, stop.received)
             print(message, file=sys.stderr, end="\n" if message else "")
             return status
         except RendezvousError as error:
@@ -114,13 +119,19 @@ def _supervisor(
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    from ixt.distributed.launch.supervisor import Supervisor
+    from ixt.distributed.launch.supervisor import Supervisor, stopped
 
     endpoint, address, options = "localhost:0", "localhost", {}
     if nodes.endpoint is not None:
         host, port = split_endpoint(nodes.endpoint)
         endpoint, address = f"{host}:{port}", address_towards(host, port, nodes.most > 1)
-        options["is_host"] = str(is_own(host)).lower()
+        hosts = is_own(host)
+        options["is_host"] = str(hosts).lower()
+        if not hosts:
+            remedy = "give all machines an --rdzv-endpoint with a free port"
+            wait_for_store(host, port, remedy, lambda: bool(received.first))
+            if received.first:
+                raise stopped(received)
     meeting = RendezvousParameters(
         backend="c10d",
         endpoint=endpoint,
@@ -149,13 +160,15 @@ def _run(supervisor: Supervisor, received: Received) -> RunResult:
         SignalException: one asked to stop; no process runs any more.
         RendezvousError: the machines cannot meet.
     """
+    from ixt.distributed.launch.supervisor import stopped
+
     outcome: Future[RunResult] = Future()
     thread = Thread(target=_into, args=(outcome, supervisor), name="agent", daemon=True)
     thread.start()
     while not outcome.done():
         # Where machines wait for each other no process runs, and the thread may wait for long.
         if received.first and supervisor.abandon():
-            raise supervisor.stopped()
+            raise stopped(received)
         with suppress(TimeoutError):
             return outcome.result(_LOOK_S)
     return outcome.result()
@@ -168,8 +181,7 @@ def _into(outcome: Future[RunResult], supervisor: Supervisor) -> None:
         outcome.set_exception(error)
 
 
-def _stopped(supervisor: Supervisor, received: Received, folder: Path) -> tuple[int, str]:
-    left = supervisor.left(folder)
+def _stopped(left: list[Left], received: Received) -> tuple[int, str]:
     message = stopped_message(received.first, received.at_once, left)
     return stopped_status(received.first, left), message
 

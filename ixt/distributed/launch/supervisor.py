@@ -116,14 +116,15 @@ class Supervisor(LocalElasticAgent):
         with self._turn:
             self._idle = idle
             if self._abandoned:
-                raise self.stopped()
+                raise stopped(self._received)
         self._raise_if_asked()
 
     def _raise_if_asked(self) -> None:
         if self._received.first:
-            raise self.stopped()
+            raise stopped(self._received)
 
-    def stopped(self) -> SignalException:
-        """The error that ends the run for the first signal."""
-        number = signal.Signals(self._received.first)
-        return SignalException(f"received {number.name}", number)
+
+def stopped(received: Received) -> SignalException:
+    """The error that ends the run for the first signal."""
+    number = signal.Signals(received.first)
+    return SignalException(f"received {number.name}", number)
