@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
 from typing import Protocol, Self
 
 import torch
@@ -153,25 +152,15 @@ class _OverGloo:
 class Guard:
     """Ends the process where its main thread waits for processes that are gone."""
 
-    def __init__(
-        self,
-        received: Received,
-        patience_s: float,
-        timing: Timing = REAL,
-        a_neighbour_died: Callable[[], bool] = rank_file.a_neighbour_died,
-        leave: Callable[[str | None], None] | None = None,
-    ) -> None:
+    def __init__(self, received: Received, patience_s: float, timing: Timing = REAL) -> None:
         """Watch from the first signal on.
 
         Args:
             received: the signals of this process.
             patience_s: from a SIGTERM to the end of the update.
-            timing: clock and threads.
-            a_neighbour_died: whether another process of this machine is gone.
-            leave: ends this process unsaved, with a reason; None after a second Ctrl-C.
+            timing: clock and thread.
         """
         self._received, self._patience_s, self._timing = received, patience_s, timing
-        self._neighbour_died, self._leave = a_neighbour_died, leave or _leave
         self._deadline_s = math.inf
         self._asked, self._closed = threading.Event(), threading.Event()
         timing.start(self._watch, "stop guard")
@@ -186,7 +175,7 @@ class Guard:
         if self._closed.is_set():
             return
         if self._received.at_once:
-            self._leave(None)
+            _leave(None)
         if number in _URGENT:
             self._deadline_s = min(self._deadline_s, self._timing.now() + self._patience_s)
         self._asked.set()
@@ -194,10 +183,10 @@ class Guard:
     def _watch(self) -> None:
         self._timing.wait(self._asked, None)
         while not self._closed.is_set():
-            if self._neighbour_died():
-                self._leave("another process is gone")
+            if rank_file.a_neighbour_died():
+                _leave("another process is gone")
             if self._timing.now() > self._deadline_s:
-                self._leave(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
+                _leave(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
             self._timing.wait(self._closed, _TICK_S)
 
 

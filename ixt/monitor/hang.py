@@ -13,8 +13,6 @@ rank outside of one is, and gloo has none.
 from __future__ import annotations
 
 import faulthandler
-import os
-import socket
 import sys
 import threading
 import traceback
@@ -55,10 +53,10 @@ class HangWatch:
         self._board = Board(run_dir, rank(), peers)
         self._watch: Watch | None = None
         if timeout_s is not None:
+            main = threading.get_ident()
+            progress = Progress(rank(), peers[rank()], timeout_s, lambda: _place(main))
             end = Ending(run_dir, peers)
-            self._watch = Watch(
-                self._board, peers, timeout_s, Progress(timeout_s).position, end, self._rearm
-            )
+            self._watch = Watch(self._board, peers, timeout_s, progress.position, end, self._rearm)
         self._last_words: IO[str] | None = None
 
     def __enter__(self) -> Self:
@@ -161,10 +159,27 @@ class Watch:
 
 
 class Progress:
-    """How far the thread that makes this gets."""
+    """How far the main thread gets."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s, self._main = timeout_s, threading.get_ident()
+    def __init__(
+        self,
+        rank: int,
+        own: Peer,
+        timeout_s: float,
+        place: Callable[[], tuple[str, bool]],
+        timing: Timing = REAL,
+    ) -> None:
+        """Describe this process.
+
+        Args:
+            rank: of it.
+            own: its host and number.
+            timeout_s: without progress.
+            place: where the main thread is, and whether it waits for others.
+            timing: clock.
+        """
+        self._rank, self._own, self._timeout_s = rank, own, timeout_s
+        self._place, self._timing = place, timing
 
     def position(self, stopped_s: float) -> Position:
         """Now.
@@ -172,12 +187,12 @@ class Progress:
         Args:
             stopped_s: of the time since the last progress, how long this process was stopped.
         """
-        last, (where, waits) = activity.last(), _place(self._main)
-        since_s = REAL.now() - last.at_s - stopped_s
+        last, (where, waits) = activity.last(), self._place()
+        since_s = self._timing.now() - last.at_s - stopped_s
         return Position(
-            rank=rank(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
+            rank=self._rank,
+            host=self._own.host,
+            pid=self._own.pid,
             step=rank_file.own_step(),
             count=last.count,
             doing=last.doing,
@@ -191,8 +206,15 @@ class Progress:
 class Ending:
     """Ends this process without waiting for its main thread, and reports why."""
 
-    def __init__(self, run_dir: Path, peers: list[Peer]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        peers: list[Peer],
+        exit_now: Callable[..., None] = worker.exit_now,
+        timing: Timing = REAL,
+    ) -> None:
         self._run_dir, self._peers = run_dir, peers
+        self._exit_now, self._timing = exit_now, timing
 
     def __call__(self, own: Position, verdict: Verdict) -> None:
         """Do it.
@@ -205,15 +227,13 @@ class Ending:
         stacks = f"stacks: {self._run_dir}/stacks-rank-*.txt"
         if own.rank != verdict.reporter:
             # The first one to end has the launcher end all: let it be the one that reports.
-            REAL.sleep(_GATHER_S)
-            worker.exit_now(
-                f"waits for rank {verdict.rank} on {peer.host}", because_of_another=True
-            )
+            self._timing.sleep(_GATHER_S)
+            self._exit_now(f"waits for rank {verdict.rank} on {peer.host}", because_of_another=True)
         if own.rank != verdict.rank:
             reason = describe_silent(peer, own.host, own)
             line = worker.describe(peer.host, verdict.rank, own.step, f"{reason}; {stacks}")
-            worker.exit_now(line, in_full=True)
-        worker.exit_now(f"{own.describe()}; {stacks}")
+            self._exit_now(line, in_full=True)
+        self._exit_now(f"{own.describe()}; {stacks}")
 
 
 def _place(thread: int) -> tuple[str, bool]:

@@ -8,15 +8,14 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from ixt.distributed.launch import rank_file, worker
 from ixt.distributed.launch.addresses import address_towards, is_own
-from ixt.distributed.launch.ending import Left, stopped_message, stopped_status
+from ixt.distributed.launch.ending import Left, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
 from ixt.distributed.launch.meeting import wait_for_store
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult
 
     from ixt.distributed.launch.supervisor import Supervisor
-
-_LOOK_S = 0.1
 
 
 def in_processes(
@@ -90,7 +87,6 @@ def launch(
             meet.
     """
     # Heavy, and only needed here: the started processes do the work.
-    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     nodes = nodes or Nodes()
@@ -99,10 +95,10 @@ def launch(
         try:
             supervisor = _supervisor(arguments, num_processes, nodes, stop.received)
             try:
-                result = _run(supervisor, stop.received)
+                result = _run(supervisor)
             finally:
                 left = supervisor.left(folder)
-        except SignalException:
+        except Stopped:
             status, message = _stopped(left, stop.received)
             print(message, file=sys.stderr, end="\n" if message else "")
             return status
@@ -119,7 +115,7 @@ def _supervisor(
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    from ixt.distributed.launch.supervisor import Supervisor, stopped
+    from ixt.distributed.launch.supervisor import Supervisor
 
     endpoint, address, options = "localhost:0", "localhost", {}
     if nodes.endpoint is not None:
@@ -131,7 +127,7 @@ def _supervisor(
             remedy = "give all machines an --rdzv-endpoint with a free port"
             wait_for_store(host, port, remedy, lambda: bool(received.first))
             if received.first:
-                raise stopped(received)
+                raise Stopped
     meeting = RendezvousParameters(
         backend="c10d",
         endpoint=endpoint,
@@ -153,32 +149,28 @@ def _supervisor(
     return Supervisor(spec, received)
 
 
-def _run(supervisor: Supervisor, received: Received) -> RunResult:
+def _run(supervisor: Supervisor) -> RunResult:
     """Run to the end, in a thread: signals ask it to stop, and never cut it off.
 
     Raises:
-        SignalException: one asked to stop; no process runs any more.
+        Stopped: a signal asked to stop; no process runs any more.
         RendezvousError: the machines cannot meet.
     """
-    from ixt.distributed.launch.supervisor import stopped
+    results: list[RunResult | BaseException] = []
+    done = Event()
 
-    outcome: Future[RunResult] = Future()
-    thread = Thread(target=_into, args=(outcome, supervisor), name="agent", daemon=True)
-    thread.start()
-    while not outcome.done():
-        # Where machines wait for each other no process runs, and the thread may wait for long.
-        if received.first and supervisor.abandon():
-            raise stopped(received)
-        with suppress(TimeoutError):
-            return outcome.result(_LOOK_S)
-    return outcome.result()
+    def run() -> None:
+        try:
+            results.append(supervisor.run_once())
+        except BaseException as error:
+            results.append(error)
+        done.set()
 
-
-def _into(outcome: Future[RunResult], supervisor: Supervisor) -> None:
-    try:
-        outcome.set_result(supervisor.run_once())
-    except BaseException as error:
-        outcome.set_exception(error)
+    Thread(target=run, name="agent", daemon=True).start()
+    supervisor.oversight.wait(done)
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
 
 
 def _stopped(left: list[Left], received: Received) -> tuple[int, str]:

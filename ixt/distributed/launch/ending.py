@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ from ixt.distributed.signals import Received
 from ixt.distributed.timing import REAL, Timing
 
 _TICK_S = 0.05
+_LOOK_S = 0.1
 _AFTER_A_FAILURE_S = 30.0  # those that are left have nothing to save
 _SAVING_S = 600.0  # longer than any checkpoint takes to write; whoever is impatient kills sooner
 _AFTER_A_KILL_S = 30.0  # the kernel cannot end a process that waits for a device
@@ -67,6 +69,71 @@ def end_all(
             break
         timing.sleep(_TICK_S)
     return killed
+
+
+class Stopped(Exception):
+    """A signal asked the launcher to stop; none of its processes runs any more, or none will."""
+
+
+class Oversight:
+    """What a launcher decides about its processes, whoever starts them."""
+
+    def __init__(self, processes: Processes, received: Received, timing: Timing = REAL) -> None:
+        """Nothing runs yet.
+
+        Args:
+            processes: those started last.
+            received: the launcher's signals.
+            timing: clock and sleep.
+        """
+        self.killed: list[int] = []
+        """Local ranks that did not end when they were asked to."""
+        self._processes, self._received, self._timing = processes, received, timing
+        self._turn = threading.Lock()
+        self._idle, self._abandoned = True, False
+
+    def abandon(self) -> bool:
+        """Never start processes again; False if some may be running now, so that one must wait."""
+        with self._turn:
+            self._abandoned = self._abandoned or self._idle
+            return self._abandoned
+
+    def enter(self, idle: bool) -> None:
+        """Note whether processes may run from here on.
+
+        Raises:
+            Stopped: they must not be started.
+        """
+        with self._turn:
+            self._idle = idle
+            if self._abandoned or self._received.first:
+                raise Stopped
+
+    def look(self) -> None:
+        """End all if one has failed: torch would wait for a stopped one without waking it.
+
+        Raises:
+            Stopped: a signal asks to end them.
+        """
+        if self._received.first:
+            raise Stopped
+        if any(self._processes.exit_codes().values()):
+            self.end(signal.SIGTERM)
+
+    def end(self, signum: int) -> None:
+        """Ask all to end, by the first signal where there is one, and wait for the last one."""
+        first = self._received.first or signum
+        self.killed += end_all(self._processes, self._received, first, self._timing)
+
+    def wait(self, outcome: threading.Event) -> None:
+        """Wait in the main thread for what another thread does with the processes.
+
+        Raises:
+            Stopped: a signal came while no process ran; that thread may wait for long.
+        """
+        while not self._timing.wait(outcome, _LOOK_S):
+            if self._received.first and self.abandon():
+                raise Stopped
 
 
 def _running(processes: Processes) -> list[int]:
