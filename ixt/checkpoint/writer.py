@@ -6,15 +6,16 @@ What is copied is the business of `state.py`, how it is written that of `checkpo
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
-from threading import Thread
+from functools import partial
+from threading import Event
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from ixt.distributed.timing import REAL, Timing
 from ixt.errors import IxtError
 
 _log = logging.getLogger("ixt")
@@ -78,19 +79,20 @@ class CheckpointWriter:
     that one goes on and the write's is logged.
     """
 
-    def __init__(self, background: bool, wanted: bool) -> None:
+    def __init__(self, background: bool, wanted: bool, timing: Timing = REAL) -> None:
         """Make a writer that has nothing to do yet.
 
         Args:
             background: False to write in the training thread.
             wanted: False in processes that write nothing.
+            timing: clock and thread.
         """
         self.copies = HostCopies(wanted)
         """Not to be taken anew before `wait`: the thread reads them."""
-        self._background = background
-        self._thread: Thread | None = None
+        self._background, self._timing = background, timing
+        self._ended: Event | None = None
         self._error: Exception | None = None
-        self._started_s = time.monotonic()
+        self._started_s = self._timing.now()
 
     def start(self, write: Callable[[], object]) -> None:
         """Begin to write, once the write before has ended.
@@ -99,23 +101,23 @@ class CheckpointWriter:
             Exception: what that one raised; in the foreground, what this one raised.
         """
         self.wait()
-        self._started_s = time.monotonic()
+        self._started_s = self._timing.now()
+        self._ended = Event()
         # A daemon: a second Ctrl-C must not wait for it.
-        self._thread = Thread(target=self._run, args=(write,), name="checkpoint", daemon=True)
-        self._thread.start()
+        self._timing.start(partial(self._run, write, self._ended), "checkpoint")
         if not self._background:
             self.wait()
 
     def check(self) -> None:
         """Raise the error of a write that has ended; do not wait for one that has not."""
-        if self._thread is not None and not self._thread.is_alive():
+        if self._ended is not None and self._ended.is_set():
             self.wait()
 
     def wait(self) -> None:
         """Wait for the write under way and raise its error."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._ended is not None:
+            self._timing.wait(self._ended, None)
+            self._ended = None
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -123,7 +125,7 @@ class CheckpointWriter:
     @property
     def minutes_since_start(self) -> float:
         """Minutes since the last write began, or since there is a writer."""
-        return (time.monotonic() - self._started_s) / 60
+        return (self._timing.now() - self._started_s) / 60
 
     def __enter__(self) -> Self:
         return self
@@ -137,14 +139,16 @@ class CheckpointWriter:
         if kind is None:
             self.wait()
             return
-        if issubclass(kind, Exception) and self._thread is not None:
-            self._thread.join()
+        if issubclass(kind, Exception) and self._ended is not None:
+            self._timing.wait(self._ended, None)
         if self._error is not None:
             trace_of = None if isinstance(self._error, IxtError) else self._error
             _log.error("the last checkpoint was not written: %s", self._error, exc_info=trace_of)
 
-    def _run(self, write: Callable[[], object]) -> None:
+    def _run(self, write: Callable[[], object], ended: Event) -> None:
         try:
             write()
         except Exception as error:
             self._error = error
+        finally:
+            ended.set()

@@ -41,6 +41,7 @@ def main() -> None:
     # Imported here: the parent of several processes prints what they leave.
     from ixt.distributed.launch import worker
     from ixt.distributed.launch.environment import launched, without_local_rank
+    from ixt.distributed.signals import ignore_stop_signals
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     _print_any_name()
@@ -57,6 +58,7 @@ def main() -> None:
             raise
         worker.end(str(error), 2)
     except Interrupted as error:
+        ignore_stop_signals()
         worker.end(f"{error}; continue with --resume", 128 + error.signum, same_on_all=True)
     except Exception as error:
         advice = ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None

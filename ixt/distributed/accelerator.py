@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from ixt.distributed.launch.meeting import wait_for_store
 from ixt.errors import EngineError
 from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.plan.hashing import Draw, hash64
@@ -47,6 +48,9 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
         "log_with": list(recipe.run.trackers) or None,
         "project_dir": str(run_dir),
     }
+    if processes > 1 and os.environ.get("RANK", "0") != "0" and "MASTER_PORT" in os.environ:
+        host, port = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ["MASTER_PORT"])
+        wait_for_store(host, port, "set MASTER_PORT to a free port in all processes")
     try:
         accelerator = Accelerator(**{**settings, **options})
     except dist.DistNetworkError as error:

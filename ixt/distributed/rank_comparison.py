@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import socket
 import time
@@ -38,24 +39,25 @@ class Process:
     """The resolved recipe by dotted key, without what may differ from host to host."""
     clock_s: float
     """Its wall clock, asked for in all processes at about the same time."""
+    pid: int = 0
 
 
-def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[str], str | None]:
+def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[Process], str | None]:
     """Compare the processes of a run. Every process must call it.
 
     Returns:
-        The ranks' hosts, and a warning about their clocks.
+        The processes by rank, and a warning about their clocks.
 
     Raises:
         EngineError: a process has other versions or another recipe; the same in all processes.
     """
     accelerator.wait_for_everyone()  # the clocks are read together
-    own = Process(socket.gethostname(), _versions(), _flat(recipe), time.time())
+    own = Process(socket.gethostname(), _versions(), _flat(recipe), time.time(), os.getpid())
     processes: list[Process] = gather_object([own])
     problem = difference(processes)
     if problem is not None:
         raise EngineError(problem)
-    return [process.host for process in processes], clock_warning(processes)
+    return processes, clock_warning(processes)
 
 
 def compare_data(accelerator: Accelerator, data: Mapping[Any, DataDigest]) -> None:

@@ -3,7 +3,7 @@
 A signal reaches some processes earlier than others, or only one. After each update every process
 starts an asynchronous reduction of its own signal over a side group of CPU sockets, and reads the
 one of the update before, which has arrived by then: all read the same number in the same place, and
-the device is never waited for.
+the device is never waited for. Where processes received different signals, the earliest one counts.
 """
 
 from __future__ import annotations
@@ -11,53 +11,82 @@ from __future__ import annotations
 import math
 import os
 import signal
-import time
-from typing import Self
+import threading
+from typing import Protocol, Self
 
 import torch
 import torch.distributed as dist
 
 from ixt.distributed.group import world_size
 from ixt.distributed.launch import rank_file, worker
-from ixt.distributed.signals import STOP_SIGNALS, SignalListener, StopRequest
+from ixt.distributed.signals import Received, StopRequest
+from ixt.distributed.timing import REAL, Timing
 from ixt.errors import PeerLost
 
 # Agents, Slurm and Kubernetes kill 30 s after SIGTERM; the rest is for saving.
 _PATIENCE_S = 20.0
 _TICK_S = 0.5
+_URGENT = (signal.SIGTERM, signal.SIGHUP)  # a kill follows
+_NO_VOTE = 2**63 - 1
+
+
+class Exchange(Protocol):
+    """Finds the smallest number of all processes, in the background."""
+
+    def start(self, number: int) -> None:
+        """Give this process's number."""
+
+    def result(self) -> int:
+        """Wait for the others' numbers; the smallest one.
+
+        Raises:
+            PeerLost: another process is gone.
+        """
 
 
 class StopAgreement:
     """Asked once per update by every process, within a `with` block."""
 
-    def __init__(self, stop: StopRequest, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        stop: StopRequest,
+        patience_s: float = _PATIENCE_S,
+        exchange: Exchange | None = None,
+        timing: Timing = REAL,
+    ) -> None:
         """Take part.
 
         Args:
             stop: what this process was asked.
             patience_s: how long after a SIGTERM the others may take to finish their update, before
                 this process leaves without having saved.
+            exchange: between the processes; over gloo where there are several, if not given.
+            timing: clock and threads.
         """
-        self._stop = stop
+        self._stop, self._exchange, self._timing = stop, exchange, timing
         self._patience_s = patience_s
-        self._group: dist.ProcessGroup | None = None
-        self._work: dist.Work | None = None
-        self._flag = torch.zeros(1, dtype=torch.int32)
-        self._guard: _Guard | None = None
+        self._under_way = False
+        self._guard: Guard | None = None
 
     def __enter__(self) -> Self:
-        if world_size() > 1:
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, dist.ProcessGroup)  # every rank is in it
-            self._group = group
-            self._guard = _Guard(self._patience_s)
+        if self._exchange is None and world_size() > 1:
+            self._exchange = _OverGloo()
+        if self._exchange is not None:
+            self._guard = Guard(self._stop.received, self._patience_s, self._timing)
+            self._stop.call_with_each(self._guard.receive)
+            for number in self._stop.received.numbers:
+                self._guard.receive(number)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.over()
+        if self._under_way and kind is None:
+            self._agreed()
+
+    def over(self) -> None:
+        """All updates are done: from here on processes may end, and a stop changes nothing."""
         if self._guard is not None:
             self._guard.close()
-        if self._work is not None and kind is None:
-            self._wait()
 
     def reached(self) -> int:
         """The signal to stop for after this update, the same on every process; 0 to continue.
@@ -65,59 +94,104 @@ class StopAgreement:
         Raises:
             PeerLost: another process is gone.
         """
-        if self._group is None:
+        if self._exchange is None:
             return self._stop.signum
-        agreed = self._wait()
+        agreed = self._agreed() if self._under_way else 0
         if agreed:
-            assert self._guard is not None
-            self._guard.close()
+            self.over()
             return agreed
-        self._flag.fill_(self._stop.signum)
-        self._work = dist.all_reduce(
-            self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True
-        )
+        self._exchange.start(vote(self._stop.received))
+        self._under_way = True
         return 0
 
-    def _wait(self) -> int:
-        """Finish the reduction under way; its result, 0 where there is none."""
-        if self._work is None:
-            return 0
+    def _agreed(self) -> int:
+        """Finish the reduction under way."""
+        assert self._exchange is not None
+        number = self._exchange.result()
+        self._under_way = False
+        return signal_of(number)
+
+
+def vote(received: Received) -> int:
+    """When a process was asked to stop, in milliseconds, and by which signal, in one number."""
+    if not received.first:
+        return _NO_VOTE
+    return int(received.first_s * 1000) * 256 + received.first
+
+
+def signal_of(number: int) -> int:
+    """The signal in the earliest vote; 0 if there was none."""
+    return 0 if number == _NO_VOTE else number % 256
+
+
+class _OverGloo:
+    """An exchange over a group of CPU sockets."""
+
+    def __init__(self) -> None:
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # every rank is in it
+        self._group = group
+        self._number = torch.zeros(1, dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def start(self, number: int) -> None:
+        self._number.fill_(number)
+        self._work = dist.all_reduce(
+            self._number, op=dist.ReduceOp.MIN, group=self._group, async_op=True
+        )
+
+    def result(self) -> int:
+        assert self._work is not None
         try:
             self._work.wait()
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
-        self._work = None
-        return int(self._flag.item())
+        return int(self._number.item())
 
 
-class _Guard:
+class Guard:
     """Ends the process where its main thread waits for processes that are gone."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, received: Received, patience_s: float, timing: Timing = REAL) -> None:
+        """Watch from the first signal on.
+
+        Args:
+            received: the signals of this process.
+            patience_s: from a SIGTERM to the end of the update.
+            timing: clock and thread.
+        """
+        self._received, self._patience_s, self._timing = received, patience_s, timing
         self._deadline_s = math.inf
-        self._asked, self._interrupts = False, 0
-        self._listener = SignalListener(self._receive, self._look, _TICK_S)
+        self._asked, self._closed = threading.Event(), threading.Event()
+        timing.start(self._watch, "stop guard")
 
     def close(self) -> None:
         """All processes have agreed, or the run is over; may be called twice."""
-        self._listener.close()
+        self._closed.set()
+        self._asked.set()
 
-    def _receive(self, number: int) -> None:
-        self._asked = self._asked or number in STOP_SIGNALS
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
-            os._exit(128 + signal.SIGINT)
-        if number == signal.SIGTERM:
-            self._deadline_s = min(self._deadline_s, time.monotonic() + self._patience_s)
+    def receive(self, number: int) -> None:
+        """Take in one signal; called in a thread, while the main thread may be in a collective."""
+        if self._closed.is_set():
+            return
+        if self._received.at_once:
+            _leave(None)
+        if number in _URGENT:
+            self._deadline_s = min(self._deadline_s, self._timing.now() + self._patience_s)
+        self._asked.set()
 
-    def _look(self) -> None:
-        if self._asked and rank_file.a_neighbour_died():
-            _give_up("another process is gone")
-        if time.monotonic() > self._deadline_s:
-            _give_up(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
+    def _watch(self) -> None:
+        self._timing.wait(self._asked, None)
+        while not self._closed.is_set():
+            if rank_file.a_neighbour_died():
+                _leave("another process is gone")
+            if self._timing.now() > self._deadline_s:
+                _leave(f"the update did not end within {self._patience_s:.0f} s of SIGTERM")
+            self._timing.wait(self._closed, _TICK_S)
 
 
-def _give_up(reason: str) -> None:
+def _leave(reason: str | None) -> None:
     """End without having saved, with a status that no queue takes for a finished save."""
+    if reason is None:
+        os._exit(128 + signal.SIGINT)
     worker.exit_now(f"{reason}; nothing was saved after the last checkpoint", True)

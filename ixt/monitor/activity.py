@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ixt.distributed.launch import rank_file
@@ -40,14 +40,19 @@ def note(doing: str, patience: float | None = None) -> None:
 
 
 @contextmanager
-def long(doing: str) -> Iterator[None]:
-    """Do within a `with` block what may take six times as long as an update."""
+def doing(what: str, patience: float | None = None) -> Iterator[None]:
+    """Do this within a `with` block, and then again what was done before."""
     before = _Own.last.doing
-    note(doing, _LONG)
+    note(what, patience)
     try:
         yield
     finally:
         note(before)
+
+
+def long(what: str) -> AbstractContextManager[None]:
+    """Do within a `with` block what may take six times as long as an update."""
+    return doing(what, _LONG)
 
 
 def restart() -> None:

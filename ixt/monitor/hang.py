@@ -3,7 +3,8 @@
 A thread in each process watches its main thread. Where that made no progress for too long, it
 writes the stack of every thread into the run's folder; the other processes see that file and write
 theirs. Then each knows which of them got least far: the one that the others wait for. If that one's
-time is up too, all end; if it may take longer, as for a checkpoint, all continue.
+time is up too, all end; if it may take longer, as for a checkpoint, all continue. A process that
+writes nothing does not run at all, e.g. because of a SIGSTOP: it is the one, whatever it may.
 
 NCCL's flight recorder would not do: it knows the collectives that a rank has entered, not where a
 rank outside of one is, and gloo has none.
@@ -12,135 +13,186 @@ rank outside of one is, and gloo has none.
 from __future__ import annotations
 
 import faulthandler
-import json
-import socket
 import sys
 import threading
-import time
 import traceback
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from ixt.distributed import stop_agreement
-from ixt.distributed.group import rank, world_size
+from ixt.distributed.group import rank
 from ixt.distributed.launch import rank_file, worker
+from ixt.distributed.timing import REAL, Timing
 from ixt.monitor import activity
+from ixt.monitor.positions import Board, Peer, Position, Verdict, answer_time_s, describe_silent
+from ixt.monitor.positions import judge as judge_positions
 
 _TICK_S = 1.0
+_LATE_S = 2.0  # a tick that comes so late: this process was stopped, and so was its time
 _FROZEN_S = 30.0  # beyond the time-out; a thread that cannot look for so long ends the process
-_GATHER_S = 5.0  # for the others' stacks: a few ticks, and a file server's cache
+_GATHER_S = 5.0  # for the others' stacks: a few ticks
 
 # Where a main thread is that waits for others. Python cannot see into the backward pass, which
 # exchanges gradients.
 _WAITING = ("torch/distributed/", "torch/autograd/graph.py", stop_agreement.__file__)
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a process got, as it writes into the first line of its stacks."""
-
-    rank: int
-    host: str
-    step: int | None
-    """Updates done."""
-    count: int
-    """Activities begun."""
-    doing: str
-    since_s: float
-    """How long it has done this."""
-    left_s: float
-    """How much longer it may; negative where its time is up."""
-    where: str
-    """Innermost place of the main thread, and the innermost one of ours."""
-    waits: bool
-    """Whether it seems to wait for other processes."""
-
-    def describe(self) -> str:
-        """What is known of it, after its name and step."""
-        return f"no progress for {self.since_s:.0f} s while {self.doing}; main thread {self.where}"
-
-
 class HangWatch:
     """Watches this process within a `with` block."""
 
-    def __init__(self, run_dir: Path, timeout_s: float | None) -> None:
+    def __init__(self, run_dir: Path, timeout_s: float | None, peers: list[Peer]) -> None:
         """Watch nothing yet.
 
         Args:
             run_dir: where stacks are written, as stacks-rank-N.txt.
             timeout_s: how long an update's part (loading, computing), an evaluation's batch or a
                 sixth of a checkpoint may take; None for ever.
+            peers: processes of the run, by rank.
         """
-        self._run_dir, self._timeout_s = run_dir, timeout_s
-        self._file = run_dir / f"stacks-rank-{rank()}.txt"
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
-        self._main = threading.get_ident()
+        self._board = Board(run_dir, rank(), peers)
+        self._watch: Watch | None = None
+        if timeout_s is not None:
+            main = threading.get_ident()
+            progress = Progress(rank(), peers[rank()], timeout_s, lambda: _place(main))
+            end = Ending(run_dir, peers)
+            self._watch = Watch(self._board, peers, timeout_s, progress.position, end, self._rearm)
+        self._last_words: IO[str] | None = None
 
     def __enter__(self) -> Self:
         activity.restart()
-        if self._timeout_s is not None:
-            self._began_s = time.time()
+        if self._watch is not None:
             # Also for a main thread that keeps the interpreter's lock, so that no thread can look.
-            self._last_words = self._file.open("w")
-            self._thread.start()
+            self._last_words = self._board.file.open("w")
+            self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._watch is not None and self._last_words is not None:
+            self._watch.close()
             faulthandler.cancel_dump_traceback_later()
             self._last_words.close()
-            self._file.unlink(missing_ok=True)
+            self._board.clear()
 
-    def _watch(self) -> None:
-        assert self._timeout_s is not None
-        while not self._closed.wait(min(_TICK_S, self._timeout_s / 4)):
-            frozen_s = self._timeout_s * activity.last().patience + _FROZEN_S
-            faulthandler.dump_traceback_later(frozen_s, exit=True, file=self._last_words)
-            if self._position().left_s < 0 or self._written():
+    def _rearm(self, left_s: float) -> None:
+        assert self._last_words is not None
+        faulthandler.dump_traceback_later(left_s, exit=True, file=self._last_words)
+
+
+class Watch:
+    """What the watching thread decides; all that it touches is given to it."""
+
+    def __init__(
+        self,
+        board: Board,
+        peers: list[Peer],
+        timeout_s: float,
+        position: Callable[[float], Position],
+        end: Callable[[Position, Verdict], None],
+        rearm: Callable[[float], None],
+        timing: Timing = REAL,
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            board: where positions are exchanged.
+            peers: processes of the run, by rank.
+            timeout_s: without progress.
+            position: of this process now, given the seconds in which it was stopped.
+            end: ends this process because of a verdict.
+            rearm: called each tick with the seconds after which a thread that cannot look is dead.
+            timing: clock and thread.
+        """
+        self._board, self._peers, self._timeout_s = board, peers, timeout_s
+        self._position_of, self._end, self._rearm, self._timing = position, end, rearm, timing
+        self._closed = threading.Event()
+        self._join: Callable[[], None] = lambda: None
+        self._stopped_s, self._stopped_at = 0.0, -1
+
+    def start(self) -> None:
+        """Watch, in a thread."""
+        self._join = self._timing.start(self.run, "hang watch")
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        self._join()
+
+    def run(self) -> None:
+        """Look at every tick until closed."""
+        while not self._wait(min(_TICK_S, self._timeout_s / 4)):
+            self._rearm(self._timeout_s * activity.last().patience + _FROZEN_S)
+            if self._position().left_s < 0 or self._board.read():
                 self._consult()
 
-    def _written(self) -> list[Position]:
-        """What processes wrote since this one began to watch."""
-        positions = []
-        for file in self._run_dir.glob("stacks-rank-*.txt"):
-            try:
-                if file.stat().st_mtime >= self._began_s:
-                    line = file.read_text().partition("\n")[0]
-                    positions.append(Position(**json.loads(line)))
-            except (OSError, ValueError, TypeError):
-                continue  # deleted just now, or nothing is in it
-        return positions
+    def _wait(self, duration_s: float) -> bool:
+        """Wait for the end; time in which this process was stopped does not count as its own."""
+        began_s = self._timing.now()
+        closed = self._timing.wait(self._closed, duration_s)
+        late_s = self._timing.now() - began_s - duration_s
+        if late_s > _LATE_S:
+            self._stopped_s, self._stopped_at = self._own_stop_s() + late_s, activity.last().count
+        return closed
+
+    def _own_stop_s(self) -> float:
+        return self._stopped_s if activity.last().count == self._stopped_at else 0.0
+
+    def _position(self) -> Position:
+        return self._position_of(self._own_stop_s())
 
     def _consult(self) -> None:
         """Write down how far this process got, read the others' positions, end or continue."""
         own = self._position()
-        part = self._file.with_suffix(".part")  # not fsynced: the disk may be what hangs
-        with part.open("w") as stream:
-            stream.write(json.dumps(asdict(own)) + "\n\n")
-            stream.flush()
-            faulthandler.dump_traceback(stream, all_threads=True)
-        part.replace(self._file)
-        deadline_s = time.monotonic() + _GATHER_S
-        while len(others := self._written()) < world_size() and time.monotonic() < deadline_s:
-            time.sleep(_TICK_S / 4)
-        guilty = culprit([own, *others])
-        if guilty.left_s < 0 and not self._closed.is_set():
-            end_process(own, guilty, self._run_dir)
-        self._closed.wait(_TICK_S)  # for the others to have read it
-        self._file.unlink(missing_ok=True)
-        self._closed.wait(_GATHER_S)
+        self._board.write(own)
+        patience_s = answer_time_s(self._peers, self._timeout_s, _GATHER_S)
+        deadline_s = self._timing.now() + patience_s
+        while (found := {**self._board.read(), own.rank: own}) and self._timing.now() < deadline_s:
+            if len(found) == len(self._peers) or self._wait(_TICK_S / 4):
+                break
+        verdict = judge_positions(list(found.values()), len(self._peers))
+        unmoved = activity.last().count == own.count
+        if verdict is not None and unmoved and not self._closed.is_set():
+            self._end(own, verdict)
+        self._wait(_TICK_S)  # for the others to have read it
+        self._board.clear()
+        self._wait(_GATHER_S)
 
-    def _position(self) -> Position:
-        assert self._timeout_s is not None
-        last, (where, waits) = activity.last(), _place(self._main)
-        since_s = time.monotonic() - last.at_s
+
+class Progress:
+    """How far the main thread gets."""
+
+    def __init__(
+        self,
+        rank: int,
+        own: Peer,
+        timeout_s: float,
+        place: Callable[[], tuple[str, bool]],
+        timing: Timing = REAL,
+    ) -> None:
+        """Describe this process.
+
+        Args:
+            rank: of it.
+            own: its host and number.
+            timeout_s: without progress.
+            place: where the main thread is, and whether it waits for others.
+            timing: clock.
+        """
+        self._rank, self._own, self._timeout_s = rank, own, timeout_s
+        self._place, self._timing = place, timing
+
+    def position(self, stopped_s: float) -> Position:
+        """Now.
+
+        Args:
+            stopped_s: of the time since the last progress, how long this process was stopped.
+        """
+        last, (where, waits) = activity.last(), self._place()
+        since_s = self._timing.now() - last.at_s - stopped_s
         return Position(
-            rank=rank(),
-            host=socket.gethostname(),
+            rank=self._rank,
+            host=self._own.host,
+            pid=self._own.pid,
             step=rank_file.own_step(),
             count=last.count,
             doing=last.doing,
@@ -151,18 +203,37 @@ class HangWatch:
         )
 
 
-def culprit(positions: list[Position]) -> Position:
-    """The process that the others wait for: it got least far, or is in no exchange with others."""
-    return min(positions, key=lambda p: (-1 if p.step is None else p.step, p.waits, p.count))
+class Ending:
+    """Ends this process without waiting for its main thread, and reports why."""
 
+    def __init__(
+        self,
+        run_dir: Path,
+        peers: list[Peer],
+        exit_now: Callable[..., None] = worker.exit_now,
+        timing: Timing = REAL,
+    ) -> None:
+        self._run_dir, self._peers = run_dir, peers
+        self._exit_now, self._timing = exit_now, timing
 
-def end_process(own: Position, guilty: Position, run_dir: Path) -> None:
-    """Report why, and end this process without waiting for its main thread."""
-    if guilty.rank != own.rank:
-        # The first one to end has the launcher end all: let it be the guilty one.
-        time.sleep(_GATHER_S)
-        worker.exit_now(f"waits for rank {guilty.rank} on {guilty.host}", because_of_another=True)
-    worker.exit_now(f"{own.describe()}; stacks: {run_dir}/stacks-rank-*.txt")
+    def __call__(self, own: Position, verdict: Verdict) -> None:
+        """Do it.
+
+        Args:
+            own: position of this process.
+            verdict: what all have found.
+        """
+        peer = self._peers[verdict.rank]
+        stacks = f"stacks: {self._run_dir}/stacks-rank-*.txt"
+        if own.rank != verdict.reporter:
+            # The first one to end has the launcher end all: let it be the one that reports.
+            self._timing.sleep(_GATHER_S)
+            self._exit_now(f"waits for rank {verdict.rank} on {peer.host}", because_of_another=True)
+        if own.rank != verdict.rank:
+            reason = describe_silent(peer, own.host, own)
+            line = worker.describe(peer.host, verdict.rank, own.step, f"{reason}; {stacks}")
+            self._exit_now(line, in_full=True)
+        self._exit_now(f"{own.describe()}; {stacks}")
 
 
 def _place(thread: int) -> tuple[str, bool]:

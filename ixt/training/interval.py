@@ -31,7 +31,7 @@ class IntervalLog(Observer):
         self.forward = Stopwatch(run.accelerator.device)
         """Of forward passes, where processes do not wait for each other."""
         self._spikes = Spikes(run.recipe.run.spike_sigma)
-        self._slow_rank = SlowRank(run.hosts)
+        self._slow_rank = SlowRank([peer.host for peer in run.peers])
         self._undone_running = 0
         """Updates undone one after another, up to the last row."""
         self.epoch_begins()

@@ -61,6 +61,7 @@ def train(
             while step < run.total_steps:
                 step = train_epoch(run, step)
                 metrics = finish_epoch(run, step)
+            run.stop.over()  # before the processes meet: then one may end earlier than others
             finish_saves(run)
     return metrics
 

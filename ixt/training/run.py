@@ -19,6 +19,7 @@ from ixt.checkpoint.schedule import SaveSchedule
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
 from ixt.distributed.machine import describe_machine
+from ixt.distributed.rank_comparison import Process
 from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import CheckpointError, DataError
 from ixt.files import reason, replace_text
@@ -28,6 +29,7 @@ from ixt.images.folders import Split
 from ixt.images.index import Index
 from ixt.kernels import check_updates, update_stream
 from ixt.monitor.observer import Observer
+from ixt.monitor.positions import Peer
 from ixt.monitor.reporter import Reporter
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usable_index
@@ -73,8 +75,8 @@ class Run:
     undo: Undo | None
     """Takes back updates that are not finite; None where they stop the run."""
     schedule: SaveSchedule
-    hosts: list[str]
-    """Name of each process's host."""
+    peers: list[Peer]
+    """The processes of the run."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
@@ -118,8 +120,8 @@ def open_run(
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)
     try:
-        hosts, warning = rank_comparison.compare(accelerator, recipe)
-        run = _build(recipe, run_dir, accelerator, resume, prepare, hosts)
+        processes, warning = rank_comparison.compare(accelerator, recipe)
+        run = _build(recipe, run_dir, accelerator, resume, prepare, processes)
         if warning is not None:
             run.reporter.say(warning)
         _describe(run)
@@ -135,7 +137,7 @@ def _build(
     accelerator: Accelerator,
     resume: bool,
     prepare: Prepare | None,
-    hosts: list[str],
+    processes: list[Process],
 ) -> Run:
     train_index, eval_index, data = _open_data(recipe, accelerator)
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
@@ -176,7 +178,7 @@ def _build(
         writer=writer,
         undo=Undo(accelerator, model, optimizer, ema) if skips else None,
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
-        hosts=hosts,
+        peers=[Peer(process.host, process.pid) for process in processes],
         graph_stream=stream,
     )
 

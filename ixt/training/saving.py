@@ -37,14 +37,26 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     if run.undo is not None:
         run.undo.finish_previous()
     _refuse_spoiled(run, step)
-    with activity.long("saving a checkpoint"):
+    with activity.long("writing the checkpoint before"):
         run.writer.wait()
+    # No more patience than usual for what all processes exchange; who waits for the one that
+    # writes finds that one patient.
+    with activity.doing("saving a checkpoint"):
         tensors, scalars = state.capture(
             run.accelerator, run.model, run.optimizer, run.ema, run.writer.copies
         )
-    metrics = metrics or {}
-    if not run.accelerator.is_main_process:
-        return
+    with activity.long("writing a checkpoint"):  # in every process: all count the same activities
+        if run.accelerator.is_main_process:
+            _start_to_write(run, step, metrics or {}, tensors, scalars)
+
+
+def _start_to_write(
+    run: Run,
+    step: int,
+    metrics: Mapping[str, Any],
+    tensors: dict[str, dict[str, Tensor]],
+    scalars: Mapping[str, Any],
+) -> None:
     content = {
         "step": step,
         "epoch": step // run.updates_per_epoch,
@@ -58,8 +70,7 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         "score": metrics.get("ema_top1", metrics.get("top1")),
         **scalars,
     }
-    with activity.long("writing a checkpoint"):
-        run.writer.start(partial(_write, run, tensors, content))
+    run.writer.start(partial(_write, run, tensors, content))
 
 
 def _refuse_spoiled(run: Run, step: int) -> None:
@@ -100,6 +111,7 @@ def finish_saves(run: Run) -> None:
     """
     with activity.long("writing a checkpoint"):
         run.writer.wait()
+    with activity.doing("waiting for the checkpoint"):
         run.accelerator.wait_for_everyone()
 
 

@@ -46,11 +46,11 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
     run.micro_step = choose_micro_step(run, micro_step, log)
     with ExitStack() as stack:
         stack.callback(_let_go, run)
+        request = stack.enter_context(StopRequest())  # first: also for the time of closing
         stack.enter_context(engine.closing(run.accelerator))
         stack.callback(run.reporter.close)
         stack.enter_context(out_of_memory_explained(run.recipe, lambda: probe_model(run.recipe)))
-        stack.enter_context(HangWatch(run.run_dir, run.recipe.engine.hang_timeout_s))
-        request = stack.enter_context(StopRequest())
+        stack.enter_context(HangWatch(run.run_dir, run.recipe.engine.hang_timeout_s, run.peers))
         run.stop = stack.enter_context(StopAgreement(request))
         stack.enter_context(run.writer)
         # A profile of recorded updates is to show replays.

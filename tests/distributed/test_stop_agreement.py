@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,8 @@ from contextlib import contextmanager
 import pytest
 from process_group import start_two
 
-from ixt.distributed.signals import STOP_SIGNALS, SignalListener, StopRequest
-from ixt.distributed.stop_agreement import StopAgreement
+from ixt.distributed.signals import STOP_SIGNALS, Received, StopRequest
+from ixt.distributed.stop_agreement import StopAgreement, signal_of, vote
 
 # Counts "updates" until all agree; the sleep differs, so that the ranks are never in step.
 LOOP = """
@@ -107,15 +109,61 @@ def test_a_second_interrupt_raises() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_signals_are_heard_in_another_thread_and_the_old_descriptor_comes_back() -> None:
-    heard: list[int] = []
-    with StopRequest():
-        listener = SignalListener(heard.append)
+def test_signals_are_received_in_another_thread_and_the_old_descriptor_comes_back() -> None:
+    received: list[int] = []
+    with StopRequest() as request:
+        request.call_with_each(received.append)
         os.kill(os.getpid(), signal.SIGUSR1)
         deadline_s = time.monotonic() + 10
-        while not heard and time.monotonic() < deadline_s:
+        while not received and time.monotonic() < deadline_s:
             time.sleep(0.001)
-        listener.close()
-        listener.close()
-    assert heard == [signal.SIGUSR1]
+    assert received == [signal.SIGUSR1]
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_first_signal_counts_also_when_python_learns_of_several_at_once() -> None:
+    def send() -> None:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            time.sleep(0.02)
+
+    with StopRequest() as request, StopAgreement(request) as stop:
+        sender = threading.Thread(target=send)
+        sender.start()
+        # While the main thread is in native code signals pile up; Python then takes SIGINT first.
+        hashlib.pbkdf2_hmac("sha256", b"x", b"x", 600_000)
+        sender.join()
+        assert stop.reached() == signal.SIGUSR1
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reached() == signal.SIGUSR1
+
+
+def test_a_single_interrupt_after_another_signal_still_saves() -> None:
+    with StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signum == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_nohup_keeps_its_word() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signum == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_earliest_of_different_signals_counts() -> None:
+    times = iter([5.001, 5.0])
+    votes = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        received = Received(clock=lambda: next(times))
+        received.note(number)
+        votes.append(vote(received))
+    assert signal_of(min(*votes, vote(Received()))) == signal.SIGTERM
+    assert signal_of(vote(Received())) == 0

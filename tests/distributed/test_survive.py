@@ -18,12 +18,21 @@ import psutil
 import pytest
 
 from ixt.distributed.launch import rank_file
+from ixt.distributed.signals import STOP_SIGNALS
 from ixt.recipe import Recipe, dump_recipe, parse_recipe
 from ixt.training.loop import train
 
 pytestmark = pytest.mark.slow
 
 TWO = ("--num-processes", "2")
+
+
+@pytest.fixture(autouse=True)
+def _a_terminal_that_can_close() -> Iterator[None]:
+    """Whoever runs the tests under nohup has runs that ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -59,9 +68,13 @@ class Session:
     def end(self, limit_s: float = 60) -> tuple[int, list[str]]:
         """The exit status, and the lines that tell of ends and starts."""
         status = self.agent.wait(limit_s)
-        lines = self._log.read_text().splitlines()
+        lines = self.said()
         told = re.compile(r"stopped |resumed |rank \d+ (?!.* holds the others up)")
         return status, [line for line in lines if told.match(line)]
+
+    def said(self) -> list[str]:
+        """What was printed so far."""
+        return self._log.read_text().splitlines()
 
 
 def ledger(run: Path) -> list[object]:
@@ -100,12 +113,37 @@ def test_a_signal_to_one_rank_saves_and_another_number_of_processes_goes_on(
     assert ledger(tmp_path / "run") == ledger(tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_to_the_agent_reaches_the_ranks(session: Session, number: signal.Signals) -> None:
     session.agent.send_signal(number)
     status, (line,) = session.end()
     assert status == 128 + number
     assert line.startswith("stopped after step ")
+
+
+def test_a_burst_of_signals_is_one_stop_and_the_launcher_leaves_last(session: Session) -> None:
+    for number in ("TERM", "USR1", "TERM", "INT", "TERM", "USR1"):
+        session.agent.send_signal(signal.Signals[f"SIG{number}"])
+        time.sleep(0.05)
+    status, _ = session.end()
+    assert not any(worker.is_running() for worker in session.workers)
+    assert status == 143
+    said = session.said()
+    stopped = re.fullmatch(r"stopped after step (\d+), saved in run; continue .*", said[-1])
+    assert stopped is not None, said
+    assert not [line for line in said if "Error" in line or "Traceback" in line]
+    assert (session.run / "checkpoints" / f"step-{int(stopped[1]):09d}").is_dir()
+
+
+def test_a_closed_terminal_does_not_stop_what_runs_under_nohup(
+    tmp_path: Path, recipe: Recipe
+) -> None:
+    session = Session(tmp_path, recipe, "nohup", *TRAIN)
+    session.agent.send_signal(signal.SIGHUP)
+    session.workers[1].send_signal(signal.SIGHUP)
+    status, lines = session.end(limit_s=180)
+    assert (status, lines) == (0, [])
+    assert len(ledger(session.run)) == 100
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from ixt.distributed.launch import rank_file, worker
 from ixt.distributed.launch.addresses import address_towards, is_own
+from ixt.distributed.launch.ending import Left, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
+from ixt.distributed.launch.meeting import wait_for_store
 from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
-from ixt.distributed.signals import SignalListener
+from ixt.distributed.signals import Received, StopRequest
 from ixt.errors import EngineError
 from ixt.files import replace_text
 
 if TYPE_CHECKING:
-    from torch.distributed.launcher.api import LaunchConfig
+    from torch.distributed.elastic.agent.server.api import RunResult
 
-_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    from ixt.distributed.launch.supervisor import Supervisor
 
 
 def in_processes(
@@ -85,87 +87,118 @@ def launch(
             meet.
     """
     # Heavy, and only needed here: the started processes do the work.
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import elastic_launch
 
     nodes = nodes or Nodes()
-    config = _config(num_processes, nodes)
-    with _environment() as folder:
+    with _environment() as folder, StopRequest(also=[signal.SIGQUIT], raises=False) as stop:
+        left = []
         try:
-            elastic_launch(config, sys.executable)("-m", "ixt", *arguments)
-        except SignalException as error:
-            _print_reports(folder, num_processes)
-            return 128 + int(error.sigval)
-        except ChildFailedError as error:
-            return _report(judge(folder, error.failures), run_dir)
+            supervisor = _supervisor(arguments, num_processes, nodes, stop.received)
+            try:
+                result = _run(supervisor)
+            finally:
+                left = supervisor.left(folder)
+        except Stopped:
+            status, message = _stopped(left, stop.received)
+            print(message, file=sys.stderr, end="\n" if message else "")
+            return status
         except RendezvousError as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
-            raise EngineError(
-                f"{nodes.endpoint}: the machines cannot meet there: {cause}; start all of them, "
-                "with the same --rdzv-endpoint (the first one's) and --rdzv-id"
-            ) from error
-    return 0
+            raise EngineError(_cannot_meet(nodes, error)) from error
+        return _report(judge(folder, result.failures), run_dir) if result.is_failed() else 0
 
 
-def _config(num_processes: int, nodes: Nodes) -> LaunchConfig:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.launcher.api import LaunchConfig
+def _supervisor(
+    arguments: list[str], num_processes: int, nodes: Nodes, received: Received
+) -> Supervisor:
+    """The agent that runs `ixt` with these arguments; it joins the other machines' store here."""
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    from ixt.distributed.launch.supervisor import Supervisor
 
     endpoint, address, options = "localhost:0", "localhost", {}
     if nodes.endpoint is not None:
         host, port = split_endpoint(nodes.endpoint)
         endpoint, address = f"{host}:{port}", address_towards(host, port, nodes.most > 1)
-        options["is_host"] = str(is_own(host)).lower()
-    return LaunchConfig(
+        hosts = is_own(host)
+        options["is_host"] = str(hosts).lower()
+        if not hosts:
+            remedy = "give all machines an --rdzv-endpoint with a free port"
+            wait_for_store(host, port, remedy, lambda: bool(received.first))
+            if received.first:
+                raise Stopped
+    meeting = RendezvousParameters(
+        backend="c10d",
+        endpoint=endpoint,
+        run_id=nodes.run_id or ("ixt" if nodes.endpoint else uuid.uuid4().hex),
         min_nodes=nodes.least,
         max_nodes=nodes.most,
-        nproc_per_node=num_processes,
-        run_id=nodes.run_id or ("ixt" if nodes.endpoint else uuid.uuid4().hex),
-        rdzv_backend="c10d",
-        rdzv_endpoint=endpoint,
-        rdzv_configs=options,
         local_addr=address,
+        **options,
+    )
+    spec = WorkerSpec(
+        role="default",
+        local_world_size=num_processes,
+        entrypoint=sys.executable,
+        args=("-m", "ixt", *arguments),
+        rdzv_handler=get_rendezvous_handler(meeting),
         max_restarts=nodes.max_restarts,
-        signals_to_handle=_SIGNALS,
-        logs_specs=DefaultLogsSpecs(),
+        local_addr=address,
+    )
+    return Supervisor(spec, received)
+
+
+def _run(supervisor: Supervisor) -> RunResult:
+    """Run to the end, in a thread: signals ask it to stop, and never cut it off.
+
+    Raises:
+        Stopped: a signal asked to stop; no process runs any more.
+        RendezvousError: the machines cannot meet.
+    """
+    results: list[RunResult | BaseException] = []
+    done = Event()
+
+    def run() -> None:
+        try:
+            results.append(supervisor.run_once())
+        except BaseException as error:
+            results.append(error)
+        done.set()
+
+    Thread(target=run, name="agent", daemon=True).start()
+    supervisor.oversight.wait(done)
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+def _stopped(left: list[Left], received: Received) -> tuple[int, str]:
+    message = stopped_message(received.first, received.at_once, left)
+    return stopped_status(received.first, left), message
+
+
+def _cannot_meet(nodes: Nodes, error: Exception) -> str:
+    cause = str(error.__cause__ or error).splitlines()[0]
+    return (
+        f"{nodes.endpoint}: the machines cannot meet there: {cause}; start all of them, "
+        "with the same --rdzv-endpoint (the first one's) and --rdzv-id"
     )
 
 
 @contextmanager
 def _environment() -> Iterator[Path]:
     """What the started processes find in their environment; yields the folder for their reports."""
-    # A failed process has reported what is wrong; the agent's report of it says nothing more.
-    for name in ("multiprocessing.api", "agent.server.api"):
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Without it a machine that joins later looks for a store that is gone, and all agents end.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with tempfile.TemporaryDirectory(prefix="ixt-ranks-") as folder:
         os.environ[rank_file.FOLDER] = folder
         os.environ[rank_file.AGENT] = str(os.getpid())
-        listener = SignalListener(_kill_at_second_interrupt(Path(folder)))
         try:
             yield Path(folder)
         finally:
-            listener.close()
             del os.environ[rank_file.FOLDER], os.environ[rank_file.AGENT]
-
-
-def _kill_at_second_interrupt(folder: Path) -> Callable[[int], None]:
-    """A second Ctrl-C ends the processes at once; the agent alone would wait for them again."""
-    interrupts = 0
-
-    def receive(number: int) -> None:
-        nonlocal interrupts
-        interrupts += number == signal.SIGINT
-        if interrupts > 1:
-            for pid in rank_file.process_ids(folder):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    return receive
 
 
 def _report(verdict: Verdict, run_dir: Path | None) -> int:
@@ -185,10 +218,3 @@ def _report(verdict: Verdict, run_dir: Path | None) -> int:
         print(verdict.trace, file=sys.stderr, end="")
     print(message, file=sys.stderr)
     return verdict.status
-
-
-def _print_reports(folder: Path, num_processes: int) -> None:
-    """Print what the processes reported when a signal stopped them; the same message once."""
-    reports = [rank_file.report_of(folder, rank) for rank in range(num_processes)]
-    messages = sorted({report.message for report in reports if report is not None})
-    print("\n".join(messages) or "stopped before a step was saved", file=sys.stderr)

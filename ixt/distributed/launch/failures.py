@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ixt.distributed.launch import rank_file
+from ixt.distributed.launch.rank_file import RankReport
 from ixt.distributed.launch.worker import describe
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def judge(folder: Path, failures: Mapping[int, ProcessFailure]) -> Verdict:
         rank: rank_file.report_of(folder, failure.local_rank, failure.pid)
         for rank, failure in failures.items()
     }
+    steps = {
+        rank: rank_file.step_of(folder, failure.local_rank, failure.pid)
+        for rank, failure in failures.items()
+    }
+    return find_cause(reports, steps, {rank: one.exitcode for rank, one in failures.items()})
+
+
+def find_cause(
+    reports: Mapping[int, RankReport | None],
+    steps: Mapping[int, int | None],
+    exit_codes: Mapping[int, int],
+) -> Verdict:
+    """The cause among ranks that failed, each with its report, its last step and its exit code."""
     own = {
         rank: report for rank, report in reports.items() if report and not report.because_of_another
     }
@@ -51,12 +65,13 @@ def judge(folder: Path, failures: Mapping[int, ProcessFailure]) -> Verdict:
         messages = sorted({report.message for report in plain})
         return Verdict(max(report.status for report in plain), "\n".join(messages))
     silent = [rank for rank, report in reports.items() if report is None]
-    rank = min([*own] or silent or failures)
-    failure, report = failures[rank], reports[rank]
-    reason = report.message if report else _reason_of(failure.exitcode)
-    step = rank_file.step_of(folder, failure.local_rank, failure.pid)
-    status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    line = describe(socket.gethostname(), rank, step, reason)
+    # SIGTERM is what the launcher sends to the others.
+    first = [rank for rank in silent if exit_codes[rank] != -signal.SIGTERM]
+    rank = min([*own] or first or silent or exit_codes)
+    report, code = reports[rank], exit_codes[rank]
+    reason = report.message if report else _reason_of(code)
+    status = code if code > 0 else 128 - code
+    line = describe(socket.gethostname(), rank, steps[rank], reason)
     return Verdict(status, line, report.trace if report else "")
 
 

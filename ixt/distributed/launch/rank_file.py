@@ -89,7 +89,10 @@ def leave_report(report: RankReport) -> bool:
     if FOLDER not in os.environ or agent_is_gone():
         return False
     file = _report_file(Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"]))
-    file.write_text(json.dumps({**asdict(report), "pid": os.getpid()}))
+    try:
+        file.write_text(json.dumps({**asdict(report), "pid": os.getpid()}))
+    except OSError:  # the agent has left just now, or its disk is full
+        return False
     return True
 
 
@@ -115,28 +118,33 @@ def step_of(folder: Path, local_rank: int, pid: int) -> int | None:
 
 def process_ids(folder: Path) -> list[int]:
     """The processes that have begun last in each place."""
-    return [_FORMAT.unpack(file.read_bytes())[0] for file in folder.glob("*.step")]
+    ranks = [int(file.stem) for file in folder.glob("*.step")]
+    return [pid for rank in ranks if (pid := _read_step(folder, rank)[0])]
 
 
 def a_neighbour_died() -> bool:
     """Whether another process of the same agent is gone; one not reaped yet counts as gone."""
     if FOLDER not in os.environ:
         return False
-    return not all(_runs(pid) for pid in process_ids(Path(os.environ[FOLDER])))
+    return not all(state_of(pid) for pid in process_ids(Path(os.environ[FOLDER])))
 
 
-def _runs(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """Linux' letter for the state of a process of this machine; empty where it has ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state not in ("Z", "X")
+        return ""
+    return "" if state in ("Z", "X") else state
 
 
 def _read_step(folder: Path, local_rank: int) -> tuple[int, int | None]:
     """The process that has this place, 0 if none has had it yet, and its last step."""
     file = _step_file(folder, local_rank)
-    pid, step = _FORMAT.unpack(file.read_bytes()) if file.exists() else (0, _NO_STEP)
+    try:
+        pid, step = _FORMAT.unpack(file.read_bytes())
+    except (FileNotFoundError, struct.error):  # not begun, or just about to
+        pid, step = 0, _NO_STEP
     return pid, None if step == _NO_STEP else step
 
 

@@ -58,14 +58,15 @@ def fail(error: Exception) -> NoReturn:
     _exit(1)
 
 
-def exit_now(reason: str, because_of_another: bool = False) -> NoReturn:
+def exit_now(reason: str, because_of_another: bool = False, in_full: bool = False) -> NoReturn:
     """Report why, and end the process from any thread, whatever its main thread waits for.
 
     Args:
         reason: one line, without this process's name.
         because_of_another: whether another process is to blame, which reports more.
+        in_full: whether the line names a process already: another one, which cannot report.
     """
-    line = _describe_this(reason)
+    line = reason if in_full else _describe_this(reason)
     report = RankReport(1, reason if because_of_another else line, because_of_another)
     if not rank_file.leave_report(report):
         print(line, file=sys.stderr)

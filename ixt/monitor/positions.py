@@ -1,0 +1,147 @@
+"""How far each process of a run got, whom the others wait for, and where they write it."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ixt.distributed.launch import rank_file
+
+_OF_LATENCY = 1 / 5  # of the time-out: how long an answer may be under way between machines
+_LATENCY_S = 120.0  # at most: twice the longest that NFS remembers which files there are
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A process of the run."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a process got, as it writes into the first line of its stacks."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int | None
+    """Updates done."""
+    count: int
+    """Activities begun."""
+    doing: str
+    since_s: float
+    """How long it has done this."""
+    left_s: float
+    """How much longer it may; negative where its time is up."""
+    where: str
+    """Innermost place of the main thread, and the innermost one of ours."""
+    waits: bool
+    """Whether it seems to wait for other processes."""
+
+    def describe(self) -> str:
+        """What is known of it, after its name and step."""
+        return f"no progress for {self.since_s:.0f} s while {self.doing}; main thread {self.where}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whom the others wait for for too long."""
+
+    rank: int
+    reporter: int
+    """The one that reports it: itself, or the first that is able to."""
+
+
+def culprit(positions: list[Position]) -> Position:
+    """The process that the others wait for: it got least far, or is in no exchange with others."""
+    return min(positions, key=lambda p: (-1 if p.step is None else p.step, p.waits, p.count))
+
+
+def judge(positions: list[Position], processes: int) -> Verdict | None:
+    """Decide who ends the run; None where all continue.
+
+    Args:
+        positions: of all processes that answered in time, one each.
+        processes: in the run.
+    """
+    silent = sorted(set(range(processes)) - {position.rank for position in positions})
+    if silent:
+        overdue = any(position.left_s < 0 for position in positions)
+        reporter = min(position.rank for position in positions)
+        return Verdict(silent[0], reporter) if overdue else None
+    guilty = culprit(positions)
+    return Verdict(guilty.rank, guilty.rank) if guilty.left_s < 0 else None
+
+
+def answer_time_s(peers: list[Peer], timeout_s: float, least_s: float) -> float:
+    """How long to wait for what the others write, before one counts as silent.
+
+    Args:
+        peers: all processes.
+        timeout_s: of the watch.
+        least_s: on a single machine, where a file is seen at once.
+    """
+    if len({peer.host for peer in peers}) == 1:
+        return least_s
+    return max(least_s, min(_LATENCY_S, timeout_s * _OF_LATENCY))
+
+
+def describe_silent(peer: Peer, own_host: str, own: Position) -> str:
+    """One line about a process that does not answer, after its name and step."""
+    state = rank_file.state_of(peer.pid) if peer.host == own_host else None
+    why = {
+        None: "it is stopped, or its machine or its way to the run folder hangs",
+        "T": "it is stopped (SIGSTOP)",
+        "t": "it is stopped by a debugger",
+        "D": "it waits for a device or a disk",
+        "": "it has ended",
+    }.get(state, "none of its threads runs")
+    return (
+        f"process {peer.pid} does not answer: {why}; rank {own.rank} has waited for "
+        f"{own.since_s:.0f} s while {own.doing}"
+    )
+
+
+class Board:
+    """Where processes read each other's positions: a file each in the run's folder."""
+
+    def __init__(self, run_dir: Path, rank: int, peers: list[Peer]) -> None:
+        """Write nothing yet.
+
+        Args:
+            run_dir: folder of the run.
+            rank: of this process.
+            peers: processes of this run, by rank; what others left there does not count.
+        """
+        self._run_dir, self._peers = run_dir, peers
+        self.file = run_dir / f"stacks-rank-{rank}.txt"
+
+    def write(self, position: Position) -> None:
+        """Write a position and the stacks of all threads."""
+        part = self.file.with_suffix(".part")  # not fsynced: the disk may be what hangs
+        with part.open("w") as stream:
+            stream.write(json.dumps(asdict(position)) + "\n\n")
+            stream.flush()
+            faulthandler.dump_traceback(stream, all_threads=True)
+        part.replace(self.file)
+
+    def read(self) -> dict[int, Position]:
+        """What processes of this run have written, by rank."""
+        found = {}
+        for file in self._run_dir.glob("stacks-rank-*.txt"):
+            try:
+                position = Position(**json.loads(file.read_text().partition("\n")[0]))
+                peer = self._peers[position.rank]
+            except (OSError, ValueError, TypeError, IndexError):
+                continue  # deleted just now, nothing is in it, or of another run
+            if peer == Peer(position.host, position.pid):
+                found[position.rank] = position
+        return found
+
+    def clear(self) -> None:
+        """Take back what this process wrote."""
+        self.file.unlink(missing_ok=True)
