@@ -9,6 +9,7 @@ from pathlib import Path
 from ixt.checkpoint.weights import find_weights
 from ixt.errors import ExportError
 from ixt.export import card, graphs, weights
+from ixt.export.checksums import write_checksums
 from ixt.export.output_paths import check_place, staged
 from ixt.export.source import Source, open_source
 from ixt.export.verify import Agreement, Forward, compare
@@ -96,6 +97,8 @@ def export_checkpoint(
                 f"up to {agreement.max_difference:.2e}, allowed is {agreement.allowed:.0e}; "
                 "nothing is left of it"
             )
+        if chosen.suffix != ".pth":  # its sum is in the JSON file beside it
+            write_checksums(path)
     note = card.ixt_note(source) if format_name in _BY_NAME else None
     return Exported(out, source, agreement, note)
 

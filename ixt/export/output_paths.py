@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
+from ixt.export.checksums import SUMS
 from ixt.files import published, reason
 
 # What may be in a folder for --overwrite to replace it.
-_OWN = {"config.json", "model.safetensors", "README.md", "recipe.yaml"}
+_OWN = {"config.json", "model.safetensors", "README.md", "recipe.yaml", SUMS}
 
 
 def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> None:

@@ -11,6 +11,7 @@ from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import facts_beside
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
+from ixt.export.checksums import sums_of, verify_checksums
 from ixt.files import read_json
 from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.verify.finding import Finding, checked
@@ -22,11 +23,18 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", *_GRAPHS)
 def verify_export(path: Path) -> list[Finding]:
     """Check an export; see `verify`."""
     findings = []
-    if path.is_file():
+    if sums_of(path).exists():
+        findings.append(checked(sums_of(path).name, partial(_sums, path)))
+    elif path.is_file():
         findings.append(checked(path.name, partial(_content, path)))
     if path.suffix not in _GRAPHS:
         findings.append(checked("weights", partial(_weights, path)))
     return findings
+
+
+def _sums(path: Path) -> str:
+    count = verify_checksums(path)
+    return f"{count} file{'s' if count > 1 else ''}, as the checksums say"
 
 
 def _content(file: Path) -> str:

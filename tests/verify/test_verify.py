@@ -16,29 +16,11 @@ from ixt.checkpoint.folder import checkpoint_folders
 from ixt.export import export_checkpoint
 from ixt.files import append_line
 from ixt.images.index import load_index
-from ixt.recipe import parse_recipe
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.training.loop import train
 from ixt.verify import Finding, verify
 
 Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def trained(
-    tiny_sections: dict[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A run of five updates, saved after the third and the fifth."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    changes = {
-        "data": {**tiny_sections["data"], "shots": 32},
-        "engine": {"global_batch_size": 64, "micro_batch_size": 32},
-        "schedule": {"epochs": 1, "unit": "update"},
-        "run": {"log_every_steps": 1, "trackers": [], "checkpoint_every_steps": 3},
-    }
-    train(parse_recipe(tiny_sections | changes), run)
-    return run
 
 
 @pytest.fixture
@@ -249,6 +231,13 @@ def test_damaged_exports_are_found(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hub"
     export_checkpoint(trained, folder, "timm-folder", real_images=False)
     assert wrong(verify(folder)) == []
+    config = (folder / "config.json").read_text()
+    flip(folder / "config.json")
+    assert wrong(verify(folder))[0] == (
+        "SHA256SUMS: config.json does not match its checksum in SHA256SUMS"
+    )
+    (folder / "config.json").write_text(config)
+    (folder / "SHA256SUMS").unlink()  # as earlier releases left it
     weights = load_file(folder / "model.safetensors")
     name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
     weights[name] = torch.full_like(weights[name], torch.nan)

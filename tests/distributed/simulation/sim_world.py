@@ -329,9 +329,7 @@ class Rank(Process):
             model=None,
             ema=None,
             class_names=(),
-            recipe=SimpleNamespace(
-                run=SimpleNamespace(seed=0), model_dump=lambda **_: {}
-            ),
+            recipe=SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {}),
             writer=CheckpointWriter(True, self.number == 0, self.timing),
         )
 

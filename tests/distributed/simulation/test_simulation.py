@@ -134,7 +134,9 @@ def broken(world: World, faults: Faults, launcher: Launcher) -> Iterator[str]:
 
 def of_saves(world: World, launcher: Launcher) -> Iterator[str]:
     said = [rank.report.message for rank in launcher.started if rank.report is not None]
-    steps = {int(m[1]) for line in said if (m := re.match(r"stopped after step (\d+), saved", line))}
+    steps = {
+        int(m[1]) for line in said if (m := re.match(r"stopped after step (\d+), saved", line))
+    }
     if len(steps) > 1:
         yield f"ranks stopped after different updates: {sorted(steps)}"
     for step in steps:
@@ -144,7 +146,11 @@ def of_saves(world: World, launcher: Launcher) -> Iterator[str]:
     for name, step, end_s in world.saves:
         before = [rank for rank in launcher.started if rank.exit_code in (0, *STATUSES)]
         last = max((at for who, at, _ in world.saves if who == name), default=0)
-        if name == launcher.name and step == last and any(r.exit_s < end_s for r in before if r.step == step):
+        if (
+            name == launcher.name
+            and step == last
+            and any(r.exit_s < end_s for r in before if r.step == step)
+        ):
             yield "a rank left before the save was on the disk"
 
 
