@@ -131,8 +131,9 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
     from ixt.bench.measure.command import Request, bench, training_step
+    from ixt.bench.report.figures import csv_text
+    from ixt.bench.report.notes import markdown_text, print_report
     from ixt.bench.report.peers import print_peers
-    from ixt.bench.report.text import csv_text, markdown_text, print_table
     from ixt.bench.results import Protocol
 
     check_outputs(outputs.results, outputs.csv, outputs.markdown)
@@ -142,7 +143,7 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
     chosen = {**vars(cells), "models": cells.models or ()}
     request = Request(**chosen, protocol=protocol, results=outputs.results, resume=outputs.resume)
     report = bench(request)
-    print_table(report)
+    print_report(report)
     if outputs.peers:
         print_peers(report)
     if outputs.csv is not None:
