@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 from ixt.bench.results import Ceilings, Cell
 from ixt.bench.results import Precision as CellPrecision
@@ -73,13 +73,10 @@ def measured_device(ceilings: Ceilings, precision: str) -> Device | None:
         return None
     # Depthwise convolutions count at the fp32 peak.
     fp32 = ceilings.matmul_tflops.get("fp32", tflops)
-    peaks = {"fp32": fp32, "tf32": None, "bf16": None, "fp16": None, ARITHMETIC[precision]: tflops}
+    peaks: dict[str, Any] = {"fp32_tflops": fp32, f"{ARITHMETIC[precision]}_tflops": tflops}
     return Device(
         name="this device",
-        fp32_tflops=peaks["fp32"] or tflops,
-        tf32_tflops=peaks["tf32"],
-        bf16_tflops=peaks["bf16"],
-        fp16_tflops=peaks["fp16"],
+        **peaks,
         bandwidth_gb_per_s=ceilings.copy_gb_per_s,
         memory_gib=1.0,  # of no account here
     )
