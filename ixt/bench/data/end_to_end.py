@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from ixt.bench.console import print_table
 from ixt.bench.data.stages import one_batch_per_update
 from ixt.bench.measure.timing import Timed, time_step
 from ixt.bench.results import Protocol
@@ -150,15 +148,15 @@ def name_bottleneck(report: EndToEndReport) -> str:
 
 def print_end_to_end(report: EndToEndReport) -> None:
     """A row for each mode, then the verdict."""
-    table = Table("mode", title=f"batch {report.batch_size} on {report.device}")
-    table.add_column("images/s", justify="right")
-    table.add_column("settled")
     modes = {
         "loader and step": report.together,
         "step, synthetic batches": report.synthetic,
         "loader": report.loader,
     }
-    for name, mode in modes.items():
-        table.add_row(name, f"{mode.images_per_s:,.1f}", "yes" if mode.settled else "no")
-    Console().print(table)
+    print_table(
+        ("mode", "images/s", "settled"),
+        [(n, f"{m.images_per_s:,.1f}", "yes" if m.settled else "no") for n, m in modes.items()],
+        words=("mode", "settled"),
+        title=f"batch {report.batch_size} on {report.device}",
+    )
     print(report.verdict)
