@@ -27,7 +27,7 @@ def print_table(
     """
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in words else "right")
+        table.add_column(name, justify="left" if name in words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console()

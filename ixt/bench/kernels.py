@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError, ModelError
-from ixt.files import replace_text
+from ixt.files import write_json
 from ixt.kernels.apply import DTYPES
 from ixt.kernels.modules import bands_of, token_mixers
 from ixt.kernels.product_choice import CUBLAS, Timer, product_times, products
@@ -107,7 +106,7 @@ def bench_kernels(
             "layout": layout,
             "rows": [asdict(row) for row in rows],
         }
-        replace_text(results, json.dumps(report, indent=1) + "\n")
+        write_json(results, report)
     return rows
 
 

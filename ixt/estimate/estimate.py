@@ -116,15 +116,8 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
     stage = zero_stage(recipe.engine)
-    traffic = update_traffic(
-        size.trained_params,
-        steps.num_gpus,
-        steps.accumulation,
-        stage,
-        find_link(target.interconnect, device, steps.num_gpus),
-        recipe.engine.gradient_dtype,
-        frozen=size.params - size.trained_params,
-    )
+    link = find_link(target.interconnect, device, steps.num_gpus)
+    traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
     rates = expected_rates(recipe, device, target.bench, num_classes, costs)
     price = target.price_per_gpu_hour
     return RunEstimate(
