@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ixt.bench.report.svg import figure_class
 from ixt.errors import EngineError
 from ixt.estimate.steps import Steps
 from ixt.files import published
@@ -76,11 +77,7 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
         EngineError: matplotlib is not installed, or the format is not one of its own.
         OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EngineError("--png needs matplotlib; pip install 'ixt[plot]'") from None
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = figure_class("--png needs matplotlib")(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     axes.step(curve.epochs, curve.values, where="post")
     axes.set(title=title, xlabel="epoch", ylabel="learning rate", ylim=(0, None))

@@ -179,23 +179,16 @@ def _name_and_label(
 ) -> tuple[list[Candidate], list[Targets]]:
     """The candidates with all class names, and what is right for each of them."""
     class_map = read_class_map(settings.class_map) if settings.class_map else None
-    named = [
-        replace(c, class_names=c.class_names or name_outputs(index, c.num_classes, class_map))
-        for c in candidates
-    ]
-    targets = [
-        find_targets(
-            index,
-            candidate.class_names or (),
-            source=settings.labels,
-            class_map=class_map,
-            compete=settings.compete,
+    named, targets = [], []
+    for candidate in candidates:
+        names = candidate.class_names or name_outputs(index, candidate.num_classes, class_map)
+        found = find_targets(
+            index, names, source=settings.labels, class_map=class_map, compete=settings.compete
         )
-        for candidate in named
-    ]
-    if settings.by_class:
-        for found in targets:
+        if settings.by_class:
             found.by_class()
+        named.append(replace(candidate, class_names=names))
+        targets.append(found)
     return named, targets
 
 

@@ -282,7 +282,7 @@ def test_the_curve_ends_with_the_last_update() -> None:
 def test_a_picture_without_matplotlib_is_refused(
     estimate: RunEstimate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(IxtError, match=r"pip install 'ixt\[plot\]'"):
         write_curve(estimate.curve, "x", tmp_path / "x.png")
 

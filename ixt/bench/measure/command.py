@@ -118,7 +118,7 @@ def _cells(request: Request) -> list[Cell]:
         mode=words("--mode", request.modes, get_args(Mode)),
         precision=words("--precision", request.precisions or default, get_args(Precision)),
         compile=[_SWITCH[w] for w in words("--compile", request.compiles, tuple(_SWITCH))],
-        batch_size=_numbers(request.batch_sizes),
+        batch_size=integers("--batch-size", request.batch_sizes),
         # Side by side in the table, and measured one after the other.
         layout=words("--layout", request.layouts, get_args(Layout)),
     )
@@ -175,29 +175,21 @@ def words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
 
 
 def integers(option: str, text: str) -> list[int]:
-    """The whole numbers from 1 on of a list with commas, each once.
+    """The whole numbers from 1 on of a list with commas, each once; 32..128 is 32, 64, 128.
 
     Raises:
         EngineError: something else is in it.
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not re.fullmatch(r"[1-9]\d*", part):
-            raise EngineError(f"{option}: {part!r}: give whole numbers from 1 on, as 1,2,4")
-    return list(dict.fromkeys(map(int, parts)))
-
-
-def _numbers(text: str) -> list[int]:
-    sizes: list[int] = []
+    found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
         low, high = (int(g) for g in (match[1], match[2] or match[1])) if match else (0, 0)
         if not 1 <= low <= high:
             raise EngineError(
-                f"--batch-size: {part!r}: give numbers from 1 on, or a range such as 32..512 "
-                "that doubles"
+                f"{option}: {part!r}: give whole numbers from 1 on, as 1,2,4, or a range such as "
+                "32..512 that doubles"
             )
         while low <= high:
-            sizes.append(low)
+            found.append(low)
             low *= 2
-    return list(dict.fromkeys(sizes))
+    return list(dict.fromkeys(found))

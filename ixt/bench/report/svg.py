@@ -149,17 +149,25 @@ def new_chart(x: str, y: str, wide: bool = True) -> Iterator[Chart]:
     Raises:
         EngineError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EngineError(
-            "the charts of a report need matplotlib; pip install 'ixt[plot]', or write the "
-            "figures alone with --out FILE.csv or FILE.md"
-        ) from error
+    new_figure = figure_class("the charts of a report need matplotlib (--out .csv or .md does not)")
+    import matplotlib
+
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.6, 5.2) if wide else (5.6, 3.8), layout="constrained")
+        figure = new_figure(figsize=(10.6, 5.2) if wide else (5.6, 3.8), layout="constrained")
         yield Chart(figure, figure.add_subplot(xlabel=x, ylabel=y), columns=7 if wide else 2)
+
+
+def figure_class(need: str) -> type[Figure]:
+    """Matplotlib's Figure.
+
+    Raises:
+        EngineError: matplotlib is not installed; the message says what needs it.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError:
+        raise EngineError(f"{need}; pip install 'ixt[plot]'") from None
+    return figure.Figure
 
 
 def place_names(chart: Chart) -> None:
