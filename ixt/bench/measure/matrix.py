@@ -19,7 +19,7 @@ import numpy as np
 
 from ixt.bench.differences import refuse_another_machine
 from ixt.bench.results import Cell, Protocol, Report, Row, Timing
-from ixt.bench.roofline.shares import shares
+from ixt.bench.roofline.limits import shares
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError
 from ixt.models import training_image_size

@@ -27,7 +27,7 @@ _COLUMNS = (
     ("batch", "batch_size", "{}"),
     (RATE, "images_per_s", "{:,.1f}"),
     ("spread", "spread", "±{:.1%}"),
-    ("paper", "paper_images_per_s", "{:,}"),
+    ("paper, A100", "paper_images_per_s", "{:,}"),
     ("ratio", "ratio_to_paper", "{:.3g}"),
     ("ms/step", "ms_per_step", "{:,.1f}"),
     ("MFU", "mfu", "{:.1%}"),

@@ -11,9 +11,9 @@ from ixt.bench.report.figures import MODES, Entry, fastest_by
 from ixt.bench.report.names import family_of, short_name
 from ixt.bench.report.svg import INK, MUTED, SERIES, SURFACE, Chart, Drawing, Mark
 from ixt.bench.results import Ceilings, group_by
-from ixt.bench.roofline import Device, Precision, find_device, limits
+from ixt.bench.roofline import Device, Precision, find_device
 from ixt.bench.roofline.devices import ELEMENT_BYTES
-from ixt.bench.roofline.shares import ARITHMETIC, costs_of, measured_device
+from ixt.bench.roofline.limits import ARITHMETIC, costs_of, limits, measured_device
 from ixt.errors import EngineError
 
 _MARKERS = {"train": "o", "infer": "s"}

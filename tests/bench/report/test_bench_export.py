@@ -29,8 +29,8 @@ def test_csv_holds_raw_numbers_a_line_per_cell() -> None:
 def test_markdown_is_the_terminal_s_table() -> None:
     assert markdown_text(TWO) == (
         "A <CPU> & more, 224 px, torch 2.14.1\n\n"
-        "| model | mode | precision | layout | batch | img/s | spread | paper | ratio | ms/step "
-        "| GiB | GMACs | px |\n"
+        "| model | mode | precision | layout | batch | img/s | spread | paper, A100 | ratio "
+        "| ms/step | GiB | GMACs | px |\n"
         f"| --- | --- | --- | --- |{' ---: |' * 9}\n"
         "| inceptionnext_atto | train | fp32 | NCHW | 4 | 10.0 | ±1.0% | 2,661 | 0.00376 | 400.0 "
         "| 1.25 | 0.50 | 224 |\n"
