@@ -60,7 +60,7 @@ class Measurement:
         """(n,) whether the first output is right."""
         return hits(self.records, self.targets.labels, 1)
 
-    def row(self) -> dict[str, Any]:
+    def numbers(self) -> dict[str, Any]:
         """Accuracy, intervals and calibration, and what they are of."""
         recipe = self.candidate.recipe
         labels, counts = self.targets.labels, self.counts
@@ -111,7 +111,7 @@ class Outcome:
             "versions": {"ixt": machine["ixt"], **machine["packages"]},
             "git_commit": machine["git_commit"],
         }
-        return [{**measured.row(), **shared} for measured in self.measurements]
+        return [{**measured.numbers(), **shared} for measured in self.measurements]
 
     def report(self) -> dict[str, Any]:
         """The content of a results file: the first row, and what there is besides."""

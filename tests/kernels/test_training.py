@@ -46,6 +46,6 @@ def test_eval_of_a_half_precision_run_repeats_its_own_number(tiny: Recipe, tmp_p
     results = (
         run_evaluation([Source(tmp_path, prefer_ema=False)], str(tiny.data.root), Settings())
         .measurements[0]
-        .row()
+        .numbers()
     )
     assert results["top1"] == metrics["top1"]

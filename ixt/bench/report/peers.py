@@ -17,7 +17,7 @@ from ixt.bench.console import print_table
 from ixt.bench.report.figures import Entry, Source, fastest_by, measured
 from ixt.bench.report.names import architecture
 from ixt.bench.results import LAYOUTS, Layout, Mode, Part, Precision, Report, Row
-from ixt.models.paper import ModelInfo, find_paper_model, paper_models
+from ixt.models.paper import paper_models
 
 _FILE = Path(__file__).with_name("peers.json")
 _NEAREST = 3
@@ -102,24 +102,18 @@ def peer_accuracies() -> tuple[Accuracy, ...]:
 
 
 def published_top1(model: str, image_size: int) -> float | None:
-    """The paper's accuracy in percent, else timm's at this size; None where neither has one."""
-    row = find_paper_model(model) or _paper_row(model)
-    if row is not None and row.image_size == image_size:
-        return row.top1
+    """The paper's accuracy in percent, else timm's at this size; None where neither has one.
+
+    The paper's also for timm's name of the same architecture, with or without its tag. Not for
+    timm's resnet50, whose tag is of another training run than the paper's figure.
+    """
+    for row in paper_models():
+        timm_names = () if row.name == "resnet50" else (row.timm_name, architecture(row.name))
+        if model in (row.name, *timm_names) and row.image_size == image_size:
+            return row.top1
     name = architecture(model)
     found = (a.top1 for a in peer_accuracies() if (a.model, a.image_size) == (name, image_size))
     return next(found, None)
-
-
-def _paper_row(model: str) -> ModelInfo | None:
-    """The paper's row of a timm name, with or without its tag: same architecture and weights.
-
-    Not for resnet50, whose tag in timm is of another training run than the paper's figure.
-    """
-    for row in paper_models():
-        if row.name != "resnet50" and model in (row.timm_name, row.timm_name.split(".")[0]):
-            return row
-    return None
 
 
 def device_family(device: str) -> str:
