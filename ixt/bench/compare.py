@@ -13,10 +13,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
+from scipy.stats import linregress
 from scipy.stats import t as student
 
+from ixt.bench.console import print_lines, print_table
 from ixt.bench.differences import Difference, find_differences
 from ixt.bench.results import Cell, Report, Row
 from ixt.errors import EngineError
@@ -107,23 +108,23 @@ def compare_rows(a: Row, b: Row, threshold: float, confidence: float) -> CellCom
         if a.error is None:
             return CellComparison(a.cell, "fails", reason=f"B: {b.error}")
         return CellComparison(a.cell, "cannot tell", reason=f"A: {a.error}")
-    logs_a, logs_b = (_round_logs(row) for row in (a, b))
-    difference = statistics.fmean(logs_b) - statistics.fmean(logs_a)
-    ratio = math.exp(difference)
-    freedom = len(logs_a) + len(logs_b) - 2
-    if freedom == 0:
+    logs = [[math.log(statistics.median(t.rates)) for t in row.rounds] for row in (a, b)]
+    counts = [len(each) for each in logs]
+    if counts == [1, 1]:
+        reason = "one round each shows no noise; use --rounds 3"
         return CellComparison(
-            a.cell, "cannot tell", ratio, reason="one round each shows no noise; use --rounds 3"
+            a.cell, "cannot tell", math.exp(logs[1][0] - logs[0][0]), reason=reason
         )
-    squares = sum(_squares(logs) for logs in (logs_a, logs_b))
-    error = math.sqrt(squares / freedom * (1 / len(logs_a) + 1 / len(logs_b)))
-    half = float(student.ppf((1 + confidence) / 2, freedom)) * error
+    # The slope over 0 for A and 1 for B is the difference of the means.
+    fit = linregress(np.repeat([0, 1], counts), np.concatenate(logs))
+    half = float(student.ppf((1 + confidence) / 2, sum(counts) - 2)) * fit.stderr
+    difference = float(fit.slope)
     low, high = difference - half, difference + half
     verdict = _verdict(difference, low, high, math.log1p(threshold))
-    reason = ""
-    if verdict == "cannot tell":
-        reason = f"noise hides it; {len(logs_a)} and {len(logs_b)} rounds, measure more"
-    return CellComparison(a.cell, verdict, ratio, math.exp(low), math.exp(high), reason)
+    hidden = f"noise hides it; {counts[0]} and {counts[1]} rounds, measure more"
+    reason = hidden if verdict == "cannot tell" else ""
+    ends = math.exp(difference), math.exp(low), math.exp(high)
+    return CellComparison(a.cell, verdict, *ends, reason)
 
 
 def _verdict(difference: float, low: float, high: float, threshold: float) -> Verdict:
@@ -136,39 +137,23 @@ def _verdict(difference: float, low: float, high: float, threshold: float) -> Ve
     return "cannot tell"
 
 
-def _round_logs(row: Row) -> list[float]:
-    return [math.log(statistics.median(timing.rates)) for timing in row.rounds]
-
-
-def _squares(values: list[float]) -> float:
-    mean = statistics.fmean(values)
-    return sum((value - mean) ** 2 for value in values)
-
-
-_FILE_WIDTH = 160  # characters, where the output is no terminal that would wrap them
 _STYLES = {"faster": "green", "slower": "bold red", "fails": "bold red", "cannot tell": "yellow"}
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print what differs between the machines, a line per cell, and a summary."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
     for difference in comparison.differences:
         weight = "warning" if difference.decisive else "note"
-        line = f"{weight}: A and B differ in {difference}"
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    table = Table(title="B over A, images per second")
-    columns = ("cell", "B / A", f"{100 * comparison.confidence:g} % interval", "verdict", "remark")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("cell", "verdict", "remark") else "right")
-    for cell in comparison.cells:
-        table.add_row(*_line(cell))
-    console.print(table)
-    for cells, where in ((comparison.only_a, "A"), (comparison.only_b, "B")):
-        for alone in cells:
-            console.print(f"only in {where}: {alone.name}", highlight=False, soft_wrap=True)
-    console.print(_summary(comparison), highlight=False, soft_wrap=True)
+        print_lines([f"{weight}: A and B differ in {difference}"])
+    print_table(
+        ("cell", "B / A", f"{100 * comparison.confidence:g} % interval", "verdict", "remark"),
+        map(_line, comparison.cells),
+        words=("cell", "verdict", "remark"),
+        title="B over A, images per second",
+    )
+    print_lines(f"only in A: {cell.name}" for cell in comparison.only_a)
+    print_lines(f"only in B: {cell.name}" for cell in comparison.only_b)
+    print_lines([_summary(comparison)])
 
 
 def _line(cell: CellComparison) -> list[str]:

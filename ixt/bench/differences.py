@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ixt.bench.results import Report, Timing
+from ixt.bench.results import Report
 from ixt.errors import EngineError
 
 # Keys of `describe_machine`. The commit, the command and the time of day may always differ.
@@ -105,17 +105,13 @@ def _text(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _timings(report: Report) -> list[Timing]:
-    return [timing for row in report.rows for timing in row.rounds]
-
-
 def _threads(report: Report) -> list[int]:
-    return sorted({t.checks["threads"] for t in _timings(report) if "threads" in t.checks})
+    return sorted({t.checks["threads"] for t in report.timings if "threads" in t.checks})
 
 
 def _sensor(report: Report, key: str, digits: int | None = None) -> Any:
     """The commonest reading, rounded to 10 ** -digits: small changes are the governor's."""
-    values = [r[key] for t in _timings(report) for r in t.checks.get("readings", []) if key in r]
+    values = [r[key] for t in report.timings for r in t.checks.get("readings", []) if key in r]
     rounded = [value if digits is None else round(value, digits) for value in values]
     return Counter(rounded).most_common(1)[0][0] if rounded else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError, ModelError
-from ixt.files import replace_text
+from ixt.files import write_json
 from ixt.kernels.apply import DTYPES
 from ixt.kernels.modules import bands_of, token_mixers
 from ixt.kernels.product_choice import CUBLAS, Timer, product_times, products
@@ -77,11 +76,9 @@ def bench_kernels(
         results: JSON file for rows and machine.
 
     Raises:
-        EngineError: there is no CUDA device, a word is unknown, or a fused layer is wrong here.
+        EngineError: there is no CUDA device, or a fused layer is wrong here.
         ModelError: the model is unknown or has nothing to fuse.
     """
-    _known("--precision", precision, DTYPES)
-    _known("--layout", layout, ORDERS)
     if not torch.cuda.is_available():
         raise EngineError(
             "ixt bench kernels: needs a CUDA device, and there is none here; "
@@ -109,7 +106,7 @@ def bench_kernels(
             "layout": layout,
             "rows": [asdict(row) for row in rows],
         }
-        replace_text(results, json.dumps(report, indent=1) + "\n")
+        write_json(results, report)
     return rows
 
 
@@ -254,11 +251,6 @@ def _time(call: Callable[[], object]) -> float:
     from triton.testing import do_bench
 
     return float(do_bench(call, warmup=200, rep=500, return_mode="median"))
-
-
-def _known(option: str, word: str, allowed: dict[str, Any]) -> None:
-    if word not in allowed:
-        raise EngineError(f"{option}: {word}: give one of {', '.join(allowed)}")
 
 
 def print_kernels(rows: Sequence[KernelRow]) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +21,11 @@ Mode = Literal["train", "infer"]
 Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16"]
 TrainingStep = Literal["full", "plain"]
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
+"""Short names of memory orders."""
 
 
 class Part(BaseModel):
@@ -56,6 +63,11 @@ class Cell(Part):
             f"{self.model} {self.mode} {self.layout} {self.precision}{compiled} "
             f"batch {self.batch_size}"
         )
+
+    @property
+    def setting(self) -> str:
+        """Precision, layout and compilation in a few words."""
+        return f"{self.precision} {LAYOUTS[self.layout]}" + (" compiled" if self.compile else "")
 
 
 class Protocol(Part):
@@ -147,6 +159,24 @@ class Row(Cell):
         """Whether the device lowered its clocks in any round."""
         return any(timing.throttled for timing in self.rounds)
 
+    @property
+    def spread(self) -> float | None:
+        """Half the distance from the 5th to the 95th percentile, as a share of the median."""
+        rate, low, high = self.images_per_s, self.p5_images_per_s, self.p95_images_per_s
+        return (high - low) / 2 / rate if rate and low is not None and high is not None else None
+
+    @property
+    def peak_gib(self) -> float | None:
+        """Most memory that a round took: the device's where it has one, else the process's."""
+        taken = (timing.peak_allocated_gib or timing.peak_resident_gib for timing in self.rounds)
+        return max(taken, default=None)
+
+    @property
+    def images_per_joule(self) -> float | None:
+        """Median over the rounds; None where the device does not measure its energy."""
+        known = [t.images_per_joule for t in self.rounds if t.images_per_joule is not None]
+        return statistics.median(known) if known else None
+
 
 class Ceilings(Part):
     """What a device was seen to reach at best, however little of its published peaks that is."""
@@ -168,6 +198,19 @@ class Report(Part):
     ceilings: Ceilings | None = None
     """Measured before the first row; None where that failed."""
     rows: tuple[Row, ...]
+
+    @property
+    def timings(self) -> list[Timing]:
+        """What every process measured."""
+        return [timing for row in self.rows for timing in row.rounds]
+
+
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by key, in the order of their first."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def read_report(file: Path) -> Report:

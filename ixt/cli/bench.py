@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -95,7 +95,7 @@ class Timing:
     )
     rounds: Annotated[int, typer.Option(min=1, help="Times through the whole matrix, A B A B.")] = 2
     step: Annotated[
-        str,
+        Literal["full", "plain"],
         typer.Option(
             help="full: train as training does, with drop path, clipping, AdamW and EMA; plain: "
             "forward, backward and SGD alone, as the paper's and timm's scripts."
@@ -130,19 +130,18 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
 
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench.measure.command import Request, bench, training_step
+    from ixt.bench.measure.command import Request, bench
+    from ixt.bench.report.figures import csv_text
+    from ixt.bench.report.notes import markdown_text, print_report
     from ixt.bench.report.peers import print_peers
-    from ixt.bench.report.text import csv_text, markdown_text, print_table
     from ixt.bench.results import Protocol
 
     check_outputs(outputs.results, outputs.csv, outputs.markdown)
-    protocol = Protocol(
-        seconds=timing.seconds, rounds=timing.rounds, training_step=training_step(timing.step)
-    )
+    protocol = Protocol(seconds=timing.seconds, rounds=timing.rounds, training_step=timing.step)
     chosen = {**vars(cells), "models": cells.models or ()}
     request = Request(**chosen, protocol=protocol, results=outputs.results, resume=outputs.resume)
     report = bench(request)
-    print_table(report)
+    print_report(report)
     if outputs.peers:
         print_peers(report)
     if outputs.csv is not None:
@@ -157,8 +156,12 @@ def kernels(
         str, typer.Argument(help="An InceptionNeXt or ConvNeXt, whose layers are measured.")
     ] = "inceptionnext_tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 128,
-    precision: Annotated[str, typer.Option(help="bf16, fp16, fp32.")] = "bf16",
-    layout: Annotated[str, typer.Option(help="channels_last, contiguous.")] = "channels_last",
+    precision: Annotated[
+        Literal["bf16", "fp16", "fp32"], typer.Option(help="Of activations and products.")
+    ] = "bf16",
+    layout: Annotated[
+        Literal["channels_last", "contiguous"], typer.Option(help="Memory order of images.")
+    ] = "channels_last",
     results: ResultsOption = None,
 ) -> None:
     """Measure fused layers against eager PyTorch, torch.compile and the memory floor.

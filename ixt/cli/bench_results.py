@@ -32,9 +32,9 @@ def report(
 
     Example: `ixt bench report bench.json --out report.html`
     """
+    from ixt.bench.report.figures import Source, csv_text
+    from ixt.bench.report.notes import markdown_text
     from ixt.bench.report.page import page_html
-    from ixt.bench.report.rows import Source
-    from ixt.bench.report.text import csv_text, markdown_text
     from ixt.bench.results import read_report
 
     if out.suffix not in _FORMATS:

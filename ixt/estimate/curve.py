@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ixt.bench.report.svg import figure_class
 from ixt.errors import EngineError
+from ixt.estimate.steps import Steps
 from ixt.files import published
+from ixt.recipe import Recipe
+from ixt.training.optimizer import learning_rate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -27,25 +31,19 @@ class Curve:
         return max(self.values)
 
 
-def sample_curve(
-    learning_rate: Callable[[int], float],
-    updates_per_epoch: int,
-    num_epochs: int,
-    points_per_epoch: int,
-) -> Curve:
-    """Read the learning rate at evenly spaced updates, the last update included.
+def sample_curve(recipe: Recipe, steps: Steps) -> Curve:
+    """Read the learning rate at some 1,200 evenly spaced updates, the last update included.
 
-    Args:
-        learning_rate: of the number of updates done.
-        updates_per_epoch: optimizer updates in an epoch.
-        num_epochs: of the whole run.
-        points_per_epoch: 1 suffices where the rate changes once per epoch.
+    Where it changes once per epoch, once per epoch suffices.
     """
-    total, points = updates_per_epoch * num_epochs, num_epochs * points_per_epoch
-    updates = sorted({*(total * point // points for point in range(points)), total - 1})
+    rate = learning_rate(recipe.schedule, recipe.optim.lr, steps.updates_per_epoch)
+    points = steps.epochs
+    if recipe.schedule.unit != "epoch":
+        points *= max(1, min(steps.updates_per_epoch, 1200 // steps.epochs))
+    updates = sorted({*(steps.updates * n // points for n in range(points)), steps.updates - 1})
     return Curve(
-        epochs=tuple(update / updates_per_epoch for update in updates),
-        values=tuple(learning_rate(update) for update in updates),
+        epochs=tuple(update / steps.updates_per_epoch for update in updates),
+        values=tuple(map(rate, updates)),
     )
 
 
@@ -79,11 +77,7 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
         EngineError: matplotlib is not installed, or the format is not one of its own.
         OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EngineError("--png needs matplotlib; pip install 'ixt[plot]'") from None
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = figure_class("--png needs matplotlib")(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     axes.step(curve.epochs, curve.values, where="post")
     axes.set(title=title, xlabel="epoch", ylabel="learning rate", ylim=(0, None))

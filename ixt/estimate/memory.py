@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from ixt.estimate.activations import Activations
+from ixt.estimate.activations import Activations, saved_activations
+from ixt.models import count_params
 from ixt.recipe import Engine, Optim, Recipe
 from ixt.training.optimizer import build_optimizer
 
@@ -38,6 +39,26 @@ class ModelSize:
     """State of the optimizer for each trained one: 8 for Adam's two fp32 moments."""
     activations: Activations
     """What the forward pass saves."""
+
+
+def model_size(model: nn.Module, recipe: Recipe) -> ModelSize:
+    """The sizes of a recipe's model, which is of no further use.
+
+    Args:
+        model: of `empty_model`.
+        recipe: optimizer, image size and precision.
+
+    Raises:
+        ModelError: the model cannot run without values.
+    """
+    image_size, half = recipe.augment.image_size, recipe.engine.precision != "fp32"
+    return ModelSize(
+        params=count_params(model),
+        trained_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        buffers=sum(b.numel() for b in model.buffers() if b.is_floating_point()),
+        optimizer_bytes_per_param=optimizer_bytes_per_param(recipe.optim),
+        activations=saved_activations(model, image_size, half=half),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ixt.bench.roofline import Device
 from ixt.errors import EngineError
+from ixt.estimate.memory import ModelSize, zero_stage
+from ixt.recipe import Engine
 
 _FP32 = 4
 _GRADIENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -78,13 +80,7 @@ def find_link(name: str | None, device: Device, num_gpus: int) -> Link:
 
 
 def update_traffic(
-    params: int,
-    num_gpus: int,
-    accumulation: int,
-    stage: int | None,
-    link: Link,
-    gradient_dtype: str = "fp32",
-    frozen: int = 0,
+    size: ModelSize, engine: Engine, num_gpus: int, accumulation: int, link: Link
 ) -> Traffic:
     """What the ranks exchange for one optimizer update.
 
@@ -93,15 +89,15 @@ def update_traffic(
     from Rajbhandari et al. 2020, "ZeRO", section 7.
 
     Args:
-        params: parameters that are trained, P in the formula; weights are fp32.
+        size: of the model; P in the formula are its trained parameters, weights are fp32.
+        engine: ZeRO stage, which gathers frozen parameters too if it is 3, and the type in which
+            gradients travel.
         num_gpus: ranks on the ring.
         accumulation: micro-batches of one rank per update.
-        stage: ZeRO stage; None for data parallelism.
         link: what connects them.
-        gradient_dtype: fp32, bf16 or fp16, in which gradients travel.
-        frozen: parameters that are not trained, which ZeRO 3 gathers all the same.
     """
-    gradient, k = _GRADIENT_BYTES[gradient_dtype], accumulation
+    stage, k = zero_stage(engine), accumulation
+    gradient, frozen = _GRADIENT_BYTES[engine.gradient_dtype], size.params - size.trained_params
     if stage == 3:
         each = k * gradient + 2 * k * _FP32
         formula = f"(n-1)/n x {k} micro-batches x ({gradient} P scatter + 2 gathers of 4 P)"
@@ -115,5 +111,5 @@ def update_traffic(
     gathered = 2 * k * _FP32 * frozen if stage == 3 else 0
     if gathered:
         formula += f" + {k} micro-batches x 2 gathers of {_FP32} x {frozen:,} frozen"
-    sent = (num_gpus - 1) / num_gpus * (each * params + gathered)
+    sent = (num_gpus - 1) / num_gpus * (each * size.trained_params + gathered)
     return Traffic(sent, sent / (link.gb_per_s * 1e9), link, formula)

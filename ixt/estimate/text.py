@@ -26,7 +26,7 @@ def as_data(estimate: RunEstimate) -> dict[str, Any]:
     return {
         "format": 1,
         "name": estimate.name,
-        "device": asdict(estimate.device),
+        "device": estimate.device.model_dump(),
         "engine": estimate.engine,
         "precision": estimate.precision,
         "settings": [

@@ -5,6 +5,7 @@ Counts are of images that are readable and have a label.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,22 +36,6 @@ class Accuracy:
     def row(self, prefix: str = "") -> dict[str, Any]:
         """The numbers under their names, for a log row."""
         return {prefix + key: value for key, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """Results over the images of one class."""
-
-    output: int
-    """Number of the model's output."""
-    count: int
-    """Images counted."""
-    top1: float
-    """Percent."""
-    top5: float
-    """Percent."""
-    most_predicted_instead: int | None
-    """The wrong output that was predicted most often; None where all is right."""
 
 
 def counted(records: Records, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -120,8 +105,11 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float(np.abs(surplus).sum() / len(confidence))
 
 
-def class_results(records: Records, labels: NDArray[np.int64]) -> list[ClassResult]:
-    """Results by class, for the classes that have images, in the order of the outputs.
+def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    """Output, count, top1 and top5 (percent) of each class that has images, in that order.
+
+    `most_predicted_instead` is the wrong output that was predicted most often; None where all is
+    right.
 
     Args:
         records: n rows.
@@ -129,20 +117,16 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> list[ClassResu
     """
     counts = counted(records, labels)
     right1, right5 = hits(records, labels, 1), hits(records, labels, 5)
-    results = []
     for output in np.unique(labels[counts]).tolist():
         of_class = counts & (labels == output)
         wrong = records.top[of_class & ~right1, 0]
-        results.append(
-            ClassResult(
-                output=output,
-                count=int(of_class.sum()),
-                top1=100 * float(right1[of_class].mean()),
-                top5=100 * float(right5[of_class].mean()),
-                most_predicted_instead=int(np.bincount(wrong).argmax()) if len(wrong) else None,
-            )
-        )
-    return results
+        yield {
+            "output": output,
+            "count": int(of_class.sum()),
+            "top1": 100 * float(right1[of_class].mean()),
+            "top5": 100 * float(right5[of_class].mean()),
+            "most_predicted_instead": int(np.bincount(wrong).argmax()) if len(wrong) else None,
+        }
 
 
 def confusions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:

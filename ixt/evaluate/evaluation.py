@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ixt.evaluate.testset import open_test_set
 from ixt.images.index import Index, load_index
 from ixt.kernels import prepare_model
 from ixt.models.out_of_memory import memory_for
-from ixt.pipeline.decode.base import Decoder, DecoderKind
+from ixt.pipeline.decode.base import DecoderKind
 from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
 from ixt.pipeline.from_recipe import build_chosen_decoder, refuse_unreadable
@@ -95,60 +95,55 @@ def run_evaluation(
         if settings.bn_stats == "recompute":
             candidates = [_with_new_statistics(c, data, accelerator.device) for c in candidates]
         models = [_prepare(candidate, accelerator) for candidate in candidates]
-        measurements = []
-        kinds = (resolve_decoder(kind) for kind in settings.decoders)
-        for kind in dict.fromkeys(kinds):
-            decoder = build_chosen_decoder(recipe, index, accelerator.device, kind)
-            with _memory(candidates), closing(decoder):
-                run = _Pass(index, kind, decoder, accelerator, settings, report)
-                measurements += _measure(run, candidates, models, targets)
+        what = (index, candidates, models, targets, settings, accelerator, report)
+        measurements = [
+            measured
+            for kind in dict.fromkeys(map(resolve_decoder, settings.decoders))
+            for measured in _measure(kind, *what)
+        ]
         protocol = _protocol(candidates[0], accelerator, settings)
         return Outcome(index, tuple(measurements), protocol)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What a pass over the images needs besides the models."""
-
-    index: Index
-    kind: DecoderKind
-    decoder: Decoder
-    accelerator: Accelerator
-    settings: Settings
-    report: Report | None
-
-
-def _memory(candidates: Sequence[Candidate]) -> AbstractContextManager[None]:
-    """Explains where memory runs out."""
-    batch_size = candidates[0].recipe.eval.batch_size
-    return memory_for(f"--batch-size {batch_size}", "lower it, or --image-size")
-
-
 def _measure(
-    run: _Pass,
+    kind: DecoderKind,
+    index: Index,
     candidates: Sequence[Candidate],
     models: Sequence[nn.Module],
     targets: Sequence[Targets],
+    settings: Settings,
+    accelerator: Accelerator,
+    report: Report | None,
 ) -> list[Measurement]:
-    """One pass: each model with each of its views."""
-    wanted = [(n, view) for n, c in enumerate(candidates) for view in _views(c, run.settings)]
+    """One pass over the images: each model with each of its views."""
+    recipe, device = candidates[0].recipe, accelerator.device
+    wanted = [(n, view) for n, c in enumerate(candidates) for view in _views(c, settings)]
     views = list(dict.fromkeys(view for _, view in wanted))
-    device = run.accelerator.device
-    contenders = [
-        _contender(candidates[n], models[n], targets[n], views.index(view), run.settings, device)
-        for n, view in wanted
+    labels = [torch.from_numpy(found.labels).to(device) for found in targets]
+    competing = [
+        None if found.competing is None else torch.from_numpy(found.competing).to(device)
+        for found in targets
     ]
-    loader = EvalLoader(
-        run.index,
-        np.zeros(len(run.index), np.int64),
-        run.decoder,
-        candidates[0].recipe,
-        device=device,
-        rank=run.accelerator.process_index,
-        world_size=run.accelerator.num_processes,
-        views=views,
-    )
-    all_records = examine(contenders, loader, device, run.report)
+    contenders = [
+        Contender(
+            models[n], candidates[n].recipe, views.index(view), settings.flip, labels[n],
+            competing[n],
+        )
+        for n, view in wanted
+    ]  # fmt: skip
+    room = memory_for(f"--batch-size {recipe.eval.batch_size}", "lower it, or --image-size")
+    with room, closing(build_chosen_decoder(recipe, index, device, kind)) as decoder:
+        loader = EvalLoader(
+            index,
+            np.zeros(len(index), np.int64),
+            decoder,
+            recipe,
+            device=device,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            views=views,
+        )
+        all_records = examine(contenders, loader, device, report)
     measurements = []
     for (n, view), records in zip(wanted, all_records, strict=True):
         if not np.isfinite(records.confidence[records.readable]).all():
@@ -156,29 +151,8 @@ def _measure(
                 f"{candidates[n].origin['checkpoint']}: the model's outputs are not numbers; "
                 "its weights are broken, or need --precision fp32"
             )
-        measurements.append(Measurement(candidates[n], view, run.kind, targets[n], records))
+        measurements.append(Measurement(candidates[n], view, kind, targets[n], records))
     return measurements
-
-
-def _contender(
-    candidate: Candidate,
-    model: nn.Module,
-    targets: Targets,
-    view: int,
-    settings: Settings,
-    device: torch.device,
-) -> Contender:
-    augment, competing = candidate.recipe.augment, targets.competing
-    return Contender(
-        model=model,
-        mean=augment.mean,
-        std=augment.std,
-        channels_last=candidate.recipe.engine.channels_last,
-        view=view,
-        flip=settings.flip,
-        labels=torch.from_numpy(targets.labels).to(device),
-        competing=None if competing is None else torch.from_numpy(competing).to(device),
-    )
 
 
 def _views(candidate: Candidate, settings: Settings) -> list[View]:
@@ -205,23 +179,16 @@ def _name_and_label(
 ) -> tuple[list[Candidate], list[Targets]]:
     """The candidates with all class names, and what is right for each of them."""
     class_map = read_class_map(settings.class_map) if settings.class_map else None
-    named = [
-        replace(c, class_names=c.class_names or name_outputs(index, c.num_classes, class_map))
-        for c in candidates
-    ]
-    targets = [
-        find_targets(
-            index,
-            candidate.class_names or (),
-            source=settings.labels,
-            class_map=class_map,
-            compete=settings.compete,
+    named, targets = [], []
+    for candidate in candidates:
+        names = candidate.class_names or name_outputs(index, candidate.num_classes, class_map)
+        found = find_targets(
+            index, names, source=settings.labels, class_map=class_map, compete=settings.compete
         )
-        for candidate in named
-    ]
-    if settings.by_class:
-        for found in targets:
+        if settings.by_class:
             found.by_class()
+        named.append(replace(candidate, class_names=names))
+        targets.append(found)
     return named, targets
 
 

@@ -14,8 +14,8 @@ from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.monitor import activity
 from ixt.pipeline.augment import normalise
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
+from ixt.recipe import Recipe
 
-Triple = tuple[float, float, float]
 Report = Callable[[int, int], None]
 """Called with the images done by this process and in all."""
 
@@ -26,12 +26,8 @@ class Contender:
 
     model: nn.Module
     """On the device, in evaluation mode."""
-    mean: Triple
-    """Of its normalisation."""
-    std: Triple
-    """Of its normalisation."""
-    channels_last: bool
-    """Whether its images are laid out so."""
+    recipe: Recipe
+    """How its images are normalised and laid out."""
     view: int
     """Which of the loader's views it takes."""
     flip: bool
@@ -103,10 +99,11 @@ def examine(
 
 def _images(contender: Contender, batch: EvalBatch, made: dict[object, Tensor]) -> Tensor:
     """The images of a batch as a model wants them, made once for all that want the same."""
-    key = (contender.view, contender.mean, contender.std, contender.channels_last)
+    augment = contender.recipe.augment
+    how = (augment.mean, augment.std, contender.recipe.engine.channels_last)
+    key = (contender.view, *how)
     if key not in made:
-        view, mean, std, channels_last = key
-        made[key] = normalise(batch.pixels[view], mean, std, channels_last)
+        made[key] = normalise(batch.pixels[contender.view], *how)
     return made[key]
 
 

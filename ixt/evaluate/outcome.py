@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ixt.distributed.machine import describe_machine
 from ixt.evaluate.accuracy import (
-    Accuracy,
     accuracy,
     calibration_error,
     class_results,
@@ -52,11 +51,6 @@ class Measurement:
         return self.candidate.class_names
 
     @cached_property
-    def accuracy(self) -> Accuracy:
-        """The sums."""
-        return accuracy(self.records, self.targets.labels)
-
-    @cached_property
     def counts(self) -> NDArray[np.bool_]:
         """(n,) the images that count."""
         return counted(self.records, self.targets.labels)
@@ -67,19 +61,26 @@ class Measurement:
         return hits(self.records, self.targets.labels, 1)
 
     def numbers(self) -> dict[str, Any]:
-        """Accuracy, intervals and calibration."""
-        found = self.accuracy
-        num_hits = [
-            int((hits(self.records, self.targets.labels, k) & self.counts).sum()) for k in (1, 5)
-        ]
+        """Accuracy, intervals and calibration, and what they are of."""
+        recipe = self.candidate.recipe
+        labels, counts = self.targets.labels, self.counts
+        found = accuracy(self.records, labels)
+        top1, top5 = (int((hits(self.records, labels, k) & counts).sum()) for k in (1, 5))
         return {
             **found.row(),
-            "unlabelled": len(self.counts) - found.count - found.skipped,
-            "top1_interval": wilson_interval(num_hits[0], found.count),
-            "top5_interval": wilson_interval(num_hits[1], found.count),
+            "unlabelled": len(counts) - found.count - found.skipped,
+            "top1_interval": wilson_interval(top1, found.count),
+            "top5_interval": wilson_interval(top5, found.count),
             "calibration_error": calibration_error(
-                self.records.confidence[self.counts], self.right[self.counts]
+                self.records.confidence[counts], self.right[counts]
             ),
+            **self.candidate.origin,
+            **asdict(self.view),
+            "mean": recipe.augment.mean,
+            "std": recipe.augment.std,
+            "channels_last": recipe.engine.channels_last,
+            "decoder": self.decoder,
+            "labels": self.targets.said,
         }
 
     @property
@@ -110,20 +111,7 @@ class Outcome:
             "versions": {"ixt": machine["ixt"], **machine["packages"]},
             "git_commit": machine["git_commit"],
         }
-        return [
-            {
-                **measured.numbers(),
-                **measured.candidate.origin,
-                **asdict(measured.view),
-                "mean": measured.candidate.recipe.augment.mean,
-                "std": measured.candidate.recipe.augment.std,
-                "channels_last": measured.candidate.recipe.engine.channels_last,
-                "decoder": measured.decoder,
-                "labels": measured.targets.said,
-                **shared,
-            }
-            for measured in self.measurements
-        ]
+        return [{**measured.numbers(), **shared} for measured in self.measurements]
 
     def report(self) -> dict[str, Any]:
         """The content of a results file: the first row, and what there is besides."""
@@ -199,20 +187,11 @@ class Outcome:
             DataError: the labels are not one per image.
         """
         for measured in self.measurements:
-            for result in class_results(measured.records, measured.targets.by_class()):
-                wrong = result.most_predicted_instead
-                yield {
-                    **_tag(measured),
-                    "output": result.output,
-                    "class": measured.class_names[result.output],
-                    "words": class_label(measured.class_names[result.output]),
-                    "count": result.count,
-                    "top1": result.top1,
-                    "top5": result.top5,
-                    "most_predicted_instead": ""
-                    if wrong is None
-                    else class_label(measured.class_names[wrong]),
-                }
+            for row in class_results(measured.records, measured.targets.by_class()):
+                name, wrong = measured.class_names[row["output"]], row["most_predicted_instead"]
+                instead = "" if wrong is None else class_label(measured.class_names[wrong])
+                named = {"output": row["output"], "class": name, "words": class_label(name)}
+                yield {**_tag(measured), **named, **row, "most_predicted_instead": instead}
 
     def confusion_rows(self) -> Iterator[dict[str, Any]]:
         """A row per measurement and confused pair, the most frequent first, for CSV.
@@ -243,11 +222,11 @@ class Outcome:
 
 
 def _confusion_rows(measured: Measurement) -> list[dict[str, Any]]:
-    names = measured.class_names
+    names = [class_label(name) for name in measured.class_names]
     return [
         {
-            "label": class_label(names[label]),
-            "prediction": class_label(names[prediction]),
+            "label": names[label],
+            "prediction": names[prediction],
             "label_output": label,
             "prediction_output": prediction,
             "images": number,

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from ixt.images.classes import (
     output_classes,
     real_labels,
     subset_synsets,
-    validation_class,
     validation_labels,
 )
 from ixt.images.index import Index, target_labels
 
+T = TypeVar("T")
 Compete = Literal["auto", "all", "present"]
 LABEL_SOURCES = ("auto", "folders", "ilsvrc", "real")
 """Values of --labels besides the path of a file."""
@@ -167,19 +167,29 @@ def _mapped(index: Index, name: str, class_map: Mapping[str, int], num_classes: 
 
 def _ilsvrc_labels(index: Index, class_names: Sequence[str]) -> tuple[NDArray[np.int64], str]:
     outputs = {name: number for number, name in enumerate(class_names)}
-    classes = validation_labels()
-    labels = np.empty((len(index), 1), np.int64)
-    for row, path in enumerate(index.paths(np.arange(len(index)))):
-        synset = validation_class(_name(path), classes)
-        if synset is None:
-            raise DataError(
-                f"{path}: is no ILSVRC2012 validation image by its name, so its class is unknown; "
-                "sort the images into class folders, or give --labels FILE"
-            )
+    synsets = _by_number(index, validation_labels(), "the challenge")
+    for row, synset in enumerate(synsets):
         if synset not in outputs:
+            path = index.paths([row])[0]
             raise DataError(f"{path}: its class {synset} is not among the model's classes")
-        labels[row] = outputs[synset]
-    return labels, "labels are the challenge's, by the number in the file's name"
+    labels = np.array([outputs[synset] for synset in synsets], np.int64)
+    return labels[:, None], "labels are the challenge's, by the number in the file's name"
+
+
+def _by_number(index: Index, entries: Sequence[T], name: str) -> list[T]:
+    """The entry of each validation image, by the number in its file's name."""
+    found = []
+    for path in index.paths(np.arange(len(index))):
+        match = VALIDATION_NAME.fullmatch(_name(path))
+        number = int(match[1]) if match else 0
+        if not 0 < number <= len(entries):
+            raise DataError(
+                f"{path}: {name} has no labels for it; its images are named "
+                f"ILSVRC2012_val_00000001.JPEG to _{len(entries):08d}.JPEG; sort the images into "
+                "class folders, or give --labels FILE"
+            )
+        found.append(entries[number - 1])
+    return found
 
 
 def _file_labels(
@@ -209,16 +219,7 @@ def _numbered_labels(
 ) -> tuple[NDArray[np.int64], str]:
     if tuple(class_names) != imagenet_synsets():
         raise DataError(f"{name}: labels ImageNet-1k's 1000 classes; the model has other outputs")
-    found = []
-    for path in index.paths(np.arange(len(index))):
-        match = VALIDATION_NAME.fullmatch(_name(path))
-        number = int(match[1]) if match else 0
-        if not 0 < number <= len(lists):
-            raise DataError(
-                f"{path}: {name} has no labels for it; its images are named "
-                f"ILSVRC2012_val_00000001.JPEG to _{len(lists):08d}.JPEG"
-            )
-        found.append(lists[number - 1])
+    found = _by_number(index, lists, name)
     outside = [v for row in found for v in row if type(v) is not int or not 0 <= v < 1000]
     if outside:
         raise DataError(f"{name}: label {outside[0]!r} is no output; they are 0 to 999")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS, list_images
+from ixt.images.folders import SPLIT_FOLDERS, Listing, is_image, list_images
 from ixt.images.headers import read_headers
 from ixt.images.index import Index, join_paths, load_index
 
@@ -35,11 +36,12 @@ def open_test_set(data: str) -> Index:
         folder = _images_folder(root)
         if folder is None:
             return load_index(data, "val")
-        if _has_images(folder):
-            return _flat_index(folder)
+        if not _has_images(folder):
+            return _index(folder, list_images(folder))
+        names = sorted(_image_names(folder))
+        return _index(folder, Listing(("",), (len(names),), names, {}))
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({reason(error)})") from error
-    return _class_folders_index(folder)
 
 
 def _images_folder(root: Path) -> Path | None:
@@ -61,44 +63,18 @@ def _is_class_folder(path: Path) -> bool:
 
 
 def _has_images(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(
-            entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-            for entry in entries
-        )
+    return any(True for _ in _image_names(folder))
 
 
-def _class_folders_index(folder: Path) -> Index:
-    listing = list_images(folder)
+def _image_names(folder: Path) -> Iterator[bytes]:
+    with os.scandir(os.fsencode(folder)) as entries:
+        for entry in entries:
+            if is_image(entry.name) and not entry.name.startswith(b"."):
+                yield entry.name
+
+
+def _index(folder: Path, listing: Listing) -> Index:
+    headers = read_headers(os.fsencode(folder), listing.names)
     labels = np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts)
-    return _index(folder, listing.names, listing.classes, labels)
-
-
-def _flat_index(folder: Path) -> Index:
-    names = sorted(
-        os.fsencode(entry.name)
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-    )
-    return _index(folder, names, ("",), np.zeros(len(names), np.int32))
-
-
-def _index(
-    folder: Path,
-    files: list[bytes],
-    classes: tuple[str, ...],
-    labels: np.ndarray[tuple[int], np.dtype[np.int32]],
-) -> Index:
-    headers = read_headers(os.fsencode(folder), files)
-    blob, offsets = join_paths(files)
-    return Index(
-        root=folder,
-        folder=folder,
-        classes=classes,
-        labels=labels,
-        sizes=headers.sizes,
-        num_bytes=headers.num_bytes,
-        formats=headers.formats,
-        path_blob=blob,
-        path_offsets=offsets,
-    )
+    found = headers.sizes, headers.num_bytes, headers.formats
+    return Index(folder, folder, listing.classes, labels, *found, *join_paths(listing.names))

@@ -31,6 +31,11 @@ NUMBER = "input should be a valid integer, unable to parse string as an integer"
         ("data chek", "ixt data: no such command 'chek'; did you mean 'check'?"),
         ("train", "ixt train: missing argument 'recipe'; see `ixt train --help`"),
         ("eval x", "ixt eval: missing option '--data'; see `ixt eval --help`"),
+        (
+            "bench kernels --precision fp8",
+            "ixt bench kernels: --precision: is 'fp8'; give one of bf16, fp16, fp32",
+        ),
+        ("bench resnet18 --step x", "ixt bench models: --step: is 'x'; give one of full, plain"),
         ("export a b", f"ixt export: missing option '--format'; give one of {FORMATS}"),
         ("plan a b", "ixt plan: got unexpected extra argument(s) (b); see `ixt plan --help`"),
         ("bench r --seconds", "ixt: option '--seconds' requires an argument"),

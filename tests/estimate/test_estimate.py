@@ -22,10 +22,11 @@ from ixt.cli import app
 from ixt.errors import IxtError
 from ixt.estimate import RunEstimate, Target, as_data, estimate_run, print_estimate
 from ixt.estimate.curve import draw_curve, sample_curve, write_curve
+from ixt.estimate.steps import count_steps
 from ixt.models import create_model, freeze, model_costs
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.training.ema import Ema
-from ixt.training.optimizer import build_optimizer
+from ixt.training.optimizer import build_optimizer, learning_rate
 from ixt.training.state import capture
 
 TINY, ATTO = find_recipe("inceptionnext_tiny"), find_recipe("inceptionnext_atto")
@@ -266,15 +267,22 @@ def test_the_terminal_curve_is_as_high_as_its_values() -> None:
 
 
 def test_the_curve_ends_with_the_last_update() -> None:
-    curve = sample_curve(lambda update: float(update), 10, 3, 2)
-    assert curve.epochs == (0, 0.5, 1, 1.5, 2, 2.5, 2.9)
-    assert curve.values == (0, 5, 10, 15, 20, 25, 29)
+    sets = ["schedule.epochs=3", "schedule.warmup_epochs=0", "schedule.unit=update"]
+    recipe = load_recipe(TINY, sets)
+    steps = count_steps(recipe, 8, 10 * 4096 + 7, 100)
+    curve = sample_curve(recipe, steps)
+    total = 10 * recipe.schedule.total_epochs
+    assert curve.epochs == tuple(update / 10 for update in range(total))
+    rate = learning_rate(recipe.schedule, recipe.optim.lr, 10)
+    assert curve.values == tuple(rate(update) for update in range(total))
+    by_epoch = sample_curve(load_recipe(TINY, [*sets[:2], "schedule.unit=epoch"]), steps)
+    assert by_epoch.epochs == (*range(recipe.schedule.total_epochs), (total - 1) / 10)
 
 
 def test_a_picture_without_matplotlib_is_refused(
     estimate: RunEstimate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(IxtError, match=r"pip install 'ixt\[plot\]'"):
         write_curve(estimate.curve, "x", tmp_path / "x.png")
 

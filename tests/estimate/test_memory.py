@@ -35,8 +35,12 @@ def zero(stage: int, **engine: Any) -> Recipe:
     return recipe(kind="deepspeed", zero_stage=stage, **engine)
 
 
+def staged(stage: int | None, **engine: Any) -> Recipe:
+    return recipe(**engine) if stage is None else zero(stage, **engine)
+
+
 def parts(stage: int | None, num_gpus: int, size: ModelSize = SIZE) -> tuple[float, ...]:
-    m = rank_memory(size, recipe() if stage is None else zero(stage), 16, num_gpus)
+    m = rank_memory(size, staged(stage), 16, num_gpus)
     return tuple(round(v / 1e6, 3) for v in (m.parameters, m.gradients, m.optimizer, m.ema))
 
 
@@ -103,10 +107,11 @@ def test_the_largest_micro_batch_fits_divides_and_is_a_multiple_of_the_mixing_gr
 @pytest.mark.parametrize(("stage", "multiple"), [(None, 2), (0, 2), (1, 2), (2, 5), (3, 12)])
 def test_traffic_is_the_rings(stage: int | None, multiple: int) -> None:
     link = find_link("100Gbit/s", find_device("h100"), 8)
-    traffic = update_traffic(10_000_000, 8, 4, stage, link)
+    engine = staged(stage).engine
+    traffic = update_traffic(SIZE, engine, 8, 4, link)
     assert traffic.sent_bytes == multiple * 7 / 8 * 40e6
     assert traffic.seconds == traffic.sent_bytes / 12.5e9
-    assert update_traffic(10_000_000, 1, 4, stage, link).sent_bytes == 0
+    assert update_traffic(SIZE, engine, 1, 4, link).sent_bytes == 0
 
 
 def test_links_have_names_and_speeds() -> None:
@@ -119,13 +124,17 @@ def test_links_have_names_and_speeds() -> None:
 
 def test_gradients_in_half_precision_travel_lighter() -> None:
     link = find_link(None, find_device("h100"), 8)
-    half = [update_traffic(1000, 2, 4, stage, link, "bf16") for stage in (None, 0, 1, 2, 3)]
-    assert [traffic.sent_bytes for traffic in half] == [2000, 2000, 3000, 6000, 20_000]
+    size = replace(SIZE, params=1000, trained_params=1000)
+    half = (staged(stage, gradient_dtype="bf16").engine for stage in (None, 0, 1, 2, 3))
+    sent = [update_traffic(size, engine, 2, 4, link).sent_bytes for engine in half]
+    assert sent == [2000, 2000, 3000, 6000, 20_000]
 
 
 def test_frozen_weights_travel_only_where_zero_3_gathers_them() -> None:
     link = find_link(None, find_device("h100"), 2)
-    sent = [update_traffic(1000, 2, 4, s, link, frozen=500).sent_bytes for s in (None, 1, 2, 3)]
+    size = replace(SIZE, params=1500, trained_params=1000)
+    engines = (staged(stage).engine for stage in (None, 1, 2, 3))
+    sent = [update_traffic(size, engine, 2, 4, link).sent_bytes for engine in engines]
     assert sent == [4000, 4000, 10_000, 24_000 + 8000]
 
 

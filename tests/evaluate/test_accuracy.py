@@ -59,9 +59,8 @@ def test_calibration_error_is_the_mean_distance_over_the_bins() -> None:
 def test_class_results_name_what_is_predicted_instead() -> None:
     found = records([[0], [1, 0], [1, 0], [2, 0], [1]])
     zero, one = class_results(found, np.array([0, 0, 0, 0, 1]))
-    assert (zero.output, zero.count, zero.top1, zero.top5) == (0, 4, 25.0, 100.0)
-    assert zero.most_predicted_instead == 1
-    assert (one.top1, one.most_predicted_instead) == (100.0, None)
+    assert list(zero.values()) == [0, 4, 25.0, 100.0, 1]
+    assert (one["top1"], one["most_predicted_instead"]) == (100.0, None)
 
 
 def test_confusions_come_with_the_most_frequent_first() -> None:

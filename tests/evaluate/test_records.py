@@ -131,9 +131,7 @@ def test_one_pass_of_several_views_equals_passes_of_their_own(
         parts: Any = {"device": CPU, "rank": 0, "world_size": 1, "views": chosen}
         batches = EvalLoader(index, np.zeros(360, np.int64), decoder, tiny, **parts)
         contenders = [
-            Contender(
-                model, (0.5,) * 3, (0.2,) * 3, False, n, False, torch.tensor(labels)[:, None], None
-            )
+            Contender(model, tiny, n, False, torch.tensor(labels)[:, None], None)
             for n in range(len(chosen))
         ]
         return examine(contenders, batches, CPU)

@@ -106,7 +106,7 @@ def test_a_flat_folder_takes_the_challenge_s_classes(tmp_path: Path) -> None:
     assert SYNSETS[targets.labels[0, 0]] == "n01751748"  # a sea snake
     assert "number in the file's name" in targets.said
     write(tmp_path / "other", "holiday.jpeg")
-    with pytest.raises(DataError, match=r"holiday\.jpeg: is no ILSVRC2012 validation image"):
+    with pytest.raises(DataError, match=r"holiday\.jpeg: the challenge has no labels for it"):
         find_targets(open_test_set(str(tmp_path / "other")), SYNSETS)
 
 

@@ -123,8 +123,8 @@ def test_a_run_is_carried_to_other_classes_and_evaluated_by_its_own(
     assert first is not None and len(first.state["class_names"]) == 10
     assert second is not None and second.state["class_names"] == ["eight", "five", "three"]
     (found,) = run_evaluation([Source(tmp_path / "second")], str(digits), Settings()).measurements
-    assert found.accuracy.count == metrics["count"] < 360
-    assert found.accuracy.top1 == metrics["ema_top1"]
+    assert found.numbers()["count"] == metrics["count"] < 360
+    assert found.numbers()["top1"] == metrics["ema_top1"]
     assert found.candidate.origin["weights"] == "ema"
 
 
@@ -207,7 +207,7 @@ def test_position_embeddings_are_resampled_to_another_size(
     assert checkpoint.tensors("model")["pos_embed"].shape == (1, 17, 24)
     assert source.state_dict()["pos_embed"].shape == (1, 197, 24)
     (found,) = run_evaluation([Source(tmp_path / "tuned")], str(digits), Settings()).measurements
-    assert found.accuracy.top1 == metrics["ema_top1"]
+    assert found.numbers()["top1"] == metrics["ema_top1"]
     with pytest.raises(ModelError, match=r"pos_embed \(1, 197, 24\) instead of \(1, 17, 24\)"):
         load_weights(build(name, img_size=64), path)
 

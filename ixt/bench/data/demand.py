@@ -9,18 +9,9 @@ from pathlib import Path
 import torch
 
 from ixt.bench.data.rate import Rate
-from ixt.bench.roofline import find_device
-from ixt.bench.roofline.expected import (
-    bench_device,
-    bench_rates,
-    empty_model,
-    recipe_costs,
-    roofline_rates,
-)
+from ixt.bench.roofline.expected import assumed_device, expected_rates
 from ixt.images.classes import IMAGENET_CLASSES
 from ixt.recipe import Recipe
-
-_NO_DEVICE = "h100"
 
 
 @dataclass(frozen=True)
@@ -38,26 +29,16 @@ def find_demand(recipe: Recipe, device: str | None, bench: Path | None) -> Deman
 
     Args:
         recipe: model and what of it is frozen, image size, batch and precision.
-        device: for `find_device`; None takes the benchmark's, this machine's, or an H100.
+        device: see `assumed_device`.
         bench: results of `ixt bench`; None takes a share of the roofline.
 
     Raises:
         EngineError: the device is unknown, or the benchmark holds no such rate.
         ModelError: the model is unknown.
     """
-    name = device
-    if name is None and bench is not None:
-        name = bench_device(bench)
-    if name is None:
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else _NO_DEVICE
-    found = find_device(name)
+    found = assumed_device(device, bench)
     num_classes = recipe.model.num_classes or IMAGENET_CLASSES
-    if bench is not None:
-        rates = bench_rates(bench, recipe, found, num_classes)
-    else:
-        rates = roofline_rates(
-            recipe_costs(empty_model(recipe, num_classes), recipe), found, recipe
-        )
+    rates = expected_rates(recipe, found, bench, num_classes)
     return Demand(found.name, rates.train, rates.basis)
 
 

@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from ixt.bench.console import print_table
 from ixt.bench.data.stages import one_batch_per_update
 from ixt.bench.measure.timing import Timed, time_step
 from ixt.bench.results import Protocol
@@ -58,8 +56,24 @@ class EndToEndReport:
 
     @property
     def verdict(self) -> str:
-        """What binds training, in words and numbers."""
-        return name_bottleneck(self)
+        """What binds training: the loader, the step, or that both want the same cores.
+
+        Says so where a rate that this rests on had not settled.
+        """
+        modes = {"training": self.together, "synthetic": self.synthetic, "loader": self.loader}
+        unsettled = [name for name, mode in modes.items() if not mode.settled]
+        doubt = f"; not settled: {', '.join(unsettled)}; give more --seconds" if unsettled else ""
+        real, step, loader = (mode.images_per_s for mode in modes.values())
+        facts = (
+            f"training takes {real:,.0f} images/s, {real / step:.0%} of the {step:,.0f} on "
+            f"synthetic batches; the loader alone delivers {loader:,.0f}; {self.data_wait:.0%} of "
+            f"the time is spent waiting for data{doubt}"
+        )
+        if real >= _ENOUGH * step:
+            return f"the training step is the bottleneck: {facts}"
+        if loader < step:
+            return f"the loader is the bottleneck: {facts}"
+        return f"loader and step slow each other down (they share cores): {facts}"
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a results file."""
@@ -78,13 +92,10 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
         IxtError: as training.
     """
     with tempfile.TemporaryDirectory() as name:
-        run = open_run(_short(recipe), Path(name))
+        short = one_batch_per_update(recipe).with_(run={"trackers": ()})
+        run = open_run(short, Path(name))
         with watched(run, micro_step):
             return _measure(run, protocol)
-
-
-def _short(recipe: Recipe) -> Recipe:
-    return one_batch_per_update(recipe).with_(run={"trackers": ()})
 
 
 def _measure(run: Run, protocol: Protocol) -> EndToEndReport:
@@ -125,40 +136,17 @@ def _batches(run: Run) -> Iterator[Batch]:
         yield from run.train_loader.epoch(epoch)
 
 
-def name_bottleneck(report: EndToEndReport) -> str:
-    """What binds training: the loader, the step, or that both want the same cores.
-
-    Says so where a rate that this rests on had not settled.
-    """
-    modes = {"training": report.together, "synthetic": report.synthetic, "loader": report.loader}
-    unsettled = [name for name, mode in modes.items() if not mode.settled]
-    doubt = f"; not settled: {', '.join(unsettled)}; give more --seconds" if unsettled else ""
-    real, step, loader = (
-        mode.images_per_s for mode in (report.together, report.synthetic, report.loader)
-    )
-    facts = (
-        f"training takes {real:,.0f} images/s, {real / step:.0%} of the {step:,.0f} on synthetic "
-        f"batches; the loader alone delivers {loader:,.0f}; {report.data_wait:.0%} of the time "
-        f"is spent waiting for data{doubt}"
-    )
-    if real >= _ENOUGH * step:
-        return f"the training step is the bottleneck: {facts}"
-    if loader < step:
-        return f"the loader is the bottleneck: {facts}"
-    return f"loader and step slow each other down (they share cores): {facts}"
-
-
 def print_end_to_end(report: EndToEndReport) -> None:
     """A row for each mode, then the verdict."""
-    table = Table("mode", title=f"batch {report.batch_size} on {report.device}")
-    table.add_column("images/s", justify="right")
-    table.add_column("settled")
     modes = {
         "loader and step": report.together,
         "step, synthetic batches": report.synthetic,
         "loader": report.loader,
     }
-    for name, mode in modes.items():
-        table.add_row(name, f"{mode.images_per_s:,.1f}", "yes" if mode.settled else "no")
-    Console().print(table)
+    print_table(
+        ("mode", "images/s", "settled"),
+        [(n, f"{m.images_per_s:,.1f}", "yes" if m.settled else "no") for n, m in modes.items()],
+        words=("mode", "settled"),
+        title=f"batch {report.batch_size} on {report.device}",
+    )
     print(report.verdict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,11 @@ def measure_rate(
         device: waited for at both ends.
         warmup_steps: taken first and not counted: what works ahead has filled its queue then.
     """
-    wait = _waiter(device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for _ in range(warmup_steps):
         next(steps)
     wait()
@@ -57,9 +61,3 @@ def measure_rate(
     wait()
     elapsed_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     return Rate(count / elapsed_s, 1000 * cpu_s / count, resident / 2**20)
-
-
-def _waiter(device: torch.device) -> Callable[[], None]:
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None

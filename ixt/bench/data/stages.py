@@ -12,9 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from ixt.bench.console import print_table
 from ixt.bench.data.demand import Demand, verdict
 from ixt.bench.data.rate import Rate, measure_rate
 from ixt.distributed.machine import describe_machine
@@ -240,20 +239,19 @@ def _device() -> torch.device:
 
 def print_stages(report: DataReport) -> None:
     """A table for each setting, then the best one and the verdict."""
-    console = Console()
+    columns = ("stage", "images/s", "CPU ms/image", "images/s per core", "RSS MiB")
     for setting, stages in report.stages.items():
-        table = Table("stage", title=setting.name, title_justify="left")
-        for heading in ("images/s", "CPU ms/image", "images/s per core", "RSS MiB"):
-            table.add_column(heading, justify="right")
-        for name, rate in stages.items():
-            table.add_row(
+        rows = [
+            (
                 name,
                 f"{rate.images_per_s:,.0f}",
                 f"{rate.cpu_ms_per_image:.3f}",
                 f"{rate.images_per_s_per_core:,.0f}",
                 f"{rate.resident_mib:,.0f}",
             )
-        console.print(table)
+            for name, rate in stages.items()
+        ]
+        print_table(columns, rows, words=("stage",), title=setting.name)
     if len(report.stages) > 1:
         print(f"best: {report.best.name}")
     print(report.verdict)

@@ -21,7 +21,6 @@ from ixt.bench.results import (
     Precision,
     Protocol,
     Report,
-    TrainingStep,
     read_report,
     write_report,
 )
@@ -84,15 +83,10 @@ def bench(request: Request) -> Report:
         disable=not console.is_terminal,
         speed_estimate_period=_ALL_DAY_S,  # cells may take longer than rich looks back
     ) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=len(cells) * request.protocol.rounds)
         try:
-            for progress, report in run_matrix(cells, request.protocol, done, request.device):
-                bar.update(
-                    task,
-                    description=progress.cell.name,
-                    completed=progress.done,
-                    total=progress.total,
-                )
+            for cell, count, report in run_matrix(cells, request.protocol, done, request.device):
+                bar.update(task, description=cell.name, completed=count)
                 report = report.model_copy(update={"ceilings": ceilings})
                 if request.results is not None:
                     write_report(report, request.results)
@@ -120,12 +114,13 @@ def _cells(request: Request) -> list[Cell]:
     default = "tf32" if torch.cuda.is_available() else "fp32"
     return expand(
         list(dict.fromkeys(models)),
-        modes=words("--mode", request.modes, get_args(Mode)),
-        layouts=words("--layout", request.layouts, get_args(Layout)),
-        precisions=words("--precision", request.precisions or default, get_args(Precision)),
-        compiles=[_SWITCH[w] for w in words("--compile", request.compiles, tuple(_SWITCH))],
-        batch_sizes=_numbers(request.batch_sizes),
-        image_size=request.image_size,
+        request.image_size,
+        mode=words("--mode", request.modes, get_args(Mode)),
+        precision=words("--precision", request.precisions or default, get_args(Precision)),
+        compile=[_SWITCH[w] for w in words("--compile", request.compiles, tuple(_SWITCH))],
+        batch_size=integers("--batch-size", request.batch_sizes),
+        # Side by side in the table, and measured one after the other.
+        layout=words("--layout", request.layouts, get_args(Layout)),
     )
 
 
@@ -179,43 +174,22 @@ def words(option: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
     return list(dict.fromkeys(words))
 
 
-def training_step(text: str) -> TrainingStep:
-    """The one word of `--step`.
-
-    Raises:
-        EngineError: it is not allowed, or there are several.
-    """
-    found = words("--step", text, get_args(TrainingStep))
-    if len(found) > 1:
-        raise EngineError(f"--step: {text}: give one of {', '.join(get_args(TrainingStep))}")
-    step: TrainingStep = found[0]
-    return step
-
-
 def integers(option: str, text: str) -> list[int]:
-    """The whole numbers from 1 on of a list with commas, each once.
+    """The whole numbers from 1 on of a list with commas, each once; 32..128 is 32, 64, 128.
 
     Raises:
         EngineError: something else is in it.
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not re.fullmatch(r"[1-9]\d*", part):
-            raise EngineError(f"{option}: {part!r}: give whole numbers from 1 on, as 1,2,4")
-    return list(dict.fromkeys(map(int, parts)))
-
-
-def _numbers(text: str) -> list[int]:
-    sizes: list[int] = []
+    found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
         low, high = (int(g) for g in (match[1], match[2] or match[1])) if match else (0, 0)
         if not 1 <= low <= high:
             raise EngineError(
-                f"--batch-size: {part!r}: give numbers from 1 on, or a range such as 32..512 "
-                "that doubles"
+                f"{option}: {part!r}: give whole numbers from 1 on, as 1,2,4, or a range such as "
+                "32..512 that doubles"
             )
         while low <= high:
-            sizes.append(low)
+            found.append(low)
             low *= 2
-    return list(dict.fromkeys(sizes))
+    return list(dict.fromkeys(found))

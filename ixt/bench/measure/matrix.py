@@ -11,15 +11,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from ixt.bench.differences import refuse_another_machine
-from ixt.bench.results import Cell, Layout, Mode, Precision, Protocol, Report, Row, Timing
-from ixt.bench.roofline.shares import shares
+from ixt.bench.results import Cell, Protocol, Report, Row, Timing
+from ixt.bench.roofline.limits import shares
 from ixt.distributed.machine import describe_machine
 from ixt.errors import EngineError
 from ixt.models import training_image_size
@@ -27,55 +27,23 @@ from ixt.models import training_image_size
 OUT_OF_MEMORY = "out of memory"
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a running benchmark stands."""
-
-    cell: Cell
-    """The cell that is measured next."""
-    done: int
-    """Measurements taken."""
-    total: int
-    """Measurements in all: cells times rounds."""
-
-
 def expand(
-    models: Sequence[str],
-    *,
-    modes: Sequence[Mode] = ("train", "infer"),
-    layouts: Sequence[Layout] = ("contiguous", "channels_last"),
-    precisions: Sequence[Precision],
-    compiles: Sequence[bool] = (False,),
-    batch_sizes: Sequence[int] = (128,),
-    image_size: int | None = None,
+    models: Sequence[str], image_size: int | None = None, **values: Sequence[Any]
 ) -> list[Cell]:
-    """All combinations, the layouts of a setting side by side.
+    """All combinations.
 
     Args:
         models: names of `ixt.models.create_model`.
-        modes: train, infer.
-        layouts: contiguous, channels_last.
-        precisions: names of `Precision`.
-        compiles: without and with torch.compile.
-        batch_sizes: images per step.
         image_size: side in pixels; None takes the size each model is trained on.
+        values: for each other field of `Cell`; the last of them varies fastest.
 
     Raises:
         ModelError: a model is unknown.
     """
     sizes = {name: image_size or training_image_size(name) for name in models}
-    combinations = product(models, modes, precisions, compiles, batch_sizes, layouts)
     return [
-        Cell(
-            model=name,
-            mode=mode,
-            layout=layout,
-            precision=precision,
-            compile=compiled,
-            batch_size=batch_size,
-            image_size=sizes[name],
-        )
-        for name, mode, precision, compiled, batch_size, layout in combinations
+        Cell(model=model, image_size=sizes[model], **dict(zip(values, chosen, strict=True)))
+        for model, *chosen in product(models, *values.values())
     ]
 
 
@@ -84,8 +52,11 @@ def run_matrix(
     protocol: Protocol,
     done: Report | None = None,
     device: str | None = None,
-) -> Iterator[tuple[Progress, Report]]:
-    """Measure cells round by round; yields the report so far before each measurement and last.
+) -> Iterator[tuple[Cell, int, Report]]:
+    """Measure cells round by round.
+
+    Before each measurement and last it yields the cell to measure, how many measurements there are
+    already, and the report so far.
 
     Whoever stops consuming keeps what was yielded; given back as `done`, it is gone on with.
 
@@ -107,15 +78,15 @@ def run_matrix(
     machine = describe_machine()
     if done is not None:
         refuse_another_machine(done.machine, machine)
-    total, count = len(cells) * protocol.rounds, 0
+    count = 0
     for number in range(protocol.rounds):
         for cell in cells:
             row = rows.get(cell)
             if row is None or (row.error is None and len(row.rounds) <= number):
-                yield Progress(cell, count, total), _report(protocol, machine, rows)
+                yield cell, count, _report(protocol, machine, rows)
                 rows[cell] = add_round(row, cell, run_cell(cell, protocol), device)
             count += 1
-    yield Progress(cells[-1], count, total), _report(protocol, machine, rows)
+    yield cells[-1], count, _report(protocol, machine, rows)
 
 
 def _report(protocol: Protocol, machine: dict[str, Any], rows: dict[Cell, Row]) -> Report:

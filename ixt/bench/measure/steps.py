@@ -91,9 +91,11 @@ def build_workload(
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
     if cell.compile:
         model.compile()
-    makers = {"full": _full_step, "plain": _plain_step}
-    make = makers[training_step] if cell.mode == "train" else _infer_step
-    return Workload(model, images, make(cell, model, images))
+    if cell.mode == "infer":
+        step = _infer_step(cell, model, images)
+    else:
+        step = _train_step(cell, model, images, full=training_step == "full")
+    return Workload(model, images, step)
 
 
 def _autocast(cell: Cell, device: torch.device) -> AbstractContextManager[Any]:
@@ -101,56 +103,36 @@ def _autocast(cell: Cell, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def _full_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Gradients cleared, forward, loss, backward, clipping, AdamW, EMA: what training does."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
-    scaler = torch.amp.GradScaler(images.device.type, enabled=cell.precision == "amp-fp16")
-    backward = _backward(cell, model, images, optimizer, scaler)
-    ema = Ema(model)
+def _train_step(cell: Cell, model: nn.Module, images: Tensor, full: bool) -> Callable[[], object]:
+    """Gradients cleared, forward, loss, backward and SGD: what benchmark scripts do.
 
-    def step() -> None:
-        backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
-        scaler.step(optimizer)
-        scaler.update()
-        ema.update(_EMA_DECAY)
-
-    return step
-
-
-def _plain_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Gradients cleared, forward, loss, backward, SGD: what benchmark scripts do."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=_LR, momentum=_MOMENTUM)
-    scaler = torch.amp.GradScaler(images.device.type, enabled=cell.precision == "amp-fp16")
-    backward = _backward(cell, model, images, optimizer, scaler)
-
-    def step() -> None:
-        backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
-
-
-def _backward(
-    cell: Cell,
-    model: nn.Module,
-    images: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> Callable[[], None]:
-    """The part that all training steps begin with: up to fresh, scaled gradients."""
-    labels = torch.randint(1000, (cell.batch_size,), device=images.device)
+    In full, what training does: clipping, AdamW in place of SGD, and EMA.
+    """
+    device, parameters = images.device, list(model.parameters())
+    optimizer = (
+        torch.optim.AdamW(parameters, lr=_LR)
+        if full
+        else torch.optim.SGD(parameters, lr=_LR, momentum=_MOMENTUM)
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "amp-fp16")
+    labels = torch.randint(1000, (cell.batch_size,), device=device)
+    ema = Ema(model) if full else None
     model.train()
 
-    def backward() -> None:
+    def step() -> None:
         optimizer.zero_grad()
-        with _autocast(cell, images.device):
+        with _autocast(cell, device):
             logits = model(images)
         scaler.scale(F.cross_entropy(logits.float(), labels)).backward()  # type: ignore[no-untyped-call]
+        if full:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
+        scaler.step(optimizer)
+        scaler.update()
+        if ema is not None:
+            ema.update(_EMA_DECAY)
 
-    return backward
+    return step
 
 
 def _infer_step(cell: Cell, model: nn.Module, images: Tensor) -> Callable[[], object]:

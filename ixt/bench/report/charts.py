@@ -2,81 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import get_args
 
-from ixt.bench.report.peers import architecture, published_top1
-from ixt.bench.report.rows import WORDS, Entry, best, best_settings, family_of, group_by, short_name
-from ixt.bench.report.svg import (
-    MUTED,
-    SERIES,
-    SURFACE,
-    Chart,
-    Drawing,
-    Mark,
-    new_chart,
-    place_names,
-    plain_log_axis,
-    short_number,
-)
-from ixt.bench.report.text import paper_rate
-from ixt.bench.results import Mode
+from ixt.bench.report import svg
+from ixt.bench.report.figures import MODES, Entry, best, fastest_by, paper_rate
+from ixt.bench.report.names import architecture, family_of, short_name
+from ixt.bench.report.peers import published_top1
+from ixt.bench.report.svg import MUTED, SERIES, SURFACE, Chart, Drawing, Mark
+from ixt.bench.results import Mode, group_by
 from ixt.models.paper import paper_models
 
 _MARKERS = "osD^v"
 _DASHES = {"contiguous": "--", "channels_last": "-"}
 
 
-def accuracy_chart(entries: Sequence[Entry], mode: Mode) -> Drawing | None:
-    """The best setting of each measured model, and the paper's rows, of one mode.
+def accuracy_charts(entries: Sequence[Entry]) -> list[Drawing]:
+    """The best setting of each measured model, and the paper's rows, for each mode measured.
 
-    None where no measured model has a published accuracy at the size it was measured at.
+    There is none where no model has a published accuracy at the size it was measured at.
     """
-    own = [
+    known = [
         (entry, top1)
-        for entry in best_settings(entry for entry in entries if entry.row.mode == mode)
+        for entry in fastest_by(entries, "model", "mode", "image_size")
         if (top1 := published_top1(entry.row.model, entry.row.image_size)) is not None
     ]
-    if not own:
-        return None
+    by_mode = group_by(known, lambda pair: pair[0].row.mode)
+    return [_accuracy_chart(by_mode[mode], mode) for mode in get_args(Mode) if mode in by_mode]
+
+
+def _accuracy_chart(own: list[tuple[Entry, float]], mode: Mode) -> Drawing:
     labels = list(dict.fromkeys(entry.source.label for entry, _ in own))
     markers = {label: _MARKERS[n % len(_MARKERS)] for n, label in enumerate(labels)}
-    with new_chart(10.6, 5.2, "images per second", "ImageNet-1k top-1, %") as chart:
-        for info in paper_models():
-            tip = f"{info.name}, the paper: {info.top1} % at {paper_rate(info, mode):,} img/s, "
-            chart.scatter(
-                (paper_rate(info, mode), info.top1),
-                _area(info.params),
-                tip + _millions(info.params),
-                facecolors=SURFACE,
-                edgecolors=SERIES[family_of(info.name)],
-                linewidth=1.5,
-            )
+    with svg.new_chart("images per second", "ImageNet-1k top-1, %") as chart:
+        _draw_paper(chart, mode, {short_name(entry.row.model) for entry, _ in own})
         for entry, top1 in own:
-            _draw_own(chart, entry, top1, markers[entry.source.label])
-        marks = [
-            Mark(short_name(e.row.model), e.rate, top1, _radius(e.row.params)) for e, top1 in own
-        ]
-        paper = [
-            Mark(short_name(i.name), paper_rate(i, mode), i.top1, _radius(i.params), MUTED)
-            for i in paper_models()
-        ]
-        rates = [mark.x for mark in (*marks, *paper)]
-        plain_log_axis(chart.axes, "x", min(rates) / 1.6, max(rates) * 1.6)
+            _draw_own(chart, entry, top1, markers)
+        rates = [mark.x for mark in chart.marks]
+        svg.plain_log_axis(chart.axes, "x", min(rates) / 1.6, max(rates) * 1.6)
         chart.axes.margins(y=0.12)
         chart.explain_families([*(i.name for i in paper_models()), *(e.row.model for e, _ in own)])
         for label, marker in markers.items():
             name = f"measured: {label}" if len(markers) > 1 else "measured"
             chart.explain(name, color=MUTED, marker=marker)
         chart.explain("the paper, A100", facecolors=SURFACE, edgecolors=MUTED)
-        chart.legend_below(7)
-        # One source's points have names, and those of the paper's models that were not measured.
-        named = [m for m, (e, _) in zip(marks, own, strict=True) if e.source.label == labels[0]]
-        known = {mark.name for mark in named}
-        named += [mark for mark in paper if mark.name not in known]
-        place_names(chart, named, [*marks, *paper])
         devices = ", ".join(dict.fromkeys(entry.source.device for entry, _ in own))
-        title = f"Accuracy and {WORDS[mode]} throughput"
+        title = f"Accuracy and {MODES[mode]} throughput"
         return chart.finish(
             f"accuracy-{mode}",
             title,
@@ -94,30 +65,35 @@ def unplaced(entries: Sequence[Entry]) -> list[str]:
     return sorted(f"{m} at {size} px" for m, size in sizes if published_top1(m, size) is None)
 
 
-def _draw_own(chart: Chart, entry: Entry, top1: float, marker: str) -> None:
-    row, colour = entry.row, SERIES[family_of(entry.row.model)]
+def _draw_paper(chart: Chart, mode: Mode, measured: set[str]) -> None:
+    """The paper's rows; those of models that were measured have no name of their own."""
+    for info in paper_models():
+        rate, name, area = paper_rate(info, mode), short_name(info.name), _area(info.params)
+        tip = f"{info.name}, the paper: {info.top1} % at {rate:,} img/s, {_millions(info.params)}"
+        mark = Mark(rate, info.top1, area, tip, "" if name in measured else name, MUTED)
+        colour = SERIES[family_of(info.name)]
+        chart.draw(mark, facecolors=SURFACE, edgecolors=colour, linewidth=1.5)
+
+
+def _draw_own(chart: Chart, entry: Entry, top1: float, markers: dict[str, str]) -> None:
+    row, label, colour = entry.row, entry.source.label, SERIES[family_of(entry.row.model)]
     tip = (
-        f"{row.model}, {entry.source.label}: {top1} % at {entry.rate_text}, {entry.setting}, "
+        f"{row.model}, {label}: {top1} % at {entry.rate_text}, {row.setting}, "
         f"batch {row.batch_size}, {_millions(row.params)}"
     )
     for info in paper_models():
         if architecture(info.name) == architecture(row.model) and info.image_size == row.image_size:
             published = paper_rate(info, row.mode)
             tip += f", {entry.rate / published:.2f} times the paper's rate"
-            chart.axes.plot(
-                [published, entry.rate], [info.top1, top1], color=colour,
-                alpha=0.3, linewidth=1.5, zorder=0.5,
-            )  # fmt: skip
-    point = (entry.rate, top1)
-    chart.scatter(point, _area(row.params), tip, color=colour, marker=marker, edgecolor=SURFACE)
+            ends = [published, entry.rate], [info.top1, top1]
+            chart.axes.plot(*ends, color=colour, alpha=0.3, linewidth=1.5, zorder=0.5)
+    name = short_name(row.model) + (f", {label}" if len(markers) > 1 else "")
+    mark = Mark(entry.rate, top1, _area(row.params), tip, name)
+    chart.draw(mark, color=colour, marker=markers[label], edgecolor=SURFACE)
 
 
 def _area(params: int | None) -> float:
     return 20 + 6.0 * (params or 0) / 1e6  # square points
-
-
-def _radius(params: int | None) -> float:
-    return math.sqrt(_area(params) / math.pi)
 
 
 def _millions(params: int | None) -> str:
@@ -127,11 +103,10 @@ def _millions(params: int | None) -> str:
 def batch_charts(entries: Sequence[Entry]) -> list[Drawing]:
     """One chart per model, mode and image size of which a setting has two or more batches."""
     drawings: list[Drawing] = []
-    plots = group_by(entries, lambda e: (e.row.model, e.row.mode, e.row.image_size))
-    for plot in plots.values():
+    for plot in group_by(entries, lambda e: (e.row.model, e.row.mode, e.row.image_size)).values():
         curves = [
             sorted(line, key=lambda entry: entry.row.batch_size)
-            for line in group_by(plot, lambda e: (e.source.label, e.setting)).values()
+            for line in group_by(plot, lambda entry: entry.label).values()
             if len({entry.row.batch_size for entry in line}) > 1
         ]
         if curves:
@@ -141,25 +116,23 @@ def batch_charts(entries: Sequence[Entry]) -> list[Drawing]:
 
 def _batch_chart(curves: list[list[Entry]], name: str) -> Drawing:
     first = curves[0][0].row
-    title = f"{first.model}, {WORDS[first.mode]}"
-    several = len({line[0].source.label for line in curves}) > 1
-    with new_chart(5.6, 3.8, "images per step", "images per second") as chart:
+    title = f"{first.model}, {MODES[first.mode]}"
+    with svg.new_chart("images per step", "images per second", wide=False) as chart:
         chart.axes.set_xscale("log", base=2)
         for line, colour in zip(curves, _colours(curves), strict=True):
-            _curve(chart, line, colour, several)
+            _curve(chart, line, colour)
         sizes = sorted({entry.row.batch_size for line in curves for entry in line})
         chart.axes.set_xticks(sizes, [str(size) for size in sizes])
         chart.axes.minorticks_off()
         chart.axes.set_ylim(0)
-        chart.axes.yaxis.set_major_formatter(lambda value, _: short_number(value))
-        chart.legend_below(2)
+        chart.axes.yaxis.set_major_formatter("{x:,g}")
         top = best(entry for line in curves for entry in line)
         return chart.finish(
             name,
             title,
             f"{title} by batch size: {len(curves)} curves from {sizes[0]} to {sizes[-1]}; the "
-            f"fastest is {top.setting} at batch {top.row.batch_size} with {top.rate:.0f} images "
-            "per second",
+            f"fastest is {top.row.setting} at batch {top.row.batch_size} with {top.rate:.0f} "
+            "images per second",
             f"{first.image_size} px; bands are the 5th to 95th percentile of the windows.",
         )
 
@@ -173,15 +146,14 @@ def _colours(curves: list[list[Entry]]) -> list[str]:
     return [SERIES[known.index(hue) % len(SERIES)] for hue in hues]
 
 
-def _curve(chart: Chart, line: list[Entry], colour: str, several: bool) -> None:
-    first, rows = line[0], [entry.row for entry in line]
-    label = f"{first.source.label}: {first.setting}" if several else first.setting
+def _curve(chart: Chart, line: list[Entry], colour: str) -> None:
+    rows, label = [entry.row for entry in line], line[0].label
     sizes = [row.batch_size for row in rows]
-    dashes = _DASHES[first.row.layout]
+    dashes = _DASHES[rows[0].layout]
     chart.axes.plot(sizes, [e.rate for e in line], dashes, color=colour, label=label)
     low = [row.p5_images_per_s or 0 for row in rows]
     high = [row.p95_images_per_s or 0 for row in rows]
     chart.axes.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
     for entry in line:
         tip = f"{label}, batch {entry.row.batch_size}: {entry.rate_text}"
-        chart.scatter((entry.row.batch_size, entry.rate), 36, tip, color=colour, zorder=3)
+        chart.draw(Mark(entry.row.batch_size, entry.rate, 36, tip), color=colour, zorder=3)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ixt import __version__
-from ixt.bench.report.charts import accuracy_chart, batch_charts, unplaced
-from ixt.bench.report.roofline_charts import roofline_charts
-from ixt.bench.report.rows import WORDS, Entry, Source, best, measured
-from ixt.bench.report.tables import (
-    all_peers,
-    all_remarks,
-    bar_cards,
-    machine_terms,
+from ixt.bench.report.bars import bar_cards
+from ixt.bench.report.charts import accuracy_charts, batch_charts, unplaced
+from ixt.bench.report.figures import (
+    MODES,
+    WORDS,
+    Entry,
+    Source,
+    best,
+    measured,
+    published_rate,
     results_table,
 )
-from ixt.bench.report.text import published_rate
-from ixt.bench.results import Mode
+from ixt.bench.report.notes import all_remarks, machine_terms
+from ixt.bench.report.peers import peer_lines
+from ixt.bench.report.roofline_charts import roofline_charts
+from ixt.bench.results import group_by
 from ixt.errors import EngineError
 
 
@@ -39,7 +42,6 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     if not entries:
         raise EngineError("nothing to show: no cell of the results has a figure, only errors")
     packages = sources[0].report.machine.get("packages") or {}
-    columns, rows = results_table(sources)
     roofs, why = roofline_charts(entries, device)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -57,16 +59,16 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
         torch=packages.get("torch", "unknown"),
         tiles=_tiles(entries),
         remarks=all_remarks(sources),
-        accuracy=[d for mode in get_args(Mode) if (d := accuracy_chart(entries, mode))],
+        accuracy=accuracy_charts(entries),
         unplaced=unplaced(entries),
         cards=bar_cards(entries),
         has_published=any(published_rate(entry.row) for entry in entries),
         batches=batch_charts(entries),
         roofs=roofs,
         why_no_roof=why,
-        columns=columns,
-        rows=rows,
-        peers=all_peers(sources),
+        table=results_table(sources),
+        words=WORDS,
+        peers=peer_lines(entries),
         machines=[(source.label, machine_terms(source)) for source in sources],
     )
 
@@ -74,12 +76,10 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
 def _tiles(entries: list[Entry]) -> list[tuple[str, str]]:
     """The headline: a number, and what it is."""
     tiles = []
-    for mode in get_args(Mode):
-        of_mode = [entry for entry in entries if entry.row.mode == mode]
-        if of_mode:
-            top = best(of_mode)
-            rate = f"{top.rate:,.0f}" if top.rate >= 100 else f"{top.rate:.1f}"
-            tiles.append((rate, f"img/s, fastest {WORDS[mode]}: {top.row.model}, {top.setting}"))
+    for mode, group in group_by(entries, lambda entry: entry.row.mode).items():
+        top = best(group)
+        rate = f"{top.rate:,.0f}" if top.rate >= 100 else f"{top.rate:.1f}"
+        tiles.append((rate, f"img/s, fastest {MODES[mode]}: {top.row.model}, {top.row.setting}"))
     gains = (
         ("layout", "contiguous", "channels_last", "channels_last over contiguous"),
         ("compile", False, True, "compiled over eager"),

@@ -6,19 +6,20 @@ The paper's own table is in `ixt.models.paper`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
-from ixt.bench.results import Layout, Mode, Part, Precision, Report, Row
-from ixt.models.paper import ModelInfo, find_paper_model, paper_models
+from ixt.bench.console import print_table
+from ixt.bench.report.figures import Entry, Source, fastest_by, measured
+from ixt.bench.report.names import architecture
+from ixt.bench.results import LAYOUTS, Layout, Mode, Part, Precision, Report, Row
+from ixt.models.paper import paper_models
 
 _FILE = Path(__file__).with_name("peers.json")
-_FILE_WIDTH = 200  # characters, where the output is no terminal that would wrap them
 _NEAREST = 3
 _FAMILY = re.compile(
     r"RTX PRO \d+|RTX A?\d{4}|(?<![A-Z0-9])(?:G[BH]\d00|[ABHLVT]\d{1,3}[SG]?|MI\d{3}X?)\b"
@@ -101,24 +102,18 @@ def peer_accuracies() -> tuple[Accuracy, ...]:
 
 
 def published_top1(model: str, image_size: int) -> float | None:
-    """The paper's accuracy in percent, else timm's at this size; None where neither has one."""
-    row = find_paper_model(model) or _paper_row(model)
-    if row is not None and row.image_size == image_size:
-        return row.top1
+    """The paper's accuracy in percent, else timm's at this size; None where neither has one.
+
+    The paper's also for timm's name of the same architecture, with or without its tag. Not for
+    timm's resnet50, whose tag is of another training run than the paper's figure.
+    """
+    for row in paper_models():
+        timm_names = () if row.name == "resnet50" else (row.timm_name, architecture(row.name))
+        if model in (row.name, *timm_names) and row.image_size == image_size:
+            return row.top1
     name = architecture(model)
     found = (a.top1 for a in peer_accuracies() if (a.model, a.image_size) == (name, image_size))
     return next(found, None)
-
-
-def _paper_row(model: str) -> ModelInfo | None:
-    """The paper's row of a timm name, with or without its tag: same architecture and weights.
-
-    Not for resnet50, whose tag in timm is of another training run than the paper's figure.
-    """
-    for row in paper_models():
-        if row.name != "resnet50" and model in (row.timm_name, row.timm_name.split(".")[0]):
-            return row
-    return None
 
 
 def device_family(device: str) -> str:
@@ -129,12 +124,6 @@ def device_family(device: str) -> str:
     """
     found = _FAMILY.search(device)
     return found[0].removeprefix("RTX ") if found else device
-
-
-def architecture(model: str) -> str:
-    """Timm's name without its tag of weights, for a name of the paper or of timm."""
-    row = find_paper_model(model)
-    return (row.timm_name if row else model).split(".")[0]
 
 
 def nearest_peers(row: Row, count: int = _NEAREST) -> list[tuple[PeerRun, Figure]]:
@@ -177,7 +166,7 @@ class PeerLine(NamedTuple):
     mode: str
     setting: str
     device: str
-    images_per_s: float
+    images_per_s: str
     ratio: str
     """Ours over theirs; empty where the devices are of two families."""
     publisher: str
@@ -185,56 +174,38 @@ class PeerLine(NamedTuple):
     note: str
 
 
-def peer_lines(report: Report) -> list[PeerLine]:
-    """The nearest published figures of each model, mode and precision measured."""
-    return [
-        PeerLine(
-            row.model,
-            row.mode,
-            describe(run, figure),
-            run.device + (f" x{run.num_devices}" if run.num_devices > 1 else ""),
-            figure.images_per_s,
-            f"{(row.images_per_s or 0) / figure.images_per_s:.2f}"
-            if device_family(run.device) == device_family(row.device or "cpu")
-            else "",
-            run.publisher,
-            run.source,
-            run.note,
-        )
-        for row in best_rows(report)
-        for run, figure in nearest_peers(row)
-    ]
+def peer_lines(entries: Iterable[Entry]) -> list[PeerLine]:
+    """The nearest published figures of each model, mode and precision measured, each once."""
+    lines = []
+    for entry in fastest_by(entries, "model", "mode", "precision", "image_size"):
+        row = entry.row
+        for run, figure in nearest_peers(row):
+            device = run.device + (f" x{run.num_devices}" if run.num_devices > 1 else "")
+            alike = device_family(run.device) == device_family(row.device or "cpu")
+            ratio = f"{entry.rate / figure.images_per_s:.2f}" if alike else ""
+            rate = f"{figure.images_per_s:,.0f}"
+            what = (row.model, row.mode, describe(run, figure), device, rate, ratio)
+            lines.append(PeerLine(*what, run.publisher, run.source, run.note))
+    return list(dict.fromkeys(lines))
 
 
 def print_peers(report: Report) -> None:
     """Print the nearest published figures under each model, mode and precision measured."""
-    table = Table(title="Published by others, img/s of one device")
-    for name in ("model", "mode", "setting", "device", "img/s", "ours / theirs", "source"):
-        table.add_column(name, justify="right" if name in ("img/s", "ours / theirs") else "left")
-    for line in peer_lines(report):
-        ratio = line.ratio or "another device"
-        table.add_row(*line[:4], f"{line.images_per_s:.0f}", ratio, line.source)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
-    console.print(table if table.row_count else "no published figures of these models are known")
-
-
-def best_rows(report: Report) -> list[Row]:
-    """The fastest measured row of each model, mode, precision and image size."""
-    best: dict[tuple[object, ...], Row] = {}
-    for row in report.rows:
-        if row.images_per_s is None:
-            continue
-        key = (row.model, row.mode, row.precision, row.image_size)
-        if key not in best or row.images_per_s > (best[key].images_per_s or 0):
-            best[key] = row
-    return list(best.values())
+    lines = peer_lines(measured([Source("", report)]))
+    if not lines:
+        print("no published figures of these models are known")
+        return
+    print_table(
+        ("model", "mode", "setting", "device", "img/s", "ours / theirs", "source"),
+        [(*line[:5], line.ratio or "another device", line.source) for line in lines],
+        words=("model", "mode", "setting", "device", "source"),
+        title="Published by others, img/s of one device",
+    )
 
 
 def describe(run: PeerRun, figure: Figure) -> str:
     """A run's setting in a few words."""
-    words = [run.precision, {"channels_last": "NHWC", "contiguous": "NCHW"}.get(run.layout or "")]
+    words = [run.precision, LAYOUTS.get(run.layout or "")]
     words += ["compiled" if run.compile else None]
     words += [f"batch {figure.batch_size}" if figure.batch_size else None]
     words += [f"{figure.image_size} px" if figure.image_size != 224 else None]

@@ -4,60 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ixt.bench.report.rows import WORDS, Entry, best_settings, family_of, group_by, short_name
-from ixt.bench.report.svg import (
-    INK,
-    MUTED,
-    SERIES,
-    SURFACE,
-    Chart,
-    Drawing,
-    Mark,
-    new_chart,
-    place_names,
-    plain_log_axis,
-)
-from ixt.bench.results import Ceilings
-from ixt.bench.roofline import Device, Precision, find_device, limits
+from ixt.bench.report import svg
+from ixt.bench.report.figures import MODES, Entry, fastest_by
+from ixt.bench.report.names import family_of, short_name
+from ixt.bench.report.svg import INK, MUTED, SERIES, SURFACE, Chart, Drawing, Mark
+from ixt.bench.results import Ceilings, group_by
+from ixt.bench.roofline import Device, Precision, find_device
 from ixt.bench.roofline.devices import ELEMENT_BYTES
-from ixt.bench.roofline.shares import ARITHMETIC, costs_of, measured_device
+from ixt.bench.roofline.limits import ARITHMETIC, costs_of, limits, measured_device
 from ixt.errors import EngineError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _MARKERS = {"train": "o", "infer": "s"}
-_RADIUS = 4.5  # points
+_TERA = 1e12
+_DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2, "color": MUTED}
 
 
 @dataclass(frozen=True)
 class _Roof:
     """A device's ceilings in one type of arithmetic."""
 
-    device: Device
     precision: Precision
-    published: bool
-    """Whether the peaks are the maker's; else they were measured."""
-    reached: tuple[float, float] | None
-    """FLOP/s and bytes/s that this very device was seen to reach, under published peaks."""
+    published: Device | None
+    """With the maker's peaks."""
+    seen: Device | None
+    """With what this very device was seen to reach."""
 
     @property
-    def peak(self) -> float:
-        """FLOP/s."""
-        return self.device.peak_flops(self.precision)
-
-
-@dataclass(frozen=True)
-class _Point:
-    entry: Entry
-    intensity: float
-    """FLOPs per byte of the least traffic."""
-    achieved: float
-    """FLOP/s."""
-    share: float
-    """Of the rate that the device allows, each operation taking the longer of its two times."""
+    def device(self) -> Device:
+        """The ceilings that shares are of."""
+        device = self.published or self.seen
+        assert device is not None
+        return device
 
 
 def roofline_charts(
@@ -78,16 +57,15 @@ def roofline_charts(
     drawings: list[Drawing] = []
     remarks: list[str] = []
     for (name, _), group in groups.items():
-        row = group[0].row
         try:
-            roof = _roof(name, row.precision, group[0].source.report.ceilings)
+            roof = _roof(name, group[0].row.precision, group[0].source.report.ceilings)
         except EngineError as error:
             if device is not None:
                 raise
             remarks.append(f"No roofline: {error} (--device).")
             continue
-        points = [_point(roof, entry) for entry in best_settings(group)]
-        drawings.append(_chart(points, roof, len(drawings)))
+        points = fastest_by(group, "model", "mode", "image_size")
+        drawings.append(_chart(points, roof, f"roofline-{len(drawings)}"))
     return drawings, list(dict.fromkeys(remarks))
 
 
@@ -99,61 +77,36 @@ def _roof(name: str, precision: str, ceilings: Ceilings | None) -> _Roof:
     """
     arithmetic = ARITHMETIC[precision]
     seen = measured_device(ceilings, precision) if ceilings else None
-    reached = (seen.peak_flops(arithmetic), seen.bandwidth_bytes_per_s) if seen else None
     try:
         device = find_device(name)
         device.peak_flops(arithmetic)
     except EngineError:
         if seen is None:
             raise
-        return _Roof(seen, arithmetic, published=False, reached=None)
-    return _Roof(device, arithmetic, published=True, reached=reached)
+        return _Roof(arithmetic, None, seen)
+    return _Roof(arithmetic, device, seen)
 
 
-def _point(roof: _Roof, entry: Entry) -> _Point:
-    row = entry.row
-    costs = costs_of(row.model, row.image_size)
-    flops = costs.flops(row.mode)
-    bytes_ = costs.traffic_bytes(row.mode, ELEMENT_BYTES[roof.precision], row.batch_size)
-    limit = limits(costs, roof.device, roof.precision, row.batch_size, row.mode)
-    return _Point(
-        entry,
-        intensity=flops / bytes_,
-        achieved=flops * entry.rate,
-        share=entry.rate / limit.images_per_s,
-    )
-
-
-def _chart(points: Sequence[_Point], roof: _Roof, number: int) -> Drawing:
+def _chart(points: Sequence[Entry], roof: _Roof, name: str) -> Drawing:
     title = f"Roofline of {roof.device.name}, {roof.precision}"
     intensity = "arithmetic intensity, FLOP per byte of the least traffic"
-    with new_chart(10.6, 5.2, intensity, "achieved, TFLOP/s") as chart:
-        across = [roof.peak / roof.device.bandwidth_bytes_per_s, *(p.intensity for p in points)]
-        low, high = min(across) / 1.6, max(across) * 1.6
-        floor = min(point.achieved for point in points) / 1e12
-        plain_log_axis(chart.axes, "x", low, high)
-        plain_log_axis(chart.axes, "y", floor / 1.8, 1.8 * roof.peak / 1e12)
-        _draw_roof(chart.axes, roof, low, high)
-        for point in points:
-            _draw(chart, point)
-        chart.explain_families(point.entry.row.model for point in points)
-        for mode in dict.fromkeys(point.entry.row.mode for point in points):
-            chart.explain(WORDS[mode], color=MUTED, marker=_MARKERS[mode])
-        chart.legend_below(6)
-        marks = [
-            Mark(
-                f"{short_name(p.entry.row.model)} {p.share:.0%}",
-                *(p.intensity, p.achieved / 1e12),
-                _RADIUS,
-            )
-            for p in points
-        ]
-        place_names(chart, marks, marks, distances=(0.0,))
-        shares = ", ".join(
-            f"{p.entry.row.model} {WORDS[p.entry.row.mode]} {p.share:.1%}" for p in points
-        )
-        alt = f"{title}. Share of the limit reached: {shares}."
-        return chart.finish(f"roofline-{number}", title, alt, _caption(roof))
+    several = len({point.source.label for point in points}) > 1
+    with svg.new_chart(intensity, "achieved, TFLOP/s") as chart:
+        shares = [_draw(chart, point, roof, several) for point in points]
+        peak = roof.device.peak_flops(roof.precision)
+        across = [peak / roof.device.bandwidth_bytes_per_s, *(mark.x for mark in chart.marks)]
+        ends = min(across) / 1.6, max(across) * 1.6
+        floor = min(mark.y for mark in chart.marks)
+        svg.plain_log_axis(chart.axes, "x", *ends)
+        svg.plain_log_axis(chart.axes, "y", floor / 1.8, 1.8 * peak / _TERA)
+        _draw_roof(chart, roof.device, roof.precision, ends, "", 5, color=INK)
+        if roof.published and roof.seen:
+            _draw_roof(chart, roof.seen, roof.precision, ends, " measured", -12, **_DASHED)
+        chart.explain_families(point.row.model for point in points)
+        for mode in dict.fromkeys(point.row.mode for point in points):
+            chart.explain(MODES[mode], color=MUTED, marker=_MARKERS[mode])
+        alt = f"{title}. Share of the limit reached: {', '.join(shares)}."
+        return chart.finish(name, title, alt, _caption(roof))
 
 
 def _caption(roof: _Roof) -> str:
@@ -162,7 +115,7 @@ def _caption(roof: _Roof) -> str:
         ceilings = (
             f"Sloping: {bandwidth} of memory bandwidth; flat: the dense {roof.precision} peak. "
         )
-        if roof.reached:
+        if roof.seen:
             ceilings += "Dashed: what a copy and a large matrix product reached on this device. "
     else:
         ceilings = (
@@ -176,36 +129,39 @@ def _caption(roof: _Roof) -> str:
     )
 
 
-def _draw_roof(axes: Axes, roof: _Roof, low: float, high: float) -> None:
-    _line(axes, low, high, roof.peak, roof.device.bandwidth_bytes_per_s)
-    axes.annotate(
-        f"{roof.peak / 1e12:,.3g} TFLOP/s", (high, roof.peak / 1e12), xytext=(-4, 5),
-        textcoords="offset points", ha="right", color=MUTED, fontsize=9,
+def _draw_roof(
+    chart: Chart,
+    device: Device,
+    precision: Precision,
+    ends: tuple[float, float],
+    note: str,
+    above: int,
+    **style: Any,
+) -> None:
+    """Both ceilings of a device, with the flat one's height `above` points over its end."""
+    peak, bandwidth = device.peak_flops(precision) / _TERA, device.bandwidth_bytes_per_s / _TERA
+    corners = [ends[0], peak / bandwidth, ends[1]], [ends[0] * bandwidth, peak, peak]
+    chart.axes.plot(*corners, zorder=1, **style)
+    chart.axes.annotate(
+        f"{peak:,.3g} TFLOP/s{note}", (ends[1], peak), (-4, above), textcoords="offset points",
+        ha="right", color=MUTED, fontsize=svg.LABEL_SIZE,
     )  # fmt: skip
-    if roof.reached:
-        _line(axes, low, high, *roof.reached, linestyle=(0, (4, 3)), linewidth=1.2, color=MUTED)
-        axes.annotate(
-            f"{roof.reached[0] / 1e12:,.3g} TFLOP/s measured", (high, roof.reached[0] / 1e12),
-            xytext=(-4, -12), textcoords="offset points", ha="right", color=MUTED, fontsize=9,
-        )  # fmt: skip
 
 
-def _line(axes: Axes, low: float, high: float, peak: float, bandwidth: float, **style: Any) -> None:
-    ridge = peak / bandwidth
-    heights = [low * bandwidth / 1e12, peak / 1e12, peak / 1e12]
-    axes.plot([low, ridge, high], heights, **{"color": INK, "zorder": 1, **style})
-
-
-def _draw(chart: Chart, point: _Point) -> None:
-    entry, row = point.entry, point.entry.row
-    chart.scatter(
-        (point.intensity, point.achieved / 1e12),
-        64,
-        f"{row.model}, {WORDS[row.mode]}, {entry.source.label}: {entry.setting}, batch "
-        f"{row.batch_size}: {point.intensity:.0f} FLOP/byte, {point.achieved / 1e12:.3g} TFLOP/s, "
-        f"{point.share:.1%} of the limit",
-        color=SERIES[family_of(row.model)],
-        edgecolor=SURFACE,
-        marker=_MARKERS[row.mode],
-        zorder=3,
+def _draw(chart: Chart, entry: Entry, roof: _Roof, several: bool) -> str:
+    """Draw a point; gives the model's name and the share of its limit in words."""
+    row, device = entry.row, roof.device
+    costs = costs_of(row.model, row.image_size)
+    flops = costs.flops(row.mode)
+    traffic = costs.traffic_bytes(row.mode, ELEMENT_BYTES[roof.precision], row.batch_size)
+    intensity, achieved = flops / traffic, flops * entry.rate / _TERA
+    limit = limits(costs, device, roof.precision, row.batch_size, row.mode).images_per_s
+    share, label = entry.rate / limit, entry.source.label
+    tip = (
+        f"{row.model}, {MODES[row.mode]}, {label}: {row.setting}, batch {row.batch_size}: "
+        f"{intensity:.0f} FLOP/byte, {achieved:.3g} TFLOP/s, {share:.1%} of the limit"
     )
+    name = f"{short_name(row.model)} {share:.0%}" + (f", {label}" if several else "")
+    style = {"color": SERIES[family_of(row.model)], "marker": _MARKERS[row.mode]}
+    chart.draw(Mark(intensity, achieved, 64, tip, name), **style, edgecolor=SURFACE, zorder=3)
+    return f"{row.model} {MODES[row.mode]} {share:.1%}"

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ixt.bench.report.rows import FAMILIES, family_of
+import numpy as np
+from numpy.typing import NDArray
+
+from ixt.bench.report.names import FAMILIES, family_of
 from ixt.errors import EngineError
 
 if TYPE_CHECKING:
@@ -43,33 +47,34 @@ _STYLE: dict[str, Any] = {
     **{"ytick.color": GRID, "ytick.labelcolor": MUTED},
     **{"legend.frameon": False, "legend.handletextpad": 0.4, "lines.linewidth": 2.0},
 }
-_LABEL_SIZE = 9
+LABEL_SIZE = 9
 _GAP = 3.0  # points between mark and name, and between two names
 _DISTANCES = (0.0, 12.0, 26.0, 42.0, 60.0, 80.0)  # points beyond the gap
 # Directions from the mark's edge, the preferred first: right, left, above, below, and aslant.
-_DIRECTIONS = (
-    (1.0, 0.0, "left", "center"),
-    (-1.0, 0.0, "right", "center"),
-    (0.0, 1.0, "center", "bottom"),
-    (0.0, -1.0, "center", "top"),
-    (0.8, 0.8, "left", "bottom"),
-    (-0.8, 0.8, "right", "bottom"),
-    (0.8, -0.8, "left", "top"),
-    (-0.8, -0.8, "right", "top"),
-)
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
+_ACROSS = {-1: "right", 0: "center", 1: "left"}
+_ALONG = {-1: "top", 0: "center", 1: "bottom"}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a chart, and its name."""
+    """A point of a chart."""
 
-    name: str
     x: float
     y: float
-    radius: float
-    """In points."""
-    colour: str = INK
-    """Of the name."""
+    area: float
+    """In square points."""
+    tip: str
+    """What it says when pointed at."""
+    name: str = ""
+    """What stands beside it, where there is room."""
+    ink: str = INK
+    """Colour of the name; names in `INK` are placed first."""
+
+    @property
+    def radius(self) -> float:
+        """In points."""
+        return math.sqrt(self.area / math.pi)
 
 
 @dataclass(frozen=True)
@@ -85,17 +90,19 @@ class Drawing:
 
 @dataclass
 class Chart:
-    """A figure with one plot that is being drawn, and what its marks say when pointed at."""
+    """A figure with one plot that is being drawn."""
 
     figure: Figure
     axes: Axes
-    tips: list[str] = field(default_factory=list)
+    columns: int
+    """Of the legend."""
+    marks: list[Mark] = field(default_factory=list)
 
-    def scatter(self, point: tuple[float, float], area: float, tip: str, **style: Any) -> None:
-        """Draw a mark that says something; its area is in square points."""
-        mark = self.axes.scatter(*point, area, **style)
-        mark.set_gid(f"tip-{len(self.tips)}")
-        self.tips.append(tip)
+    def draw(self, mark: Mark, **style: Any) -> None:
+        """Draw a point."""
+        drawn = self.axes.scatter(mark.x, mark.y, mark.area, **style)
+        drawn.set_gid(f"tip-{len(self.marks)}")
+        self.marks.append(mark)
 
     def explain(self, name: str, **style: Any) -> None:
         """Add a mark to the legend."""
@@ -108,13 +115,11 @@ class Chart:
             if number in drawn:
                 self.explain(name, color=SERIES[number])
 
-    def legend_below(self, columns: int) -> None:
-        """Put the legend under the plot, where no data is."""
-        handles, labels = self.axes.get_legend_handles_labels()
-        self.figure.legend(handles, labels, loc="outside lower left", ncols=columns)
-
     def finish(self, name: str, title: str, alt: str, caption: str) -> Drawing:
-        """Make the SVG, inside the `new_chart` block; `name` is unique in the page."""
+        """Add legend and names, and make the SVG inside `new_chart`; `name` is the page's only."""
+        keys = self.axes.get_legend_handles_labels()
+        self.figure.legend(*keys, loc="outside lower left", ncols=self.columns)
+        place_names(self)
         stream = io.StringIO()
         self.figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
         svg = stream.getvalue()
@@ -122,10 +127,10 @@ class Chart:
         for colour, variable in _VARIABLES.items():
             svg = svg.replace(colour, variable)
         svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)  # in the page's font
-        for number, text in enumerate(self.tips):
+        for number, point in enumerate(self.marks):
             mark = f'<g id="tip-{number}">'
             assert svg.count(mark) == 1, f"{name}: mark {number} is not in the drawing once"
-            svg = svg.replace(mark, f'<g class="tip"><title>{html.escape(text)}</title>')
+            svg = svg.replace(mark, f'<g class="tip"><title>{html.escape(point.tip)}</title>')
         svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg)
         svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
         label = f'<svg role="img" aria-label="{html.escape(alt)}" '
@@ -133,114 +138,107 @@ class Chart:
 
 
 @contextmanager
-def new_chart(width: float, height: float, x: str, y: str) -> Iterator[Chart]:
+def new_chart(x: str, y: str, wide: bool = True) -> Iterator[Chart]:
     """An empty chart in the house style.
 
     Args:
-        width: inches, at 72 units of the drawing each.
-        height: inches.
         x: what the horizontal axis shows.
         y: what the vertical axis shows.
+        wide: whether it takes the width of the page.
 
     Raises:
         EngineError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EngineError(
-            "the charts of a report need matplotlib; pip install 'ixt[plot]', or write the "
-            "figures alone with --out FILE.csv or FILE.md"
-        ) from error
+    new_figure = figure_class("the charts of a report need matplotlib (--out .csv or .md does not)")
+    import matplotlib
+
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot(xlabel=x, ylabel=y)
-        yield Chart(figure, axes)
+        figure = new_figure(figsize=(10.6, 5.2) if wide else (5.6, 3.8), layout="constrained")
+        yield Chart(figure, figure.add_subplot(xlabel=x, ylabel=y), columns=7 if wide else 2)
 
 
-def place_names(
-    chart: Chart,
-    named: Iterable[Mark],
-    marks: Iterable[Mark],
-    distances: Sequence[float] = _DISTANCES,
-) -> None:
-    """Write each name at the nearest place where it covers no mark and no other name.
+def figure_class(need: str) -> type[Figure]:
+    """Matplotlib's Figure.
+
+    Raises:
+        EngineError: matplotlib is not installed; the message says what needs it.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError:
+        raise EngineError(f"{need}; pip install 'ixt[plot]'") from None
+    return figure.Figure
+
+
+def place_names(chart: Chart) -> None:
+    """Write each name at the nearest place where it covers no mark, line or other text.
 
     A name for which there is no such place is left out: its point still shows it when pointed at.
-
-    Args:
-        chart: with its final limits.
-        named: the important ones first.
-        marks: all points drawn.
-        distances: how far from its mark a name may stand, in points, in the order tried; all but 0
-            get a line.
     """
     from matplotlib.path import Path
-    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     axes, scale = chart.axes, chart.figure.dpi / 72
     chart.figure.draw_without_rendering()  # settles where the axes lie in the figure
-    taken, names, lines = [], list[Bbox](), list[Path]()
-    for mark in marks:
-        point = axes.transData.transform((mark.x, mark.y))
-        taken.append(Bbox([point, point]).padded(mark.radius * scale))
-    for mark in named:
-        point = axes.transData.transform((mark.x, mark.y))
-        for far, direction in product(distances, _DIRECTIONS):
-            note = _write(axes, mark, far, direction)
-            box = Text.get_window_extent(note)  # without its line
+    taken = [text.get_window_extent() for text in axes.texts]
+    lines = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+    pointers, names = list[Path](), list[Bbox]()
+    middles = axes.transData.transform([(mark.x, mark.y) for mark in chart.marks])
+    for mark, middle in zip(chart.marks, middles, strict=True):
+        taken.append(Bbox([middle, middle]).padded(mark.radius * scale))
+    named = [pair for pair in zip(chart.marks, middles, strict=True) if pair[0].name]
+    for mark, middle in sorted(named, key=lambda pair: pair[0].ink != INK):
+        size = _size(axes, mark.name)
+        for far, direction in product(_DISTANCES, _DIRECTIONS):
+            shift = np.array(direction) * (mark.radius + _GAP + far)
+            corner = middle + shift * scale + size * (np.sign(direction) - 1) / 2
+            box = Bbox([corner, corner + size])
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             box = box.padded(_GAP * scale / 2)
-            line = Path([point, box.get_points().mean(axis=0)])
-            crosses = any(other.intersects_bbox(box) for other in lines) or (
-                far and any(line.intersects_bbox(other) for other in names)
+            pointer = Path([middle, box.get_points().mean(axis=0)])
+            crosses = any(line.intersects_bbox(box, False) for line in (*lines, *pointers)) or (
+                far and any(pointer.intersects_bbox(other) for other in names)
             )
             if inside and not crosses and not box.count_overlaps([*taken, *names]):
+                _write(axes, mark, shift, pointed=far > 0)
                 names.append(box)
-                lines += [line] if far else []
+                pointers += [pointer] if far else []
                 break
-            note.remove()
 
 
-def _write(axes: Axes, mark: Mark, far: float, direction: tuple[float, float, str, str]) -> Any:
-    """Write a name `far` points beyond the gap beside its mark, with a line if that is not 0."""
-    east, north, across, along = direction
-    reach = mark.radius + _GAP + far
+def _size(axes: Axes, name: str) -> NDArray[np.float64]:
+    """Width and height of a name, in pixels."""
+    text = axes.text(0, 0, name, fontsize=LABEL_SIZE)
+    size = np.array(text.get_window_extent().size)
+    text.remove()
+    return size
+
+
+def _write(axes: Axes, mark: Mark, shift: NDArray[np.float64], pointed: bool) -> None:
+    """Write a name beside its mark, the shift in points, and a line to it if it is far."""
     line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkA": 0.0}
-    note = axes.annotate(
+    across, along = np.sign(shift)
+    axes.annotate(
         mark.name,
         (mark.x, mark.y),
-        (east * reach, north * reach),
+        tuple(shift),
         textcoords="offset points",
-        ha=across,
-        va=along,
-        color=mark.colour,
-        fontsize=_LABEL_SIZE,
-        arrowprops=line | {"shrinkB": mark.radius} if far else None,
+        ha=_ACROSS[across],
+        va=_ALONG[along],
+        color=mark.ink,
+        fontsize=LABEL_SIZE,
+        arrowprops=line | {"shrinkB": mark.radius} if pointed else None,
     )
-    note.get_window_extent()  # settles where it stands
-    return note
 
 
 def plain_log_axis(axes: Axes, which: str, low: float, high: float) -> None:
     """Make the axis `x` or `y` logarithmic, with plain numbers, more of them on a short range."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    if high / low < 8:
-        steps = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+    steps = (1.0, 2.0, 5.0) if high / low > 8 else (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(10, subs=steps))
     axis.set_minor_locator(LogLocator(10, subs=tuple(map(float, range(1, 10)))))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def short_number(value: float) -> str:
-    """1.5, 15, 1,500 or 15k: three digits at most are worth reading on an axis."""
-    if value >= 10_000:
-        return f"{value / 1000:,.0f}k"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ixt.bench.results import Part
 from ixt.errors import EngineError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -20,33 +21,33 @@ ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 
 """Bytes of an activation."""
 
 _FILE = Path(__file__).with_name("devices.yaml")
-_OPTIONAL = ("tf32_tflops", "bf16_tflops", "fp16_tflops", "power_w")
-_TEXTS = ("name", "link", "source")
+Positive = Annotated[float, Field(gt=0.0)]
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(Part):
     """One accelerator's published peaks; rates are dense, without structured sparsity."""
+
+    model_config = ConfigDict(strict=True)
 
     name: str
     """What `find_device` takes."""
-    fp32_tflops: float
+    fp32_tflops: Positive
     """IEEE fp32 on the CUDA cores, in 1e12 FLOP/s; depthwise convolutions run there."""
-    bandwidth_gb_per_s: float
+    bandwidth_gb_per_s: Positive
     """Memory bandwidth, in 1e9 bytes/s."""
-    memory_gib: float
+    memory_gib: Positive
     """Memory size as sold; the driver keeps a little of it."""
-    tf32_tflops: float | None = None
+    tf32_tflops: Positive | None = None
     """On tensor cores; None where the device has none of that type."""
-    bf16_tflops: float | None = None
+    bf16_tflops: Positive | None = None
     """On tensor cores, accumulating in fp32."""
-    fp16_tflops: float | None = None
+    fp16_tflops: Positive | None = None
     """On tensor cores, accumulating in fp32."""
-    power_w: float | None = None
+    power_w: Positive | None = None
     """Board power, in watts."""
     link: str = "PCIe 4 x16"
     """The fastest link between two of them in one machine."""
-    link_gb_per_s: float = 31.5
+    link_gb_per_s: Positive = 31.5
     """Bandwidth of that link in one direction, in 1e9 bytes/s."""
     source: str = "given by the user"
     """Where the numbers come from."""
@@ -62,11 +63,11 @@ class Device:
         Raises:
             EngineError: the device has no such precision.
         """
-        tflops: float | None = asdict(self)[f"{precision}_tflops"]
-        if tflops is None:
-            has = [name for name in ELEMENT_BYTES if asdict(self)[f"{name}_tflops"] is not None]
+        peaks = {name: getattr(self, f"{name}_tflops") for name in ELEMENT_BYTES}
+        if peaks[precision] is None:
+            has = [name for name, tflops in peaks.items() if tflops is not None]
             raise EngineError(f"{self.name}: has no {precision}; it has {', '.join(has)}")
-        return tflops * 1e12
+        return float(peaks[precision] * 1e12)
 
 
 def find_device(name: str) -> Device:
@@ -130,23 +131,22 @@ def _inline(text: str) -> dict[str, float | str]:
 
 
 def _device(row: dict[str, Any], where: str) -> Device:
-    known = [field.name for field in fields(Device)]
-    for key in row:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise EngineError(f"{where}: {key}: unknown; the fields are {', '.join(near or known)}")
-    for key in known:
-        value = row.get(key)
-        if key in _TEXTS or (value is None and key in (*_OPTIONAL, "link_gb_per_s")):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise EngineError(f"{where}: {key}: is {value!r}; give a number above 0")
-    return Device(**{key: value for key, value in row.items() if value is not None})
+    try:
+        return Device(**{str(key): value for key, value in row.items() if value is not None})
+    except ValidationError as error:
+        # An unknown field first: a required one is missing where its name is misspelt.
+        wrong = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")[0]
+    key, known = str(wrong["loc"][0]), list(Device.model_fields)
+    if wrong["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known, n=1)
+        raise EngineError(f"{where}: {key}: unknown; the fields are {', '.join(near or known)}")
+    wanted = "a text" if wrong["type"] == "string_type" else "a number above 0"
+    raise EngineError(f"{where}: {key}: is {row.get(key)!r}; give {wanted}")
 
 
 def _required() -> list[str]:
-    skipped = (*_OPTIONAL, *_TEXTS, "link_gb_per_s")
-    return [field.name for field in fields(Device) if field.name not in skipped]
+    fields = Device.model_fields.items()
+    return [name for name, field in fields if field.is_required() and name != "name"]
 
 
 @cache

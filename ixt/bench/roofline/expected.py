@@ -1,10 +1,11 @@
-"""How long a run takes: from a benchmark, or from the roofline at a share that was reached."""
+"""How fast a run is: by a benchmark, or by the roofline at a share that was reached."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ixt.bench.results import Row, read_report
@@ -24,6 +25,7 @@ _BEST_SHARE = 0.38
 # CUDA cores are easier to fill: NVIDIA's ResNet-50 does 367 images/s in fp32 on a V100.
 # Source: NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5/README.md.
 _FP32_SHARE = 0.58
+_ASSUMED = "h100"
 _BENCH_NAMES = {"fp32": "fp32", "tf32": "tf32", "bf16": "amp-bf16", "fp16": "amp-fp16"}
 
 
@@ -92,16 +94,46 @@ def _paper_limit(costs: Costs, mode: Mode) -> float:
     return limits(costs, find_device("a100"), "tf32", 128, mode).images_per_s
 
 
-def bench_device(path: Path) -> str:
-    """The name of the device that a benchmark ran on.
+def assumed_device(name: str | None, bench: Path | None) -> Device:
+    """The device by name; without one the benchmark's, then this machine's, then an H100.
+
+    Args:
+        name: for `find_device`.
+        bench: results of `ixt bench`.
 
     Raises:
-        EngineError: the file cannot be read or holds no measurement.
+        EngineError: the device is unknown, or the file cannot be read or holds no measurement.
     """
-    rows = _measured(path)
-    if not rows:
-        raise EngineError(f"{path}: holds no measurement; run `ixt bench` again")
-    return str(rows[0].device)
+    if name is None and bench is not None:
+        rows = _measured(bench)
+        if not rows:
+            raise EngineError(f"{bench}: holds no measurement; run `ixt bench` again")
+        name = str(rows[0].device)
+    if name is None:
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else _ASSUMED
+    return find_device(name)
+
+
+def expected_rates(
+    recipe: Recipe, device: Device, bench: Path | None, num_classes: int, costs: Costs | None = None
+) -> Rates:
+    """The rates of a benchmark, or without one those at a share of the roofline.
+
+    Args:
+        recipe: the setting.
+        device: one GPU.
+        bench: results of `ixt bench`.
+        num_classes: outputs of the model.
+        costs: of `recipe_costs`, where they are known.
+
+    Raises:
+        EngineError: the benchmark holds no such rate, or the device has no such precision.
+        ModelError: the model is unknown.
+    """
+    if bench is not None:
+        return bench_rates(bench, recipe, device, num_classes)
+    costs = costs or recipe_costs(empty_model(recipe, num_classes), recipe)
+    return roofline_rates(costs, device, recipe)
 
 
 def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) -> Rates:
@@ -178,72 +210,6 @@ def _is_device(said: str, device: Device) -> bool:
         return find_device(said) == device
     except EngineError:
         return said == device.name
-
-
-@dataclass(frozen=True)
-class Duration:
-    """Time and cost of the whole run."""
-
-    train_hours: float
-    """Training steps, communication hidden behind the backward pass where it fits."""
-    eval_hours: float
-    """All evaluations."""
-    hours: float
-    """Both."""
-    best_hours: float | None
-    """With hand-fused kernels; None where nothing better is known."""
-    gpu_hours: float
-    """Over all GPUs."""
-    energy_kwh: float | None
-    """At the boards' full power, hosts and cooling not counted; None where it is unknown."""
-    price: float | None
-    """At the price given for a GPU-hour."""
-
-
-def estimate(
-    recipe: Recipe,
-    rates: Rates,
-    device: Device,
-    *,
-    num_gpus: int,
-    updates: int,
-    exchange_s: float,
-    num_val: int,
-    price_per_gpu_hour: float | None,
-) -> Duration:
-    """Hours and costs of a run.
-
-    Args:
-        recipe: batch, evaluations and EMA.
-        rates: of one GPU.
-        device: its power.
-        num_gpus: ranks.
-        updates: of the whole run.
-        exchange_s: for the communication of one update.
-        num_val: validation images.
-        price_per_gpu_hour: in any currency.
-    """
-    images_per_gpu = recipe.engine.global_batch_size / num_gpus
-
-    def train_hours(rate: float) -> float:
-        return updates * max(images_per_gpu / rate, exchange_s) / 3600
-
-    epochs = recipe.schedule.total_epochs
-    evaluations = -(-epochs // recipe.eval.every_epochs)
-    passes = evaluations * (2 if recipe.ema.decay is not None else 1)
-    eval_hours = passes * num_val / (rates.infer * num_gpus) / 3600
-    hours = train_hours(rates.train) + eval_hours
-    best = rates.best_train
-    gpu_hours = hours * num_gpus
-    return Duration(
-        train_hours=train_hours(rates.train),
-        eval_hours=eval_hours,
-        hours=hours,
-        best_hours=train_hours(best) + eval_hours if best is not None else None,
-        gpu_hours=gpu_hours,
-        energy_kwh=gpu_hours * device.power_w / 1000 if device.power_w else None,
-        price=gpu_hours * price_per_gpu_hour if price_per_gpu_hour is not None else None,
-    )
 
 
 def empty_model(recipe: Recipe, num_classes: int) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ixt.bench.measure import command
-from ixt.bench.measure.command import Request, bench, training_step
+from ixt.bench.measure.command import Request, bench
 from ixt.bench.results import Ceilings, Cell, Protocol
 from ixt.errors import EngineError, Interrupted
 
@@ -61,8 +61,8 @@ def test_the_paper_is_fourteen_models_in_the_paper_s_precision(seen: list[Cell])
         ({"layouts": "nhwc"}, "--layout: nhwc: give one or more of contiguous, channels_last"),
         ({"modes": " , "}, "--mode: nothing: give one or more of train, infer"),
         ({"compiles": "yes"}, "--compile: yes: give one or more of off, on"),
-        ({"batch_sizes": "8..4"}, "--batch-size: '8..4': give numbers"),
-        ({"batch_sizes": "big"}, "--batch-size: 'big': give numbers"),
+        ({"batch_sizes": "8..4"}, "--batch-size: '8..4': give whole numbers"),
+        ({"batch_sizes": "big"}, "--batch-size: 'big': give whole numbers"),
         ({"models": []}, "nothing to measure"),
         ({"paper": True}, "--paper: measures all models of the paper's table; leave it out"),
         ({"resume": True}, "--resume: needs --results FILE"),
@@ -120,10 +120,3 @@ def test_an_unknown_device_is_refused_before_anything_is_measured(ceilings: list
     with pytest.raises(EngineError, match="h1000: not a known device"):
         bench(Request(["resnet18"], device="h1000"))
     assert ceilings == []
-
-
-@pytest.mark.parametrize("text", ["sgd", "full,plain"])
-def test_one_training_step_is_taken(text: str) -> None:
-    with pytest.raises(EngineError, match=r"--step: .*: give one .*of full, plain"):
-        training_step(text)
-    assert training_step("plain") == "plain"

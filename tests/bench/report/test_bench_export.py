@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from samples import report, row, timing
 
-from ixt.bench.report.text import csv_text, markdown_text, remarks
+from ixt.bench.report.figures import csv_text
+from ixt.bench.report.notes import markdown_text, remarks
 from ixt.bench.results import Ceilings
 
 TWO = report(row(10.0), row(12.5, layout="channels_last"), row(None, mode="infer"))
@@ -28,12 +29,14 @@ def test_csv_holds_raw_numbers_a_line_per_cell() -> None:
 def test_markdown_is_the_terminal_s_table() -> None:
     assert markdown_text(TWO) == (
         "A <CPU> & more, 224 px, torch 2.14.1\n\n"
-        "| model | mode | precision | batch | NCHW img/s | channels_last img/s | ms/step | GiB "
-        "| GMACs | MFU | of limit | paper, A100 | ratio |\n"
-        f"| --- | --- | --- |{' ---: |' * 10}\n"
-        "| inceptionnext_atto | train | fp32 | 4 | 10.0 ±1.0% | **12.5 ±1.0%** | 320.0 | 1.2 "
-        "| 0.50 |  |  | 2661 | 0.0047 |\n"
-        "| inceptionnext_atto | infer | fp32 | 4 | - |  |  |  |  |  |  | 9876 |  |\n\n"
+        "| model | mode | precision | layout | batch | img/s | spread | paper, A100 | ratio "
+        "| ms/step | GiB | GMACs | px |\n"
+        f"| --- | --- | --- | --- |{' ---: |' * 9}\n"
+        "| inceptionnext_atto | train | fp32 | NCHW | 4 | 10.0 | ±1.0% | 2,661 | 0.00376 | 400.0 "
+        "| 1.25 | 0.50 | 224 |\n"
+        "| inceptionnext_atto | train | fp32 | NHWC | 4 | **12.5** | ±1.0% | 2,661 | 0.0047 "
+        "| 320.0 | 1.25 | 0.50 | 224 |\n"
+        "| inceptionnext_atto | infer | fp32 | NCHW | 4 | failed |  | 9,876 |  |  |  |  | 224 |\n\n"
         "- inceptionnext_atto infer contiguous fp32 batch 4: out of memory\n"
     )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ixt.bench.report.figures import Source
 from ixt.bench.report.page import page_html
-from ixt.bench.report.rows import Source
 from ixt.bench.results import Report, read_report
 
 RESULTS = Path(__file__).parents[2] / "results"

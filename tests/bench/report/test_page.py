@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from samples import report, row, small_report
 
+from ixt.bench.report.figures import Source, measured
 from ixt.bench.report.page import page_html
 from ixt.bench.report.roofline_charts import roofline_charts
-from ixt.bench.report.rows import Source, measured
 from ixt.bench.report.svg import _VARIABLES
 from ixt.bench.results import Ceilings
 from ixt.errors import EngineError
@@ -112,6 +112,9 @@ def test_two_files_are_told_apart() -> None:
     text = page_html(sources)
     assert "measured: old" in text and "measured: new" in text
     assert '<th scope="col"><button type="button">results</button></th>' in text
+    # Bars are compared with the first file's, and every point has its own name.
+    assert re.findall(r"<small>([\d.]+x)</small>", text) == ["1.00x", "1.10x"]
+    assert text.count("InceptionNeXt-A, old") == text.count("InceptionNeXt-A, new") == 1
 
 
 def test_results_without_a_figure_are_refused() -> None:
@@ -121,7 +124,7 @@ def test_results_without_a_figure_are_refused() -> None:
 
 def test_a_missing_matplotlib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(EngineError, match=r"need matplotlib; pip install 'ixt\[plot\]'"):
+    with pytest.raises(EngineError, match=r"need matplotlib \(.*\); pip install 'ixt\[plot\]'$"):
         page_html([Source("bench", report(row(1.0)))])
 
 

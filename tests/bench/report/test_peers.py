@@ -4,8 +4,8 @@ import pytest
 import timm
 from samples import report, row
 
+from ixt.bench.report.names import architecture
 from ixt.bench.report.peers import (
-    architecture,
     device_family,
     nearest_peers,
     peer_accuracies,

@@ -69,6 +69,8 @@ def test_a_device_comes_from_a_file(tmp_path: Path) -> None:
     [
         ("fp32_tflops: 1\n", "bandwidth_gb_per_s: is None; give a number above 0"),
         ("fp32_tflop: 1\n", "fp32_tflop: unknown; the fields are fp32_tflops"),
+        ("fp32_tflops: true\n", "fp32_tflops: is True; give a number above 0"),
+        ("name: 5\nfp32_tflops: 1\n", "name: is 5; give a text"),
         ("fp32_tflops: fast\n", "fp32_tflops: is 'fast'; give a number above 0"),
         ("- 1\n", "holds no fields; give fp32_tflops, bandwidth_gb_per_s, memory_gib"),
         ("a: [\n", "cannot be read"),

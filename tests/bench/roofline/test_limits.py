@@ -5,7 +5,6 @@ It was made with module hooks in place of a dispatch mode, on rounded peaks of t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,8 +13,10 @@ from ixt.bench.roofline import find_device, limits, mfu
 from ixt.errors import EngineError
 from ixt.models import Costs, model_costs
 
-A100 = replace(find_device("a100"), bandwidth_gb_per_s=2000)
-H100 = replace(find_device("h100"), fp32_tflops=67, tf32_tflops=494, bf16_tflops=989)
+A100 = find_device("a100").model_copy(update={"bandwidth_gb_per_s": 2000})
+H100 = find_device("h100").model_copy(
+    update={"fp32_tflops": 67, "tf32_tflops": 494, "bf16_tflops": 989}
+)
 
 # GFLOP; megabytes in TF32 and bf16; (compute, memory, tight) images per second on an A100 in TF32
 # and bf16, on an H100 in TF32 and bf16; batch 128.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ixt.bench.results import Cell
-from ixt.bench.roofline.shares import Shares, shares
+from ixt.bench.roofline.limits import Shares, shares
 from ixt.errors import EngineError
 
 CELL = Cell(

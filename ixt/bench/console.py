@@ -1,0 +1,42 @@
+"""Tables and lines on the terminal, or in a file, where nothing need be wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+_FILE_WIDTH = 200  # characters, where the output is no terminal that would wrap them
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: Collection[str],
+    title: str | None = None,
+) -> None:
+    """Print a table.
+
+    Args:
+        columns: headings.
+        rows: a text for each column; may hold rich's markup.
+        words: the columns of words; the others hold numbers, which are aligned.
+        title: stands over it.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    console.print(table)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are, however long."""
+    for line in lines:
+        Console().print(line, highlight=False, soft_wrap=True, markup=False)

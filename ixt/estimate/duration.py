@@ -1,0 +1,69 @@
+"""How long a run takes, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ixt.bench.roofline import Device
+from ixt.bench.roofline.expected import Rates
+from ixt.estimate.steps import Steps
+from ixt.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Time and cost of the whole run."""
+
+    train_hours: float
+    """Training steps, communication hidden behind the backward pass where it fits."""
+    eval_hours: float
+    """All evaluations."""
+    hours: float
+    """Both."""
+    best_hours: float | None
+    """With hand-fused kernels; None where nothing better is known."""
+    gpu_hours: float
+    """Over all GPUs."""
+    energy_kwh: float | None
+    """At the boards' full power, hosts and cooling not counted; None where it is unknown."""
+    price: float | None
+    """At the price given for a GPU-hour."""
+
+
+def run_duration(
+    recipe: Recipe,
+    steps: Steps,
+    rates: Rates,
+    device: Device,
+    exchange_s: float,
+    price: float | None,
+) -> Duration:
+    """Hours and costs of a run.
+
+    Args:
+        recipe: evaluations and EMA.
+        steps: counts.
+        rates: of one GPU.
+        device: its power.
+        exchange_s: for the communication of one update.
+        price: of a GPU-hour, in any currency.
+    """
+    images_per_gpu = steps.global_batch / steps.num_gpus
+
+    def train_hours(rate: float) -> float:
+        return steps.updates * max(images_per_gpu / rate, exchange_s) / 3600
+
+    evaluations = -(-steps.epochs // recipe.eval.every_epochs)
+    passes = evaluations * (2 if recipe.ema.decay is not None else 1)
+    eval_hours = passes * steps.num_val / (rates.infer * steps.num_gpus) / 3600
+    hours, best = train_hours(rates.train) + eval_hours, rates.best_train
+    gpu_hours = hours * steps.num_gpus
+    return Duration(
+        train_hours=train_hours(rates.train),
+        eval_hours=eval_hours,
+        hours=hours,
+        best_hours=None if best is None else train_hours(best) + eval_hours,
+        gpu_hours=gpu_hours,
+        energy_kwh=gpu_hours * device.power_w / 1000 if device.power_w else None,
+        price=None if price is None else gpu_hours * price,
+    )
