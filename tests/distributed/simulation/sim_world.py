@@ -22,7 +22,7 @@ from sim_scheduler import Killed, Process, Scheduler
 
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import stop_agreement
-from ixt.distributed.launch import rank_file
+from ixt.distributed.launch import ending, rank_file
 from ixt.distributed.launch.ending import Left, Oversight, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.failures import find_cause
 from ixt.distributed.launch.rank_file import RankReport
@@ -36,6 +36,7 @@ from ixt.monitor.positions import Peer, Position
 from ixt.training import loop, saving
 
 HANG_S = 8.0
+TICK_S = 0.25  # of the launcher, which looks more often in life
 HOST = "simulated"
 LOSS = torch.zeros(())
 
@@ -49,7 +50,7 @@ class World:
         self.run_dir = folder
         self.nccl = self.random.random() < 0.5
         """Collectives wait for ever for a process that is gone."""
-        self.write_s = self.random.choice([0.1, 2.0, 30.0])
+        self.write_s = self.random.choice([0.1, 2.0, 12.0])
         self.saves: list[tuple[str, int, float]] = []
         """Run, step and end of each checkpoint that was written."""
         self.in_the_lock: list[str] = []
@@ -86,7 +87,7 @@ class Stop(StopRequest):
     def __init__(self, rank: Rank) -> None:
         super().__init__()
         self._rank = rank
-        self.received = Received(lambda: rank.world.scheduler.now_s)
+        self.received = Received(lambda: rank.world.scheduler.now_s, forced=False)
         self.arrivals = Listener(self._receive)
         self._listener = self.arrivals  # type: ignore[assignment]
 
@@ -255,10 +256,16 @@ class Rank(Process):
             self.exit_s = self.world.scheduler.now_s
             self.world.scheduler.say(f"{self.name} ends: {code} {report.message if report else ''}")
 
-    def exit_now(self, reason: str, because: bool = False, in_full: bool = False) -> None:
+    def exit_now(
+        self, reason: str, because_of_another: bool = False, in_full: bool = False
+    ) -> None:
         """As `worker.exit_now`."""
-        line = reason if in_full or because else describe(HOST, self.number, self.step, reason)
-        self.die(1, RankReport(1, line, because))
+        line = (
+            reason
+            if in_full or because_of_another
+            else describe(HOST, self.number, self.step, reason)
+        )
+        self.die(1, RankReport(1, line, because_of_another))
         raise Killed
 
     def _main(self) -> None:
@@ -329,9 +336,7 @@ class Rank(Process):
             model=None,
             ema=None,
             class_names=(),
-            recipe=SimpleNamespace(
-                run=SimpleNamespace(seed=0), model_dump=lambda **_: {}
-            ),
+            recipe=SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {}),
             writer=CheckpointWriter(True, self.number == 0, self.timing),
         )
 
@@ -438,7 +443,7 @@ class Launcher(Process):
             self.started.append(rank)
             rank.begin()
         while True:
-            self.world.scheduler.sleep(0.1)
+            self.world.scheduler.sleep(TICK_S)
             self.oversight.look()
             codes = self.exit_codes()
             if any(codes.values()):
@@ -469,6 +474,10 @@ def simulated(world: World) -> Iterator[None]:
             raise Killed
         world.current().exit_now(f"{reason}; nothing was saved after the last checkpoint", True)
 
+    def state_of(pid: int) -> str:
+        (rank,) = (one for one in world.current().launcher.started if one.pid == pid)
+        return "" if rank.dead else "T" if rank.stopped else "S"
+
     def open_run(*_: object) -> Any:
         run = world.current().open_run()
         run.writer_world = world
@@ -481,6 +490,8 @@ def simulated(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         now = SimpleNamespace(monotonic=lambda: world.scheduler.now_s)
         patch.setattr(activity, "time", now)
+        patch.setattr(ending, "_TICK_S", TICK_S)
+        patch.setattr(ending, "_LOOK_S", TICK_S)
         patch.setattr(activity, "_Own", activity._Own)
         patch.setattr(rank_file, "_Own", rank_file._Own)
         patch.setenv("RANK", "0")
@@ -489,7 +500,7 @@ def simulated(world: World) -> Iterator[None]:
             "a_neighbour_died",
             lambda: any(one.dead for one in world.current().launcher.started),
         )
-        patch.setattr(rank_file, "state_of", lambda pid: "T")
+        patch.setattr(rank_file, "state_of", state_of)
         patch.setattr(stop_agreement, "_leave", leave)
         patch.setattr(loop, "open_run", open_run)
         patch.setattr(loop, "watched", lambda run, *_: world.current().watched(run))
