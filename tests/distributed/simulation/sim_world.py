@@ -101,7 +101,7 @@ class Stop(StopRequest):
                 arrivals.drain()
 
         scheduler.spawn(self._rank, listen, "signals")
-        self._rank.stop, self._rank.kept = self, self.received
+        self._rank.stop = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,8 +188,8 @@ class Rank(Process):
         self.report: RankReport | None = None
         self.waits = False
         self.stop: Stop | None = None
-        self.kept: Received | None = None
-        """What its stop request received, also after its end."""
+        self.arrived: list[int] = []
+        """Signals that it could note, in order."""
         self.leaving = False
         self.ever_stopped: list[float] = []
         self._pending: set[int] = set()
@@ -238,6 +238,7 @@ class Rank(Process):
     def _arrive(self, number: int) -> None:
         if self.stop is not None:
             self.stop.arrivals.arrived.append(number)
+            self.arrived.append(number)
             self._python.add(number)
         elif not self.leaving:
             self.die(-number)
@@ -386,6 +387,8 @@ class Launcher(Process):
         self.files: dict[int, Position] = {}
         self.save_every = world.random.choice([3, 7, 100])
         self.started: list[Rank] = []
+        self.arrived: list[tuple[float, int]] = []
+        """Signals and their times."""
         self.status: int | None = None
         self.said = ""
         self.exit_s = float("inf")
@@ -396,6 +399,7 @@ class Launcher(Process):
         if not self.dead:
             self.world.scheduler.say(f"{self.name} gets {signal.Signals(number).name}")
             self.received.note(number)
+            self.arrived.append((self.world.scheduler.now_s, number))
 
     def exit_codes(self) -> Mapping[int, int | None]:
         """As `Processes.exit_codes`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sim_scheduler import Deadlock
-from sim_world import HANG_S, Launcher, Listener, Rank, World, simulated
+from sim_world import HANG_S, Launcher, Listener, World, simulated
 
 from ixt.distributed import run_lock
 from ixt.distributed.launch.ending import Oversight
@@ -97,11 +97,12 @@ def schedule(world: World, faults: Faults, launcher: Launcher) -> None:
     if faults.rank_signals:
         for rank in launcher.ranks:
             if random.random() < 0.7:
-                number, at_s = random.choice(SIGNALS), random.uniform(5, 14)
-                scheduler.at(
-                    at_s,
-                    lambda rank=rank, number=number: rank.deliver(number),  # type: ignore[misc]
-                )
+                at_s = random.uniform(5, 14)
+                for number in random.sample(SIGNALS, random.choice([1, 1, 3])):
+                    scheduler.at(
+                        at_s,
+                        lambda rank=rank, number=number: rank.deliver(number),  # type: ignore[misc]
+                    )
     victim = random.choice(launcher.ranks)
     at_s = random.uniform(7, 14)  # all have done an update by then
     if faults.stops:
@@ -165,12 +166,12 @@ STATUSES = tuple(128 + number for number in SIGNALS)
 
 
 def of_status(faults: Faults, launcher: Launcher) -> Iterator[str]:
-    first, codes = launcher.received.first, [rank.exit_code for rank in launcher.started]
+    first_s, first = launcher.arrived[0] if launcher.arrived else (0.0, 0)
+    codes = [rank.exit_code for rank in launcher.started]
     done = bool(codes) and not any(codes)
     if first:
         ended_s = min((rank.exit_s for rank in launcher.started), default=float("inf"))
-        asked_first = launcher.received.first_s < ended_s
-        if asked_first and launcher.status != (0 if done else 128 + first):
+        if first_s < ended_s and launcher.status != (0 if done else 128 + first):
             yield f"status {launcher.status} after {signal.Signals(first).name}"
     harmless = not (faults.stops or faults.kills or faults.rival or launcher.received.at_once)
     began = all(rank.step is not None for rank in launcher.started) and launcher.started
@@ -180,15 +181,9 @@ def of_status(faults: Faults, launcher: Launcher) -> Iterator[str]:
     if saved and not any(code in STATUSES for code in codes):
         yield "it says that a step was saved, and no rank has"
     if not first and faults.rank_signals and harmless and saved:
-        earliest = earliest_signal(launcher.started)
-        if earliest and launcher.status != 128 + earliest:
-            yield f"status {launcher.status}, and {signal.Signals(earliest).name} came first"
-
-
-def earliest_signal(ranks: list[Rank]) -> int:
-    """The signal that a rank received before all others."""
-    received = [rank.kept for rank in ranks if rank.kept is not None and rank.kept.first]
-    return min(received, key=lambda one: one.first_s).first if received else 0
+        firsts = {128 + rank.arrived[0] for rank in launcher.started if rank.arrived}
+        if launcher.status not in firsts:
+            yield f"status {launcher.status}, and the ranks received first: {sorted(firsts)}"
 
 
 def first_failure(seeds: range, folder: Path) -> tuple[int, str] | None:
