@@ -21,13 +21,14 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class Received:
     """The stop signals that a process has received so far, and what they ask for together."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, forced: bool = True) -> None:
         """Nothing has been received.
 
         Args:
             clock: seconds; processes of a run compare what it says.
+            forced: whether a second Ctrl-C asks to leave at once.
         """
-        self._clock = clock
+        self._clock, self._forced = clock, forced
         self.numbers: list[int] = []
         """Each number once, in the order of arrival."""
         self.first_s = math.inf
@@ -50,7 +51,7 @@ class Received:
     @property
     def at_once(self) -> bool:
         """Whether a second Ctrl-C asks to leave without saving."""
-        return self._interrupts > 1
+        return self._forced and self._interrupts > 1
 
 
 class StopRequest:
@@ -60,14 +61,18 @@ class StopRequest:
     then ends the process calls `ignore_stop_signals`.
     """
 
-    def __init__(self, also: Sequence[signal.Signals] = (), raises: bool = True) -> None:
+    def __init__(
+        self, also: Sequence[signal.Signals] = (), raises: bool = True, forced: bool = True
+    ) -> None:
         """Note nothing yet.
 
         Args:
             also: signals to note beside the usual ones.
             raises: whether a second Ctrl-C raises KeyboardInterrupt.
+            forced: whether one asks to leave at once. Not where a launcher decides that: a rank may
+                receive the same Ctrl-C from the queue and from the launcher.
         """
-        self.received = Received()
+        self.received = Received(forced=forced)
         self._also, self._raises = also, raises
         self._previous: dict[signal.Signals, Any] = {}
         self._listener: SignalListener | None = None

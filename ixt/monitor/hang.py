@@ -25,13 +25,22 @@ from ixt.distributed.group import rank
 from ixt.distributed.launch import rank_file, worker
 from ixt.distributed.timing import REAL, Timing
 from ixt.monitor import activity
-from ixt.monitor.positions import Board, Peer, Position, Verdict, answer_time_s, describe_silent
+from ixt.monitor.positions import (
+    Board,
+    Peer,
+    Position,
+    Verdict,
+    answer_time_s,
+    describe_silent,
+    has_ended,
+)
 from ixt.monitor.positions import judge as judge_positions
 
 _TICK_S = 1.0
 _LATE_S = 2.0  # a tick that comes so late: this process was stopped, and so was its time
 _FROZEN_S = 30.0  # beyond the time-out; a thread that cannot look for so long ends the process
-_GATHER_S = 5.0  # for the others' stacks: a few ticks
+_GATHER_S = 5.0  # for the others' stacks: longer than one of them may be busy with the last ones
+_REST_S = 2.0  # after that
 
 # Where a main thread is that waits for others. Python cannot see into the backward pass, which
 # exchanges gradients.
@@ -108,6 +117,7 @@ class Watch:
         self._closed = threading.Event()
         self._join: Callable[[], None] = lambda: None
         self._stopped_s, self._stopped_at = 0.0, -1
+        self._seen: dict[int, Position] = {}
 
     def start(self) -> None:
         """Watch, in a thread."""
@@ -122,7 +132,7 @@ class Watch:
         """Look at every tick until closed."""
         while not self._wait(min(_TICK_S, self._timeout_s / 4)):
             self._rearm(self._timeout_s * activity.last().patience + _FROZEN_S)
-            if self._position().left_s < 0 or self._board.read():
+            if self._position().left_s < 0 or self._answers():
                 self._consult()
 
     def _wait(self, duration_s: float) -> bool:
@@ -146,16 +156,22 @@ class Watch:
         self._board.write(own)
         patience_s = answer_time_s(self._peers, self._timeout_s, _GATHER_S)
         deadline_s = self._timing.now() + patience_s
-        while (found := {**self._board.read(), own.rank: own}) and self._timing.now() < deadline_s:
+        while (found := {**self._answers(), own.rank: own}) and self._timing.now() < deadline_s:
             if len(found) == len(self._peers) or self._wait(_TICK_S / 4):
                 break
         verdict = judge_positions(list(found.values()), len(self._peers))
         unmoved = activity.last().count == own.count
         if verdict is not None and unmoved and not self._closed.is_set():
             self._end(own, verdict)
+        self._seen = found
         self._wait(_TICK_S)  # for the others to have read it
         self._board.clear()
-        self._wait(_GATHER_S)
+        self._wait(_REST_S)
+
+    def _answers(self) -> dict[int, Position]:
+        """What the others wrote since the last time: what a stopped one left then is no answer."""
+        read = self._board.read().items()
+        return {rank: position for rank, position in read if position != self._seen.get(rank)}
 
 
 class Progress:
@@ -225,15 +241,21 @@ class Ending:
         """
         peer = self._peers[verdict.rank]
         stacks = f"stacks: {self._run_dir}/stacks-rank-*.txt"
+        if own.rank == verdict.rank:
+            self._exit_now(f"{own.describe()}; {stacks}")
         if own.rank != verdict.reporter:
             # The first one to end has the launcher end all: let it be the one that reports.
             self._timing.sleep(_GATHER_S)
+        if verdict.reporter == verdict.rank:
             self._exit_now(f"waits for rank {verdict.rank} on {peer.host}", because_of_another=True)
-        if own.rank != verdict.rank:
-            reason = describe_silent(peer, own.host, own)
-            line = worker.describe(peer.host, verdict.rank, own.step, f"{reason}; {stacks}")
-            self._exit_now(line, in_full=True)
-        self._exit_now(f"{own.describe()}; {stacks}")
+        if has_ended(peer, own.host):
+            self._exit_now(
+                "another process is gone", because_of_another=True
+            )  # its agent knows why
+        # All of the others say the same: the reporter may have moved on meanwhile.
+        reason = f"{describe_silent(peer, own.host)}; {stacks}"
+        line = worker.describe(peer.host, verdict.rank, verdict.step, reason)
+        self._exit_now(line, in_full=True)
 
 
 def _place(thread: int) -> tuple[str, bool]:

@@ -53,7 +53,9 @@ class Verdict:
 
     rank: int
     reporter: int
-    """The one that reports it: itself, or the first that is able to."""
+    """The one that reports it first: itself, or one that is able to."""
+    step: int | None
+    """Updates that it has done, or at least those that the others have done."""
 
 
 def culprit(positions: list[Position]) -> Position:
@@ -72,9 +74,13 @@ def judge(positions: list[Position], processes: int) -> Verdict | None:
     if silent:
         overdue = any(position.left_s < 0 for position in positions)
         reporter = min(position.rank for position in positions)
-        return Verdict(silent[0], reporter) if overdue else None
+        return Verdict(silent[0], reporter, _fewest(positions)) if overdue else None
     guilty = culprit(positions)
-    return Verdict(guilty.rank, guilty.rank) if guilty.left_s < 0 else None
+    return Verdict(guilty.rank, guilty.rank, guilty.step) if guilty.left_s < 0 else None
+
+
+def _fewest(positions: list[Position]) -> int | None:
+    return min((p.step for p in positions if p.step is not None), default=None)
 
 
 def answer_time_s(peers: list[Peer], timeout_s: float, least_s: float) -> float:
@@ -90,7 +96,12 @@ def answer_time_s(peers: list[Peer], timeout_s: float, least_s: float) -> float:
     return max(least_s, min(_LATENCY_S, timeout_s * _OF_LATENCY))
 
 
-def describe_silent(peer: Peer, own_host: str, own: Position) -> str:
+def has_ended(peer: Peer, own_host: str) -> bool:
+    """Whether a process is known to be gone; of another machine one cannot know."""
+    return peer.host == own_host and not rank_file.state_of(peer.pid)
+
+
+def describe_silent(peer: Peer, own_host: str) -> str:
     """One line about a process that does not answer, after its name and step."""
     state = rank_file.state_of(peer.pid) if peer.host == own_host else None
     why = {
@@ -98,12 +109,8 @@ def describe_silent(peer: Peer, own_host: str, own: Position) -> str:
         "T": "it is stopped (SIGSTOP)",
         "t": "it is stopped by a debugger",
         "D": "it waits for a device or a disk",
-        "": "it has ended",
     }.get(state, "none of its threads runs")
-    return (
-        f"process {peer.pid} does not answer: {why}; rank {own.rank} has waited for "
-        f"{own.since_s:.0f} s while {own.doing}"
-    )
+    return f"process {peer.pid} does not answer: {why}, and the others wait for it"
 
 
 class Board:

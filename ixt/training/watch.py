@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ixt.distributed import engine
+from ixt.distributed.launch import rank_file
 from ixt.distributed.signals import StopRequest
 from ixt.distributed.stop_agreement import StopAgreement
 from ixt.kernels import StepGraph
@@ -46,7 +47,8 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
     run.micro_step = choose_micro_step(run, micro_step, log)
     with ExitStack() as stack:
         stack.callback(_let_go, run)
-        request = stack.enter_context(StopRequest())  # first: also for the time of closing
+        # First: also for the time of closing.
+        request = stack.enter_context(StopRequest(forced=not rank_file.has_agent()))
         stack.enter_context(engine.closing(run.accelerator))
         stack.callback(run.reporter.close)
         stack.enter_context(out_of_memory_explained(run.recipe, lambda: probe_model(run.recipe)))

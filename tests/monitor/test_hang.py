@@ -151,7 +151,7 @@ def test_one_that_waits_for_another_leaves_because_of_it(
     tmp_path: Path, left: list[tuple[Position, Verdict]]
 ) -> None:
     own, verdict = stuck(tmp_path, left, replace(POSITION, rank=1, step=6))[0]
-    assert (own.rank, verdict) == (0, Verdict(rank=1, reporter=1))
+    assert (own.rank, verdict) == (0, Verdict(rank=1, reporter=1, step=6))
 
 
 def test_one_that_waits_for_another_that_still_may_goes_on(
@@ -168,18 +168,45 @@ def test_one_that_does_not_answer_is_the_culprit_and_the_first_other_reports_it(
         deadline_s = time.monotonic() + 5
         while not left and time.monotonic() < deadline_s:
             time.sleep(0.02)
-    assert left[0][1] == Verdict(rank=1, reporter=0)
+    assert left[0][1] == Verdict(rank=1, reporter=0, step=7)
 
 
 def test_a_silent_one_is_to_blame_whatever_the_others_may_and_only_when_time_is_up() -> None:
     writes = replace(POSITION, left_s=100.0, waits=False)
     waits = replace(POSITION, rank=2, left_s=-1.0)
-    assert judge([writes, waits], 3) == Verdict(rank=1, reporter=0)
+    assert judge([writes, waits], 3) == Verdict(rank=1, reporter=0, step=7)
     assert judge([writes, replace(waits, left_s=1.0)], 3) is None
     assert judge([writes, waits, replace(waits, rank=1)], 3) is None  # the one that writes may
     assert judge([replace(writes, left_s=-1.0), replace(waits, rank=1)], 2) == Verdict(
-        rank=0, reporter=0
+        rank=0, reporter=0, step=7
     )
+
+
+def test_what_a_stopped_one_wrote_before_is_no_answer(tmp_path: Path) -> None:
+    now_s, verdicts = 0.0, []
+
+    def wait(event: threading.Event, duration_s: float | None) -> bool:
+        nonlocal now_s
+        now_s += duration_s or 0.0
+        return bool(verdicts) or now_s > 100
+
+    def position(stopped_s: float) -> Position:
+        count = activity.last().count
+        return replace(POSITION, host=TWO[0].host, pid=TWO[0].pid, count=count, left_s=5 - now_s)
+
+    board = Board(tmp_path, 1, TWO)
+    board.write(replace(POSITION, rank=1, waits=False, left_s=50.0))  # it writes a checkpoint
+    Watch(
+        Board(tmp_path, 0, TWO),
+        TWO,
+        5,
+        position,
+        lambda own, verdict: verdicts.append(verdict),
+        lambda _: None,
+        Timing(now=lambda: now_s, wait=wait),
+    ).run()
+    assert verdicts == [Verdict(rank=1, reporter=0, step=7)]
+    assert now_s < 20
 
 
 def test_what_another_run_left_is_no_answer(tmp_path: Path) -> None:
@@ -226,13 +253,13 @@ def test_the_line_about_a_stopped_process_says_so() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        line = describe_silent(Peer("node-a", process.pid), "node-a", POSITION)
+        line = describe_silent(Peer("node-a", process.pid), "node-a")
         process.kill()
     assert line == (
-        f"process {process.pid} does not answer: it is stopped (SIGSTOP); "
-        "rank 0 has waited for 60 s while computing"
+        f"process {process.pid} does not answer: it is stopped (SIGSTOP), "
+        "and the others wait for it"
     )
-    elsewhere = describe_silent(Peer("node-b", 1), "node-a", POSITION)
+    elsewhere = describe_silent(Peer("node-b", 1), "node-a")
     assert "it is stopped, or its machine or its way to the run folder hangs" in elsewhere
 
 
@@ -281,9 +308,9 @@ def test_a_stopped_process_is_named_with_its_number_soon_after_the_time_out(
             launcher.kill()
     assert time.monotonic() - start_s < 25
     assert launcher.returncode == 1 and not stopped.is_running()
-    (line,) = [line for line in said.splitlines() if " holds the others up" not in line]
+    (line,) = [line for line in said.splitlines() if "does not answer" in line]
     assert line.startswith(f"rank {rank} on {socket.gethostname()}, after step ")
-    assert f": process {stopped.pid} does not answer: it is stopped (SIGSTOP); rank " in line
+    assert f": process {stopped.pid} does not answer: it is stopped (SIGSTOP), and" in line
 
 
 @pytest.mark.slow

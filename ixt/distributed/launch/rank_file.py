@@ -96,6 +96,11 @@ def leave_report(report: RankReport) -> bool:
     return True
 
 
+def has_agent() -> bool:
+    """Whether our own launcher started this process and watches over it."""
+    return FOLDER in os.environ and not agent_is_gone()
+
+
 def agent_is_gone() -> bool:
     """Whether the agent that started this process has ended before it."""
     return AGENT in os.environ and os.getppid() != int(os.environ[AGENT])

@@ -41,7 +41,9 @@ class Task:
         self.done = threading.Event()
         self.before_resume: Callable[[], None] = lambda: None
         """Called in the thread whenever it runs again: Python's signal handlers."""
-        self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
+        self.turn, self.back = threading.Lock(), threading.Lock()
+        self.turn.acquire()
+        self.back.acquire()
         self._target = target
         self.error: BaseException | None = None
         threading.Thread(target=self._run, name=name, daemon=True).start()

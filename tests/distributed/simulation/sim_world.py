@@ -22,7 +22,7 @@ from sim_scheduler import Killed, Process, Scheduler
 
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import stop_agreement
-from ixt.distributed.launch import rank_file
+from ixt.distributed.launch import ending, rank_file
 from ixt.distributed.launch.ending import Left, Oversight, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.failures import find_cause
 from ixt.distributed.launch.rank_file import RankReport
@@ -36,6 +36,7 @@ from ixt.monitor.positions import Peer, Position
 from ixt.training import loop, saving
 
 HANG_S = 8.0
+TICK_S = 0.25  # of the launcher, which looks more often in life
 HOST = "simulated"
 LOSS = torch.zeros(())
 
@@ -49,7 +50,7 @@ class World:
         self.run_dir = folder
         self.nccl = self.random.random() < 0.5
         """Collectives wait for ever for a process that is gone."""
-        self.write_s = self.random.choice([0.1, 2.0, 30.0])
+        self.write_s = self.random.choice([0.1, 2.0, 12.0])
         self.saves: list[tuple[str, int, float]] = []
         """Run, step and end of each checkpoint that was written."""
         self.in_the_lock: list[str] = []
@@ -86,7 +87,7 @@ class Stop(StopRequest):
     def __init__(self, rank: Rank) -> None:
         super().__init__()
         self._rank = rank
-        self.received = Received(lambda: rank.world.scheduler.now_s)
+        self.received = Received(lambda: rank.world.scheduler.now_s, forced=False)
         self.arrivals = Listener(self._receive)
         self._listener = self.arrivals  # type: ignore[assignment]
 
@@ -100,7 +101,7 @@ class Stop(StopRequest):
                 arrivals.drain()
 
         scheduler.spawn(self._rank, listen, "signals")
-        self._rank.stop, self._rank.kept = self, self.received
+        self._rank.stop = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,8 +188,8 @@ class Rank(Process):
         self.report: RankReport | None = None
         self.waits = False
         self.stop: Stop | None = None
-        self.kept: Received | None = None
-        """What its stop request received, also after its end."""
+        self.arrived: list[int] = []
+        """Signals that it could note, in order."""
         self.leaving = False
         self.ever_stopped: list[float] = []
         self._pending: set[int] = set()
@@ -237,6 +238,7 @@ class Rank(Process):
     def _arrive(self, number: int) -> None:
         if self.stop is not None:
             self.stop.arrivals.arrived.append(number)
+            self.arrived.append(number)
             self._python.add(number)
         elif not self.leaving:
             self.die(-number)
@@ -255,10 +257,16 @@ class Rank(Process):
             self.exit_s = self.world.scheduler.now_s
             self.world.scheduler.say(f"{self.name} ends: {code} {report.message if report else ''}")
 
-    def exit_now(self, reason: str, because: bool = False, in_full: bool = False) -> None:
+    def exit_now(
+        self, reason: str, because_of_another: bool = False, in_full: bool = False
+    ) -> None:
         """As `worker.exit_now`."""
-        line = reason if in_full or because else describe(HOST, self.number, self.step, reason)
-        self.die(1, RankReport(1, line, because))
+        line = (
+            reason
+            if in_full or because_of_another
+            else describe(HOST, self.number, self.step, reason)
+        )
+        self.die(1, RankReport(1, line, because_of_another))
         raise Killed
 
     def _main(self) -> None:
@@ -379,6 +387,8 @@ class Launcher(Process):
         self.files: dict[int, Position] = {}
         self.save_every = world.random.choice([3, 7, 100])
         self.started: list[Rank] = []
+        self.arrived: list[tuple[float, int]] = []
+        """Signals and their times."""
         self.status: int | None = None
         self.said = ""
         self.exit_s = float("inf")
@@ -389,6 +399,7 @@ class Launcher(Process):
         if not self.dead:
             self.world.scheduler.say(f"{self.name} gets {signal.Signals(number).name}")
             self.received.note(number)
+            self.arrived.append((self.world.scheduler.now_s, number))
 
     def exit_codes(self) -> Mapping[int, int | None]:
         """As `Processes.exit_codes`."""
@@ -436,7 +447,7 @@ class Launcher(Process):
             self.started.append(rank)
             rank.begin()
         while True:
-            self.world.scheduler.sleep(0.1)
+            self.world.scheduler.sleep(TICK_S)
             self.oversight.look()
             codes = self.exit_codes()
             if any(codes.values()):
@@ -467,6 +478,10 @@ def simulated(world: World) -> Iterator[None]:
             raise Killed
         world.current().exit_now(f"{reason}; nothing was saved after the last checkpoint", True)
 
+    def state_of(pid: int) -> str:
+        (rank,) = (one for one in world.current().launcher.started if one.pid == pid)
+        return "" if rank.dead else "T" if rank.stopped else "S"
+
     def open_run(*_: object) -> Any:
         run = world.current().open_run()
         run.writer_world = world
@@ -479,6 +494,8 @@ def simulated(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         now = SimpleNamespace(monotonic=lambda: world.scheduler.now_s)
         patch.setattr(activity, "time", now)
+        patch.setattr(ending, "_TICK_S", TICK_S)
+        patch.setattr(ending, "_LOOK_S", TICK_S)
         patch.setattr(activity, "_Own", activity._Own)
         patch.setattr(rank_file, "_Own", rank_file._Own)
         patch.setenv("RANK", "0")
@@ -487,7 +504,7 @@ def simulated(world: World) -> Iterator[None]:
             "a_neighbour_died",
             lambda: any(one.dead for one in world.current().launcher.started),
         )
-        patch.setattr(rank_file, "state_of", lambda pid: "T")
+        patch.setattr(rank_file, "state_of", state_of)
         patch.setattr(stop_agreement, "_leave", leave)
         patch.setattr(loop, "open_run", open_run)
         patch.setattr(loop, "watched", lambda run, *_: world.current().watched(run))
