@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ixt.monitor.positions import Peer
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training.ema import Ema
@@ -72,7 +73,7 @@ class Small:
             undo=Undo(accelerator, model, stepper, ema) if undo else None,
             graph_stream=None,
             keeps_gradients=False,
-            hosts=["here"],
+            peers=[Peer("here", 0)],
         )
         self.run.observers = self.log = IntervalLog(self.run)
         self.run.micro_step = choose_micro_step(self.run, micro_step, self.log)
