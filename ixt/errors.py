@@ -1,12 +1,22 @@
-"""What a user can mend: one class per kind of input that can be wrong.
+"""What a user can fix: one class per kind of input that can be wrong.
 
 The command line prints such an error as one line and exits with status 2. Wrong arguments to a
 Python function raise ValueError instead, and a broken invariant of our own fails an assert.
 """
 
+import unicodedata
+
+_HIDDEN = ("Cc", "Cf", "Zl", "Zp")  # control and format characters, separators of lines
+
 
 class IxtError(Exception):
-    """A mistake in what the user gave: the message says where, what was found, what to do."""
+    """A mistake in what the user gave: the message says where, what was found, what to do.
+
+    Each argument is a line. Names in it may hold anything: what would not be visible is escaped.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(printable(str(line)) for line in self.args)
 
 
 class RecipeError(IxtError):
@@ -51,3 +61,23 @@ class Interrupted(Exception):
 
 class PeerLost(Exception):
     """Another process of the group is gone, so this one cannot go on."""
+
+
+def printable(text: str) -> str:
+    r"""Text for one line of a terminal: line ends and escape sequences as `\n` and `\x1b`.
+
+    Names of files and classes come from anywhere, and could else move the cursor, or forge lines.
+    Bytes that are no text (lone surrogates) stay: the stream decides how it writes them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
+        for c in text
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, without further lines; IXT_DEBUG=1 shows them all."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ixt.errors import DataError
+from ixt.errors import DataError, first_line
 
 # pathlib makes one slash of two: s3://BUCKET comes out of a Path as s3:/BUCKET.
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
@@ -172,7 +172,7 @@ def fsync(path: Path) -> None:
 
 def reason(error: BaseException) -> str:
     """Why a file could not be read or written, in the system's words: `permission denied`."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    return (getattr(error, "strerror", None) or first_line(error)).lower()
 
 
 def as_url(path: str | Path) -> str | None:

@@ -20,6 +20,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 from ixt.doctor.result import Result, fail, judge
 from ixt.doctor.software import dali_builds
 from ixt.images.byte_ranges import ByteRange
+from ixt.images.image import FORMATS
 from ixt.models import create_model
 from ixt.pipeline.decode.base import DecoderKind, Request
 from ixt.pipeline.decode.factory import make_decoder
@@ -68,7 +69,7 @@ def _draw() -> Image.Image:
 
 def _with_pillow(path: Path) -> Tensor:
     """The central crop as torchvision cuts it out with Pillow; (3, size, size) uint8."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         resized = resize(image, [math.floor(_SIZE / 0.875)], InterpolationMode.BICUBIC)
         pixels: Tensor = pil_to_tensor(center_crop(resized, [_SIZE]))
     return pixels

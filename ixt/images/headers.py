@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.images.byte_ranges import ByteRange, read_bytes
-from ixt.images.jpeg import FRAMES, START, read_frame, segments
+from ixt.images.image import FORMATS
+from ixt.images.jpeg import find_frame
 from ixt.images.progress_lines import Report
 
 
@@ -170,21 +171,14 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
         head: the first bytes of the file.
 
     """
-    if not head.startswith(START):
-        return None
-    for segment in segments(head):
-        if segment.marker in FRAMES:
-            frame = read_frame(head, segment)
-            plain = frame is not None and frame.bits == 8 and frame.channels in (1, 3, 4)
-            return frame[:2] if frame is not None and plain and all(frame[:2]) else None
-        if not 0xC4 <= segment.marker <= 0xFE or segment.length < 0:
-            return None
-    return None
+    frame = find_frame(head)
+    plain = frame is not None and frame.bits == 8 and frame.channels in (1, 3, 4)
+    return frame[:2] if frame is not None and plain and all(frame[:2]) else None
 
 
 def _ask_pillow(file: str | io.BytesIO) -> tuple[int, int, int]:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
     except Exception:  # Pillow's readers raise nearly anything on a broken header

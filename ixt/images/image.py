@@ -9,13 +9,17 @@ from PIL import Image, UnidentifiedImageError
 from ixt.files import reason
 from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+"""What Pillow may open, MPO among the JPEGs. It knows formats that start other programs, as EPS
+does Ghostscript: a file's name must not decide that its content is executed."""
+
 
 class DamagedImage(Exception):
     """A file cannot be decoded: the message is one line that names it and says why."""
 
 
 def load_image(source: ByteRange) -> Image.Image:
-    """Decode an image of any format that Pillow knows.
+    """Decode an image of one of `FORMATS`.
 
     Returns:
         what `decode_with_pillow` gives.
@@ -51,10 +55,10 @@ def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
         an RGB image.
 
     Raises:
-        DamagedImage: the bytes are not an image, or cut off.
+        DamagedImage: the bytes are not an image, cut off, or have more than `jpeg.MAX_PIXELS`.
     """
     try:
-        with Image.open(io.BytesIO(data.data)) as image:
+        with Image.open(io.BytesIO(data.data), formats=FORMATS) as image:
             # Pillow warns of a palette with alpha that is turned into RGB at once.
             if image.mode == "P" and "transparency" in image.info:
                 return image.convert("RGBA").convert("RGB")
@@ -62,7 +66,7 @@ def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        problem = "is not an image" if len(data) else "is empty"
+        problem = f"is not an image ({', '.join(FORMATS)})" if len(data) else "is empty"
         raise DamagedImage(f"{source.name}: {problem}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
         text = str(error).strip() or type(error).__name__

@@ -18,6 +18,10 @@ START = b"\xff\xd8"
 FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 """Frame headers of baseline, extended sequential and progressive JPEGs."""
 
+MAX_PIXELS = 178_956_970
+"""Pixels beyond which Pillow refuses to decode: twice its MAX_IMAGE_PIXELS. A few kilobytes can
+claim 30,000 x 30,000, so such a JPEG is left to Pillow by every decoder, and refused."""
+
 _HUFFMAN, _SCAN, _END = 0xC4, 0xDA, 0xD9
 _TABLES = frozenset((_HUFFMAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 """Segments that may stand around scans: tables, restart interval, application data, comments."""
@@ -48,7 +52,7 @@ class Frame(NamedTuple):
     bits: int
 
 
-def segments(data: bytes, at: int = len(START)) -> Iterator[Segment]:
+def segments(data: bytes | memoryview, at: int = len(START)) -> Iterator[Segment]:
     """The segments from a place on, up to the first bytes that are none.
 
     Those behind a scan header are entropy-coded, so the walk ends there.
@@ -63,7 +67,7 @@ def segments(data: bytes, at: int = len(START)) -> Iterator[Segment]:
         at = segment.stop
 
 
-def read_frame(data: bytes, segment: Segment) -> Frame | None:
+def read_frame(data: bytes | memoryview, segment: Segment) -> Frame | None:
     """A frame header; None where the file ends within it."""
     if segment.start + 6 > len(data):
         return None
@@ -71,12 +75,32 @@ def read_frame(data: bytes, segment: Segment) -> Frame | None:
     return Frame(height, width, channels, bits)
 
 
+def find_frame(data: bytes | memoryview) -> Frame | None:
+    """The frame of a JPEG by its header, if it has at most `MAX_PIXELS`.
+
+    Args:
+        data: the file, or its beginning.
+
+    Returns:
+        None also where no frame is found: then Pillow has to decide.
+    """
+    if data[: len(START)] != START:
+        return None
+    for segment in segments(data):
+        if segment.marker in FRAMES:
+            frame = read_frame(data, segment)
+            return frame if frame is not None and _fits(frame) else None
+        if not _HUFFMAN <= segment.marker <= 0xFE or segment.length < 0:
+            return None
+    return None
+
+
 def whole_frame(data: Bytes) -> Frame | None:
     """The frame of an ordinary JPEG in which nothing is missing or out of place.
 
-    Ordinary has 8 bits and one or three channels. A file that is cut off, has a segment with a
-    wrong length or a marker within its entropy-coded data is not whole. Flipped bits inside that
-    data or inside a table are not seen.
+    Ordinary has 8 bits, one or three channels and at most `MAX_PIXELS`. A file that is cut off,
+    has a segment with a wrong length or a marker within its entropy-coded data is not whole.
+    Flipped bits inside that data or inside a table are not seen.
 
     Args:
         data: all of the file.
@@ -119,7 +143,11 @@ def whole_frame(data: Bytes) -> Frame | None:
 
 def _if_ordinary(frame: Frame) -> Frame | None:
     plain = frame.bits == 8 and frame.channels in _PLAIN_CHANNELS
-    return frame if plain and frame.height and frame.width else None
+    return frame if plain and frame.height and frame.width and _fits(frame) else None
+
+
+def _fits(frame: Frame) -> bool:
+    return frame.height * frame.width <= MAX_PIXELS
 
 
 def _is_last_scan(data: Bytes, at: int) -> bool:

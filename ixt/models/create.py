@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
-from ixt.errors import ModelError
+from ixt.errors import ModelError, first_line
 from ixt.models.paper import find_paper_model, paper_models
 from ixt.recipe import Model
 
+_INTERNAL = frozenset(("cache_dir", "device", "pretrained_cfg_overlay"))
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 _INITIALISERS = frozenset(
     f"{name}_"
@@ -72,7 +73,8 @@ def create_model(
         The model on the CPU, in training mode; takes (B, 3, H, W) float images.
 
     Raises:
-        ModelError: the name or an argument is unknown, or the published weights are out of reach.
+        ModelError: the name or an argument is unknown, the arguments do not fit, or the published
+            weights are out of reach.
     """
     timm_name = _timm_name(name)
     try:
@@ -85,7 +87,7 @@ def create_model(
     except TypeError as error:
         unknown = _UNKNOWN_ARGUMENT.search(str(error))
         if unknown is None or unknown[1] not in kwargs:
-            raise
+            raise _does_not_build(name, timm_name, kwargs, error) from error
         raise ModelError(
             f"{name}: unknown argument {unknown[1]}; remove it, or see timm's {timm_name}"
         ) from error
@@ -95,8 +97,10 @@ def create_model(
         raise ModelError(_how_to_fetch(name, timm_name, kwargs.get("cache_dir"))) from error
     except (RuntimeError, SafetensorError) as error:
         if not pretrained:
-            raise
+            raise _does_not_build(name, timm_name, kwargs, error) from error
         raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
+    except Exception as error:  # timm's models check few of their arguments
+        raise _does_not_build(name, timm_name, kwargs, error) from error
     return model
 
 
@@ -202,6 +206,19 @@ def _paper_settings(name: str) -> dict[str, Any]:
         "test_input_size": None,
         "test_crop_pct": None,
     }
+
+
+def _does_not_build(
+    name: str, timm_name: str, kwargs: Mapping[str, Any], error: Exception
+) -> Exception:
+    """The arguments' fault, where some are given that the user may choose; else the error."""
+    given = sorted(kwargs.keys() - _INTERNAL)
+    if not given:
+        return error
+    return ModelError(
+        f"{name}: cannot be built with {', '.join(given)}: {first_line(error)}; "
+        f"see the arguments of timm's {timm_name}"
+    )
 
 
 def _how_to_fetch(name: str, timm_name: str, cache_dir: str | Path | None) -> str:

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ixt.recipe.section import Fraction, Positive, Problem, Section, Side
+from ixt.recipe.section import Aspect, Fraction, Images, Problem, Section, Side
 
-Strength = Annotated[float, Field(ge=0.0)]
+Strength = Annotated[float, Field(ge=0.0, le=100.0)]
+Alpha = Annotated[float, Field(ge=0.0, le=1000.0)]
+Boxes = Annotated[int, Field(ge=1, le=64)]
+Deviation = Annotated[float, Field(gt=0.0, le=10.0)]
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -24,7 +27,7 @@ class Augment(Section):
 
     image_size: Side = 224
     """Side of the square training image, in pixels."""
-    repeats: Positive = 1
+    repeats: Images = 1
     """Repeated augmentation: how often an update uses each of its samples, every time augmented
     differently. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
     crop_mode: Literal["rrc", "src"] = "rrc"
@@ -32,7 +35,7 @@ class Augment(Section):
     image_size, four pixels reflected around, a random square cut."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Area range of RandomResizedCrop, as a fraction of the image."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
     """Aspect-ratio range (width / height) of RandomResizedCrop."""
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     """Resampling filter; random draws bilinear or bicubic for each image."""
@@ -58,25 +61,25 @@ class Augment(Section):
     """Probability of a grey image, after colour jitter."""
     gaussian_blur_prob: Fraction = 0.0
     """Probability of a blur by 0.1 to 2 px (kernel of 23 px), after all other colour changes."""
-    mean: Triple = IMAGENET_MEAN
+    mean: tuple[Fraction, Fraction, Fraction] = IMAGENET_MEAN
     """Per-channel mean that is subtracted, of pixels in [0, 1]."""
-    std: Triple = IMAGENET_STD
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
     """Per-channel standard deviation that is divided by, of pixels in [0, 1]."""
     erase_prob: Fraction = 0.0
     """Probability of random erasing."""
     erase_mode: Literal["const", "rand", "pixel"] = "pixel"
     """Zeros, one normal colour per box, or normal noise per pixel."""
-    erase_count: Positive = 1
+    erase_count: Boxes = 1
     """Largest number of boxes per image; each takes its part of the erased area."""
-    erase_min_count: Positive = 1
+    erase_min_count: Boxes = 1
     """Smallest number of boxes in an image that is erased."""
     erase_area: tuple[Fraction, Fraction] = (0.02, 1 / 3)
     """Range of the erased area, as a fraction of the image."""
-    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    erase_aspect: tuple[Aspect, Aspect] = (0.3, 1 / 0.3)
     """Range of a box's height / width, drawn log-uniformly."""
-    mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    mixup_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of mixup's weight; 0 for no mixup."""
-    cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    cutmix_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of CutMix's area; 0 for no CutMix."""
     cutmix_minmax: tuple[Fraction, Fraction] | None = None
     """Range of the CutMix box's sides as a fraction of the image's, instead of cutmix_alpha."""
@@ -86,7 +89,7 @@ class Augment(Section):
     """Probability that a mixing group (or pair, or image) is mixed at all."""
     mix_switch_prob: Fraction = 0.5
     """Probability of CutMix where both are on."""
-    mixing_group: Positive | None = None
+    mixing_group: Images | None = None
     """Images that share one mixing draw and mix among themselves; null takes the micro-batch.
 
     Give it to keep the same images mixed when engine.micro_batch_size changes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from ixt.recipe.section import Positive, Problem, Section
+from ixt.recipe.section import Positive, Problem, Section, Threads
 
 
 class Data(Section):
@@ -24,9 +24,9 @@ class Data(Section):
     hw_decoder_load: float = 0.0
     """Share of the JPEGs that go to the GPU's hardware decoder: 0 or 1. Its pixels differ a little
     from the CUDA decoder's, and with a share in between an image's would depend on its batch."""
-    num_threads: Positive | None = None
+    num_threads: Threads | None = None
     """Decoding threads per process; null takes the process's share of the CPU cores."""
-    prefetch_batches: Positive = 4
+    prefetch_batches: Threads = 4
     """Micro-batches decoded ahead of the training step."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a damaged image does: stop the run, or be left out, counted and listed."""

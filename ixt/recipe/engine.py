@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator
 
 from ixt.errors import RecipeError
-from ixt.recipe.section import NonNegative, Positive, Problem, Section
+from ixt.recipe.section import Duration, Images, Problem, Section
 
 AUTO = 0
 """Stands for engine.micro_batch_size: auto."""
@@ -19,7 +19,7 @@ class Engine(Section):
 
     kind: Literal["ddp", "deepspeed"] = "ddp"
     """ddp: every process holds all of the training state; deepspeed divides some of it (ZeRO)."""
-    zero_stage: Literal[0, 1, 2, 3] | None = None
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """What DeepSpeed divides over the processes: nothing (0), the optimizer's state (1), also
     gradients (2), also weights (3). Needed with kind: deepspeed."""
     offload: Literal["none", "cpu"] = "none"
@@ -29,14 +29,14 @@ class Engine(Section):
     not be set to anything else."""
     gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type in which processes exchange gradients; they are kept and applied in fp32."""
-    bucket_mib: Positive | None = None
+    bucket_mib: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Gradients exchanged at a time, in MiB of fp32; null takes the engine's own size."""
     static_graph: bool = False
     """Tell DDP that every update uses the same parameters in the same order; not with several
     micro-batches per process and update."""
-    global_batch_size: Positive = 4096
+    global_batch_size: Images = 4096
     """Images per optimizer update, over all processes."""
-    micro_batch_size: NonNegative = 128
+    micro_batch_size: Annotated[int, Field(ge=0, le=2**20)] = 128
     """Images per forward pass of one process; accumulation is derived. auto probes the largest
     that fits on the device (128 at most on a CPU), and needs augment.mixing_group if images are
     mixed; the run's own recipe then has the number."""
@@ -60,7 +60,7 @@ class Engine(Section):
     into launching kernels one by one. Refused is what decides on the host or records graphs of its
     own: DeepSpeed, fp16's scaler, any optimizer but AdamW (which then is torch's fused one),
     run.on_nonfinite: skip, and compile modes other than default."""
-    hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
+    hang_timeout_s: Duration | None = 600.0
     """Seconds without progress (a batch loaded, computed or evaluated; six times as long for a
     checkpoint and up to the first update's end) after which a process ends the run and writes its
     stacks; null waits for ever."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ixt.errors import RecipeError
 from ixt.files import reason
+from ixt.recipe.plain_yaml import read_plain
 from ixt.recipe.schema import CONTRADICTION, Recipe
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -120,8 +121,15 @@ def parse_recipe(
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [_problem(item, source, origins or {}) for item in error.errors()]
-        raise RecipeError("\n".join(lines)) from None
+        found: dict[tuple[str, ...], list[Any]] = {}
+        for item in error.errors():  # several about one value that may have several types
+            found.setdefault(_written(item, data), []).append(item)
+        lines = [
+            f"{_place(parts, source, origins or {})}: {line}"
+            for parts, items in found.items()
+            for line in _problems(parts, items)
+        ]
+        raise RecipeError(*lines) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -136,18 +144,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
     """The plain data of a YAML text, and the line of each key."""
-    try:
-        marked = YAML(typ="rt").load(text)
-        data = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark else ""
-        problem = (error.problem or "not YAML").splitlines()[0]
-        raise RecipeError(f"{source}{line}: {problem}") from None
-    except YAMLError as error:
-        raise RecipeError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise RecipeError(f"{source}: is nested too deeply") from None
+    data = read_plain(text, source)
+    marked = YAML(typ="rt").load(text)
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: holds no sections; a recipe starts with `model:`")
     origins: Origins = {}
@@ -166,47 +164,90 @@ def _note_lines(node: CommentedMap, source: str, path: tuple[str, ...], origins:
 def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> None:
     """Set one dotted key in place."""
     key, equals, text = override.partition("=")
+    name = f"--set {override if len(override) <= 120 else override[:117] + '...'}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise RecipeError(f"--set {override}: write it as section.key=value, e.g. optim.lr=1e-3")
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, RecursionError):
-        raise RecipeError(f"--set {override}: the value is not YAML") from None
+        raise RecipeError(f"{name}: write it as section.key=value, e.g. optim.lr=1e-3")
+    value = read_plain(text, name, lines=False)
     section = data
     for part in parts[:-1]:
         if section.get(part) is None:
             section[part] = {}
         section = section[part]
         if not isinstance(section, dict):
-            raise RecipeError(f"--set {override}: {part} is a value, not a section")
+            raise RecipeError(f"{name}: {part} is a value, not a section")
     section[parts[-1]] = value
-    origins[".".join(parts)] = f"--set {override}"
+    origins[".".join(parts)] = name
 
 
-def _problem(item: Any, source: str, origins: Origins) -> str:
-    """One line for one pydantic error: place, key, what was found, what is allowed."""
-    parts = [str(part) for part in item["loc"]]
+def _written(item: Any, data: Any) -> tuple[str, ...]:
+    """The key of a pydantic error as it is written in the data, without the names of types."""
+    parts: list[str] = []
+    absent = item["type"] in ("missing", CONTRADICTION)
+    for part in item["loc"]:
+        places = range(len(data)) if isinstance(data, list) else data
+        inside = isinstance(places, Mapping | range) and part in places
+        if not inside and not absent and parts:
+            break
+        data = data[part] if inside else None
+        parts.append(str(part))
+    return tuple(parts)
+
+
+def _place(parts: tuple[str, ...], source: str, origins: Origins) -> str:
+    """Where a key, or the nearest one above it, was written."""
+    keys = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((origins[key] for key in keys if key in origins), source)
+
+
+def _problems(parts: tuple[str, ...], items: list[Any]) -> Iterator[str]:
+    """A line for each problem of a value: key, what was found, what is allowed."""
     key = ".".join(parts)
-    place = next(
-        (origins[k] for n in range(len(parts), 0, -1) if (k := ".".join(parts[:n])) in origins),
-        source,
-    )
+    expected = []
+    for item in items:
+        text = _sentence(parts, item)
+        if text is not None:
+            yield f"{key}: {text}" if key else text
+        else:
+            expected.append(item["msg"][0].lower() + item["msg"][1:])
+    if expected:
+        advice = _advice(items[0]["input"], " ".join(expected))
+        yield f"{key}: is {_shown(items[0]['input'])}; {', or '.join(expected)}{advice}"
+
+
+def _sentence(parts: tuple[str, ...], item: Any) -> str | None:
+    """What an error says that is not about a value's type or size."""
     kind = item["type"]
     if kind == "extra_forbidden":
-        text = "unknown key" + _suggestion(parts)
-    elif kind == "missing":
-        text = "missing; add it"
-    elif kind == "model_type":
-        text = "is not a section; write its keys below it, indented"
-    elif kind == "value_error":
-        text = str(item["ctx"]["error"])
-    elif kind == CONTRADICTION:
-        text = item["msg"]
-    else:
-        message = item["msg"][0].lower() + item["msg"][1:]
-        text = f"is {item['input']!r}; {message}"
-    return f"{place}: {key}: {text}" if key else f"{place}: {text}"
+        return "unknown key" + _suggestion(list(parts))
+    if kind == "missing":
+        return "missing; add it"
+    if kind in ("model_type", "model_attributes_type"):
+        return "is not a section; write its keys below it, indented"
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
+    return str(item["msg"]) if kind == CONTRADICTION else None
+
+
+def _advice(value: Any, expected: str) -> str:
+    """How to write a number that was written as something else."""
+    if isinstance(value, str) and ("integer" in expected or "number" in expected):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return ": write it without quotes"
+    if isinstance(value, float) and value.is_integer() and "integer" in expected:
+        return f": write {int(value)}" if abs(value) < 2**63 else ""
+    return ""
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, short."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlist = short.maxtuple = short.maxdict = 10
+    return short.repr(value)
 
 
 def _suggestion(parts: list[str]) -> str:

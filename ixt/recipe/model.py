@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from ixt.recipe.section import Fraction, Positive, Section
+from ixt.recipe.section import Fraction, Positive, Problem, Section, argument_problems
 
 GemmProduct = Literal["fc1", "fc2_grad", "fc2"]
 """A matrix product of a folded block that a pass over its result follows."""
@@ -16,13 +17,26 @@ GemmName = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GemmProduct))})-
 """A product, and the channels of its block: fc1-96."""
 GemmChoice = Literal["cublas", "triton", "auto"] | dict[GemmName, GemmTile]
 
+Classes = Annotated[int, Field(ge=1, le=1_000_000)]
+
+_OWN_KWARGS = {
+    **{
+        name: f"set model.{name}"
+        for name in ("num_classes", "pretrained", "drop_path_rate", "drop_rate")
+    },
+    "checkpoint_path": "start from weights with `ixt finetune --from`",
+    "features_only": "a classifier is trained, not its features; remove it",
+    "scriptable": "TorchScript is not trained; remove it",
+}
+_SIZES = ("size", "sizes", "chans", "channels", "dim", "dims", "depth", "depths", "heads", "width")
+
 
 class Model(Section):
     """Which network, and its stochastic regularisers."""
 
     name: str
     """A timm model name, or a name of the paper (inceptionnext_tiny, convnext_tiny_k3, ...)."""
-    num_classes: Positive | None = None
+    num_classes: Classes | None = None
     """Outputs of the head; null takes the number of classes of the training data."""
     drop_path_rate: Fraction = 0.0
     """Stochastic depth of the last block; earlier blocks rise to it linearly."""
@@ -33,7 +47,7 @@ class Model(Section):
     freeze: Positive | str | tuple[str, ...] | None = None
     """What is not trained: the stem and so many first stages; backbone, all but the classifier (a
     linear probe); or names of modules, as [stem, stages.0]. Its batch norms keep their averages."""
-    head_init_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    head_init_scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     """Multiply the initial weights of a new classifier by this."""
     kwargs: dict[str, Any] = Field(default={})
     """Further keyword arguments of the timm model function."""
@@ -48,3 +62,13 @@ class Model(Section):
     with that tile, for these products, cuBLAS for the others. auto: measured at the start of a run
     on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own recipe
     then has the mapping, or cublas."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Arguments that contradict the section or cannot be sizes."""
+        yield from argument_problems("kwargs", self.kwargs, _OWN_KWARGS)
+        for name, value in self.kwargs.items():
+            numbers = value if isinstance(value, list) else [value]
+            if name.endswith(_SIZES) and any(isinstance(n, int) and n < 1 for n in numbers):
+                yield f"kwargs.{name}", f"is {value}; give at least 1"
+        if self.kwargs.get("in_chans", 3) != 3:
+            yield "kwargs.in_chans", f"is {self.kwargs['in_chans']}; images have 3 channels"

@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ixt.recipe.section import Fraction, NonNegative, Positive, Problem, Section
+from ixt.recipe.section import (
+    Epochs,
+    Fraction,
+    LearningRate,
+    Problem,
+    Section,
+    argument_problems,
+)
+
+_OWN_KWARGS = {
+    name: f"set optim.{name}"
+    for name in ("lr", "weight_decay", "momentum", "betas", "eps", "layer_decay")
+}
 
 
 class Optim(Section):
@@ -15,19 +27,19 @@ class Optim(Section):
 
     name: str = "adamw"
     """timm's optimizer name: adamw, sgd, lamb, ..."""
-    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    lr: Annotated[float, Field(gt=0.0, le=1000.0)] = 1e-3
     """Peak learning rate for the whole global batch."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.05
     """Decoupled weight decay; never on biases and one-dimensional parameters."""
     momentum: Fraction = 0.9
     """Momentum of SGD and its kin."""
     betas: tuple[Fraction, Fraction] | None = None
     """Adam's betas; null takes the optimizer's own."""
-    eps: Annotated[float, Field(gt=0.0)] | None = None
+    eps: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
     """Adam's epsilon; null takes the optimizer's own."""
     kwargs: dict[str, Any] = Field(default={})
     """Further keyword arguments of the optimizer."""
-    max_norm: Annotated[float, Field(gt=0.0)] | None = None
+    max_norm: Annotated[float, Field(gt=0.0, le=1e12)] | None = None
     """Clip the global gradient norm to this; null for no clipping."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Multiply the learning rate by this per layer from the head down; null for none."""
@@ -42,6 +54,7 @@ class Optim(Section):
         """Contradictions between settings of this section."""
         if self.bce_target_threshold is not None and self.loss != "bce":
             yield "bce_target_threshold", "acts only with loss: bce; set that, or remove it"
+        yield from argument_problems("kwargs", self.kwargs, _OWN_KWARGS)
 
 
 class Schedule(Section):
@@ -49,24 +62,24 @@ class Schedule(Section):
 
     name: Literal["cosine", "constant", "step", "multistep", "poly", "tanh"] = "cosine"
     """The curve."""
-    epochs: Positive = 300
+    epochs: Epochs = 300
     """Length of the curve in epochs, warm-up included, cooldown not."""
-    cooldown_epochs: NonNegative = 0
+    cooldown_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Epochs at min_lr after the curve."""
-    warmup_epochs: NonNegative = 0
+    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Epochs that rise linearly from warmup_lr; the curve below them runs on."""
-    warmup_lr: Annotated[float, Field(ge=0.0)] = 1e-6
+    warmup_lr: LearningRate = 1e-6
     """Learning rate of the first warm-up step."""
-    min_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    min_lr: LearningRate = 0.0
     """Learning rate at the end of the curve."""
     unit: Literal["epoch", "update"] = "epoch"
     """Whether the learning rate changes once per epoch or with every update."""
-    decay_epochs: Annotated[float, Field(gt=0.0)] = 30
+    decay_epochs: Annotated[float, Field(gt=0.0, le=1e6)] = 30
     """Epochs between drops of the step curve."""
-    decay_milestones: tuple[Positive, ...] = (30, 60)
+    decay_milestones: tuple[Epochs, ...] = (30, 60)
     """Epochs of the multistep curve's drops; with unit: epoch each comes an epoch earlier, as in
     timm."""
-    decay_rate: Annotated[float, Field(gt=0.0)] = 0.1
+    decay_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 0.1
     """Factor of a drop; the power of poly."""
 
     @property
@@ -82,6 +95,9 @@ class Schedule(Section):
                 f"is {self.warmup_epochs} and epochs is {self.epochs}; "
                 "warm-up must end before the curve does",
             )
+        milestones = self.decay_milestones
+        if list(milestones) != sorted(set(milestones)):
+            yield "decay_milestones", f"is {list(milestones)}; give epochs that rise"
 
 
 class Ema(Section):

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ixt.recipe.section import MIN_CROP_PCT, NonNegative, Positive, Problem, Section, Side
+from ixt.recipe.section import (
+    MIN_CROP_PCT,
+    Duration,
+    Images,
+    NonNegative,
+    Positive,
+    Problem,
+    Section,
+    Seed,
+    Side,
+)
 
 
 class Eval(Section):
@@ -21,7 +31,7 @@ class Eval(Section):
     """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Resampling filter."""
-    batch_size: Positive = 128
+    batch_size: Images = 128
     """Images per forward pass of one process."""
     every_epochs: Positive = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
@@ -41,13 +51,13 @@ class Prometheus(Section):
 class RunSettings(Section):
     """Seed, logging and checkpoints."""
 
-    seed: NonNegative = 42
+    seed: Seed = 42
     """The one seed: data order, augmentation, initial weights and drop path follow from it."""
     log_every_steps: Positive = 50
     """Updates between log rows."""
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
-    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    checkpoint_every_minutes: Duration | None = None
     """Minutes between checkpoints, too, looked at with every log row; null for none."""
     async_checkpoints: bool = True
     """Write checkpoints in a thread while training continues; costs host memory for one copy."""
@@ -67,7 +77,7 @@ class RunSettings(Section):
     device."""
     max_skips: Positive = 10
     """Updates in a row that may be rolled back; one more stops the run."""
-    spike_sigma: Annotated[float, Field(gt=0.0)] | None = 6.0
+    spike_sigma: Annotated[float, Field(gt=0.0, le=1000.0)] | None = 6.0
     """List in spikes.jsonl the updates whose loss is more than this number of standard deviations
     above the mean of the 200 before; null for none."""
 

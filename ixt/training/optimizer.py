@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
-from ixt.errors import RecipeError
+from ixt.errors import RecipeError, first_line
 from ixt.recipe import Optim, Schedule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -53,12 +53,17 @@ def build_optimizer(
         return optimizer
     # torch's optimizers raise RuntimeError for flags that contradict each other.
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise RecipeError(f"optim.name: {optim.name}: {error}") from error
+        raise RecipeError(f"optim.name: {optim.name}: {first_line(error)}") from error
 
 
 def _refuse_unused(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse what timm would leave out silently."""
+    """Refuse what timm would leave out silently, and what an update does not compute."""
     info = get_optimizer_info(name.lower().removeprefix("lookahead_"))
+    if info.second_order:
+        raise RecipeError(
+            f"optim.name: {name} needs second-order gradients, which no update computes; "
+            "take one of first order, e.g. adamw"
+        )
     takes = {"betas": info.has_betas, "eps": info.has_eps}
     for key in given:
         if not takes[key]:

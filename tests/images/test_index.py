@@ -139,7 +139,6 @@ def odd_images(folder: Path) -> list[Path]:
         write_image(folder / "webp.png", (11, 12), format="WEBP"),
         write_image(folder / "tiff.tif", (11, 12), format="TIFF"),
         write_image(folder / "ppm.ppm", (11, 12), format="PPM"),
-        write_image(folder / "tga.jpg", (11, 12), format="TGA"),
         write_image(folder / "grey.jpg", (13, 14), "L"),
         write_image(folder / "cmyk.jpg", (15, 16), "CMYK"),
         write_image(folder / "progressive.jpg", (17, 18), progressive=True),

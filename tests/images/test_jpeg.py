@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,14 @@ from sklearn.datasets import load_sample_images
 
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange, Bytes
-from ixt.images.jpeg import Frame, segments, whole_frame
+from ixt.images.headers import ImageFormat, read_headers
+from ixt.images.image import image_problem
+from ixt.images.jpeg import MAX_PIXELS, Frame, find_frame, segments, whole_frame
 from ixt.pipeline.decode.base import Request
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import train_crops
+from ixt.tools.check.facts import Fault, inspect_image
+from ixt.tools.check.stderr import CapturedStderr
 
 CPU = torch.device("cpu")
 
@@ -119,3 +126,67 @@ def test_dali_and_torch_say_the_same_of_damaged_files(tmp_path: Path, count: int
     torchs = verdicts(paths, "torch")
     assert 0.2 * count < sum(said is not None for said in torchs) < 0.9 * count
     assert verdicts(paths, "dali") == torchs
+
+
+def claiming(height: int, width: int, content: bytes) -> bytes:
+    """A JPEG whose frame header claims other sizes than it has."""
+    (start,) = (s.start for s in segments(content) if s.marker in (0xC0, 0xC2))
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return content[: start + 1] + size + content[start + 5 :]
+
+
+def test_the_pixel_limit_is_pillows() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    assert find_frame(claiming(13_000, 13_000, jpeg())) == Frame(13_000, 13_000, 3, 8)
+    assert find_frame(claiming(14_000, 14_000, jpeg())) is None
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("side", [30_000, 65_500])
+def test_a_small_file_that_claims_a_huge_image_is_refused_alike_by_all(
+    tmp_path: Path, options: dict[str, object], side: int
+) -> None:
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(claiming(side, side, jpeg(**options)))
+    assert read_headers(b"", [os.fsencode(path)]).formats.tolist() == [ImageFormat.UNREADABLE]
+    problem = image_problem(ByteRange(str(path)))
+    assert problem is not None
+    assert f"Image size ({side * side} pixels) exceeds limit of {MAX_PIXELS} pixels" in problem
+    kinds = ("torch", "exact", *(("dali",) if find_spec("nvidia.nvimgcodec") else ()))
+    assert [verdicts([path], kind) for kind in kinds] == [[problem]] * len(kinds)
+    with CapturedStderr() as stderr:
+        facts, _ = inspect_image(ByteRange(str(path)), stderr)
+    assert facts.fault == Fault.UNDECODABLE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 97 97\nshowpage\n%%EOF\n",
+        b"\n\x05\x01\x08" + bytes(124),  # PCX
+        bytes(2) + b"\x02" + bytes(9) + b"\x08\0\x08\0\x18\0" + bytes(300),  # TGA
+    ],
+    ids=["eps", "pcx", "tga"],
+)
+def test_a_format_that_is_not_listed_is_no_image_to_anybody(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture.JPEG"
+    path.write_bytes(content)
+    problem = f"{path}: is not an image (JPEG, PNG, WEBP, GIF, BMP, PPM, TIFF)"
+    assert read_headers(b"", [os.fsencode(path)]).formats.tolist() == [ImageFormat.UNREADABLE]
+    assert image_problem(ByteRange(str(path))) == problem
+    assert verdicts([path], "torch") == verdicts([path], "exact") == [problem]
+    with CapturedStderr() as stderr:
+        facts, _ = inspect_image(ByteRange(str(path)), stderr)
+    assert facts.fault == Fault.NOT_IMAGE
+
+
+def test_pillow_opens_no_file_without_a_list_of_formats() -> None:
+    ixt = Path(segments.__code__.co_filename).parents[1]
+    calls = [
+        call
+        for file in ixt.rglob("*.py")
+        for call in re.findall(r"Image\.open\(.*\)", file.read_text())
+    ]
+    assert len(calls) >= 4
+    assert all("formats=FORMATS" in call for call in calls)

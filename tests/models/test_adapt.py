@@ -94,6 +94,7 @@ def test_the_optimizer_leaves_frozen_parameters_out(optim: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("optim", "message"),
     [
+        ({"name": "adahessian"}, "adahessian needs second-order gradients, which no update"),
         ({"name": "sgd", "betas": (0.9, 0.99)}, r"^optim\.betas: sgd has none; set it to null$"),
         ({"name": "lookahead_lion", "eps": 1e-8}, r"^optim\.eps: lookahead_lion has none; set"),
         ({"name": "adamv"}, r"^optim\.name: adamv: Optimizer adamv not found"),

@@ -230,3 +230,22 @@ def test_a_model_without_published_weights_says_so() -> None:
         create_model("resnet26t_x", pretrained=True)
     with pytest.raises(ModelError, match=r"^efficientnet_b6: has no published weights"):
         create_model("efficientnet_b6", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"depths": [1, 1]},
+        {"dims": [16, -16, 16, 16]},
+        {"dims": "wide"},
+        {"act_layer": "nothing"},
+        {"dims": [2**40] * 4},
+    ],
+    ids=str,
+)
+def test_arguments_that_build_no_model_are_one_line(kwargs: dict[str, object]) -> None:
+    with pytest.raises(ModelError) as caught:
+        create_model("convnext_tiny", **kwargs)
+    (name,) = kwargs
+    assert str(caught.value).startswith(f"convnext_tiny: cannot be built with {name}: ")
+    assert "\n" not in str(caught.value)

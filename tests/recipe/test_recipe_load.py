@@ -25,8 +25,7 @@ def problems(path: Path, *overrides: str) -> list[str]:
 def test_every_problem_is_reported_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "optim:\n  lrr: 1\n  lr: fast\nepochs: 3\n")
     assert problems(path) == [
-        "x.yaml:4: optim.lr: is 'fast'; input should be a valid number, "
-        "unable to parse string as a number",
+        "x.yaml:4: optim.lr: is 'fast'; input should be a valid number",
         "x.yaml:3: optim.lrr: unknown key; did you mean optim.lr?",
         "x.yaml:5: epochs: unknown key; did you mean schedule.epochs?",
     ]
@@ -60,11 +59,91 @@ def test_a_wrong_override_is_named_as_typed(tmp_path: Path) -> None:
         ("optim.lr=.inf", "input should be a finite number"),
         ("eval.crop_pct=0.0001", "input should be greater than or equal to 0.1"),
         ("augment.image_size=1000000", "input should be less than or equal to 4096"),
+        ("engine.global_batch_size=1" + 30 * "0", "less than or equal to 1048576"),
+        ("eval.batch_size=1" + 30 * "0", "less than or equal to 1048576"),
+        ("schedule.epochs=1" + 30 * "0", "less than or equal to 1000000"),
+        ("data.num_threads=1" + 30 * "0", "less than or equal to 1024"),
+        ("run.seed=9223372036854775808", "less than or equal to 9223372036854775807"),
+        ("run.keep_last=1" + 30 * "0", "less than or equal to 2147483647"),
+        ("augment.erase_count=1000000000", "less than or equal to 64"),
+        ("augment.std=[0.2, 0, 0.2]", "input should be greater than 0"),
+        ("optim.lr=1e308", "less than or equal to 1000"),
+        ("optim.kwargs={x: [.nan]}", "is nan; give finite numbers, texts, true, false or null"),
+        ("optim.kwargs={x: 2020-01-01}", "finite numbers, texts, true, false or null"),
+        ("optim.kwargs={lr: .nan}", "is not given here; set optim.lr"),
+        ("model.kwargs={num_classes: 5}", "is not given here; set model.num_classes"),
+        ("model.kwargs={pretrained: true}", "is not given here; set model.pretrained"),
+        ("model.kwargs={img_size: 0}", "is 0; give at least 1"),
+        ("model.kwargs={dims: [8, -8]}", "is [8, -8]; give at least 1"),
+        ("model.kwargs={in_chans: 4}", "is 4; images have 3 channels"),
+        ("schedule.decay_milestones=[60, 30]", "is [60, 30]; give epochs that rise"),
     ],
 )
 def test_a_value_that_no_run_survives_is_refused(tmp_path: Path, override: str, limit: str) -> None:
     (line,) = problems(write(tmp_path, MINIMAL), override)
     assert line.startswith(f"--set {override}: ") and line.endswith(limit)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run.seed=true", "is True; input should be a valid integer"),
+        ("run.seed='5'", "is '5'; input should be a valid integer: write it without quotes"),
+        ("run.seed=5.0", "is 5.0; input should be a valid integer: write 5"),
+        ("optim.lr='1e-3'", "is '1e-3'; input should be a valid number: write it without quotes"),
+        ("optim.lr=true", "is True; input should be a valid number"),
+        ("engine.tf32=1", "is 1; input should be a valid boolean"),
+        ("engine.zero_stage=true", "is True; input should be a valid integer"),
+        ("model.fused=1", "is 1; input should be 'auto', or input should be a valid boolean"),
+        ("data.classes=[1]", "is 1; input should be a valid string"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    (line,) = problems(write(tmp_path, MINIMAL), override)
+    assert line.startswith(f"--set {override}: {override.partition('=')[0]}")
+    assert line.endswith(f": {said}")
+
+
+def test_an_integer_is_a_float_and_a_list_a_tuple(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["optim.lr=1", "optim.betas=[0, 0.99]"])
+    assert recipe.optim.lr == 1.0
+    assert recipe.optim.betas == (0.0, 0.99)
+
+
+UNPLAIN = {
+    "merge": ("optim: {<<: {lr: 1}}", ":2: <<: merges are not read; write the keys here"),
+    "anchor": ("optim: &o {lr: 1}", ":2: &o: anchors are not read; write each value where it"),
+    "alias": ("optim: *o", ":2: *o: aliases are not read; write the value here"),
+    "itself": ("optim: &o\n  kwargs: *o", ":2: &o: anchors are not read; write each value where"),
+    "omap": ("optim: !!omap [lr: 1]", ":2: tag:yaml.org,2002:omap: tags are not read; write the"),
+    "set": ("data: {classes: !!set {a}}", ":2: tag:yaml.org,2002:set: tags are not read; write"),
+    "int": ("run: {seed: !!int x}", ":2: tag:yaml.org,2002:int: tags are not read; write the v"),
+    "lists": (f"data: {{classes: {3000 * '['}{3000 * ']'}}}", ":2: is nested more than 20 deep"),
+    "mappings": (f"optim: {3000 * '{a: '}1{3000 * '}'}", ":2: is nested more than 20 deep"),
+    "digits": (f"run: {{seed: {5000 * '9'}}}", ":2: is a number of 5000 characters; give at most"),
+    "hex": (f"run: {{seed: 0x{5000 * 'f'}}}", ":2: is a number of 5002 characters; give at most"),
+    "date": ("run: {seed: 2020-13-45}", ": is not YAML: month must be in 1..12"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), UNPLAIN.values(), ids=UNPLAIN)
+def test_yaml_that_a_recipe_does_without_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (line,) = problems(write(tmp_path, f"{MINIMAL}{text}\n"))
+    assert line.startswith(f"x.yaml{said}")
+
+
+def test_a_long_override_is_cut_short_in_its_message(tmp_path: Path) -> None:
+    (line,) = problems(write(tmp_path, MINIMAL), "run.seed=" + 5000 * "9")
+    assert len(line) < 200
+    (line,) = problems(write(tmp_path, MINIMAL), "data.classes=" + 3000 * "[" + 3000 * "]")
+    assert line.endswith("is nested more than 20 deep; a recipe has sections with keys")
+
+
+def test_a_key_with_a_line_end_stays_on_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + '"a\\n\\e[31m": 1\n')
+    assert problems(path) == ["x.yaml:2: a\\n\\x1b[31m: unknown key"]
 
 
 def test_the_same_key_twice_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import decode_with_pillow
-from ixt.images.jpeg import START
+from ixt.images.jpeg import find_frame
 from ixt.pipeline.decode.base import outdated
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR, Crops
 
@@ -102,7 +102,7 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
     Raises:
         DamagedImage: the bytes cannot be decoded.
     """
-    if data[:2].tobytes() == START:
+    if find_frame(data.data) is not None:
         _register_decode_jpeg()
         try:
             # The operator, because its wrapper decode_jpeg warns on each call since

@@ -19,8 +19,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ixt.files import reason
 from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
-from ixt.images.image import DamagedImage, decode_with_pillow
-from ixt.images.jpeg import FRAMES, START, read_frame, segments
+from ixt.images.image import FORMATS, DamagedImage, decode_with_pillow
+from ixt.images.jpeg import FRAMES, find_frame, read_frame, segments
 from ixt.tools.check.stderr import CapturedStderr
 
 Stamp = tuple[int, int, int]
@@ -112,7 +112,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     facts = Facts(stamp, digest)
     if not len(data):
         return replace(facts, fault=Fault.EMPTY), False
-    if data[:2].tobytes() != START:
+    if find_frame(data.data) is None:
         return _through_pillow(source, data, facts), False
     written = stderr.size()
     try:
@@ -154,7 +154,7 @@ def _through_pillow(source: ByteRange, data: Bytes, facts: Facts) -> Facts:
         # Pillow's words for what is no image hold a file name and nothing more.
         detail = "" if fault == Fault.NOT_IMAGE else _one_line(str(error.__cause__))
         return replace(facts, fault=fault, detail=detail)
-    with Image.open(io.BytesIO(data.tobytes())) as image:
+    with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
         image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
         colour, orientation = _colour(image.getbands()), _orientation(image.getexif)
     shape: dict[str, Any] = {

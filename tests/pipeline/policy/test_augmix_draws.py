@@ -32,8 +32,9 @@ def test_string_reads_as_timm_reads_it(text: str) -> None:
     ("text", "told"),
     [
         ("augmix-n3", "cannot read 'n3'; allowed: m, w, d, a, b, mstd"),
-        ("augmix-a0", "a must be greater than 0"),
-        ("augmix-w0", "w must be at least 1"),
+        ("augmix-a0", "a must be between 0.01 and 1000"),
+        ("augmix-w0", "w must be between 1 and 32"),
+        ("augmix-w1000000", "w must be between 1 and 32"),
         ("augmix-d-1", "cannot read 'd'"),
     ],
 )

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from ixt.errors import RecipeError
 from ixt.pipeline.plan.hashing import Draw, randint, uniform
-from ixt.pipeline.plan.policy.grammar import Number, read_sections
+from ixt.pipeline.plan.policy.grammar import OPERATIONS, STRENGTH, Number, read_sections
 from ixt.pipeline.plan.policy.ops import (
     AUGMIX_KINDS,
     Floats,
@@ -42,12 +41,12 @@ NAMES = (
 _MAX_RANDOM_DEPTH = 3
 
 _NUMBERS = {
-    "m": Number(0),
-    "w": Number(1),
-    "d": Number(0),
-    "a": Number(0, whole=False),
+    "m": Number(0, STRENGTH),
+    "w": Number(1, OPERATIONS),
+    "d": Number(0, OPERATIONS),
+    "a": Number(0.01, STRENGTH, whole=False),
     "b": Number(0, 1),
-    "mstd": Number(0, whole=False),
+    "mstd": Number(0, STRENGTH, whole=False),
 }
 
 
@@ -104,8 +103,6 @@ def parse_augmix(text: str) -> AugMix:
     Source: augment_and_mix_transform of timm 1.0.31.
     """
     settings, _ = read_sections(text, _NUMBERS)
-    if settings.get("a") == 0:
-        raise RecipeError(f"policy {text!r}: a must be greater than 0")
     return AugMix(
         magnitude=settings.get("m", 3),
         magnitude_std=settings.get("mstd", np.inf),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ixt.pipeline.plan.hashing import Draw, randint, uniform
-from ixt.pipeline.plan.policy.grammar import Number, read_sections
+from ixt.pipeline.plan.policy.grammar import STRENGTH, Number, read_sections
 from ixt.pipeline.plan.policy.ops import Frame, Keys, OpTable, build_table, draw_levels
 
 Step = tuple[str, float, float]
@@ -123,7 +123,7 @@ def parse_auto(text: str) -> AutoAugment:
 
     Source: auto_augment_transform of timm 1.0.31.
     """
-    settings, _ = read_sections(text, {"mstd": Number(0, whole=False)})
+    settings, _ = read_sections(text, {"mstd": Number(0, STRENGTH, whole=False)})
     return AutoAugment(AUTO_POLICIES[text.split("-")[0]], settings.get("mstd", 0.0))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ixt.errors import RecipeError
+
+STRENGTH = 1000
+"""The largest magnitude; operations are clipped long before it."""
+OPERATIONS = 32
+"""Most operations or chains of an image, each of which costs a pass over the batch."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Number:
     """What a section's number may be."""
 
     low: float
-    high: float = math.inf
+    high: float
     whole: bool = True
 
 
@@ -79,9 +83,7 @@ def _number(
         kind = "a whole number" if allowed.whole else "a number"
         raise RecipeError(f"policy {text!r}: {section} needs {kind}") from None
     if not allowed.low <= value <= allowed.high:
-        bounds = f"at least {allowed.low:g}"
-        if allowed.high < math.inf:
-            bounds = f"between {allowed.low:g} and {allowed.high:g}"
+        bounds = f"between {allowed.low:g} and {allowed.high:g}"
         raise RecipeError(f"policy {text!r}: {section} is out of range; {key} must be {bounds}")
     return key, value
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ixt.errors import RecipeError
 from ixt.pipeline.plan.hashing import Draw, uniform
-from ixt.pipeline.plan.policy.grammar import Number, read_sections
+from ixt.pipeline.plan.policy.grammar import OPERATIONS, STRENGTH, Number, read_sections
 from ixt.pipeline.plan.policy.ops import (
     Floats,
     Frame,
@@ -41,11 +41,11 @@ _WEIGHTS: dict[str, dict[str, float]] = {
 }
 
 _NUMBERS = {
-    "m": Number(0),
-    "n": Number(1),
+    "m": Number(0, STRENGTH),
+    "n": Number(1, OPERATIONS),
     "p": Number(0, 1, whole=False),
-    "mstd": Number(0, whole=False),
-    "mmax": Number(1),
+    "mstd": Number(0, STRENGTH, whole=False),
+    "mmax": Number(1, STRENGTH),
     "inc": Number(0, 1),
 }
 
