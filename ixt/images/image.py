@@ -66,7 +66,9 @@ def decode_with_pillow(source: ByteRange, data: Bytes) -> Image.Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        problem = f"is not an image ({', '.join(FORMATS)})" if len(data) else "is empty"
+        problem = (
+            f"is not an image of a known format ({', '.join(FORMATS)})" if len(data) else "is empty"
+        )
         raise DamagedImage(f"{source.name}: {problem}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
         text = str(error).strip() or type(error).__name__

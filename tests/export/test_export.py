@@ -48,7 +48,7 @@ def test_timm_loads_the_folder_with_logits_settings_and_names(
     assert (done.agreement.num_random, done.agreement.num_real) == (4, 4)
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert torch.equal(model(IMAGES), run_model(run, name)(IMAGES))
-    assert left(out) == {"config.json", "model.safetensors"}
+    assert left(out) == {"config.json", "model.safetensors", "SHA256SUMS"}
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     settings = resolve_model_data_config(model)
     assert settings["input_size"] == (3, SIZE, SIZE)
@@ -195,7 +195,7 @@ def check_program(name: str, run: Path, out: Path) -> None:
 
 def test_onnx_runtime_gives_the_logits_for_any_batch(save_run: SaveRun, tmp_path: Path) -> None:
     check_onnx("inceptionnext_atto", save_run(), tmp_path / "x.onnx")
-    assert left(tmp_path) == {"run", "x.onnx"}
+    assert left(tmp_path) == {"run", "x.onnx", "x.onnx.sha256"}
 
 
 def test_a_program_of_torch_export_gives_the_logits_for_any_batch(

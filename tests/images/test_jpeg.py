@@ -172,7 +172,7 @@ def test_a_small_file_that_claims_a_huge_image_is_refused_alike_by_all(
 def test_a_format_that_is_not_listed_is_no_image_to_anybody(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.JPEG"
     path.write_bytes(content)
-    problem = f"{path}: is not an image (JPEG, PNG, WEBP, GIF, BMP, PPM, TIFF)"
+    problem = f"{path}: is not an image of a known format (JPEG, PNG, WEBP, GIF, BMP, PPM, TIFF)"
     assert read_headers(b"", [os.fsencode(path)]).formats.tolist() == [ImageFormat.UNREADABLE]
     assert image_problem(ByteRange(str(path))) == problem
     assert verdicts([path], "torch") == verdicts([path], "exact") == [problem]

@@ -101,7 +101,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "deep": (
         lambda file: file.write_text("a: " + "[" * 100_000),
-        "recipe.yaml: is nested too deeply",
+        "recipe.yaml:1: is nested more than 20 deep",
     ),
     "a folder": (
         lambda file: (file.unlink(), file.mkdir()),
