@@ -15,7 +15,7 @@ import typer
 
 from ixt import __version__
 from ixt.cli.usage import usage_line
-from ixt.errors import Interrupted, IxtError
+from ixt.errors import Interrupted, IxtError, printable
 from ixt.files import reason
 
 app = typer.Typer(
@@ -26,7 +26,15 @@ app = typer.Typer(
 )
 
 # A full disk, a used-up quota, a missing permission, a read-only file system.
-_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_ROOM: dict[int | None, str] = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),
+    "make room or allow writing, then resume",
+)
+_FIXABLE: dict[int | None, str] = {
+    **_ROOM,
+    errno.ENAMETOOLONG: "give another path",
+    errno.ELOOP: "give another path",
+}
 
 
 def main() -> None:
@@ -38,9 +46,10 @@ def main() -> None:
     from ixt.distributed.launch import worker
     from ixt.distributed.launch.environment import launched, without_local_rank
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _log_in_lines()
     _print_any_name()
     sys.argv = without_local_rank(sys.argv)
+    _check_working_folder()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -55,13 +64,41 @@ def main() -> None:
     except Interrupted as error:
         worker.end(f"{error}; continue with --resume", 128 + error.signum, same_on_all=True)
     except Exception as error:
-        fixable = isinstance(error, OSError) and error.errno in _FIXABLE
-        if os.environ.get("IXT_DEBUG") or not (fixable or launched()):
+        remedy = _FIXABLE.get(error.errno) if isinstance(error, OSError) else None
+        if os.environ.get("IXT_DEBUG") or not (remedy or launched()):
             raise
-        if not fixable:
+        if remedy is None:
             worker.fail(error)
         file = getattr(error, "filename", None) or "a file"
-        worker.end(f"{file}: {reason(error)}; make room or allow writing, then resume", 2)
+        worker.end(printable(f"{file}: {reason(error)}; {remedy}"), 2)
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line that may hold names, with what is not visible in them escaped."""
+    print(printable(line), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+class _OneLine(logging.Formatter):
+    """Escapes what is not visible in our messages; they hold names of files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return printable(message) if record.name.startswith("ixt") else message
+
+
+def _log_in_lines() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _check_working_folder() -> None:
+    """End where the working folder is gone: every library needs one, and says so at length."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        print(f"the working folder: {reason(error)}; change to one that exists", file=sys.stderr)
+        sys.exit(2)
 
 
 def _print_any_name() -> None:
