@@ -77,6 +77,13 @@ def printable(text: str) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    """Printable text that rich takes for text, not for markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, without further lines; IXT_DEBUG=1 shows them all."""
     lines = str(error).strip().splitlines()

@@ -6,10 +6,12 @@ folder. Whatever kills the process or the machine, a reader finds the old conten
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -196,10 +198,51 @@ def local_path(path: str | Path) -> Path:
     """The absolute path on this machine.
 
     Raises:
-        DataError: a URL was given.
+        DataError: a URL was given, or ~NAME of no user.
     """
     refuse_url(path)
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"{path}: no user has that name, or no home; give another path") from error
+
+
+def read_regular(path: Path, at_most: int = 2**28) -> bytes:
+    """The content of a small file; a pipe or a device is refused without a wait for its bytes.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more bytes than `at_most`.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        refuse_irregular(file.fileno(), path)
+        size = os.fstat(file.fileno()).st_size
+        if size > at_most:
+            problem = f"has {size_text(size)}, at most {size_text(at_most)} are read"
+            raise OSError(errno.EFBIG, problem, str(path))
+        return file.read()
+
+
+def refuse_irregular(descriptor: int, path: str | Path) -> None:
+    """Refuse an open pipe, device or folder.
+
+    Raises:
+        OSError: it is no regular file.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def size_text(num_bytes: float) -> str:
+    """A number of bytes in the unit in which it is at least 1: `3.5 MiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:,.0f} bytes" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} GiB"
 
 
 def user_cache_folder() -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ixt.errors import EngineError
-from ixt.files import reason, replace_text
+from ixt.files import read_regular, reason, replace_text
 
 FORMAT: Literal[3] = 3
 
@@ -220,7 +220,7 @@ def read_report(file: Path) -> Report:
         EngineError: it is missing, or not a results file of this version.
     """
     try:
-        return Report.model_validate_json(file.read_bytes())
+        return Report.model_validate_json(read_regular(file))
     except OSError as error:
         raise EngineError(f"{file}: cannot be read ({reason(error)})") from error
     except ValidationError as error:

@@ -15,7 +15,7 @@ import typer
 
 from ixt import __version__
 from ixt.cli.usage import usage_line
-from ixt.errors import Interrupted, IxtError
+from ixt.errors import Interrupted, IxtError, printable
 from ixt.files import reason
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give permission"),
     **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "check the disk or its server"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "give another path"),
 }
 """What helps against errors of the system that a user can fix, by number."""
 
@@ -43,9 +44,10 @@ def main() -> None:
     from ixt.distributed.launch.environment import launched, without_local_rank
     from ixt.distributed.signals import ignore_stop_signals
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _log_in_lines()
     _print_any_name()
     sys.argv = without_local_rank(sys.argv)
+    _check_working_folder()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -67,7 +69,37 @@ def main() -> None:
         if advice is None:
             worker.fail(error)
         file = getattr(error, "filename", None) or "a file"
-        worker.end(f"{file}: {reason(error)}; {advice}, then run the same command again", 2)
+        worker.end(
+            printable(f"{file}: {reason(error)}; {advice}, then run the same command again"), 2
+        )
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line that may hold names, with what is not visible in them escaped."""
+    print(printable(line), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+class _OneLine(logging.Formatter):
+    """Escapes what is not visible in our messages; they hold names of files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return printable(message) if record.name.startswith("ixt") else message
+
+
+def _log_in_lines() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _check_working_folder() -> None:
+    """End where the working folder is gone: every library needs one, and says so at length."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        print(f"the working folder: {reason(error)}; change to one that exists", file=sys.stderr)
+        sys.exit(2)
 
 
 def _print_any_name() -> None:

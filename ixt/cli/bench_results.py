@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ixt.cli.app import say
 from ixt.cli.bench import bench_app
 from ixt.errors import EngineError
 from ixt.files import write_text
@@ -48,7 +49,7 @@ def report(
         raise EngineError(f"--out: {out}: holds one results file; {len(reports)} are given")
     else:
         write_text(out, (csv_text if out.suffix == ".csv" else markdown_text)(reports[0]))
-    print(out)
+    say(str(out))
 
 
 def _labels(files: list[Path]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ixt.cli.app import app, resumable
+from ixt.cli.app import app, resumable, say
 from ixt.cli.options import DecoderOption, SetOption
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
@@ -35,7 +35,7 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
     from ixt.tools.demo import write_demo
 
     summary = write_demo(folder)
-    print(
+    say(
         f"{summary.root}: {summary.num_train} training and {summary.num_val} validation images, "
         f"{summary.num_written} written now"
     )
@@ -61,7 +61,7 @@ def data_index(
     for split in ("train", "val"):
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
-        print(
+        say(
             f"{index.place}: {len(index):,} images, {len(index.classes):,} classes, "
             f"{len(index.unreadable):,} unreadable"
         )
@@ -110,7 +110,7 @@ def data_prepare(
             out,
             sources,
             options,
-            on_split=lambda done: print(_split_line(done), flush=True),
+            on_split=lambda done: say(_split_line(done)),
             progress=lambda title: progress(title, "MB"),
         )
 
@@ -132,12 +132,14 @@ def data_pack(
     out: Annotated[Path, typer.Argument(help="New folder, or one whose packing was cut off.")],
     max_side: Annotated[
         int | None,
-        typer.Option(min=32, help="Shrink images whose longer side has more pixels; others stay."),
+        typer.Option(
+            min=32, max=65_535, help="Shrink images whose longer side has more pixels; others stay."
+        ),
     ] = None,
     quality: Annotated[
         int, typer.Option(min=1, max=95, help="JPEG quality of images that are shrunk.")
     ] = 90,
-    shard_mib: Annotated[int, typer.Option(min=1, help="Size of a shard.")] = 1024,
+    shard_mib: Annotated[int, typer.Option(min=1, max=2**20, help="Size of a shard.")] = 1024,
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; one per core if not given.")
     ] = None,
@@ -153,7 +155,7 @@ def data_pack(
     with resumable(), progress("packing", "images") as report:
         summary = pack(source, out, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
-    print(
+    say(
         f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
         f"{unreadable}) in {summary.num_shards} tars, {summary.num_bytes / _MIB:.1f} MiB; "
         f"{summary.num_written} tars written now"
@@ -187,7 +189,7 @@ def data_check(
     check_outputs(results)
     if fix == "restore":
         moved = restore(local_path(folder))
-        print(f"{folder}: {len(moved)} files moved back")
+        say(f"{folder}: {len(moved)} files moved back")
         return
     with resumable():
         report = check_folder(
@@ -252,7 +254,7 @@ def data_show(
     recipe: Annotated[
         str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
     ] = "inceptionnext_tiny",
-    epoch: Annotated[int, typer.Option(min=0, help="Epoch of training.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Epoch of training.")] = 0,
     position: Annotated[int, typer.Option(min=0, help="First place in its order.")] = 0,
     count: Annotated[int, typer.Option("--count", "--grid", min=1, help="How many.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
@@ -289,6 +291,6 @@ def data_show(
         when = split if split == "val" else f"{split}, epoch {epoch}"
         title = f"{Path(recipe).stem}: {when}, positions {position} to {position + count - 1}"
         write_png(out, draw_grid(samples, title, originals=original))
-        print(out)
+        say(str(out))
     if results is not None:
         write_json(results, [sample.row() for sample in samples])

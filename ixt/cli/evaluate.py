@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, say
 from ixt.cli.options import ProcessesOption, grouped
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
@@ -187,25 +187,25 @@ def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:
 
 def _print_outcome(outcome: Outcome) -> None:
     """Print a line per measurement, then how they compare."""
-    print(outcome.measurements[0].targets.said)
+    say(outcome.measurements[0].targets.said)
     for measured, row in zip(outcome.measurements, outcome.rows, strict=True):
         title = f"{measured.title}: " if len(outcome.rows) > 1 else ""
         low, high = row["top1_interval"]
         skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
-        print(
+        say(
             f"{title}top-1 {row['top1']:.3f} ({low:.2f} to {high:.2f})  top-5 {row['top5']:.3f}"
             f"  loss {row['loss']:.4f}  calibration error {row['calibration_error']:.4f}"
             f"  images {row['count']}{skipped}  weights {row['weights']}"
         )
     for comparison in outcome.comparisons():
-        print(comparison["verdict"])
+        say(comparison["verdict"])
     for flips in outcome.flips():
-        print(
+        say(
             f"{flips['first']} and {flips['second']} predict otherwise for {flips['flips']} of "
             f"{flips['images']} images"
         )
         for file in flips["files"][:5]:
-            print(f"  {file}")
+            say(f"  {file}")
 
 
 def _write_files(outcome: Outcome, files: Results) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, say
 from ixt.cli.options import ModelOption, RawOption
 
 
@@ -70,14 +70,14 @@ def export(
         license_id=license_id,
     )
     found, source = done.agreement, done.source
-    print(
+    say(
         f"{out}: {source.recipe.model.name}, {source.loaded.kind} weights of "
         f"{source.loaded.file}; logits differ by at most {found.max_difference:.1e} on "
         f"{found.num_random} random and {found.num_real} validation images"
     )
     if done.note is not None:
-        print(f"note: {done.note}")
+        say(f"note: {done.note}")
     if format_name is ExportFormat.HUB:
         if license_id is None:
-            print("note: the card says `license: unknown`; --license sets it")
-        print(f"publish it with: hf upload USER/{out.name} {out} .")
+            say("note: the card says `license: unknown`; --license sets it")
+        say(f"publish it with: hf upload USER/{out.name} {out} .")

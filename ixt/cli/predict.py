@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, say
 from ixt.cli.options import DecoderOption, ModelOption, RawOption
 from ixt.files import check_outputs
 
@@ -88,7 +87,7 @@ def predict(
         with memory_for(f"--batch-size {size}", "lower it"):
             show(_telling(outcomes, problems))
         for path in album.save():
-            print(path, file=sys.stderr)
+            say(str(path), error=True)
     nothing_read = len(problems) == num_images
     raise typer.Exit(2 if nothing_read else 1 if problems else 0)
 
@@ -106,6 +105,6 @@ def _telling(outcomes: Iterable[Outcome], problems: list[str]) -> Iterator[Outco
     """Pass outcomes on; say at once what could not be read, and note it."""
     for outcome in outcomes:
         if outcome.problem is not None:
-            print(outcome.problem, file=sys.stderr)
+            say(outcome.problem, error=True)
             problems.append(outcome.problem)
         yield outcome

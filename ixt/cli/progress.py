@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ixt.errors import escaped, printable
 from ixt.images.progress_lines import Report, report_lines
 
 
@@ -45,10 +46,10 @@ def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
         disable=not shown,
     )
     with bars:
-        bar = bars.add_task(title, total=None)
+        bar = bars.add_task(escaped(title), total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _say(line: str) -> None:
     # Looked up for each line: where C libraries' words are caught, it is another one meanwhile.
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

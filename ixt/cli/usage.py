@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from ixt.errors import printable
+
 _CHOICES = re.compile(r"'(?P<found>.*)' is not one of (?P<allowed>.*?)\.?")
 
 
@@ -22,6 +24,10 @@ def usage_line(error: typer.TyperException) -> str:
     """
     if type(error).__name__ == "NoArgsIsHelpError":
         return error.message
+    return printable(_problem(error))
+
+
+def _problem(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = "ixt"
     if context is not None:  # however the program was started

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from ixt.errors import escaped
 
 _MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[bold red]✗[/]"}
 
@@ -68,9 +69,9 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     table.add_column(overflow="fold")
     for result in results:
         name = f"{result.host}: {result.name}" if several else result.name
-        table.add_row(_MARKS[result.status], name, escape(result.value))
+        table.add_row(_MARKS[result.status], name, escaped(result.value))
         if result.fix:
-            table.add_row("", "", f"[italic]-> {escape(result.fix)}[/italic]")
+            table.add_row("", "", f"[italic]-> {escaped(result.fix)}[/italic]")
     console.print(table)
     count, seconds = _counts(results), sum(result.seconds for result in results)
     console.print(

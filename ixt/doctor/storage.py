@@ -16,7 +16,7 @@ import torch
 
 from ixt.doctor.result import Result, fail, judge, warn
 from ixt.errors import DataError
-from ixt.files import as_url, reason
+from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.folders import IMAGE_SUFFIXES
 from ixt.images.index import load_index
@@ -93,7 +93,7 @@ def _choose(root: str) -> list[ByteRange]:
     if as_url(root) is not None:
         index = load_index(root, "train")
         return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
-    layout = find_layout(Path(root).expanduser().absolute(), "train")
+    layout = find_layout(local_path(root), "train")
     if layout.tars:
         return [_part(tar, rng) for tar in rng.choices(layout.tar_paths, k=_NUM_READ)]
     files = list(islice(_images(layout.folder, rng), _NUM_LISTED))

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ixt.errors import DataError
-from ixt.files import reason
+from ixt.errors import DataError, first_line
+from ixt.files import read_regular, reason
 
 
 def read_class_map(path: Path) -> dict[str, int]:
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode("utf-8")
     except UnicodeDecodeError:
         raise DataError(f"{path}: is no UTF-8 text; give a text or JSON file") from None
     except OSError as error:
@@ -59,5 +59,5 @@ def parse_json(path: Path, text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON: {first_line(error)}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ixt.errors import DataError
-from ixt.files import reason
+from ixt.files import local_path, reason
 from ixt.images.folders import SPLIT_FOLDERS, Listing, is_image, list_images
 from ixt.images.headers import read_headers
 from ixt.images.index import Index, join_paths, load_index
@@ -31,7 +31,7 @@ def open_test_set(data: str) -> Index:
     Raises:
         DataError: the folder is missing, empty or of another layout.
     """
-    root = Path(data).expanduser().absolute()
+    root = local_path(data)
     try:
         folder = _images_folder(root)
         if folder is None:

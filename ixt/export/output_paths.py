@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError
+
 from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
 from ixt.export.checksums import SUMS
@@ -66,7 +68,10 @@ def staged(out: Path) -> Iterator[Path]:
                     path.rename(beside)
                     if target.is_dir():
                         target.rename(work / f"old-{target.name}")
-    except OSError as error:
+    # torch.save's stream and safetensors have errors of their own for a full disk.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
         raise ExportError(
             f"{out}: cannot be written: {reason(error)}; nothing is left of it"
         ) from error

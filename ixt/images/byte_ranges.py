@@ -13,6 +13,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ixt.files import refuse_irregular
+
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -91,8 +93,10 @@ def _read(source: ByteRange) -> Bytes:
 
 def _read_file(path: str) -> Bytes:
     # np.fromfile would open it through Python's file objects, which takes twice as long.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        refuse_irregular(descriptor, path)
         return _read_at(descriptor, 0, os.fstat(descriptor).st_size, path)
     finally:
         os.close(descriptor)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
-from ixt.files import as_url, reason
+from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
 from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
@@ -158,7 +158,7 @@ def load_index(
     url = as_url(root)
     if url is not None:
         raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
-    root = Path(root).expanduser().absolute()
+    root = local_path(root)
     try:
         layout = find_layout(root, split)
     except OSError as error:

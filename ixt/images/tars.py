@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.errors import DataError
+from ixt.errors import DataError, first_line
 from ixt.files import reason
 from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
@@ -160,7 +160,7 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
             for info in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a kilobyte for each
                 _refuse_odd(where, info)
-                if info.offset_data + info.size > end:
+                if not 0 <= info.size <= end - info.offset_data:
                     raise tarfile.ReadError("unexpected end of data")
                 if not info.isdir():
                     yield info
@@ -168,9 +168,11 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
             if tar.offset + _BLOCK > end or file.read(_BLOCK) != bytes(_BLOCK):
                 # tarfile takes a bad header, and the end of the file, for the end of the archive.
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-    except tarfile.TarError as error:
+    # tarfile computes with what headers claim, sizes and sparse maps too.
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(
-            f"{where}: cannot be read as a tar ({error}); it is cut off or damaged, get it again"
+            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or "
+            "damaged, get it again"
         ) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, where) from error

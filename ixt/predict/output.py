@@ -10,9 +10,9 @@ from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ixt.errors import escaped
 from ixt.predict.predictions import Outcome
 
 COLUMNS = ("image", "rank", "class", "label", "output", "probability")
@@ -33,8 +33,8 @@ def print_table(outcomes: Iterable[Outcome], console: Console | None = None) -> 
     for outcome in outcomes:
         for rank, guess in enumerate(outcome.guesses):
             table.add_row(
-                escape(outcome.file.name) if rank == 0 else "",
-                escape(guess.label),
+                escaped(outcome.file.name) if rank == 0 else "",
+                escaped(guess.label),
                 f"{guess.probability:.1%}",
                 _bar(guess.probability),
                 style="" if rank == 0 else "dim",

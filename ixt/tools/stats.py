@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ixt.errors import escaped
+from ixt.files import size_text
 from ixt.images.folders import Split
 from ixt.images.headers import ImageFormat
 from ixt.images.image import DamagedImage, load_image
@@ -224,7 +225,7 @@ def _moments(counts: NDArray[np.int64]) -> tuple[Triple, Triple]:
 def print_stats(stats: SplitStats, root: Path | str, console: Console | None = None) -> None:
     """Print a split's numbers: how sizes are spread, then formats, classes and pixels."""
     console = console or Console()
-    console.print(f"[bold]{escape(f'{root}/{stats.folder}')}[/bold]", highlight=False)
+    console.print(f"[bold]{escaped(f'{root}/{stats.folder}')}[/bold]", highlight=False)
     for line in _lines(stats):
         console.print(line, highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -241,13 +242,13 @@ def print_stats(stats: SplitStats, root: Path | str, console: Console | None = N
 def _lines(stats: SplitStats) -> Iterator[str]:
     low, median, high = stats.images_per_class
     formats = ", ".join(f"{count:,} {name}" for name, count in stats.formats.items())
-    yield f"{stats.num_images:,} images, {_size(stats.num_bytes)}: {formats}"
+    yield f"{stats.num_images:,} images, {size_text(stats.num_bytes)}: {formats}"
     each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     spread = "" if low == high else f", median {median:,g}"
     classes = "1 class" if stats.num_classes == 1 else f"{stats.num_classes:,} classes"
     yield f"{classes} of {each} image{'s' if high != 1 else ''}{spread}"
     if stats.small_classes:
-        named = [f"{escape(name)} ({n})" for name, n in stats.small_classes.items()]
+        named = [f"{escaped(name)} ({n})" for name, n in stats.small_classes.items()]
         more = ", ..." if len(named) > _NAMED else ""
         yield (
             f"{len(named):,} of them with fewer than {FEW_IMAGES} training images: "
@@ -267,11 +268,6 @@ def _pixels(pixels: PixelStats) -> str:
         f"mean {mean}  std {std}  over every pixel of {which} {pixels.num_images:,} whole images"
         f"{left_out}"
     )
-
-
-def _size(num_bytes: int) -> str:
-    gib = num_bytes / 2**30
-    return f"{gib:,.1f} GiB" if gib >= 1 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def _bars(counts: tuple[int, ...]) -> str:

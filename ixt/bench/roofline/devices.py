@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from ixt.bench.results import Part
 from ixt.errors import EngineError
+from ixt.files import read_regular, reason
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -110,9 +111,9 @@ def read_device(path: Path) -> Device:
         EngineError: the file cannot be read, or a field is missing, unknown or not positive.
     """
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise EngineError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        data = YAML(typ="safe", pure=True).load(read_regular(path, 2**20).decode("utf-8"))
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        raise EngineError(f"{path}: cannot be read: {reason(error)}") from error
     if not isinstance(data, dict):
         raise EngineError(f"{path}: holds no fields; give {', '.join(_required())}")
     return _device({"name": path.stem, **data}, str(path))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ixt.errors import escaped
 from ixt.tools.check.findings import FAULTS, MEANING, Finding, Kind
 from ixt.tools.check.folder import CheckReport
 from ixt.tools.check.quarantine import FOLDER, RESTORE_LIST
@@ -21,8 +21,8 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
     for split in report.splits:
         rate = f" ({split.num_read / split.elapsed_s:,.0f} images/s)" if split.num_read else ""
         console.print(
-            f"{split.folder}: {split.num_images:,} images, {split.num_read:,} read in "
-            f"{split.elapsed_s:.1f} s{rate}, {split.num_images - split.num_read:,} unchanged",
+            f"{escaped(str(split.folder))}: {split.num_images:,} images, {split.num_read:,} read "
+            f"in {split.elapsed_s:.1f} s{rate}, {split.num_images - split.num_read:,} unchanged",
             highlight=False,
         )
     if report.findings:
@@ -57,15 +57,15 @@ def _table(report: CheckReport) -> Table:
 
 
 def _example(finding: Finding) -> str:
-    detail = f" [dim]({escape(finding.detail)})[/dim]" if finding.detail else ""
-    return escape(finding.path) + detail
+    detail = f" [dim]({escaped(finding.detail)})[/dim]" if finding.detail else ""
+    return escaped(finding.path) + detail
 
 
 def _verdict(report: CheckReport) -> str:
     lines = []
     if report.moved:
         lines.append(
-            f"{len(report.moved)} files moved to {escape(str(report.root / FOLDER))}; "
+            f"{len(report.moved)} files moved to {escaped(str(report.root / FOLDER))}; "
             f"{RESTORE_LIST} there lists them, --fix restore moves them back"
         )
     if report.breaking:

@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 
 from ixt.errors import DataError
-from ixt.files import local_path, reason
+from ixt.files import local_path, reason, size_text
 from ixt.images.folders import Split
 from ixt.images.index import join_paths, load_index
 from ixt.images.index_cache import Table, save_table
@@ -33,7 +33,6 @@ from ixt.tools.pack.shard import read_checksums, shard_members, write_shard
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _SETTINGS = "pack.json"
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -210,8 +209,8 @@ def _check_space(out: Path, plans: list[PackPlan]) -> None:
     free = shutil.disk_usage(out).free
     if missing > free:
         raise DataError(
-            f"{out}: needs about {missing / _GIB:.1f} GiB and the disk has {free / _GIB:.1f} GiB "
-            "left; make room, choose another disk, or make images smaller with --max-side"
+            f"{out}: needs about {size_text(missing)} and the disk has {size_text(free)} left; "
+            " make room, choose another disk, or make images smaller with --max-side"
         )
 
 

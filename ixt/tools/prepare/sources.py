@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ixt.errors import DataError
-from ixt.files import as_url
+from ixt.files import as_url, size_text
 from ixt.images.folders import Split
 from ixt.tools.prepare.archives import check_kind, class_tars
 from ixt.tools.prepare.folders import count_images, packed_classes
@@ -14,8 +14,6 @@ from ixt.tools.prepare.staging import num_bytes_below, open_place, origin_of, sp
 from ixt.tools.prepare.task import SPLITS, Archive, Sources, Task
 
 KAGGLE_FOLDER = Path("ILSVRC/Data/CLS-LOC")
-
-_GIB = 1 << 30
 
 
 def check_given(sources: Sources) -> None:
@@ -31,6 +29,8 @@ def check_given(sources: Sources) -> None:
             raise DataError(f"{url}: is a URL, given as --{name}; download it and give the file")
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder, given as --{name}")
+        if path is not None and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path}: is no file, given as --{name}; give a file or a folder")
         if path is not None and name in SPLITS and path.is_dir():
             raise DataError(f"{path}: is a folder; --{name} takes the tar itself")
     if sources.kaggle is not None and (sources.train or sources.val):
@@ -122,7 +122,7 @@ def _check_room(root: Path, num_bytes: int, num_files: int) -> None:
     free = status.f_bavail * status.f_frsize
     if num_bytes > free:
         raise DataError(
-            f"{root}: {num_bytes / _GIB:,.1f} GiB are needed, {free / _GIB:,.1f} GiB are free; "
+            f"{root}: {size_text(num_bytes)} are needed, {size_text(free)} are free; "
             "make room or choose another folder"
         )
     if status.f_files and num_files > status.f_favail:

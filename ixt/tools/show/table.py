@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ixt.errors import escaped
 from ixt.images.classes import class_label
 from ixt.tools.show.sample import Numbers, Sample
 
@@ -45,7 +45,7 @@ def _table(samples: Sequence[Sample]) -> Table:
     for sample in samples:
         table.add_column(str(sample.position), width=_COLUMN_WIDTH, overflow="fold")
     for name in names:
-        table.add_row(name, *(escape(column.get(name, "")) for column in columns))
+        table.add_row(name, *(escaped(column.get(name, "")) for column in columns))
     return table
 
 
