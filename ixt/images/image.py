@@ -7,7 +7,7 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from ixt.files import reason
-from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
+from ixt.images.byte_ranges import ByteRange, Bytes, WrongBytes, read_bytes
 
 
 class DamagedImage(Exception):
@@ -31,7 +31,7 @@ def read_image(source: ByteRange) -> Bytes:
     """Read the bytes of an image.
 
     Raises:
-        DamagedImage: the file is missing or not readable.
+        DamagedImage: the file is missing or not readable, or its bytes are not those packed.
         DataError: a bucket does not give the bytes.
     """
     try:
@@ -73,6 +73,8 @@ def unreadable(source: ByteRange, error: OSError) -> DamagedImage:
     """The damage of an image whose bytes cannot be read."""
     if isinstance(error, FileNotFoundError):
         return DamagedImage(f"{source.name}: no such file")
+    if isinstance(error, WrongBytes):
+        return DamagedImage(f"{source.name}: {error.strerror}")
     return DamagedImage(f"{source.name}: cannot be read ({reason(error)})")
 
 

@@ -1,7 +1,8 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
 `shards` finds out how they are stored, `folders` or `tars` list them, `headers` opens them,
-`index_cache` keeps the result; `bucket_index` does all of that for a bucket.
+`index_cache` keeps the result, which `table_files` verifies; `bucket_index` does all of that for a
+bucket.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ixt.files import as_url, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
 from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
-from ixt.images.index_cache import Table, current_tables, set_aside, write_table
+from ixt.images.index_cache import current_tables, set_aside, write_table
+from ixt.images.index_table import Table
 from ixt.images.progress_lines import Report, report_lines
 from ixt.images.shards import Layout, find_layout, stamp
 from ixt.images.tars import TarListing, list_tars
@@ -64,6 +66,9 @@ class Index:
     """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
     shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) first byte of the image in its tar; (0,) where each image is a file."""
+    crc32: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """(n,) CRC-32 of the encoded image, verified when it is read; (0,) where none is known: only
+    `ixt data pack` writes them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,11 +115,17 @@ class Index:
         if not self.shards:
             return [ByteRange(os.fsdecode(prefix + name)) for name in names]
         numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
-        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, strict=True)
+        sums = self.crc32[rows].tolist() if self.has_checksums else [None] * len(rows)
+        places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, sums, strict=True)
         return [
-            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name))
-            for number, offset, size, name in places
+            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name), crc)
+            for number, offset, size, name, crc in places
         ]
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the bytes of each image are verified when they are read."""
+        return len(self.crc32) > 0
 
     @property
     def unreadable(self) -> NDArray[np.int64]:
@@ -233,6 +244,7 @@ def _build(layout: Layout, report: Report | None) -> Table:
         "path_offsets": path_offsets,
         "shard_numbers": shards,
         "shard_offsets": starts,
+        "crc32": np.zeros(0, np.uint32),  # only headers were read
     }
     return Table(listing.classes, folders, columns, stamps)
 

@@ -9,29 +9,25 @@ by `ixt data pack` carry theirs with them, in the folder `index`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.files import published, reason, user_cache_folder
 from ixt.images.folders import Split
-from ixt.images.shards import INDEX_FOLDER, META, Layout, Stamp, unchanged
+from ixt.images.index_table import Table, UnusableTable
+from ixt.images.shards import INDEX_FOLDER, META, Layout, unchanged
+from ixt.images.table_files import encode_table, read_table
 
 logger = logging.getLogger("ixt")
-
-FORMAT_VERSION = 2
 
 # A running job may still map a replaced table, and losing it would kill the job on a network
 # file system: replaced tables stay for longer than a training run takes.
@@ -39,58 +35,68 @@ _KEEP_S = 30 * 24 * 3600
 
 _ASIDE = "old-"
 
-_DTYPES: dict[str, type[np.generic]] = {
-    "labels": np.int32,
-    "sizes": np.int32,
-    "num_bytes": np.int64,
-    "formats": np.uint8,
-    "path_blob": np.uint8,
-    "path_offsets": np.int64,
-    "shard_numbers": np.int32,
-    "shard_offsets": np.int64,
-}
-# What a cut-off or edited cache makes json and numpy raise; such a cache is built anew.
-_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A split's images as columns, and the state of the folders or tars they were found in."""
-
-    classes: tuple[str, ...]
-    """Names of the class folders, sorted."""
-    folders: dict[str, int]
-    """Modification time (ns) of the split's folder (key "") and of each folder below it; empty
-    where images lie in tars."""
-    columns: dict[str, NDArray[Any]]
-    """The arrays of `ixt.images.index.Index`, by name."""
-    shards: tuple[Stamp, ...] = ()
-    """The tars, in the order of their numbers; empty where images are files."""
-
 
 def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
     """Memory-map the cached tables that still describe a split's images; rarely more than one.
 
-    Says so, once the caller has asked for all of them, if there are only outdated ones.
+    Says so, once the caller has asked for all of them, if there are only useless ones, and always
+    if a packed set's own one is useless.
 
     Args:
         root: the data root.
         layout: where the split's images are now.
     """
-    packed = [layout.folder / INDEX_FOLDER] if layout.tars else []
-    seen = False
-    for path in chain(
-        (path for path in packed if path.is_dir()),
-        *(sorted(cache.glob(f"{layout.split}-*")) for cache in cache_folders(root)),
-    ):
-        seen = True
-        table = read_table(path)
-        if table is not None and _is_current(table, layout):
+    own = layout.folder / INDEX_FOLDER
+    if layout.tars and own.is_dir():
+        table, problem = _open(own, layout, packed=True)
+        if table is not None:
+            warn_without_checksums(str(own), table)
             yield table
-    if seen:
+        else:
+            _say_once(
+                f"{own}: {problem}; the tars are listed instead, which verifies none of their "
+                "images; copy the packed set again, or pack it again"
+            )
+    problems = []
+    for path in chain.from_iterable(
+        sorted(cache.glob(f"{layout.split}-*")) for cache in cache_folders(root)
+    ):
+        table, problem = _open(path, layout, packed=False)
+        if table is not None:
+            yield table
+            problem = "an image in it that was unreadable has changed"
+        problems.append(f"{path}: {problem}")
+    if problems:
         logger.warning(
-            "%s: its cached index is out of date or unusable; building it anew", layout.folder
+            "%s: its index is built anew; the cached one cannot be used: %s",
+            layout.folder,
+            "; ".join(problems),
         )
+
+
+def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, str]:
+    """A table that describes the images as they are now, or None and why there is none."""
+    try:
+        table = read_table(path, packed=packed)
+    except UnusableTable as error:
+        return None, str(error)
+    return (table, "") if _is_current(table, layout) else (None, "is out of date")
+
+
+def warn_without_checksums(place: str, table: Table) -> None:
+    """Say once that damage in a packed set of an earlier release cannot be noticed."""
+    if not table.has_checksums:
+        _say_once(
+            f"{place}: carries no checksums, so damage in the index or in an image may go "
+            "unnoticed; pack the set again to have them"
+        )
+
+
+@lru_cache
+def _say_once(text: str) -> None:
+    # Every process of a run reads the same set.
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning("%s", text)
 
 
 def write_table(root: Path, layout: Layout, table: Table) -> None:
@@ -131,9 +137,7 @@ def set_aside(root: Path, split: Split) -> None:
     for cache in cache_folders(root):
         for path in cache.glob(f"{split}-*"):
             try:
-                path.rename(cache / f"{_ASIDE}{path.name}")
-            except FileNotFoundError:  # another process does so, too
-                continue
+                _put_aside(path)
             except OSError as error:
                 raise DataError(
                     f"{path}: cannot be replaced ({reason(error)}); allow writing"
@@ -154,38 +158,6 @@ def user_cache(root: bytes) -> Path | None:
     return None if base is None else base / "index" / hashlib.sha256(root).hexdigest()[:16]
 
 
-def read_table(path: Path) -> Table | None:
-    """The table in a folder, or None where it is of another version, cut off or damaged."""
-    try:
-        meta = json.loads((path / META).read_text())
-        if meta["format"] != FORMAT_VERSION:
-            return None
-        # asarray drops numpy's memmap class, whose bookkeeping slows each small access down.
-        columns = {
-            name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-            for name in _DTYPES
-        }
-        shards = tuple(Stamp(*values) for values in meta["shards"])
-        table = Table(tuple(meta["classes"]), dict(meta["folders"]), columns, shards)
-        return table if _is_consistent(table) else None
-    except _UNUSABLE:
-        return None
-
-
-def _is_consistent(table: Table) -> bool:
-    columns = table.columns
-    count = len(columns["labels"])
-    in_shards = count if table.shards else 0
-    return (
-        all(columns[name].dtype == dtype for name, dtype in _DTYPES.items())
-        and columns["sizes"].shape == (count, 2)
-        and len(columns["num_bytes"]) == len(columns["formats"]) == count
-        and len(columns["path_offsets"]) == count + 1
-        and len(columns["shard_numbers"]) == len(columns["shard_offsets"]) == in_shards
-        and int(columns["path_offsets"][-1]) == len(columns["path_blob"])
-    )
-
-
 def _is_current(table: Table, layout: Layout) -> bool:
     """Whether no folder was touched: adding or removing a file renews its folder's time.
 
@@ -193,7 +165,9 @@ def _is_current(table: Table, layout: Layout) -> bool:
     """
     if layout.tars:
         names = tuple(shard.name for shard in table.shards)
-        return names == layout.tars and unchanged(layout.folder, table.shards)
+        return names == layout.tars and unchanged(
+            layout.folder, table.shards, by_length=table.has_checksums
+        )
     try:
         return bool(table.folders) and all(
             os.stat(os.path.join(layout.folder, name)).st_mtime_ns == mtime_ns
@@ -209,63 +183,81 @@ def _publish(cache: Path, name: str, table: Table) -> None:
     Raises:
         OSError: the cache cannot be written.
     """
-    target = cache / f"{name}-{_digest(table)}"
-    save_table(target, table)
-    for other in chain(cache.glob(f"{name}-*"), cache.glob(f"{_ASIDE}{name}-*")):
-        with suppress(FileNotFoundError):  # another process removes it, too
-            if other != target and time.time() - other.stat().st_mtime > _KEEP_S:
-                shutil.rmtree(other, ignore_errors=True)
+    files = encode_table(table)
+    target = cache / f"{name}-{hashlib.sha256(files[META]).hexdigest()[:16]}"
+    publish_table(target, lambda staging: _write(files, staging))
+    remove_old(cache, name, target)
 
 
-def save_table(target: Path, table: Table) -> None:
-    """Write a table beside its final place and rename it; a usable one that is there stays.
+def save_packed_table(target: Path, table: Table) -> None:
+    """Write the table of a packed set; the same one that is there stays.
 
     Raises:
         OSError: the place cannot be written.
     """
-
-    def write(staging: Path) -> None:
-        for name, column in table.columns.items():
-            np.save(staging / f"{name}.npy", column, allow_pickle=False)
-        (staging / META).write_text(_meta(table))
-
-    publish_folder(target, write)
+    files = encode_table(table)
+    if target.exists() and not _holds(target, files[META]):
+        shutil.rmtree(target)  # of an earlier release, or of images that were packed before
+    publish_table(target, lambda staging: _write(files, staging))
 
 
-def publish_folder(target: Path, fill: Callable[[Path], None]) -> None:
+def _holds(target: Path, meta: bytes) -> bool:
+    try:
+        return (target / META).read_bytes() == meta
+    except OSError:
+        return False
+
+
+def publish_table(target: Path, fill: Callable[[Path], None], *, packed: bool = False) -> None:
     """Fill a folder beside the place of a table and rename it; a usable table there stays.
 
     Args:
         target: the table's place.
         fill: writes the table's files into the folder that it is given.
+        packed: as for `read_table`.
 
     Raises:
         OSError: the place cannot be written.
     """
+
+    def usable() -> bool:
+        try:
+            read_table(target, packed=packed)
+        except UnusableTable:
+            return False
+        return True
+
     try:
         with published(target, unique=True) as staging:
             staging.mkdir(parents=True)
             fill(staging)
-            if target.exists() and read_table(target) is None:
-                shutil.rmtree(target)
+            if target.exists() and not usable():
+                _put_aside(target)
     except OSError:
-        if read_table(target) is None:
+        if not usable():
             raise
         # Another process has just published the same table.
 
 
-def _digest(table: Table) -> str:
-    digest = hashlib.sha256(_meta(table).encode())
-    for name in _DTYPES:
-        digest.update(np.ascontiguousarray(table.columns[name]).data)
-    return digest.hexdigest()[:16]
+def remove_old(cache: Path, name: str, kept: Path) -> None:
+    """Remove the tables of a name that were replaced long ago."""
+    for other in chain(cache.glob(f"{name}-*"), cache.glob(f"{_ASIDE}{name}-*")):
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if other != kept and time.time() - other.stat().st_mtime > _KEEP_S:
+                shutil.rmtree(other, ignore_errors=True)
 
 
-def _meta(table: Table) -> str:
-    meta = {
-        "format": FORMAT_VERSION,
-        "classes": table.classes,
-        "folders": table.folders,
-        "shards": table.shards,
-    }
-    return json.dumps(meta, sort_keys=True)
+def _put_aside(path: Path) -> None:
+    """Keep a replaced table for the running jobs that map it, for a month from now."""
+    with suppress(FileNotFoundError):  # another process does so, too
+        if path.name == INDEX_FOLDER:  # nothing else may lie beside the tars
+            shutil.rmtree(path)
+            return
+        aside = path.with_name(f"{_ASIDE}{path.name}-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        os.utime(aside)
+
+
+def _write(files: dict[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

@@ -107,7 +107,7 @@ def test_the_index_is_fetched_once_and_again_when_it_changes(
     url = "s3://sets/changing"
     s3_server.upload(copied, url)
     load_index(url, "train")
-    assert sum("/index/" in read for read in served.reads) == 9
+    assert sum("/index/" in read for read in served.reads) == 10
     served.reads.clear()
     assert isinstance(load_index(url, "train").labels.base, np.memmap)
     assert served.reads == []

@@ -242,6 +242,7 @@ def test_a_full_disk_leaves_whole_shards_and_the_packing_goes_on(
         "continues behind the shards that are complete"
     )
     left, whole = files(tmp_path / "out"), files(packed)
+    left = {name: content for name, content in left.items() if not name.endswith(".crc32")}
     assert 0 < len(left) < len(whole)
     assert all(whole[name] == content for name, content in left.items())
     pack(folder, tmp_path / "out", SMALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,7 @@ def write_shard(
     quality: int,
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
+    keep: Callable[[int, list[int]], None],
 ) -> None:
     """Write a shard beside its place and rename it when it is complete and on the disk.
 
@@ -56,21 +58,22 @@ def write_shard(
         quality: JPEG quality of images that are made smaller.
         pool: threads that read and encode.
         tick: called with the number of images of this shard that are written.
+        keep: called with the shard's number and its images' CRC-32 before the shard gets its name.
 
     Raises:
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
         OSError: the disk is full, or the place cannot be written.
     """
-    rows = _rows(plan, number)
-    with (
-        published(path) as unfinished,
-        tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
-            image, label = _names(plan, row)
-            _add(tar, image, content)
-            _add(tar, label, str(plan.index.labels[row]).encode())
-            tick(done)
+    rows, sums = _rows(plan, number), []
+    with published(path) as unfinished:
+        with tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
+                image, label = _names(plan, row)
+                sums.append(zlib.crc32(content))
+                _add(tar, image, content)
+                _add(tar, label, str(plan.index.labels[row]).encode())
+                tick(done)
+        keep(number, sums)
 
 
 def _rows(plan: PackPlan, number: int) -> range:
