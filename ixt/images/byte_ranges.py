@@ -79,8 +79,7 @@ def read_bytes(source: ByteRange) -> Bytes:
     if source.crc32 is not None and zlib.crc32(data.data) != source.crc32:
         raise WrongBytes(
             errno.EBADMSG,
-            "its bytes are not those that were packed (their CRC-32 is another), so the disk or a "
-            "copy damaged the tar; copy it again",
+            "its bytes are not those that were packed (their CRC-32 differs); copy the tar again",
             source.path,
         )
     return data

@@ -28,9 +28,8 @@ COLUMNS: dict[str, type[np.generic]] = {
 _TAR_BLOCK = 512
 # The largest JPEG; Pillow opens no larger image of another format.
 _MAX_PIXELS = 65535**2
-# No name on Linux is longer, and a power of two is quickly applied.
-_NUM_WEIGHTS = 4096
-_NAMES_AT_A_TIME = 2**16
+_WORD = 8
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # of 64-bit Fibonacci hashing
 
 
 class UnusableTable(Exception):
@@ -165,14 +164,19 @@ def _check_names(table: Table) -> None:
 
 
 def _name_keys(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(n,) a number per name, equal for equal names; by chance for two of 10 million sets."""
-    weights = np.random.default_rng(0).integers(1, 2**64, _NUM_WEIGHTS, dtype=np.uint64) | 1
-    keys = np.empty(len(offsets) - 1, np.uint64)
-    for first in range(0, len(keys), _NAMES_AT_A_TIME):
-        part = offsets[first : first + _NAMES_AT_A_TIME + 1]
-        places = np.arange(part[0], part[-1]) - np.repeat(part[:-1], np.diff(part))
-        terms = (blob[part[0] : part[-1]].astype(np.uint64) + 1) * weights[places % _NUM_WEIGHTS]
-        keys[first : first + len(part) - 1] = np.add.reduceat(terms, part[:-1] - part[0])
+    """(n,) a number per name, equal for equal names and by chance for hardly any others."""
+    padded = np.concatenate((blob, np.zeros(_WORD, np.uint8)))
+    # The eight bytes from each place on: a fifth of the work of going byte by byte.
+    words = np.ndarray((len(blob) + 1,), np.uint64, padded.data, strides=(1,))
+    lengths = np.diff(offsets)
+    keys = lengths.astype(np.uint64)
+    for done in range(0, int(lengths.max()), _WORD):
+        rows = np.flatnonzero(lengths > done)
+        # The bytes behind the end belong to the next name.
+        behind = np.maximum(done + _WORD - lengths[rows], 0).astype(np.uint64) * np.uint64(8)
+        found = words[offsets[rows] + done] << behind
+        mixed = (keys[rows] ^ found) * _ODD
+        keys[rows] = mixed ^ (mixed >> np.uint64(29))
     return keys
 
 
