@@ -106,7 +106,7 @@ def _digest(files: dict[str, RemoteFile]) -> str:
 def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
     """The table from the cache, put there first where that is needed."""
     try:
-        if target.exists():
+        if os.path.exists(target):
             return read_table(target, packed=True)
     except UnusableTable as error:
         logger.warning("%s: %s; fetching the index of %s again", target, error, folder)

@@ -240,11 +240,17 @@ def publish_table(target: Path, fill: Callable[[Path], None], *, packed: bool = 
 
 
 def remove_old(cache: Path, name: str, kept: Path) -> None:
-    """Remove the tables of a name that were replaced long ago."""
-    for other in chain(cache.glob(f"{name}-*"), cache.glob(f"{_ASIDE}{name}-*")):
-        with suppress(FileNotFoundError):  # another process removes it, too
-            if other != kept and time.time() - other.stat().st_mtime > _KEEP_S:
-                shutil.rmtree(other, ignore_errors=True)
+    """Put old tables of a name aside, and remove those that were put aside long ago."""
+
+    def is_old(table: Path) -> bool:
+        return table != kept and time.time() - table.stat().st_mtime > _KEEP_S
+
+    with suppress(FileNotFoundError):  # another process does so, too
+        for aside in filter(is_old, cache.glob(f"{_ASIDE}{name}-*")):
+            shutil.rmtree(aside, ignore_errors=True)
+        # Built long ago, but maybe replaced only now, in the middle of a run.
+        for other in filter(is_old, cache.glob(f"{name}-*")):
+            _put_aside(other)
 
 
 def _put_aside(path: Path) -> None:

@@ -308,7 +308,15 @@ def test_a_replaced_table_stays_for_runs_that_map_it_and_goes_after_a_month(root
     remove_file(root)
     load_index(root, "train")
     assert old not in cached_tables(root)
-    assert len(cached_tables(root)) == 2
+    aside, *_ = cached_tables(root)
+    assert aside.name.startswith(f"old-{old.name}-")
+    assert len(cached_tables(root)) == 3
+    # It may have been in use until it was replaced, whenever it was built.
+    assert aside.stat().st_mtime > month_ago + 30 * 24 * 3600
+    os.utime(aside, (month_ago, month_ago))
+    add_class(root)
+    load_index(root, "train")
+    assert aside not in cached_tables(root)
 
 
 def test_an_unreadable_file_mended_in_place_is_noticed(root: Path) -> None:

@@ -433,6 +433,14 @@ def flip_within(path: Path, place: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def test_a_damaged_index_of_a_packed_set_is_a_finding(sound: Path, tmp_path: Path) -> None:
+    root = pack(sound, tmp_path / "packed", PackOptions()).root
+    flip_within(root / "val" / "index" / "labels.npy", 130)
+    (finding,) = check_folder(root).breaking
+    assert (finding.kind.value, finding.path) == ("index damaged", "val/index")
+    assert finding.detail == "labels.npy is damaged (its SHA-256 is not that in meta.json)"
+
+
 def test_two_altered_images_of_a_packed_set_are_no_duplicates(sound: Path, tmp_path: Path) -> None:
     root = pack(sound, tmp_path / "packed", PackOptions()).root
     for source in load_index(root, "train").ranges([0, 1]):

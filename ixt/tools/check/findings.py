@@ -14,6 +14,9 @@ from PIL import Image
 
 from ixt.images.folders import IMAGE_SUFFIXES
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
+from ixt.images.index_table import UnusableTable
+from ixt.images.shards import INDEX_FOLDER
+from ixt.images.table_files import read_table
 from ixt.tools.check.facts import Colour, Facts, Fault
 from ixt.tools.check.survey import Survey
 
@@ -36,6 +39,7 @@ class Kind(StrEnum):
     ALTERED = "altered"
     CHANGED = "changed"
     MISSING = "missing"
+    INDEX = "index damaged"
     OUTDATED = "index outdated"
     UNKNOWN_CLASS = "class only in val"
     EMPTIED = "class emptied"
@@ -62,6 +66,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.ALTERED: ("breaks training", "not the bytes that were packed; copy its tar again"),
     Kind.CHANGED: ("breaks training", "not the bytes that the manifest lists"),
     Kind.MISSING: ("breaks training", "the manifest lists it, the set lacks it"),
+    Kind.INDEX: ("breaks training", "copy the packed set again; in a bucket it is refused"),
     Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
     Kind.UNKNOWN_CLASS: ("breaks training", "a class in val that is missing from train"),
     Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
@@ -117,6 +122,7 @@ def find(surveys: Sequence[Survey]) -> list[Finding]:
     found = [finding for one in surveys for finding in _of_files(one)]
     found += _duplicates(surveys)
     found += _unknown_classes(surveys)
+    found += [finding for one in surveys for finding in _damaged_index(one)]
     found += [finding for one in surveys for finding in _ignored(one)]
     return in_order(found)
 
@@ -184,6 +190,16 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
             others = tuple([other for other in few if other != path][:_OTHERS])
             more = f" and {len(paths) - 2:,} more" if len(paths) > 2 else ""
             yield Finding(kind, path, f"same as {others[0]}{more}", others)
+
+
+def _damaged_index(one: Survey) -> Iterator[Finding]:
+    """The index that a packed set brought along, where the tars had to be listed instead."""
+    folder = Path(one.index.folder) / INDEX_FOLDER
+    if one.index.shards and folder.is_dir():
+        try:
+            read_table(folder, packed=True)
+        except UnusableTable as error:
+            yield Finding(Kind.INDEX, f"{one.index.name}/{INDEX_FOLDER}", str(error))
 
 
 def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) -> Iterator[Finding]:
