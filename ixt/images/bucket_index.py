@@ -71,7 +71,8 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
         )
     table = _fetch(folder, files, _cache(root) / f"{split}-{_digest(files)}")
     _check_shards(folder, found, table)
-    warn_without_checksums(f"{folder}/{INDEX_FOLDER}", table)
+    if not table.has_checksums:
+        warn_without_checksums(folder)
     return folder, table
 
 

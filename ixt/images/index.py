@@ -22,10 +22,16 @@ from ixt.files import as_url, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
 from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
-from ixt.images.index_cache import current_tables, set_aside, write_table
+from ixt.images.index_cache import (
+    current_tables,
+    set_aside,
+    warn_without_checksums,
+    write_table,
+)
 from ixt.images.index_table import Table
 from ixt.images.progress_lines import Report, report_lines
-from ixt.images.shards import Layout, find_layout, stamp
+from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
+from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
 
 logger = logging.getLogger("ixt")
@@ -172,14 +178,11 @@ def load_index(
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
     if rebuild:
         set_aside(root, split)
-    else:
-        cached = _read_cached(root, layout)
-        if cached is not None:
-            return cached
-    table = _build(layout, report)
-    write_table(root, layout, table)
-    # The mapped copy holds no memory; there is none where it could not be written.
-    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+    cached = None if rebuild else _read_cached(root, layout)
+    index = cached or _build_and_cache(root, layout, report)
+    if index.shards and not index.has_checksums and (layout.folder / INDEX_FOLDER).is_dir():
+        warn_without_checksums(layout.folder)
+    return index
 
 
 def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -218,6 +221,13 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
     return None
 
 
+def _build_and_cache(root: Path, layout: Layout, report: Report | None) -> Index:
+    table = _build(layout, report)
+    write_table(root, layout, table)
+    # The mapped copy holds no memory; there is none where it could not be written.
+    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+
+
 def _build(layout: Layout, report: Report | None) -> Table:
     folder = layout.folder
     listing: Listing | TarListing
@@ -244,9 +254,12 @@ def _build(layout: Layout, report: Report | None) -> Table:
         "path_offsets": path_offsets,
         "shard_numbers": shards,
         "shard_offsets": starts,
-        "crc32": np.zeros(0, np.uint32),  # only headers were read
+        "crc32": np.zeros(0, np.uint32),
     }
-    return Table(listing.classes, folders, columns, stamps)
+    table = Table(listing.classes, folders, columns, stamps)
+    if layout.tars:
+        columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
+    return table
 
 
 def _log_progress(folder: Path, noun: str) -> Report:

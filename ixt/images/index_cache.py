@@ -50,12 +50,11 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
     if layout.tars and own.is_dir():
         table, problem = _open(own, layout, packed=True)
         if table is not None:
-            warn_without_checksums(str(own), table)
             yield table
         else:
             _say_once(
-                f"{own}: {problem}; the tars are listed instead, which verifies none of their "
-                "images; copy the packed set again, or pack it again"
+                f"{own}: {problem}; the tars are listed instead; copy the packed set again, or "
+                "pack it again"
             )
     problems = []
     for path in chain.from_iterable(
@@ -83,13 +82,12 @@ def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, st
     return (table, "") if _is_current(table, layout) else (None, "is out of date")
 
 
-def warn_without_checksums(place: str, table: Table) -> None:
-    """Say once that damage in a packed set of an earlier release cannot be noticed."""
-    if not table.has_checksums:
-        _say_once(
-            f"{place}: carries no checksums, so damage in the index or in an image may go "
-            "unnoticed; pack the set again to have them"
-        )
+def warn_without_checksums(folder: Path | str) -> None:
+    """Say once that damage in a packed set cannot be noticed: for an old or damaged index."""
+    _say_once(
+        f"{folder}/{INDEX_FOLDER}: gives no checksums, so damage in it or in an image may go "
+        "unnoticed; pack the set again to have them"
+    )
 
 
 @lru_cache

@@ -101,13 +101,18 @@ def test_a_flipped_bit_in_a_packed_index_is_named_and_the_tars_listed(
     flip(file, os.path.getsize(file) - 2)
     for _ in range(2):  # listed, then from the cache
         assert seen(load_index(packed, "train")) == before
-    (record,) = caplog.records
+    record, *others = caplog.records
     assert record.getMessage() == (
         f"{file.parent}: {name} is damaged"
         f"{'' if name == 'meta.json' else ' (its SHA-256 is not that in meta.json)'}; the tars are "
-        "listed instead, which verifies none of their images; copy the packed set again, or pack "
-        "it again"
+        "listed instead; copy the packed set again, or pack it again"
     )
+    lost = name in ("crc32.npy", "meta.json")
+    assert load_index(packed, "train").has_checksums != lost
+    assert [record.getMessage() for record in others] == [
+        f"{file.parent}: gives no checksums, so damage in it or in an image may go unnoticed; pack "
+        "the set again to have them"
+    ] * lost
 
 
 def test_a_damaged_header_of_a_column_raises_nothing_of_numpys(
@@ -307,6 +312,17 @@ def test_a_flipped_bit_in_a_packed_image_is_named_by_shard_and_member(packed: Pa
     assert load_index(packed, "train").has_checksums
 
 
+def test_checksums_of_images_that_lie_elsewhere_are_not_taken(
+    packed: Path, written: Path, tmp_path: Path
+) -> None:
+    other = pack(written, tmp_path / "other", PackOptions(shard_bytes=20_000)).root
+    shutil.rmtree(packed / "train" / "index")
+    shutil.copytree(other / "train" / "index", packed / "train" / "index")
+    index = load_index(packed, "train")
+    assert not index.has_checksums
+    assert len(tar_sets.contents(index)) == 15
+
+
 def test_a_subset_of_a_packed_set_keeps_the_checksums_of_its_images(packed: Path) -> None:
     from ixt.pipeline.plan.subset import _rows
 
@@ -327,8 +343,8 @@ def test_a_packed_set_without_checksums_is_read_and_said_so_once(
     assert index.sizes.tolist() == [[18, 24], [18, 25]] * 2
     assert all(content.startswith(b"\xff\xd8") for content in tar_sets.contents(index))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{old}/train/index: carries no checksums, so damage in the index or in an image may go "
-        "unnoticed; pack the set again to have them"
+        f"{old}/train/index: gives no checksums, so damage in it or in an image may go unnoticed; "
+        "pack the set again to have them"
     ]
 
 
