@@ -173,12 +173,18 @@ def data_check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Take files that libjpeg only warns of as broken.")
     ] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="List of SHA-256 and path: written if missing, else compared with."),
+    ] = None,
     num_threads: ThreadsOption = None,
     results: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
 ) -> None:
     """Decode every image once and say which are broken, odd or duplicate, in tars as well.
 
-    The next check reads only what has changed. Exit status: 0 if nothing breaks training,
+    Images of packed sets are compared with their checksums; of files in class folders, flipped
+    bits show only beside a --manifest. The next check reads only what has changed, with a
+    --manifest everything. Exit status: 0 if nothing breaks training,
     1 if something does, 2 if the folder cannot be checked.
 
     Example: `ixt data check /data/imagenet --results check.json`
@@ -186,7 +192,7 @@ def data_check(
     from ixt.files import local_path
     from ixt.tools.check import check_folder, print_report, restore
 
-    check_outputs(results)
+    check_outputs(results, None if manifest is None or manifest.exists() else manifest)
     if fix == "restore":
         moved = restore(local_path(folder))
         say(f"{folder}: {len(moved)} files moved back")
@@ -197,6 +203,7 @@ def data_check(
             splits=_splits(split),
             fix=fix,
             strict=strict,
+            manifest=manifest,
             num_threads=num_threads,
             progress=lambda place: progress(place, "images"),
         )

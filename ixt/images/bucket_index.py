@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +16,17 @@ from ixt.errors import DataError
 from ixt.files import reason
 from ixt.images.buckets import RemoteFile, list_remote, read_remote
 from ixt.images.folders import SPLIT_FOLDERS, Split
-from ixt.images.index_cache import Table, publish_folder, read_table, user_cache
+from ixt.images.index_cache import (
+    publish_table,
+    remove_old,
+    user_cache,
+    warn_without_checksums,
+)
+from ixt.images.index_table import Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, META
+from ixt.images.table_files import read_table
+
+logger = logging.getLogger("ixt")
 
 _NUM_THREADS = 16
 
@@ -61,26 +72,32 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
         )
     table = _fetch(folder, files, _cache(root) / f"{split}-{_digest(files)}")
     _check_shards(folder, found, table)
+    if not table.has_checksums:
+        warn_without_checksums(folder)
     return folder, table
 
 
 def _cache(root: str) -> Path:
-    """Where a bucket's tables are kept: in the user's cache, else in a folder of this user's own.
-
-    Raises:
-        DataError: somebody else could have put tables there.
-    """
+    """The folder for the tables of a set; of a container's user without a home, in /tmp."""
     cache = user_cache(root.rstrip("/").encode())
     if cache is not None:
         return cache
-    own = Path(tempfile.gettempdir()) / f"ixt-{os.getuid()}"
-    own.mkdir(mode=0o700, exist_ok=True)
-    status = own.lstat()
-    if status.st_uid != os.getuid() or not S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+    folder = Path(tempfile.gettempdir()) / f"ixt-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
         raise DataError(
-            f"{own}: others may write there; set XDG_CACHE_HOME to a folder of your own"
+            f"{folder}: cannot be made ({reason(error)}); set XDG_CACHE_HOME to a folder of yours"
+        ) from error
+    # Anybody may have made it before, and could exchange the tables in it.
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not own or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DataError(
+            f"{folder}: is not a folder that only you can write to, so no index is read from it; "
+            "remove it, or set XDG_CACHE_HOME to a folder of yours"
         )
-    return own
+    return folder / hashlib.sha256(root.rstrip("/").encode()).hexdigest()[:16]
 
 
 def _digest(files: dict[str, RemoteFile]) -> str:
@@ -90,9 +107,11 @@ def _digest(files: dict[str, RemoteFile]) -> str:
 
 def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
     """The table from the cache, put there first where that is needed."""
-    cached = read_table(target, packed=True)
-    if cached is not None:
-        return cached
+    try:
+        if os.path.exists(target):
+            return read_table(target, packed=True)
+    except UnusableTable as error:
+        logger.warning("%s: %s; fetching the index of %s again", target, error, folder)
 
     def fetch(staging: Path) -> None:
         def fetch_file(name: str) -> None:
@@ -102,20 +121,21 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
 
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             list(pool.map(fetch_file, (name for name in files if os.sep not in name)))
+        read_table(staging, packed=True)
 
     try:
-        publish_folder(target, fetch)
+        publish_table(target, fetch, packed=True)
+        remove_old(target.parent, target.name.partition("-")[0], target)
+        return read_table(target, packed=True)
     except OSError as error:
         raise DataError(
             f"{target}: cannot be written ({reason(error)}); the index of "
             f"{folder} is kept there; make room or set XDG_CACHE_HOME"
         ) from error
-    table = read_table(target, packed=True)
-    if table is None:
+    except UnusableTable as error:
         raise DataError(
-            f"{folder}/{INDEX_FOLDER}: is damaged or of another release; copy the packed set again"
-        )
-    return table
+            f"{folder}/{INDEX_FOLDER}: {error}; copy the packed set again, or pack it again"
+        ) from error
 
 
 def _check_shards(folder: str, found: dict[str, RemoteFile], table: Table) -> None:

@@ -37,8 +37,8 @@ class ByteRange(NamedTuple):
     """Bytes of the image; None for the whole of a local file, whatever its length."""
     member: str = ""
     """The image's name within the shard; empty for a whole file."""
-    checksum: int | None = None
-    """CRC-32 of the bytes, where the set keeps it."""
+    crc32: int | None = None
+    """CRC-32 that its bytes must have; None where it is not known."""
 
     @property
     def name(self) -> str:
@@ -61,20 +61,29 @@ def is_remote(path: str) -> bool:
     return path.startswith(REMOTE_SCHEMES)
 
 
+class WrongBytes(OSError):
+    """An image's bytes are not those that were packed."""
+
+
 def read_bytes(source: ByteRange) -> Bytes:
-    """Read an image's bytes.
+    """Read an image's bytes, and verify them where their CRC-32 is known.
 
     Returns:
         (size,) uint8.
 
     Raises:
-        OSError: the file is missing, not readable, ends before the image does, or holds other
-            bytes than were packed.
+        WrongBytes: their CRC-32 is another.
+        OSError: the file is missing, not readable, or ends before the image does.
         DataError: a bucket does not give the bytes, after several attempts.
     """
     data = _read(source)
-    if source.checksum is not None and zlib.crc32(data.data) != source.checksum:
-        raise OSError("its bytes are not those that were packed: their checksum differs")
+    # Any change of up to 32 bits in a row shows, of others all but one of 4 billion.
+    if source.crc32 is not None and zlib.crc32(data.data) != source.crc32:
+        raise WrongBytes(
+            errno.EBADMSG,
+            "its bytes are not those that were packed (their CRC-32 differs); copy the tar again",
+            source.path,
+        )
     return data
 
 

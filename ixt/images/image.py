@@ -7,7 +7,7 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from ixt.files import reason
-from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
+from ixt.images.byte_ranges import ByteRange, Bytes, WrongBytes, read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What Pillow may open, MPO among the JPEGs. It knows formats that start other programs, as EPS
@@ -35,7 +35,7 @@ def read_image(source: ByteRange) -> Bytes:
     """Read the bytes of an image.
 
     Raises:
-        DamagedImage: the file is missing or not readable.
+        DamagedImage: the file is missing or not readable, or its bytes are not those packed.
         DataError: a bucket does not give the bytes.
     """
     try:
@@ -79,6 +79,8 @@ def unreadable(source: ByteRange, error: OSError) -> DamagedImage:
     """The damage of an image whose bytes cannot be read."""
     if isinstance(error, FileNotFoundError):
         return DamagedImage(f"{source.name}: no such file")
+    if isinstance(error, WrongBytes):
+        return DamagedImage(f"{source.name}: {error.strerror}")
     return DamagedImage(f"{source.name}: cannot be read ({reason(error)})")
 
 

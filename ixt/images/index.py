@@ -1,7 +1,8 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
 `shards` finds out how they are stored, `folders` or `tars` list them, `headers` opens them,
-`index_cache` keeps the result; `bucket_index` does all of that for a bucket.
+`index_cache` keeps the result, which `table_files` verifies; `bucket_index` does all of that for a
+bucket.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
 from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
-from ixt.images.index_cache import Table, current_tables, set_aside, write_table
+from ixt.images.index_cache import (
+    current_tables,
+    set_aside,
+    warn_without_checksums,
+    write_table,
+)
+from ixt.images.index_table import Table
 from ixt.images.progress_lines import Report, report_lines
-from ixt.images.shards import Layout, find_layout, stamp
+from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
+from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
 
 logger = logging.getLogger("ixt")
@@ -64,9 +72,9 @@ class Index:
     """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
     shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) first byte of the image in its tar; (0,) where each image is a file."""
-    checksums: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """(n,) CRC-32 of the encoded image, which is verified when it is read; (0,) where the images
-    are not packed."""
+    crc32: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """(n,) CRC-32 of the encoded image, verified when it is read; (0,) where none is known: only
+    `ixt data pack` writes them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,12 +121,17 @@ class Index:
         if not self.shards:
             return [ByteRange(os.fsdecode(prefix + name)) for name in names]
         numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
-        sums = self.checksums[rows].tolist() if len(self.checksums) else [None] * len(rows)
+        sums = self.crc32[rows].tolist() if self.has_checksums else [None] * len(rows)
         places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, sums, strict=True)
         return [
             ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name), crc)
             for number, offset, size, name, crc in places
         ]
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the bytes of each image are verified when they are read."""
+        return len(self.crc32) > 0
 
     @property
     def unreadable(self) -> NDArray[np.int64]:
@@ -165,14 +178,11 @@ def load_index(
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
     if rebuild:
         set_aside(root, split)
-    else:
-        cached = _read_cached(root, layout)
-        if cached is not None:
-            return cached
-    table = _build(layout, report)
-    write_table(root, layout, table)
-    # The mapped copy holds no memory; there is none where it could not be written.
-    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+    cached = None if rebuild else _read_cached(root, layout)
+    index = cached or _build_and_cache(root, layout, report)
+    if index.shards and not index.has_checksums and (layout.folder / INDEX_FOLDER).is_dir():
+        warn_without_checksums(layout.folder)
+    return index
 
 
 def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -211,6 +221,13 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
     return None
 
 
+def _build_and_cache(root: Path, layout: Layout, report: Report | None) -> Index:
+    table = _build(layout, report)
+    write_table(root, layout, table)
+    # The mapped copy holds no memory; there is none where it could not be written.
+    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+
+
 def _build(layout: Layout, report: Report | None) -> Table:
     folder = layout.folder
     listing: Listing | TarListing
@@ -237,9 +254,12 @@ def _build(layout: Layout, report: Report | None) -> Table:
         "path_offsets": path_offsets,
         "shard_numbers": shards,
         "shard_offsets": starts,
-        "checksums": np.zeros(0, np.uint32),
+        "crc32": np.zeros(0, np.uint32),
     }
-    return Table(listing.classes, folders, columns, stamps)
+    table = Table(listing.classes, folders, columns, stamps)
+    if layout.tars:
+        columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
+    return table
 
 
 def _log_progress(folder: Path, noun: str) -> Report:

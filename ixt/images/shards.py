@@ -119,11 +119,17 @@ def stamp(path: Path) -> Stamp:
         return Stamp(path.name, status.st_size, status.st_mtime_ns, _probe(file.fileno()))
 
 
-def unchanged(folder: Path, stamps: tuple[Stamp, ...]) -> bool:
+def unchanged(folder: Path, stamps: tuple[Stamp, ...], *, by_length: bool = False) -> bool:
     """Whether tars are what they were: equally long, and of the same time or the same content.
 
     A set that was copied has other times, so content counts, too. It is compared in blocks all
     over the tar: enough to tell a set packed again, which moves every image.
+
+    Args:
+        folder: of the tars.
+        stamps: what they were.
+        by_length: compare only their lengths: each image is verified when it is read, and then
+            its name can be given.
     """
 
     def same(old: Stamp) -> bool:
@@ -131,7 +137,7 @@ def unchanged(folder: Path, stamps: tuple[Stamp, ...]) -> bool:
         status = os.stat(path)
         if status.st_size != old.size:
             return False
-        return status.st_mtime_ns == old.mtime_ns or stamp(path).probe == old.probe
+        return by_length or status.st_mtime_ns == old.mtime_ns or stamp(path).probe == old.probe
 
     try:
         with ThreadPoolExecutor(_NUM_THREADS) as pool:

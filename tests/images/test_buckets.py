@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import buckets
-from ixt.images.byte_ranges import ReadAhead, read_bytes
+from ixt.images.byte_ranges import ReadAhead, WrongBytes, read_bytes
+from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
@@ -260,3 +261,56 @@ def test_a_shard_of_another_length_is_named(copied: Path) -> None:
     s3_server.upload(copied, "s3://sets/short")
     with pytest.raises(DataError, match=r"train-00001\.tar: has 1024 bytes, the index says \d+"):
         load_index("s3://sets/short", "train")
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_copy_of_a_buckets_index_is_fetched_again_and_said_so(
+    uploaded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    labels = load_index(uploaded, "train").labels.tolist()
+    (file,) = tmp_path.glob("ixt/index/*/train-*/labels.npy")
+    flip(file, 140)
+    assert load_index(uploaded, "train").labels.tolist() == labels
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{file.parent}: labels.npy is damaged (its SHA-256 is not that in meta.json); fetching "
+        f"the index of {uploaded}/train again"
+    )
+    caplog.clear()
+    load_index(uploaded, "train")
+    assert caplog.records == []
+
+
+def test_a_damaged_index_in_a_bucket_is_refused_each_time_and_nothing_of_it_kept(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    flip(copied / "train" / "index" / "shard_offsets.npy", 140)
+    s3_server.upload(copied, "s3://sets/damaged")
+    for _ in range(2):
+        with pytest.raises(DataError) as error:
+            load_index("s3://sets/damaged", "train")
+        assert str(error.value) == (
+            "s3://sets/damaged/train/index: shard_offsets.npy is damaged (its SHA-256 is not that "
+            "in meta.json); copy the packed set again, or pack it again"
+        )
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_an_image_that_a_bucket_gives_with_a_flipped_bit_is_named(copied: Path) -> None:
+    (source,) = load_index(copied, "train").ranges([3])
+    flip(Path(source.path), source.offset + 200)
+    s3_server.upload(copied, "s3://sets/altered")
+    (source,) = load_index("s3://sets/altered", "train").ranges([3])
+    with pytest.raises(DamagedImage, match=rf"^{source.path}!{source.member}: its bytes are not"):
+        read_image(source)
+    ahead = ReadAhead()
+    with pytest.raises(WrongBytes):
+        ahead.start([source], read_bytes).row(0)
+    ahead.close()

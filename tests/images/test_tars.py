@@ -248,7 +248,7 @@ def test_a_changed_tar_is_indexed_again_and_said_so(
         tar.addfile(info, image)
     with caplog.at_level(logging.WARNING, "ixt"):
         assert len(load_index(tars, "train")) == 16
-    assert f"{tars}/train: its cached index is out of date" in caplog.text
+    assert f"{tars}/train: its index is built anew" in caplog.text
     assert len(load_index(tars, "train", report=refuse)) == 16
 
 

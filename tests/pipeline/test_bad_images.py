@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from ixt.errors import DataError
+from ixt.images.index import load_index
 from ixt.recipe import Recipe
+from ixt.tools.pack.layout import PackOptions
+from ixt.tools.pack.pack import pack
 from ixt.training.loop import train
 
 
@@ -63,3 +67,32 @@ def test_skipped_images_are_counted_and_listed(tiny: Recipe, damaged: Path, tmp_
     assert sorted(json.loads(line)["path"] for line in listed) == expected
     rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["skipped"] for row in rows if row["kind"] == "steps") == 2
+
+
+@pytest.mark.parametrize("decoder", ["torch", "dali"])
+def test_a_packed_image_with_a_flipped_bit_stops_a_run_or_is_left_out(
+    tiny: Recipe, digits: Path, tmp_path: Path, decoder: str
+) -> None:
+    if decoder == "dali":
+        pytest.importorskip("nvidia.dali")
+    root = pack(digits, tmp_path / "packed", PackOptions()).root
+    (source,) = load_index(root, "train").ranges([700])
+    assert source.size is not None
+    with open(source.path, "r+b") as shard:
+        place = source.offset + source.size - 20  # in the middle of the pixels' data
+        (value,) = os.pread(shard.fileno(), 1, place)
+        os.pwrite(shard.fileno(), bytes([value ^ 4]), place)
+    with pytest.raises(DataError) as caught:
+        train(with_decoder(one_epoch(tiny, root, "stop"), decoder), tmp_path / "stopped")
+    assert str(caught.value) == (
+        f"{source.path}!{source.member}: its bytes are not those that were packed (their CRC-32 "
+        "differs); copy the tar again; fix or remove such files, or leave them out with "
+        "data.on_error: skip (ixt eval: --skip-damaged)"
+    )
+    train(with_decoder(one_epoch(tiny, root, "skip"), decoder), tmp_path / "skipped")
+    (line,) = (tmp_path / "skipped" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == source.name
+
+
+def with_decoder(recipe: Recipe, decoder: str) -> Recipe:
+    return recipe.with_(data={"decoder": decoder})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -418,10 +419,109 @@ def test_damage_in_a_packed_set_is_named_by_shard_and_member(sound: Path, tmp_pa
     with open(source.path, "r+b") as shard:
         shard.seek(source.offset + 2000)
         shard.write(bytes(8000))
-    (finding,) = check_folder(root).findings
+    (finding,) = check_folder(root).breaking
     name = f"train/{Path(source.path).name}!{source.member}"
-    assert (finding.kind.value, finding.path) == ("corrupt", name)
-    assert [finding.path for finding in check_folder(root, strict=True).breaking] == [name]
+    assert (finding.kind.value, finding.path) == ("altered", name)
+
+
+def flip_within(path: Path, place: int) -> None:
+    """Flip a bit, and leave length and modification time as a failing disk would."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_damaged_index_of_a_packed_set_is_a_finding(sound: Path, tmp_path: Path) -> None:
+    root = pack(sound, tmp_path / "packed", PackOptions()).root
+    flip_within(root / "val" / "index" / "labels.npy", 130)
+    (finding,) = check_folder(root).breaking
+    assert (finding.kind.value, finding.path) == ("index damaged", "val/index")
+    assert finding.detail == "labels.npy is damaged (its SHA-256 is not that in meta.json)"
+
+
+def test_two_altered_images_of_a_packed_set_are_no_duplicates(sound: Path, tmp_path: Path) -> None:
+    root = pack(sound, tmp_path / "packed", PackOptions()).root
+    for source in load_index(root, "train").ranges([0, 1]):
+        flip_within(Path(source.path), source.offset + 3000)
+    assert [finding.kind.value for finding in check_folder(root).findings] == ["altered"] * 2
+
+
+@pytest.mark.parametrize("layout", ["folder", "packed"])
+def test_a_bit_that_flips_after_a_check_shows_beside_a_manifest(
+    sound: Path, tmp_path: Path, layout: str
+) -> None:
+    root = sound if layout == "folder" else pack(sound, tmp_path / "packed", PackOptions()).root
+    manifest = tmp_path / "sums.txt"
+    first = check_folder(root, manifest=manifest)
+    assert first.manifest == f"{manifest}: 4 checksums written; give it again to compare with them"
+    again = check_folder(root, manifest=manifest)
+    assert (again.findings, again.manifest) == ((), f"{manifest}: 4 checksums compared")
+    assert [split.num_read for split in again.splits] == [2, 2]
+    (source,) = load_index(root, "train").ranges([0])
+    flip_within(Path(source.path), source.offset + 5000)
+    assert check_folder(root).findings == ()  # nothing says that the file has changed
+    (finding,) = check_folder(root, manifest=manifest).breaking
+    found = source.name.removeprefix(f"{root}/")
+    kind = "changed" if layout == "folder" else "altered"
+    assert (finding.kind.value, finding.path) == (kind, found)
+
+
+def test_a_manifest_is_one_of_sha256sum(sound: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"new\nline\\ \xff.JPEG")
+    shutil.copy(sound / "train" / "b" / "portrait.JPEG", sound / "train" / "b" / odd)
+    manifest = tmp_path / "sums.txt"
+    check_folder(sound, manifest=manifest)
+    command = ["sha256sum", "--check", "--strict", "--quiet", str(manifest)]
+    assert subprocess.run(command, cwd=sound, check=False).returncode == 0
+    paths = sorted(str(path.relative_to(sound)) for path in sound.glob("[tv]*/*/*"))
+    written = subprocess.run(["sha256sum", *paths], cwd=sound, capture_output=True, check=True)
+    assert sorted(written.stdout.splitlines()) == sorted(manifest.read_bytes().splitlines())
+    manifest.write_bytes(written.stdout)
+    kinds = {finding.kind.value for finding in check_folder(sound, manifest=manifest).findings}
+    assert kinds == {"duplicate, same class"}
+
+
+def test_files_that_come_and_go_show_beside_a_manifest(sound: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "sums.txt"
+    check_folder(sound, manifest=manifest)
+    path = sound / "val" / "a" / "progressive.JPEG"
+    path.rename(path.with_name("renamed.JPEG"))
+    report = check_folder(sound, manifest=manifest)
+    assert kinds_by_path(report) == {
+        "val/a/progressive.JPEG": {"missing"},
+        "val/a/renamed.JPEG": {"not in manifest"},
+    }
+    assert [finding.kind.value for finding in report.breaking] == ["missing"]
+    assert check_folder(sound, splits=("train",), manifest=manifest).findings == ()
+
+
+def test_what_is_no_manifest_is_refused_before_anything_is_read(
+    sound: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "notes.txt"
+    manifest.write_text("buy milk\n")
+    with pytest.raises(DataError) as error:
+        check_folder(sound, manifest=manifest)
+    assert str(error.value) == (
+        f"{manifest}:1: is not a SHA-256, two spaces and a path; give a list that ixt data check "
+        "--manifest or sha256sum wrote, or a new name"
+    )
+    assert manifest.read_text() == "buy milk\n"
+
+
+def test_a_damaged_memory_of_the_last_check_is_written_anew(sound: Path) -> None:
+    check_folder(sound)
+    file = sound / ".ixt" / "check-train.npz"
+    content = file.read_bytes()
+    for damaged in (
+        content.replace(b"'shape': (", b"'shape'\x00 ("),
+        content.replace(b"'fortran_order'", b"'fortran_orde\x00'"),
+        content[: len(content) // 2],
+    ):
+        file.write_bytes(damaged)
+        assert [split.num_read for split in check_folder(sound).splits] == [2, 0]
 
 
 def test_a_tar_is_not_taken_apart_and_a_bucket_not_checked(broken: Path, tmp_path: Path) -> None:

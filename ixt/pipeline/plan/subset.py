@@ -94,5 +94,5 @@ def _rows(index: Index, samples: NDArray[np.int64]) -> Index:
         path_offsets=offsets,
         shard_numbers=index.shard_numbers[samples] if index.shards else index.shard_numbers,
         shard_offsets=index.shard_offsets[samples] if index.shards else index.shard_offsets,
-        checksums=index.checksums[samples] if len(index.checksums) else index.checksums,
+        crc32=index.crc32[samples] if index.has_checksums else index.crc32,
     )

@@ -17,7 +17,7 @@ import torchvision.io  # registers torch.ops.image
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ixt.files import reason
-from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
+from ixt.images.byte_ranges import ByteRange, Bytes, WrongBytes, read_bytes
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
 from ixt.images.image import FORMATS, DamagedImage, decode_with_pillow
 from ixt.images.jpeg import FRAMES, find_frame, read_frame, segments
@@ -29,7 +29,7 @@ Stamp = tuple[int, int, int]
 Those of an image in a tar are its own length, and the tar's time and inode.
 """
 
-DIGEST_BYTES = 16
+DIGEST_BYTES = 32
 
 # Only the luma plane is computed, a quarter faster than RGB; the whole entropy-coded stream is
 # read all the same, and that is where damage shows.
@@ -48,6 +48,8 @@ class Fault(IntEnum):
     UNDECODABLE = 5
     CORRUPT = 6
     """Decoded all the same, but libjpeg met data that cannot be right."""
+    ALTERED = 7
+    """Not the bytes that were packed."""
 
 
 class Colour(IntEnum):
@@ -64,7 +66,7 @@ class Facts:
 
     stamp: Stamp
     digest: bytes
-    """First 16 bytes of the content's SHA-256; zeros where it cannot be read."""
+    """The content's SHA-256; zeros where it cannot be read, or is not what was packed."""
     fault: Fault = Fault.NONE
     detail: str = ""
     """The decoder's words for the fault."""
@@ -106,9 +108,11 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
         return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, "not a regular file"), False
     try:
         data = read_bytes(source)
+    except WrongBytes:
+        return Facts(stamp, bytes(DIGEST_BYTES), Fault.ALTERED), False
     except OSError as error:
         return Facts(stamp, bytes(DIGEST_BYTES), Fault.UNREADABLE, reason(error)), False
-    digest = hashlib.sha256(data.data).digest()[:DIGEST_BYTES]
+    digest = hashlib.sha256(data.data).digest()
     facts = Facts(stamp, digest)
     if not len(data):
         return replace(facts, fault=Fault.EMPTY), False

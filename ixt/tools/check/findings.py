@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,9 @@ from PIL import Image
 
 from ixt.images.folders import IMAGE_SUFFIXES
 from ixt.images.headers import PILLOW_FORMATS, ImageFormat
+from ixt.images.index_table import UnusableTable
+from ixt.images.shards import INDEX_FOLDER
+from ixt.images.table_files import read_table
 from ixt.tools.check.facts import Colour, Facts, Fault
 from ixt.tools.check.survey import Survey
 
@@ -33,6 +36,10 @@ class Kind(StrEnum):
     UNDECODABLE = "undecodable"
     NOT_IMAGE = "not an image"
     UNREADABLE = "unreadable"
+    ALTERED = "altered"
+    CHANGED = "changed"
+    MISSING = "missing"
+    INDEX = "index damaged"
     OUTDATED = "index outdated"
     UNKNOWN_CLASS = "class only in val"
     EMPTIED = "class emptied"
@@ -46,6 +53,7 @@ class Kind(StrEnum):
     ROTATED = "EXIF-rotated"
     TINY = "tiny"
     HUGE = "huge"
+    UNLISTED = "not in manifest"
     IGNORED = "ignored"
 
 
@@ -55,6 +63,10 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.UNDECODABLE: ("breaks training", "no decoder gets through"),
     Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
     Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
+    Kind.ALTERED: ("breaks training", "not the bytes that were packed; copy its tar again"),
+    Kind.CHANGED: ("breaks training", "not the bytes that the manifest lists"),
+    Kind.MISSING: ("breaks training", "the manifest lists it, the set lacks it"),
+    Kind.INDEX: ("breaks training", "copy the packed set again; in a bucket it is refused"),
     Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
     Kind.UNKNOWN_CLASS: ("breaks training", "a class in val that is missing from train"),
     Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
@@ -68,6 +80,7 @@ MEANING: dict[Kind, tuple[Severity, str]] = {
     Kind.ROTATED: ("note", "EXIF asks for a rotation that training does not apply"),
     Kind.TINY: ("note", f"shorter side below {TINY_PIXELS} px"),
     Kind.HUGE: ("note", f"more than {HUGE_PIXELS // 1_000_000} megapixels"),
+    Kind.UNLISTED: ("note", "the manifest lacks it"),
     Kind.IGNORED: ("note", "no image by its name, so training does not see it"),
 }
 """Severity and explanation of each kind, in the order of the report."""
@@ -79,6 +92,7 @@ FAULTS = {
     Fault.TRUNCATED: Kind.TRUNCATED,
     Fault.UNDECODABLE: Kind.UNDECODABLE,
     Fault.CORRUPT: Kind.CORRUPT,
+    Fault.ALTERED: Kind.ALTERED,
 }
 # OUTDATED is the index's fault, a class its folder's, and an unreadable file may be sound.
 REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT, Kind.UNREADABLE}
@@ -108,6 +122,7 @@ def find(surveys: Sequence[Survey]) -> list[Finding]:
     found = [finding for one in surveys for finding in _of_files(one)]
     found += _duplicates(surveys)
     found += _unknown_classes(surveys)
+    found += [finding for one in surveys for finding in _damaged_index(one)]
     found += [finding for one in surveys for finding in _ignored(one)]
     return in_order(found)
 
@@ -160,7 +175,7 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
     for split, one in enumerate(surveys):
         labels = one.index.labels.tolist()
         for path, facts, label in zip(relative_paths(one), one.facts, labels, strict=True):
-            if facts.stamp[0] > 0 and facts.fault != Fault.UNREADABLE:
+            if facts.stamp[0] > 0 and any(facts.digest):
                 member = (path, split, one.index.classes[label])
                 groups[facts.digest].append(member)
     for members in groups.values():
@@ -175,6 +190,41 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
             others = tuple([other for other in few if other != path][:_OTHERS])
             more = f" and {len(paths) - 2:,} more" if len(paths) > 2 else ""
             yield Finding(kind, path, f"same as {others[0]}{more}", others)
+
+
+def _damaged_index(one: Survey) -> Iterator[Finding]:
+    """The index that a packed set brought along, where the tars had to be listed instead."""
+    folder = Path(one.index.folder) / INDEX_FOLDER
+    if one.index.shards and folder.is_dir():
+        try:
+            read_table(folder, packed=True)
+        except UnusableTable as error:
+            yield Finding(Kind.INDEX, f"{one.index.name}/{INDEX_FOLDER}", str(error))
+
+
+def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) -> Iterator[Finding]:
+    """Where some splits differ from a list of checksums, SHA-256 by path."""
+    found = checksums(surveys)
+    unreadable = {path for one in surveys for path in relative_paths(one)} - found.keys()
+    for path, digest in found.items():
+        if path not in listed:
+            yield Finding(Kind.UNLISTED, path)
+        elif listed[path] != digest:
+            yield Finding(Kind.CHANGED, path)
+    places = tuple(one.index.name + mark for one in surveys for mark in "/!")
+    for path in listed.keys() - found.keys() - unreadable:
+        if path.startswith(places):
+            yield Finding(Kind.MISSING, path)
+
+
+def checksums(surveys: Sequence[Survey]) -> dict[str, bytes]:
+    """SHA-256 of each image whose bytes could be read, by path relative to the data root."""
+    return {
+        path: facts.digest
+        for one in surveys
+        for path, facts in zip(relative_paths(one), one.facts, strict=True)
+        if any(facts.digest)
+    }
 
 
 def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:

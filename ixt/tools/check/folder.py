@@ -21,10 +21,13 @@ from ixt.tools.check.findings import (
     Finding,
     Kind,
     Severity,
+    against_checksums,
+    checksums,
     find,
     in_order,
     relative_paths,
 )
+from ixt.tools.check.manifest import read_checksums, write_checksums
 from ixt.tools.check.quarantine import quarantine
 from ixt.tools.check.survey import Survey, survey
 
@@ -54,6 +57,8 @@ class CheckReport:
     """Corrupt files count as breaking training."""
     moved: tuple[tuple[str, str], ...] = ()
     """(from, to) of each file put into quarantine, relative to root."""
+    manifest: str = ""
+    """What was done with the list of checksums, in words; empty without one."""
 
     def severity(self, kind: Kind) -> Severity:
         """How grave a kind of finding is in this check."""
@@ -86,6 +91,7 @@ class CheckReport:
                 {**vars(finding), "severity": self.severity(finding.kind)}
                 for finding in self.findings
             ],
+            "manifest": self.manifest or None,
             "moved": [{"from": origin, "to": target} for origin, target in self.moved],
         }
 
@@ -96,6 +102,7 @@ def check_folder(
     splits: Sequence[Split] = ("train", "val"),
     fix: Literal["quarantine"] | None = None,
     strict: bool = False,
+    manifest: Path | None = None,
     num_threads: int | None = None,
     progress: Progress = lambda place: nullcontext(lambda done, total: None),
 ) -> CheckReport:
@@ -110,13 +117,16 @@ def check_folder(
         fix: quarantine moves broken files to ROOT/.quarantine/; None moves nothing. Tars are left
             as they are.
         strict: count files that libjpeg only warns about as broken, too.
+        manifest: a list of SHA-256 and path; every image is read and compared with it, or it is
+            written where there is no such file.
         num_threads: CPU threads that decode; None for as many as this process may use.
         progress: shows the progress of each split.
 
     Raises:
         DataError: the folder is missing, has another layout, or a file cannot be moved; or
-            images to move lie in tars, or any in a bucket.
+            images to move lie in tars, or any in a bucket; or the manifest is none.
     """
+    listed = read_checksums(manifest) if manifest is not None and manifest.exists() else None
     if is_remote(str(root)):
         raise DataError(f"{root}: lies in a bucket; check the folder that was copied there")
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -128,11 +138,17 @@ def check_folder(
     for index in indexes:
         start_s = time.monotonic()
         with progress(index.place) as report:
-            one = survey(index, threads, report)
+            one = survey(index, threads, report, all_anew=manifest is not None)
         elapsed_s = time.monotonic() - start_s
         surveys.append(one)
         summaries.append(SplitSummary(index.name, len(index), one.num_read, elapsed_s))
     found = find(surveys)
+    said = ""
+    if manifest is not None and listed is None:
+        said = _write_list(manifest, surveys)
+    elif listed is not None:
+        said = f"{manifest}: {len(listed):,} checksums compared"
+        found = in_order([*found, *against_checksums(surveys, listed)])
     moved: list[tuple[str, str]] = []
     top = Path(surveys[0].index.root)
     if fix == "quarantine":
@@ -140,7 +156,13 @@ def check_folder(
         broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
         moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
         found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
-    return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved))
+    return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved), said)
+
+
+def _write_list(manifest: Path, surveys: Sequence[Survey]) -> str:
+    sums = checksums(surveys)
+    write_checksums(manifest, sums)
+    return f"{manifest}: {len(sums):,} checksums written; give it again to compare with them"
 
 
 def _refuse_tars(index: Index) -> None:

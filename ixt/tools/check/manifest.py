@@ -1,8 +1,11 @@
-"""Remember what a check found in each file, so that the next one reads only what has changed."""
+"""Remember what a check found in each file, so that the next one reads only what has changed.
+
+And the lists of checksums that a user keeps: lines of SHA-256 and path, as of sha256sum.
+"""
 
 from __future__ import annotations
 
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,26 +14,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.files import published
+from ixt.errors import DataError
+from ixt.files import published, reason, write_text
 from ixt.images.headers import ImageFormat
 from ixt.images.index import join_paths
 from ixt.images.index_cache import cache_folders, write_to_cache
 from ixt.tools.check.facts import DIGEST_BYTES, Colour, Facts, Fault
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# What a cut-off or foreign file makes numpy raise; such a manifest is written anew.
-_UNUSABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# As GNU sha256sum writes it; a backslash in front says that the path holds some, too.
+_LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](?:\./)?(.+)", re.DOTALL)
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
 def read_manifest(root: Path, split: str) -> dict[bytes, Facts]:
     """What earlier checks found, by path relative to the split's folder; empty if there is none."""
     for cache in cache_folders(root):
         try:
-            with np.load(_file(cache, split), allow_pickle=False) as columns:
+            # Of a file that it opened itself and cannot read, numpy leaves the closing to chance.
+            with (
+                _file(cache, split).open("rb") as file,
+                np.load(file, allow_pickle=False) as columns,
+            ):
                 if int(columns["format_version"]) == FORMAT_VERSION:
                     return _rows({name: columns[name] for name in columns.files})
-        except _UNUSABLE:
+        except Exception:  # numpy and zipfile raise nearly anything on a damaged file
             continue
     return {}
 
@@ -45,6 +54,51 @@ def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> None
 
     lost = "what the check found is not kept (%s), so the next one reads every file again"
     write_to_cache(root, write, lost)
+
+
+def write_checksums(file: Path, digests: Mapping[str, bytes]) -> None:
+    """Write a list of checksums that `sha256sum -c` and `read_checksums` read.
+
+    Args:
+        file: the list.
+        digests: SHA-256 by path.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    lines = []
+    for path, digest in digests.items():
+        escaped = "".join(_ESCAPES.get(character, character) for character in path)
+        lines.append(f"{'' if escaped == path else chr(92)}{digest.hex()}  {escaped}\n")
+    write_text(file, "".join(lines))
+
+
+def read_checksums(file: Path) -> dict[str, bytes]:
+    """Read a list of checksums: SHA-256 by path.
+
+    Raises:
+        DataError: it cannot be read, or a line is not one of SHA-256 and path.
+    """
+    try:
+        lines = file.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from error
+    digests = {}
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        if match is not None:
+            path = re.sub(r"\\(.)", _unescaped, match[3]) if match[1] else match[3]
+            digests[path] = bytes.fromhex(match[2])
+        elif line:
+            raise DataError(
+                f"{file}:{number}: is not a SHA-256, two spaces and a path; give a list that "
+                "ixt data check --manifest or sha256sum wrote, or a new name"
+            )
+    return digests
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return {"n": "\n", "r": "\r"}.get(match[1], match[1])
 
 
 def _file(cache: Path, split: str) -> Path:

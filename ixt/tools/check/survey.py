@@ -29,7 +29,7 @@ class Survey:
     """Files read now; the others have not changed since an earlier check."""
 
 
-def survey(index: Index, num_threads: int, report: Report) -> Survey:
+def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = False) -> Survey:
     """Look into each image of a split, a file of its own or a part of a tar.
 
     What was read is kept even when this is interrupted, so the next call continues from there.
@@ -38,12 +38,13 @@ def survey(index: Index, num_threads: int, report: Report) -> Survey:
         index: the split.
         num_threads: CPU threads that decode.
         report: called with (files looked at, files in all).
+        all_anew: read every file, for bytes that a disk damaged leave its stamp as it was.
     """
     root, folder = Path(index.root), Path(index.folder)
     sources = index.ranges(range(len(index)))
     start = len(os.fsencode(folder)) + 1
     names = [os.fsencode(source.name)[start:] for source in sources]
-    known = read_manifest(root, index.name)
+    known = {} if all_anew else read_manifest(root, index.name)
     found: dict[int, Facts] = {}
     num_read = 0
     try:

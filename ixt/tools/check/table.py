@@ -25,6 +25,8 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
             f"in {split.elapsed_s:.1f} s{rate}, {split.num_images - split.num_read:,} unchanged",
             highlight=False,
         )
+    if report.manifest:
+        console.print(escape(report.manifest), highlight=False, soft_wrap=True)
     if report.findings:
         console.print(_table(report))
     console.print(_verdict(report), highlight=False, soft_wrap=True)

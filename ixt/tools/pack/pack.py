@@ -19,15 +19,18 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
 from ixt.images.folders import Split
 from ixt.images.index import join_paths, load_index
-from ixt.images.index_cache import Table, save_table
+from ixt.images.index_cache import save_packed_table
+from ixt.images.index_table import Table
 from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, stamp
 from ixt.images.tars import Member
+from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import read_checksums, shard_members, write_shard
 
@@ -64,7 +67,9 @@ def pack(
     """Pack the train and val images of a set, or continue a packing that was cut off.
 
     The same images and options give the same bytes, whatever layout the images come in, on any
-    number of threads. The images keep their order, so a run sees the same samples.
+    number of threads. The images keep their order, so a run sees the same samples. The index
+    holds a CRC-32 of each image, taken before the image is written; shards of an earlier release,
+    of which none is known, are written anew.
 
     Args:
         source: a data root in any layout that `load_index` reads.
@@ -89,19 +94,27 @@ def pack(
         for plan in plans:
             _sweep(out / plan.split)
             members: list[Member] = []
-            checksums: list[int] = []
+            sums = Checksums(out / plan.split, plan)
             for number, path in enumerate(_shard_paths(out, plan)):
+                found = shard_members(path, plan, number)
+                if found is None or not sums.are_known(number):
 
                 def tick(count: int, done: int = done) -> None:
                     report(done + count, total)
 
-                found, sums, is_new = _shard(path, plan, number, options, pool, tick)
+                    write_shard(path, plan, number, options.quality, pool, tick, sums.keep)
+                    found = shard_members(path, plan, number)
+                    written += 1
+                assert found is not None
                 members += found
                 checksums += sums
                 written += is_new
                 done += len(found)
                 report(done, total)
-            save_table(out / plan.split / INDEX_FOLDER, _table(out, plan, members, checksums))
+            save_packed_table(
+                out / plan.split / INDEX_FOLDER, _table(out, plan, members, sums.all())
+            )
+            sums.remove_files()
     return _summary(out, plans, written)
 
 
@@ -227,7 +240,7 @@ def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:
     return [out / plan.split / plan.shard_name(number) for number in range(len(plan.bounds))]
 
 
-def _table(out: Path, plan: PackPlan, members: list[Member], checksums: list[int]) -> Table:
+def _table(out: Path, plan: PackPlan, members: list[Member], crc32: NDArray[np.uint32]) -> Table:
     """The index of a split's shards; without times, for these change when the set is copied."""
     blob, path_offsets = join_paths([member.name for member in members])
     counts = [end - start for start, end in plan.bounds]
@@ -243,7 +256,7 @@ def _table(out: Path, plan: PackPlan, members: list[Member], checksums: list[int
             "path_offsets": path_offsets,
             "shard_numbers": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
             "shard_offsets": np.array([member.offset for member in members], np.int64),
-            "checksums": np.array(checksums, np.uint32),
+            "crc32": crc32,
         },
         shards=tuple(stamp(path)._replace(mtime_ns=0) for path in _shard_paths(out, plan)),
     )

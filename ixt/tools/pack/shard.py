@@ -47,7 +47,8 @@ def write_shard(
     quality: int,
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
-) -> list[int]:
+    keep: Callable[[int, list[int]], None],
+) -> None:
     """Write a shard beside its place and rename it when it is complete and on the disk.
 
     Args:
@@ -57,6 +58,7 @@ def write_shard(
         quality: JPEG quality of images that are made smaller.
         pool: threads that read and encode.
         tick: called with the number of images of this shard that are written.
+        keep: called with the shard's number and its images' CRC-32 before the shard gets its name.
 
     Returns:
         the CRC-32 of each image.
@@ -65,28 +67,16 @@ def write_shard(
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
         OSError: the disk is full, or the place cannot be written.
     """
-    rows, checksums = _rows(plan, number), []
-    with (
-        published(path) as unfinished,
-        tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
-            image, label = _names(plan, row)
-            _add(tar, image, content)
-            _add(tar, label, str(plan.index.labels[row]).encode())
-            checksums.append(zlib.crc32(content))
-            tick(done)
-    return checksums
-
-
-def read_checksums(path: Path, members: Iterable[Member]) -> list[int]:
-    """The CRC-32 of each of a shard's images as they lie on the disk.
-
-    Raises:
-        OSError: the shard cannot be read.
-    """
-    places = (ByteRange(str(path), member.offset, member.size) for member in members)
-    return [zlib.crc32(read_bytes(place).data) for place in places]
+    rows, sums = _rows(plan, number), []
+    with published(path) as unfinished:
+        with tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
+                image, label = _names(plan, row)
+                sums.append(zlib.crc32(content))
+                _add(tar, image, content)
+                _add(tar, label, str(plan.index.labels[row]).encode())
+                tick(done)
+        keep(number, sums)
 
 
 def _rows(plan: PackPlan, number: int) -> range:
