@@ -10,7 +10,6 @@ import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from stat import S_ISDIR
 
 from ixt.errors import DataError
 from ixt.files import reason

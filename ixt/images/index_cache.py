@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ixt.errors import DataError
 from ixt.files import published, reason, user_cache_folder
-from ixt.images.folders import Split
+from ixt.images.folders import Split, few
 from ixt.images.index_table import Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, META, Layout, unchanged
 from ixt.images.table_files import encode_table, read_table
@@ -52,6 +52,8 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
     own = layout.folder / INDEX_FOLDER
     if layout.tars and own.is_dir():
         table, problem = _open(own, layout, packed=True)
+        if table is None:
+            _refuse_missing_shards(own, layout)
         if table is not None:
             yield table
         else:
@@ -73,6 +75,20 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
             "%s: its index is built anew; the cached one cannot be used: %s",
             layout.folder,
             "; ".join(problems),
+        )
+
+
+def _refuse_missing_shards(own: Path, layout: Layout) -> None:
+    """Fewer images than were packed would train without anybody noticing."""
+    try:
+        named = [shard.name for shard in read_table(own, packed=True).shards]
+    except UnusableTable:
+        return
+    missing = [name for name in named if name not in layout.tars]
+    if missing:
+        raise DataError(
+            f"{layout.folder}: {few(missing, 'shard')} of the packed set missing; copy the set "
+            f"again, or remove {own} to train on the images that are there"
         )
 
 

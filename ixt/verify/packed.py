@@ -15,8 +15,9 @@ from ixt.files import read_json
 from ixt.images.folders import Split
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import Index, load_index
-from ixt.images.index_cache import Table, read_table
+from ixt.images.index_table import Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, find_layout, unchanged
+from ixt.images.table_files import read_table
 from ixt.images.tars import list_members
 from ixt.tools.pack.layout import PackOptions, plan_pack
 from ixt.verify.finding import Finding, checked
@@ -39,21 +40,22 @@ def verify_packed(root: Path, data: str | None) -> list[Finding]:
 
 def _split(root: Path, split: Split) -> str:
     layout = find_layout(root, split)
-    table = read_table(layout.folder / INDEX_FOLDER, packed=True)
-    if table is None:
-        raise DataError(f"{layout.folder / INDEX_FOLDER}: is damaged or of another release")
+    try:
+        table = read_table(layout.folder / INDEX_FOLDER, packed=True)
+    except UnusableTable as error:
+        raise DataError(f"{layout.folder / INDEX_FOLDER}: {error}") from error
     found = set(layout.tars)
     for shard in table.shards:
         path = layout.folder / shard.name
         if shard.name not in found:
             raise DataError(f"{path}: is missing")
-        if not unchanged(layout.folder, (shard,)):
+        if not unchanged(layout.folder, (shard,), by_length=table.has_checksums):
             raise DataError(f"{path}: is not the tar that was indexed; copy or pack it again")
     others = sorted(found - {shard.name for shard in table.shards})
     if others:
         raise DataError(f"{layout.folder / others[0]}: is not in the index; move it away")
     index = load_index(root, split)
-    if len(index.checksums):
+    if index.has_checksums:
         _check_images(index)
         verdict = "their bytes as their checksums say"
     else:

@@ -168,12 +168,12 @@ PACK_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "a damaged index": (
         lambda root: (root / "val/index/labels.npy").write_bytes(b"x"),
-        "val: {root}/val/index: is damaged or of another release",
+        "val: {root}/val/index: labels.npy is damaged (its SHA-256 is not that in meta.json)",
     ),
     "a bit of an image": (
         lambda root: flip_image(root, 7),
-        "val: {root}/val/val-00000.tar!eight/digit_1537.jpeg: cannot be read (its bytes are not "
-        "those that were packed: their checksum differs)",
+        "val: {root}/val/val-00000.tar!eight/digit_1537.jpeg: its bytes are not "
+        "those that were packed (their CRC-32 differs); copy the tar again",
     ),
 }
 

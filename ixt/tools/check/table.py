@@ -26,7 +26,7 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
             highlight=False,
         )
     if report.manifest:
-        console.print(escape(report.manifest), highlight=False, soft_wrap=True)
+        console.print(escaped(report.manifest), highlight=False, soft_wrap=True)
     if report.findings:
         console.print(_table(report))
     console.print(_verdict(report), highlight=False, soft_wrap=True)

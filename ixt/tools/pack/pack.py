@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ from ixt.images.shards import INDEX_FOLDER, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
-from ixt.tools.pack.shard import read_checksums, shard_members, write_shard
+from ixt.tools.pack.shard import shard_members, write_shard
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _SETTINGS = "pack.json"
@@ -99,16 +99,14 @@ def pack(
                 found = shard_members(path, plan, number)
                 if found is None or not sums.are_known(number):
 
-                def tick(count: int, done: int = done) -> None:
-                    report(done + count, total)
+                    def tick(count: int, done: int = done) -> None:
+                        report(done + count, total)
 
                     write_shard(path, plan, number, options.quality, pool, tick, sums.keep)
                     found = shard_members(path, plan, number)
                     written += 1
                 assert found is not None
                 members += found
-                checksums += sums
-                written += is_new
                 done += len(found)
                 report(done, total)
             save_packed_table(
@@ -116,30 +114,6 @@ def pack(
             )
             sums.remove_files()
     return _summary(out, plans, written)
-
-
-def _shard(
-    path: Path,
-    plan: PackPlan,
-    number: int,
-    options: PackOptions,
-    pool: ThreadPoolExecutor,
-    tick: Callable[[int], None],
-) -> tuple[list[Member], list[int], bool]:
-    """A shard's images and their checksums, and whether it was written just now.
-
-    Raises:
-        DataError: it holds something else, or does not read back as it was written.
-    """
-    written, found = None, shard_members(path, plan, number)
-    if found is None:
-        written = write_shard(path, plan, number, options.quality, pool, tick)
-        found = shard_members(path, plan, number)
-    assert found is not None
-    checksums = read_checksums(path, found)
-    if written is not None and checksums != written:
-        raise DataError(f"{path}: does not read back as it was written; check the disk")
-    return found, checksums, written is not None
 
 
 def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
@@ -223,7 +197,7 @@ def _check_space(out: Path, plans: list[PackPlan]) -> None:
     if missing > free:
         raise DataError(
             f"{out}: needs about {size_text(missing)} and the disk has {size_text(free)} left; "
-            " make room, choose another disk, or make images smaller with --max-side"
+            "make room, choose another disk, or make images smaller with --max-side"
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ixt.errors import DataError
 from ixt.files import published
-from ixt.images.byte_ranges import ByteRange, Bytes, read_bytes
+from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import DamagedImage, decode_with_pillow, read_image
 from ixt.images.tars import Member, list_members
 from ixt.tools.pack.layout import PackPlan
@@ -59,9 +59,6 @@ def write_shard(
         pool: threads that read and encode.
         tick: called with the number of images of this shard that are written.
         keep: called with the shard's number and its images' CRC-32 before the shard gets its name.
-
-    Returns:
-        the CRC-32 of each image.
 
     Raises:
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
