@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixt.errors import EngineError
+from ixt.errors import EngineError, first_line
 from ixt.files import published
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -94,4 +94,4 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
         try:
             figure.savefig(file, dpi=150, format=path.suffix[1:] or "png")
         except ValueError as error:  # no such picture format
-            raise EngineError(f"{path}: cannot be written: {error}") from error
+            raise EngineError(f"{path}: cannot be written: {first_line(error)}") from error

@@ -277,3 +277,40 @@ def test_a_range_behind_the_end_of_its_tar_is_an_error(tmp_path: Path) -> None:
     assert read_bytes(ByteRange(str(path), 2, 3)).tobytes() == b"234"
     with pytest.raises(OSError, match="the file ends before the image does"):
         read_bytes(ByteRange(str(path), 8, 3))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "1,x"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99"},
+        {"GNU.sparse.size": "abc"},
+        {"GNU.sparse.map": "0,10", "GNU.sparse.size": "10", "GNU.sparse.name": "x.jpg"},
+        {"size": "9" * 30},
+        {"size": "-5"},
+    ],
+    ids=str,
+)
+def test_odd_headers_of_a_member_are_one_line(tmp_path: Path, headers: dict[str, str]) -> None:
+    (tmp_path / "train").mkdir()
+    member = tarfile.TarInfo("x.jpg")
+    member.size, member.pax_headers = 10, headers
+    with tarfile.open(tmp_path / "train" / "cat.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(b"notanumber"))
+    assert "cat.tar: " in refused(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2**63, 2**80, -5])
+def test_a_size_that_no_file_has_is_one_line(tmp_path: Path, size: int) -> None:
+    (tmp_path / "train").mkdir()
+    member = tarfile.TarInfo("x.jpg")
+    member.size = size
+    content = member.tobuf(tarfile.GNU_FORMAT) + bytes(20 * 512)
+    (tmp_path / "train" / "cat.tar").write_bytes(content)
+    assert "cat.tar: cannot be read" in refused(tmp_path)
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bytes(ByteRange(str(tmp_path / "x.jpg")))

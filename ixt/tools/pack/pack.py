@@ -188,7 +188,7 @@ def _check_space(out: Path, plans: list[PackPlan]) -> None:
     if missing > free:
         raise DataError(
             f"{out}: needs about {size_text(missing)} and the disk has {size_text(free)} left; "
-            " make room, choose another disk, or make images smaller with --max-side"
+            "make room, choose another disk, or make images smaller with --max-side"
         )
 
 
