@@ -78,7 +78,7 @@ def test_order_and_answers_do_not_hang_on_batches_and_damage(digits: Path, tmp_p
     for one, other in zip(read, alone, strict=True):
         assert one.guesses[0].probability == pytest.approx(other.guesses[0].probability, rel=1e-5)
     problems = [outcome.problem for outcome in outcomes if outcome.problem is not None]
-    assert problems[0] == "my/text.jpg: is not an image"
+    assert problems[0] is not None and problems[0].startswith("my/text.jpg: is not an image (JPEG")
     assert problems[1].startswith("my/cut.jpg: cannot be decoded (")
     assert problems[2] == "my/no.jpg: no such file"
     assert problems[3] == "my/pipe.jpg: is not a regular file; pipe an image to `-`"
@@ -139,7 +139,7 @@ def test_a_bad_image_in_a_folder_does_not_hold_up_the_others(
     (tmp_path / "0a.jpg").write_text("<html>")
     assert ixt_status("predict", RUN, tmp_path, "--json") == 1
     captured = capsys.readouterr()
-    assert captured.err == f"{tmp_path}/0a.jpg: is not an image\n"
+    assert captured.err.startswith(f"{tmp_path}/0a.jpg: is not an image (JPEG, ")
     shown = [json.loads(line)["image"] for line in captured.out.splitlines()]
     assert shown == [f"{tmp_path}/0.jpg", f"{tmp_path}/1.jpg"]
 
