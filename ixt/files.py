@@ -216,10 +216,8 @@ def read_regular(path: Path, at_most: int = 2**28) -> bytes:
     # Without O_NONBLOCK, opening a named pipe would wait for its writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         refuse_irregular(file.fileno(), path)
-        size = os.fstat(file.fileno()).st_size
-        if size > at_most:
-            problem = f"has {size_text(size)}, at most {size_text(at_most)} are read"
-            raise OSError(errno.EFBIG, problem, str(path))
+        if os.fstat(file.fileno()).st_size > at_most:
+            raise OSError(errno.EFBIG, f"has more than {at_most:,} bytes", str(path))
         return file.read()
 
 

@@ -80,3 +80,12 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> No
     ):
         with pytest.raises(DataError, match=problem):
             files.check_outputs(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 bytes"), (1023, "1,023 bytes"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB")],
+)
+def test_a_size_has_the_unit_in_which_it_shows(size: int, said: str) -> None:
+    assert files.size_text(size) == said
+    assert files.size_text(3000 * 2**30) == "3,000.0 GiB"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ixt.bench.report.svg import figure_class
-from ixt.errors import EngineError
+from ixt.errors import EngineError, first_line
 from ixt.estimate.steps import Steps
 from ixt.files import published
 from ixt.recipe import Recipe
@@ -88,4 +88,4 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
         try:
             figure.savefig(file, dpi=150, format=path.suffix[1:] or "png")
         except ValueError as error:  # no such picture format
-            raise EngineError(f"{path}: cannot be written: {error}") from error
+            raise EngineError(f"{path}: cannot be written: {first_line(error)}") from error

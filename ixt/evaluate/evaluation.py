@@ -17,7 +17,7 @@ from torch import nn
 
 from ixt.distributed import engine
 from ixt.distributed.accelerator import build_accelerator
-from ixt.errors import DataError, ModelError
+from ixt.errors import DataError, ModelError, first_line
 from ixt.evaluate.average import BatchNormStats, has_batch_norm, recompute_batch_norm
 from ixt.evaluate.candidates import Candidate, Source, open_candidates
 from ixt.evaluate.class_map import read_class_map
@@ -27,7 +27,7 @@ from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.images.index import Index, load_index
 from ixt.kernels import prepare_model
-from ixt.models.out_of_memory import memory_for
+from ixt.models.out_of_memory import memory_for, ran_out_of_memory
 from ixt.pipeline.decode.base import DecoderKind
 from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
@@ -119,6 +119,9 @@ def _measure(
     recipe, device = candidates[0].recipe, accelerator.device
     wanted = [(n, view) for n, c in enumerate(candidates) for view in _views(c, settings)]
     views = list(dict.fromkeys(view for _, view in wanted))
+    if settings.image_sizes:
+        for n, view in wanted:
+            _try_size(candidates[n], models[n], view.image_size, device)
     labels = [torch.from_numpy(found.labels).to(device) for found in targets]
     competing = [
         None if found.competing is None else torch.from_numpy(found.competing).to(device)
@@ -172,6 +175,22 @@ def _check_sizes(settings: Settings) -> None:
     outside = [size for size in settings.image_sizes if not 1 <= size <= MAX_SIDE]
     if outside:
         raise DataError(f"--image-size {outside[0]}: is a side in pixels; give 1 to {MAX_SIDE}")
+
+
+@torch.no_grad()
+def _try_size(
+    candidate: Candidate, model: nn.Module, image_size: int, device: torch.device
+) -> None:
+    """Refuse a size that leaves a model's layers no pixels, or does not fit its embeddings."""
+    try:
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if ran_out_of_memory(error):
+            raise
+        raise DataError(
+            f"--image-size {image_size}: {candidate.recipe.model.name} does not take such images "
+            f"({first_line(error)}); give another size"
+        ) from error
 
 
 def _name_and_label(

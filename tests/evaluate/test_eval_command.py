@@ -357,9 +357,12 @@ def test_the_name_of_another_model_is_refused_for_a_run_alone(
     assert len(run_evaluation(both, str(some_digits), QUICK).rows) == 2
 
 
-def test_sizes_beyond_any_memory_are_refused(files: dict[str, Path], some_digits: Path) -> None:
+def test_sizes_beyond_any_memory_or_model_are_refused(
+    files: dict[str, Path], some_digits: Path
+) -> None:
     for change, message in (
         ({"image_sizes": (64, 1_000_000)}, "--image-size 1000000: is a side in pixels; give 1 to"),
+        ({"image_sizes": (1,)}, "--image-size 1: .* does not take such images .*greater than"),
         ({"crop_pcts": (0.0001,)}, "--crop-pct 0.0001: is a share of the image; give 0.1 to 1"),
     ):
         with pytest.raises(DataError, match=message):

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from small_runs import FAMILIES, NAMES, SIZE, SaveRun
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ixt.evaluate.candidates import Source
 from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
 from ixt.export import exporting as exporting
+from ixt.export.output_paths import staged
 from ixt.models import create_model, load_weights
 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
@@ -390,3 +392,25 @@ def test_the_command_offers_the_formats_there_are() -> None:
     from ixt.cli.export import ExportFormat
 
     assert [choice.value for choice in ExportFormat] == list(FORMATS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0\nframe #0"),
+    ],
+    ids=["safetensors", "torch"],
+)
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
+    tmp_path: Path, error: Exception
+) -> None:
+    with pytest.raises(ExportError) as caught, staged(tmp_path / "out.pth") as path:
+        path.write_bytes(b"begun")
+        raise error
+    assert str(caught.value).startswith(f"{tmp_path}/out.pth: cannot be written: ")
+    assert str(caught.value).endswith("; nothing is left of it")
+    assert "\n" not in str(caught.value) and "frame" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

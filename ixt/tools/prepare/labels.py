@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ixt.errors import DataError
+from ixt.errors import DataError, first_line
 from ixt.images.classes import VALIDATION_NAME, validation_labels
 from ixt.tools.prepare.sources import compare_sums, kaggle_folder
 from ixt.tools.prepare.task import ArchiveSet, Options, Sources
@@ -67,7 +67,7 @@ def read_devkit(path: Path) -> tuple[str, ...]:
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise DataError(
             f"{path}: its {_TRUTH} and {_META} cannot be understood "
-            f"({type(error).__name__}: {error}); give ILSVRC2012_devkit_t12.tar.gz"
+            f"({type(error).__name__}: {first_line(error)}); give ILSVRC2012_devkit_t12.tar.gz"
         ) from error
 
 
@@ -106,7 +106,7 @@ def _devkit_files(path: Path) -> tuple[bytes, bytes]:
             truth, meta = (content.read() if content else b"" for content in contents)
             return truth, meta
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DataError(
             f"{path}: cannot be read as the development kit ({reason}); "
             "give ILSVRC2012_devkit_t12.tar.gz"
