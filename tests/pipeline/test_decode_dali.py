@@ -82,6 +82,8 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(dali, "torch_squares", refuse)
     monkeypatch.setattr(windows, "torch_squares", refuse)
+    # Also windows of which torchvision is the faster decoder.
+    monkeypatch.setattr(windows, "_pays", lambda *_: True)
 
 
 def torchs_pixels(request: Request) -> Tensor:
@@ -96,6 +98,16 @@ def torchs_pixels(request: Request) -> Tensor:
 def test_pixels_on_a_cpu_are_the_torch_decoders(native: dict[str, str], mode: str) -> None:
     request = odd_images.plan(list(native.values()), mode, size=224)
     assert torch.equal(decode_all(request, [len(native)]), torchs_pixels(request))
+
+
+def test_a_window_as_large_as_the_image_is_left_to_torchvision() -> None:
+    from ixt.pipeline.decode.windows import _pays
+
+    frame = Frame(height=375, width=500, channels=3, bits=8)
+    assert not _pays(frame, bottom=375, columns=500)
+    assert not _pays(frame, bottom=360, columns=440)  # an evaluation's centre
+    assert _pays(frame, bottom=375, columns=200)
+    assert _pays(frame, bottom=250, columns=500)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
