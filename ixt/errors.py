@@ -60,7 +60,7 @@ class Interrupted(Exception):
 
 
 class PeerLost(Exception):
-    """Another process of the group is gone, so this one cannot go on."""
+    """Another process of the group is gone, so this one cannot continue."""
 
 
 def printable(text: str) -> str:

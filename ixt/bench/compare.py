@@ -38,7 +38,7 @@ class CellComparison:
     high: float | None = None
     """Upper end."""
     reason: str = ""
-    """Why nothing can be told."""
+    """Why there is no verdict."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writing checkpoints while training goes on: copies in host memory, and a thread that has them.
+"""Writing checkpoints while training continues: copies in host memory, and a thread that has them.
 
 What is copied is the business of `state.py`, how it is written that of `checkpoint.py`.
 """
@@ -76,7 +76,7 @@ class CheckpointWriter:
     An error of the thread is raised in the training thread, at the next call of any method. As a
     context manager it waits for the write under way, unless Ctrl-C wants out at once: a write
     that is cut off leaves no checkpoint, and no damage. Where the block is left by another error,
-    that one goes on and the write's is logged.
+    that one is raised and the write's is logged.
     """
 
     def __init__(self, background: bool, wanted: bool, timing: Timing = REAL) -> None:

@@ -75,7 +75,7 @@ def run_evaluation(
         sources: what to evaluate.
         data: see `open_test_set`.
         settings: how.
-        report: called as the work goes on.
+        report: called with the progress.
 
     Raises:
         IxtError: a checkpoint, the data or a setting does not fit.

@@ -74,7 +74,7 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
     Args:
         folder: folder that the paths are relative to.
         files: paths of the files.
-        report: called from this thread as the work goes on.
+        report: called from this thread with the progress.
     """
     return _read_all(len(files), lambda row: _read_header(os.path.join(folder, files[row])), report)
 
@@ -93,7 +93,7 @@ def read_shard_headers(
         numbers: (n,) the image's place in `shards`.
         offsets: (n,) its first byte there.
         sizes: (n,) its length in bytes.
-        report: called from this thread as the work goes on.
+        report: called from this thread with the progress.
     """
 
     def read(row: int) -> _Row:

@@ -37,7 +37,7 @@ CUBLAS = Tiles()
 
 
 def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
-    """The tiles of blocks of so many channels; auto is cublas until it is resolved."""
+    """The tiles for blocks of this number of channels; auto is cublas until it is resolved."""
     if choice == "triton":
         return Tiles(_USUAL, _USUAL, _USUAL)
     if isinstance(choice, str):

@@ -71,8 +71,9 @@ def freeze(model: nn.Module, what: int | str | Sequence[str]) -> int:
 
     Args:
         model: a timm model.
-        what: a number, the stem and so many first stages (blocks, in a model without stages);
-            "backbone", all but the classifier; or names of modules or parameters, with all below.
+        what: a number, the stem and as many of the first stages (blocks, in a model without
+            stages); "backbone", all but the classifier; or names of modules or parameters, with
+            all below.
 
     Returns:
         How many parameters, counted by element, are frozen.

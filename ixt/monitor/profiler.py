@@ -32,7 +32,7 @@ class StepProfiler:
         Args:
             run_dir: the run's folder.
             num_steps: steps in the trace; 0 for none.
-            say: told where the trace is, and the top of the table.
+            say: prints where the trace is, and the top of the table.
             skip: steps at the start that are unlike the later ones.
         """
         self._folder, self._num_steps, self._say = run_dir / FOLDER, num_steps, say

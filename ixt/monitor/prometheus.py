@@ -24,7 +24,7 @@ _GAUGES = {
 }
 _COUNTERS = {
     "skipped": ("skipped_images", "Damaged images left out."),
-    "nonfinite": ("nonfinite_updates", "Updates taken back because they were not finite."),
+    "nonfinite": ("nonfinite_updates", "Updates rolled back because they were not finite."),
 }
 
 

@@ -51,7 +51,7 @@ class Reporter:
     def start(
         self, step: int, evaluated: bool = True, records: Mapping[str, Record] | None = None
     ) -> None:
-        """Begin (or go on) at this step: forget rows behind it, open trackers and progress.
+        """Begin (or resume) at this step: forget rows behind it, open trackers and progress.
 
         Args:
             step: updates done.
@@ -139,7 +139,7 @@ class Reporter:
             return
         self._files[SPIKES].append(rows)
         row = rows[-1]
-        what = "was taken back" if row.get("taken_back") else "stands out"
+        what = "was rolled back" if row.get("taken_back") else "stands out"
         self.say(f"step {row['step']} with loss {row['loss']} {what}; see it: {row['show']}")
 
     def saved(self, step: int) -> None:

@@ -40,8 +40,8 @@ def open_inputs(words: Sequence[str], stdin: BinaryIO | None = None) -> Iterator
     A file is itself, whether it exists or not. A folder stands for the image files below it,
     sorted byte by byte, hidden ones left out. A pattern (`*`, `?`, `[...]`, `**` for any depth)
     that is no file stands for its matches, sorted, folders among them again for what they hold.
-    `-` reads standard input: the bytes of one image, told by its first bytes, else paths of files
-    and folders, one per line, or separated by NUL as `find -print0` writes them.
+    `-` reads standard input: the bytes of one image, recognised by its first bytes, else paths of
+    files and folders, one per line, or separated by NUL as `find -print0` writes them.
 
     Args:
         words: what was given.

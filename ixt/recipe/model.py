@@ -45,8 +45,9 @@ class Model(Section):
     pretrained: bool = False
     """Start from timm's published weights (needs the hub or its cache)."""
     freeze: Positive | str | tuple[str, ...] | None = None
-    """What is not trained: the stem and so many first stages; backbone, all but the classifier (a
-    linear probe); or names of modules, as [stem, stages.0]. Its batch norms keep their averages."""
+    """What is not trained. A number: the stem and as many of the first stages; backbone: all but
+    the classifier (a linear probe); or names of modules, e.g. [stem, stages.0]. Its batch norms
+    keep their averages."""
     head_init_scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     """Multiply the initial weights of a new classifier by this."""
     kwargs: dict[str, Any] = Field(default={})

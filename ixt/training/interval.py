@@ -129,7 +129,7 @@ class IntervalLog(Observer):
                 bad = not math.isfinite(loss)
             if bad:
                 n = self._undone_running
-                also = f", {n} updates running were taken back" if n else ""
+                also = f", {n} updates running were rolled back" if n else ""
                 raise diverged(self._run, f"the loss is {loss}", first + place, also)
 
     def _compare_ranks(self, elapsed_s: float) -> dict[str, Any]:

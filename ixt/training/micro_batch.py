@@ -1,4 +1,4 @@
-"""The micro-batch that a device can hold: probed where the recipe says auto, told after a failure.
+"""The micro-batch that a device can hold: probed where the recipe says auto, else advised.
 
 A probe trains the recipe's model on random images without its engine: two updates of one
 micro-batch. Under ZeRO 1 to 3, which divide what it keeps whole, a larger one might fit.

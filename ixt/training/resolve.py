@@ -66,9 +66,9 @@ def _compare(stored: StoredRecipe, recipe: Recipe, run_dir: Path) -> None:
         )
     if os.environ.get("RANK", "0") != "0":
         return
-    told = [change for change in found if change.key != "data.root"]  # the images are compared
-    if told:
-        _log.warning("%s: resumed with other settings: %s", run_dir, few_changes(told))
+    printed = [change for change in found if change.key != "data.root"]  # the images are compared
+    if printed:
+        _log.warning("%s: resumed with other settings: %s", run_dir, few_changes(printed))
     if not (run_dir / RUN_RECIPE).exists():
         name, file = stored.checkpoint.name, run_dir / RUN_RECIPE
         _log.warning("%s: is missing; it is written again as it is in %s", file, name)

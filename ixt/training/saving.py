@@ -1,4 +1,4 @@
-"""When and how the processes of a run save together, and which checkpoint they go on from."""
+"""When and how the processes of a run save together, and which checkpoint they resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ixt.training.run import Run
 def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     """Copy the state of this step and have it written. Every process must call it.
 
-    Training goes on meanwhile; a save that finds the one before it unfinished waits for it.
+    Training continues meanwhile; a save that finds the one before it unfinished waits for it.
 
     Raises:
         CheckpointError: the one before it could not be written.
@@ -74,7 +74,7 @@ def _start_to_write(
 
 
 def _refuse_spoiled(run: Run, step: int) -> None:
-    """Keep weights that are not finite out of checkpoints, from which none would go on.
+    """Keep weights that are not finite out of checkpoints, which would resume none.
 
     An infinite gradient spoils them one update before a loss tells.
     """

@@ -67,7 +67,7 @@ class Undo:
             for values in self._dicts():
                 _, keys, numbers = self._host.get(id(values), (values, set(), {}))
                 for key in values.keys() - keys:
-                    del values[key]  # the broken update brought it into being
+                    del values[key]  # the broken update created it
                 values.update(numbers)
         self._host = {
             id(values): (values, set(values), self._numbers(values)) for values in self._dicts()
@@ -127,7 +127,7 @@ class Undo:
         }
 
     def _send(self, broken: Tensor) -> None:
-        """Have the choice brought to the host."""
+        """Copy the choice to the host."""
         self._broken = broken.to("cpu", non_blocking=True)  # into pinned memory, from a GPU
         if broken.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -109,7 +109,7 @@ def test_a_change_of_three_percent_is_found_in_its_direction() -> None:
     assert share(verdicts((3, 3), 103.0, 0.003), "faster") > 0.95
 
 
-def test_noise_as_large_as_the_change_cannot_be_told() -> None:
+def test_noise_as_large_as_the_change_gives_no_verdict() -> None:
     found = verdicts((2, 2), 97.0, 0.03)
     assert share(found, "cannot tell") > 0.8
 
@@ -190,7 +190,7 @@ def test_another_model_under_the_same_name_is_named() -> None:
     assert difference.b == "resnet18 of 7 parameters, 2 MACs"
 
 
-def test_the_printed_comparison_tells_cells_verdicts_and_what_chance_does(
+def test_the_printed_comparison_shows_cells_verdicts_and_what_chance_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     a = report(row([100] * 3, [100.2] * 3), row([5] * 3, model="gone"))

@@ -59,7 +59,7 @@ def test_later_kernels_do_not_overtake_the_copies() -> None:
     assert taken.abs().max() == 0
 
 
-def test_training_goes_on_while_the_writer_writes() -> None:
+def test_training_continues_while_the_writer_writes() -> None:
     release, wrote = Event(), []
     writer = CheckpointWriter(background=True, wanted=True)
     writer.start(lambda: (release.wait(10), wrote.append(1)))

@@ -160,7 +160,7 @@ def test_averages_without_batch_norm_counters_load(tmp_path) -> None:
     assert_same(model, source.state_dict())
 
 
-def test_checkpoint_info_tells_model_recipe_and_classes(tmp_path) -> None:
+def test_checkpoint_info_holds_model_recipe_and_classes(tmp_path) -> None:
     folder = save_run(tmp_path, 3, {"x": torch.ones(1)})
     for path in (tmp_path, folder, folder / "model.safetensors"):
         info = read_weights(path).info

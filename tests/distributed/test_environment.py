@@ -148,7 +148,7 @@ def test_the_deepspeed_launchers_argument_is_ignored(
     assert capsys.readouterr().out.startswith("ixt ")
 
 
-def test_the_way_to_a_host_tells_the_own_address(
+def test_the_way_to_a_host_shows_the_own_address(
     env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert address_towards("127.0.0.1", 80) == "127.0.0.1"

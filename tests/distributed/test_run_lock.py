@@ -24,7 +24,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_second_process_is_told_who_holds_the_folder_until_that_one_is_killed(
+def test_a_second_process_learns_who_holds_the_folder_until_that_one_is_killed(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", OWNER, str(tmp_path / "run")]

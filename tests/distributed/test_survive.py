@@ -100,7 +100,7 @@ def session(tmp_path: Path, recipe: Recipe) -> Iterator[Session]:
             worker.kill()
 
 
-def test_a_signal_to_one_rank_saves_and_another_number_of_processes_goes_on(
+def test_a_signal_to_one_rank_saves_and_another_number_of_processes_resumes(
     session: Session, recipe: Recipe, tmp_path: Path
 ) -> None:
     session.workers[1].send_signal(signal.SIGTERM)

@@ -24,7 +24,7 @@ def broken() -> Result:
     raise ValueError("the [disk] is gone\nsecond line")
 
 
-def test_a_check_that_breaks_or_hangs_fails_and_the_others_go_on() -> None:
+def test_a_check_that_breaks_or_hangs_fails_and_the_others_continue() -> None:
     released = threading.Event()
 
     def hanging() -> Result:
@@ -72,7 +72,7 @@ def test_the_report_says_what_to_do_and_counts() -> None:
     ]
 
 
-def test_several_machines_are_told_apart() -> None:
+def test_several_machines_are_distinguished() -> None:
     stream = io.StringIO()
     results = [Result("ok", "1", "", "a", host) for host in ("n1", "n2")]
     print_results(results, Console(file=stream, width=80))
@@ -81,7 +81,7 @@ def test_several_machines_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(("run", "status"), [(good, 0), (broken, 1)])
-def test_the_exit_status_tells_a_failing_machine(
+def test_the_exit_status_shows_a_failing_machine(
     run: object, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(examining, "_checks", lambda data, run_dir: {"x": run})

@@ -70,7 +70,7 @@ def test_folders_0_to_999_are_the_outputs_of_those_numbers(tmp_path: Path) -> No
     assert "as in ImageNet-V2" in targets.said
 
 
-def test_numbers_whose_order_is_open_are_refused_unless_a_map_tells(tmp_path: Path) -> None:
+def test_numbers_whose_order_is_open_are_refused_without_a_map(tmp_path: Path) -> None:
     index = open_test_set(write(tmp_path / "set", *(f"{n}/x.jpeg" for n in range(11))))
     with pytest.raises(DataError, match="--class-map"):
         name_outputs(index, 11)

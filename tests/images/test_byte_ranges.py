@@ -63,7 +63,7 @@ def test_a_missing_file_hides_no_other(shards: list[Path]) -> None:
     ahead.close()
 
 
-def test_names_tell_shard_and_member() -> None:
+def test_names_hold_shard_and_member() -> None:
     assert ByteRange("/a/b.JPEG").name == "/a/b.JPEG"
     assert ByteRange("/a/0.tar", 512, 9, "cat/b.JPEG").name == "/a/0.tar!cat/b.JPEG"
     assert ByteRange("s3://a/0.tar", 512, 9).is_remote

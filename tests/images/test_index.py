@@ -318,7 +318,7 @@ def test_a_replaced_table_stays_for_runs_that_map_it_and_goes_after_a_month(root
     assert aside not in cached_tables(root)
 
 
-def test_an_unreadable_file_mended_in_place_is_noticed(root: Path) -> None:
+def test_an_unreadable_file_fixed_in_place_is_noticed(root: Path) -> None:
     broken = root / "train" / "dog" / "c.jpg"
     good = broken.read_bytes()
     broken.write_bytes(b"")

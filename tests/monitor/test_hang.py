@@ -154,7 +154,7 @@ def test_one_that_waits_for_another_leaves_because_of_it(
     assert (own.rank, verdict) == (0, Verdict(rank=1, reporter=1, step=6))
 
 
-def test_one_that_waits_for_another_that_still_may_goes_on(
+def test_one_that_waits_for_another_that_still_may_continues(
     tmp_path: Path, left: list[tuple[Position, Verdict]]
 ) -> None:
     assert stuck(tmp_path, left, replace(POSITION, rank=1, step=6, left_s=100.0)) == []

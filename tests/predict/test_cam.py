@@ -104,7 +104,7 @@ def test_a_model_without_maps_is_refused() -> None:
         find_layer(model, torch.zeros(3, 8, 8))
 
 
-def test_a_missing_library_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(ModelError, match=r"^--cam needs pytorch-grad-cam.*'ixt\[cam\]'$"):
         require_grad_cam()

@@ -85,7 +85,7 @@ def test_order_and_answers_do_not_hang_on_batches_and_damage(digits: Path, tmp_p
     assert problems[3] == "my/pipe.jpg: is not a regular file; pipe an image to `-`"
 
 
-def test_json_csv_and_table_tell_the_same(
+def test_json_csv_and_table_hold_the_same(
     digits: Path, ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [file.path for file in files(digits, 2)]

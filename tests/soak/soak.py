@@ -104,7 +104,7 @@ def soak_recipe(root: Path, epochs: int = 1, **run: object) -> Recipe:
 
 
 def live(recipe: Recipe, run_dir: Path, environment: dict[str, str], log: Path) -> None:
-    """One process of one life: go on with the run, or begin it."""
+    """One process of one life: resume the run, or begin it."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, sys.stderr.fileno())
     os.environ.update(environment)

@@ -34,7 +34,7 @@ def fill(disk: Path) -> None:
             stream.write(bytes(4096))
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_bit_for_bit_once_there_is_room(
+def test_a_full_disk_is_one_line_and_the_run_resumes_bit_for_bit_once_there_is_room(
     unbroken: Path, digits: Path, small_disk: Path
 ) -> None:
     recipe = soak_recipe(digits, keep_last=99, trackers=["tensorboard"])

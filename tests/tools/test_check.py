@@ -198,7 +198,7 @@ def test_each_fault_and_oddity_has_its_name(broken: Path, photos: dict[str, str]
     }
 
 
-def test_copies_are_told_apart_by_where_they_lie(sound: Path) -> None:
+def test_copies_are_distinguished_by_where_they_lie(sound: Path) -> None:
     a, b = sound / "train" / "a", sound / "train" / "b"
     shutil.copy(a / "landscape.JPEG", a / "again.JPEG")
     shutil.copy(b / "portrait.JPEG", a / "portrait.JPEG")
@@ -250,7 +250,7 @@ def test_only_changed_files_are_read_again(broken: Path) -> None:
     assert [split.num_read for split in check_folder(broken).splits] == [1, 0]
 
 
-def test_an_interrupted_check_goes_on_where_it_stopped(
+def test_an_interrupted_check_continues_where_it_stopped(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"

@@ -76,7 +76,7 @@ def test_ctrl_c_stops_a_decoder_cleanly_at_any_moment(photos: dict[str, str], ki
         ("check DATA", "ixt.tools.check.check_folder"),
     ],
 )
-def test_ctrl_c_says_that_long_work_goes_on_with_the_same_command(
+def test_ctrl_c_says_that_long_work_continues_with_the_same_command(
     words: str,
     work: str,
     ixt_status: Callable[..., int],

@@ -206,7 +206,7 @@ pack(sys.argv[1], sys.argv[2], PackOptions(shard_bytes=12_000), report=report)
 
 
 @pytest.mark.parametrize("images", [1, 8, 33])
-def test_a_killed_packing_goes_on_and_gives_the_same_bytes(
+def test_a_killed_packing_continues_and_gives_the_same_bytes(
     folder: Path, packed: Path, tmp_path: Path, images: int
 ) -> None:
     command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "out"), str(images)]
@@ -226,7 +226,7 @@ def test_a_killed_packing_goes_on_and_gives_the_same_bytes(
     assert pack(folder, tmp_path / "out", SMALL).num_written == 0
 
 
-def test_a_full_disk_leaves_whole_shards_and_the_packing_goes_on(
+def test_a_full_disk_leaves_whole_shards_and_the_packing_continues(
     folder: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add, calls = shard_module._add, []
@@ -270,7 +270,7 @@ def test_a_folder_with_something_else_is_refused(folder: Path, tmp_path: Path) -
         pack(folder, tmp_path, SMALL)
 
 
-def test_other_options_do_not_go_on_with_a_packing(folder: Path, packed: Path) -> None:
+def test_other_options_do_not_continue_a_packing(folder: Path, packed: Path) -> None:
     with pytest.raises(DataError, match=r"packed from other images or with other options"):
         pack(folder, packed, PackOptions(shard_bytes=13_000))
 

@@ -68,7 +68,7 @@ def test_a_half_sorted_val_is_finished_from_its_tar(tars: Tars, tmp_path: Path) 
     assert images_below(tmp_path / "val") == tars.val_images
 
 
-def test_an_incomplete_val_is_told(tars: Tars, tmp_path: Path) -> None:
+def test_an_incomplete_val_is_reported(tars: Tars, tmp_path: Path) -> None:
     write(tmp_path / "val", dict(list(flat(tars).items())[:3]))
     with pytest.raises(DataError, match=r"3 images in 3 classes; the whole val set has 24 in 4;"):
         prepare(tmp_path, Sources(devkit=tars.devkit), None, tars.published)
@@ -132,7 +132,7 @@ def test_kaggles_folders_are_brought_as_asked(
 
 
 @pytest.mark.parametrize("how", ["link", "move", "copy"])
-def test_a_transfer_that_broke_goes_on(
+def test_a_transfer_that_broke_continues(
     tars: Tars, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_kaggle(tmp_path / "kaggle", tars)
@@ -155,7 +155,7 @@ def test_a_transfer_that_broke_goes_on(
     assert images_below(out / "val") == tars.val_images
 
 
-def test_a_move_that_broke_while_it_was_published_goes_on(
+def test_a_move_that_broke_while_it_was_published_continues(
     tars: Tars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_kaggle(tmp_path / "kaggle", tars)
@@ -173,7 +173,7 @@ def test_a_move_that_broke_while_it_was_published_goes_on(
     assert images_below(out / "val") == tars.val_images
 
 
-def test_another_file_system_is_told_and_how_to_copy(tars: Tars, tmp_path: Path) -> None:
+def test_another_file_system_is_refused_with_how_to_copy(tars: Tars, tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs a second file system")

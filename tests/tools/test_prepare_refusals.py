@@ -117,7 +117,7 @@ def test_a_cut_off_val_tar_is_refused(tars: Tars, tmp_path: Path) -> None:
     assert message.startswith(f"{tars.val}: cannot be read as a tar (")
 
 
-def test_another_size_is_told_before_anything_is_read(tars: Tars, tmp_path: Path) -> None:
+def test_another_size_is_refused_before_anything_is_read(tars: Tars, tmp_path: Path) -> None:
     size = tars.train.stat().st_size
     os.truncate(tars.train, size + 10240)  # more zeros: still a sound tar
     assert refused(tars, tmp_path / "out") == (

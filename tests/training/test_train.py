@@ -106,7 +106,7 @@ def test_a_stopped_run_resumes_bit_for_bit_mid_epoch(
     assert_same_run(unbroken, tmp_path / "run")
 
 
-def test_resume_needs_only_the_folder_and_auto_resume_starts_or_goes_on(
+def test_resume_needs_only_the_folder_and_auto_resume_starts_or_continues(
     unbroken: Path,
     tiny: Recipe,
     tmp_path: Path,
@@ -220,7 +220,7 @@ def test_another_recipe_does_not_resume(unbroken: Path, tiny: Recipe) -> None:
         train(other, unbroken, resume=True)
 
 
-def test_a_finished_epoch_goes_on_with_other_micro_batches_but_the_same_samples(
+def test_a_finished_epoch_resumes_with_other_micro_batches_but_the_same_samples(
     unbroken: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
     def with_micro_batch(size: int) -> Recipe:

@@ -185,7 +185,7 @@ def test_the_command_of_a_row_shows_the_update(
     (row,) = rows(tmp_path / "run", "spikes.jsonl")
     assert row["positions"] == [256, 511]
     said = capsys.readouterr().err
-    assert f"step 2 with loss nan was taken back; see it: {row['show']}" in said
+    assert f"step 2 with loss nan was rolled back; see it: {row['show']}" in said
     words = shlex.split(row["show"])
     monkeypatch.setattr("sys.argv", [*words[:-1], "4"])
     with pytest.raises(SystemExit, match="0"):
@@ -197,7 +197,7 @@ def test_too_many_skips_running_stop_the_run(
     tiny_sections: Sections, tmp_path: Path, broken_at: dict[int, float]
 ) -> None:
     broken_at |= dict.fromkeys(range(5), math.inf)
-    with pytest.raises(Diverged, match=r"inf in step 2 .*, 3 updates running were taken back; "):
+    with pytest.raises(Diverged, match=r"inf in step 2 .*, 3 updates running were rolled back; "):
         train(one_epoch(tiny_sections, on_nonfinite="skip", max_skips=2), tmp_path / "run")
 
 

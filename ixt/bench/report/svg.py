@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, SURFACE = "#010201", "#010202", "#010203", "#010204"
 SERIES = tuple(f"#0202{number:02x}" for number in range(1, 9))
-"""Colours of series, in the order in which they are told apart best."""
+"""Colours of series, in the order in which they are distinguished best."""
 
 _VARIABLES = {
     INK: "var(--ink)",

@@ -1,4 +1,4 @@
-"""One line about the rank that brought a run down, from what all of them left."""
+"""One line about the rank that ended a run, from what all of them left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the host, brought to the device without a wait for it."""
+"""Copy numbers from the host to the device without waiting for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     shares the array's memory.
 
     Args:
-        array: small, as a plan's numbers are; large ones belong into pinned memory.
+        array: small, as a plan's numbers are; large ones belong in pinned memory.
         device: where to.
     """
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

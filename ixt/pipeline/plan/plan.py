@@ -199,7 +199,7 @@ def repeat_within_batches(samples: Ints, repeats: int, batch: int) -> Ints:
     the row to the ranks, so the copies meet in one update, on neighbouring ranks. Here an update
     holds the same stretch of that row, whatever the number of ranks: first the first copies, then
     the second ones, and so on, so that copies seldom share a micro-batch or a mixing group. A
-    sample at the end of a batch goes on in the next one where the batch is no multiple. An epoch
+    sample at the end of a batch continues in the next one where the batch is no multiple. An epoch
     keeps its length, len(samples) // batch updates; timm rounds it down to 256 images.
 
     Args:

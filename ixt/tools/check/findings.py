@@ -193,7 +193,7 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
 
 
 def _damaged_index(one: Survey) -> Iterator[Finding]:
-    """The index that a packed set brought along, where the tars had to be listed instead."""
+    """The index that came with a packed set, where the tars had to be listed instead."""
     folder = Path(one.index.folder) / INDEX_FOLDER
     if one.index.shards and folder.is_dir():
         try:

@@ -11,7 +11,7 @@ from typing import Self, TextIO
 class CapturedStderr:
     """While open, file descriptor 2 of the process is a temporary file.
 
-    Python's own sys.stderr goes on writing to where it did. Once closed, what the file holds is
+    Python's own sys.stderr keeps writing where it did. Once closed, what the file holds is
     dropped: whoever opens this reads it first.
     """
 

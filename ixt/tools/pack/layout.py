@@ -116,7 +116,7 @@ def _member_names(index: Index, shrinks: NDArray[np.bool_]) -> list[str]:
     """Name the members so that WebDataset finds image and label of a sample under one key.
 
     Its key of a member ends at the first dot of the file's name, so the name gets no other, and
-    two images that would have the same key are told apart by a number.
+    two images that would have the same key are distinguished by a number.
     """
     names, taken = [], set()
     rows = zip(index.ranges(range(len(index))), index.labels.tolist(), shrinks, strict=True)

@@ -101,7 +101,7 @@ def transfer(
         meter: counts what is done.
 
     Returns:
-        Number of images of each class, those that an earlier call brought included.
+        Number of images of each class, including those that an earlier call copied.
 
     Raises:
         DataError: the file system cannot link or move, or an image is not of the set.

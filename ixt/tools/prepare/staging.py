@@ -115,7 +115,7 @@ def split_folder(root: Path, split: Split) -> Path:
 
 
 def open_place(root: Path, split: Split, origin: Origin) -> Place:
-    """Go on with what was staged from the same source; throw away what came from another.
+    """Continue with what was staged from the same source; throw away what came from another.
 
     Raises:
         DataError: OUT/SPLIT is on another file system than OUT, or images staged from another

@@ -106,7 +106,7 @@ class SplitSummary:
     num_images: int
     num_classes: int
     num_written: int
-    """Images that this call brought or sorted."""
+    """Images that this call copied or sorted."""
     elapsed_s: float
     is_published: bool
     """Its counts are those of the published set."""

@@ -81,7 +81,7 @@ def test_rounds_interleave_the_cells(cells: list[Cell], measured: list[Cell]) ->
     assert [len(row.rounds) for row in report.rows] == [2, 2]
 
 
-def test_a_stopped_matrix_goes_on_where_it_was(cells: list[Cell], measured: list[Cell]) -> None:
+def test_a_stopped_matrix_continues_where_it_was(cells: list[Cell], measured: list[Cell]) -> None:
     steps = run_matrix(cells, PROTOCOL)
     for _ in range(3):
         _, done, report = next(steps)
@@ -91,13 +91,13 @@ def test_a_stopped_matrix_goes_on_where_it_was(cells: list[Cell], measured: list
     assert [len(row.rounds) for row in finished.rows] == [2, 2]
 
 
-def test_another_protocol_does_not_go_on(cells: list[Cell], measured: list[Cell]) -> None:
+def test_another_protocol_does_not_continue(cells: list[Cell], measured: list[Cell]) -> None:
     *_, (_, _, report) = run_matrix(cells, PROTOCOL)
     with pytest.raises(EngineError, match="another --results"):
         next(run_matrix(cells, Protocol(seconds=2), report))
 
 
-def test_another_machine_does_not_go_on(cells: list[Cell], measured: list[Cell]) -> None:
+def test_another_machine_does_not_continue(cells: list[Cell], measured: list[Cell]) -> None:
     *_, (_, _, report) = run_matrix(cells, PROTOCOL)
     packages = {**report.machine["packages"], "torch": "1.13"}
     elsewhere = report.model_copy(update={"machine": {**report.machine, "packages": packages}})

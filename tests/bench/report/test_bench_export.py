@@ -57,7 +57,7 @@ def test_flags_as_read_back_and_ceilings_stand_under_the_table() -> None:
     ]
 
 
-def test_a_cpu_that_others_used_is_told_and_a_gpu_s_host_is_not() -> None:
+def test_a_cpu_that_others_used_is_reported_and_a_gpu_s_host_is_not() -> None:
     busy = (timing(10.0, checks={"other_cores": 0.02}), timing(9.0, checks={"other_cores": 1.04}))
     own = row(10.0).model_copy(update={"rounds": busy})
     assert remarks([own]) == [

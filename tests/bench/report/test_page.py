@@ -107,7 +107,7 @@ def test_remarks_stand_before_the_figures_and_names_are_escaped(text: str) -> No
     assert "<CPU>" not in text
 
 
-def test_two_files_are_told_apart() -> None:
+def test_two_files_are_distinguished() -> None:
     sources = [Source("old", report(row(10.0))), Source("new", report(row(11.0)))]
     text = page_html(sources)
     assert "measured: old" in text and "measured: new" in text

@@ -95,6 +95,6 @@ def test_figures_of_another_device_get_no_ratio(capsys: pytest.CaptureFixture[st
     assert all("another device" in line for line in lines if "│ resnet18" in line)
 
 
-def test_unknown_models_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_models_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     print_peers(report(row(1.0, model="convnext_tiny_k3")))
     assert "no published figures" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def test_no_clipping_means_none_and_not_deepspeeds_default_of_1(sections: Sectio
     assert config(changed(sections, optim={"max_norm": None}))["gradient_clipping"] == 0.0
 
 
-def test_bf16_is_autocast_and_sends_fp32_gradients_unless_told_otherwise(
+def test_bf16_is_autocast_and_sends_fp32_gradients_by_default(
     sections: Sections,
 ) -> None:
     values = config(sections, precision="bf16")

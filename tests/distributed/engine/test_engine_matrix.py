@@ -73,7 +73,7 @@ def test_one_process_under_any_engine_resumes_bit_for_bit(
 
 
 @pytest.mark.parametrize(("source", "target"), list(product(ENGINES, ENGINES)))
-def test_two_processes_go_on_as_one_under_any_engine(
+def test_two_processes_resume_as_one_under_any_engine(
     alone: Result,
     two: dict[str, Result],
     sections: Sections,
@@ -87,7 +87,7 @@ def test_two_processes_go_on_as_one_under_any_engine(
     assert_same_answer(train_here(recipe, run_dir, resume=True), alone)
 
 
-def test_two_processes_go_on_as_two_under_any_engine_and_bit_for_bit_under_the_same(
+def test_two_processes_resume_as_two_under_any_engine_and_bit_for_bit_under_the_same(
     two: dict[str, Result],
     alone: Result,
     sections: Sections,
@@ -107,7 +107,7 @@ def test_two_processes_go_on_as_two_under_any_engine_and_bit_for_bit_under_the_s
             assert_same_bits(results[name], two[source])
 
 
-def test_one_process_goes_on_as_two_under_any_engine(
+def test_one_process_resumes_as_two_under_any_engine(
     alone: Result, sections: Sections, train_together: TrainTogether, tmp_path: Path
 ) -> None:
     folders = {name: alone.cut(tmp_path / name, 1) for name in ENGINES}

@@ -69,7 +69,7 @@ def test_two_processes_exchange_once_an_update_and_keep_gradients_in_place(
     assert runs["probed"].seen["told"] == ["0"]
 
 
-def test_nccl_is_told_before_the_first_group_also_where_a_probe_makes_it(
+def test_nccl_is_configured_before_the_first_group_also_where_a_probe_makes_it(
     tiny_sections: Sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Met(Exception): ...

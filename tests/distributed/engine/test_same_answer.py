@@ -78,7 +78,7 @@ def test_one_process_under_zero_2_does_what_one_without_does_and_resumes_bit_for
 
 
 @pytest.mark.parametrize(("source", "target"), [("zero 1", "ddp"), ("zero 3", "zero 3")])
-def test_a_checkpoint_of_two_processes_goes_on_in_one(
+def test_a_checkpoint_of_two_processes_resumes_in_one(
     two: dict[str, Result],
     alone: Result,
     sections: Sections,

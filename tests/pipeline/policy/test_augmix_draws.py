@@ -38,7 +38,7 @@ def test_string_reads_as_timm_reads_it(text: str) -> None:
         ("augmix-d-1", "cannot read 'd'"),
     ],
 )
-def test_bad_string_is_told_in_one_line(text: str, told: str) -> None:
+def test_bad_string_is_refused_in_one_line(text: str, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_policy(text)
     assert told in str(caught.value)
@@ -82,7 +82,7 @@ def test_weights_are_dirichlet_and_the_share_is_beta(alpha: float, count: int) -
     assert stats.kstest(table.share, stats.beta(alpha, alpha).cdf).pvalue > UNLIKELY
 
 
-def test_levels_are_uniform_unless_told_otherwise() -> None:
+def test_levels_are_uniform_by_default() -> None:
     chain = drawn("augmix-m4-d1-w1").chains[0]
     degrees = np.abs(chain.arg[chain.op == Op.ROTATE])
     assert stats.kstest(degrees, stats.uniform(0, 12).cdf).pvalue > UNLIKELY

@@ -36,7 +36,7 @@ def test_noise_is_read_as_timm_reads_it() -> None:
         ("3a-tweights", "cannot read 'tweights'"),
     ],
 )
-def test_bad_string_is_told_in_one_line(text: str, told: str) -> None:
+def test_bad_string_is_refused_in_one_line(text: str, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_policy(text)
     assert told in str(caught.value)

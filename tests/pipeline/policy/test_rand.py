@@ -66,7 +66,7 @@ def test_policy_reads_as_timm_reads_it(text: str) -> None:
         ("rand-n15-t3aw", "the set's 14"),
     ],
 )
-def test_bad_policy_is_told_in_one_line(text: str, told: str) -> None:
+def test_bad_policy_is_refused_in_one_line(text: str, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_policy(text)
     assert told in str(caught.value)
