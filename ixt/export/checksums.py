@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ixt.checkpoint.folder import sha256
+from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
 
 SUMS = "SHA256SUMS"
@@ -17,8 +18,9 @@ def sums_of(export: Path) -> Path:
 
 
 def write_checksums(export: Path) -> None:
-    """Write down the checksums of an exported file, or of all files in an exported folder."""
-    files = sorted(export.iterdir()) if export.is_dir() else [export]
+    """Write down the checksums of an exported file and its JSON file, or of a folder's files."""
+    beside = [file for file in (export, facts_beside(export)) if file.exists()]
+    files = sorted(export.iterdir()) if export.is_dir() else beside
     sums_of(export).write_text("".join(f"{sha256(file)}  {file.name}\n" for file in files))
 
 

@@ -97,8 +97,7 @@ def export_checkpoint(
                 f"up to {agreement.max_difference:.2e}, allowed is {agreement.allowed:.0e}; "
                 "nothing is left of it"
             )
-        if chosen.suffix != ".pth":  # its sum is in the JSON file beside it
-            write_checksums(path)
+        write_checksums(path)
     note = card.ixt_note(source) if format_name in _BY_NAME else None
     return Exported(out, source, agreement, note)
 

@@ -301,7 +301,7 @@ def test_what_is_there_is_refused_and_replaced_only_on_demand(
     ema = run_model(run, "inceptionnext_atto").state_dict()
     assert torch.equal(loaded["stem.0.weight"], ema["stem.0.weight"])
     assert torch.equal(torch.load(file)["stem.0.weight"], ema["stem.0.weight"])
-    assert left(tmp_path) == {"run", "x", "x.pth", "x.pth.json"}
+    assert left(tmp_path) == {"run", "x", "x.pth", "x.pth.json", "x.pth.sha256"}
 
 
 def test_overwriting_never_touches_what_is_no_export(save_run: SaveRun, tmp_path: Path) -> None:

@@ -222,6 +222,9 @@ def test_damaged_exports_are_found(trained: Path, tmp_path: Path) -> None:
     export_checkpoint(trained, file, "timm-pth", real_images=False)
     assert wrong(verify(file)) == []
     flip(file)
+    found = "x.pth.sha256: x.pth does not match its checksum in x.pth.sha256"
+    assert wrong(verify(file))[0] == found
+    (tmp_path / "x.pth.sha256").unlink()  # as earlier releases left it
     assert wrong(verify(file))[0] == "x.pth: does not match the checksum in x.pth.json"
     (tmp_path / "x.pth.json").write_text('{"ixt": "0.1.0", "model": "resnet18"}')
     assert "x.pth: what ixt export wrote beside it is damaged" in wrong(verify(file))[-1]
