@@ -52,11 +52,10 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
     own = layout.folder / INDEX_FOLDER
     if layout.tars and own.is_dir():
         table, problem = _open(own, layout, packed=True)
-        if table is None:
-            _refuse_missing_shards(own, layout)
         if table is not None:
             yield table
         else:
+            _refuse_missing_shards(own, layout)
             _say_once(
                 f"{own}: {problem}; the tars are listed instead; copy the packed set again, or "
                 "pack it again"

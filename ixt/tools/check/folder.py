@@ -136,12 +136,9 @@ def check_folder(
             _refuse_tars(index)
     surveys, summaries = [], []
     for index in indexes:
-        start_s = time.monotonic()
-        with progress(index.place) as report:
-            one = survey(index, threads, report, all_anew=manifest is not None)
-        elapsed_s = time.monotonic() - start_s
+        one, summary = _survey(index, threads, progress, all_anew=manifest is not None)
         surveys.append(one)
-        summaries.append(SplitSummary(index.name, len(index), one.num_read, elapsed_s))
+        summaries.append(summary)
     found = find(surveys)
     said = ""
     if manifest is not None and listed is None:
@@ -157,6 +154,16 @@ def check_folder(
         moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
         found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
     return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved), said)
+
+
+def _survey(
+    index: Index, num_threads: int, progress: Progress, *, all_anew: bool
+) -> tuple[Survey, SplitSummary]:
+    start_s = time.monotonic()
+    with progress(index.place) as report:
+        one = survey(index, num_threads, report, all_anew=all_anew)
+    elapsed_s = time.monotonic() - start_s
+    return one, SplitSummary(index.name, len(index), one.num_read, elapsed_s)
 
 
 def _write_list(manifest: Path, surveys: Sequence[Survey]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import DataError
-from ixt.files import replace_text
+from ixt.files import read_json, replace_text
 from ixt.images.folders import SPLIT_FOLDERS, Split
 
 RECORD = "prepared.json"
@@ -155,9 +155,9 @@ def _begun(stamp: Path, staged: Path) -> dict[str, Any] | None:
     if not stamp.exists():
         return None
     try:
-        begun: dict[str, Any] = json.loads(stamp.read_text())
+        begun: dict[str, Any] = read_json(stamp)
         Origin(**begun["origin"]), str(begun["boot"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{stamp}: is damaged, so nobody knows where the images in {staged} come from; delete "
             "both, or put the images elsewhere if they were moved there"
@@ -227,7 +227,7 @@ def num_bytes_below(folder: Path) -> int:
 
 def _records(root: Path) -> dict[str, Any]:
     try:
-        kept = json.loads((root / RECORD).read_text())
+        kept = read_json(root / RECORD)
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}
