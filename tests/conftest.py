@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from ixt.distributed.signals import STOP_SIGNALS
 from ixt.monitor import activity
 from ixt.recipe import Recipe, parse_recipe
 from ixt.tools.demo import write_demo
@@ -107,7 +109,13 @@ def photographs() -> Tensor:
 
 @pytest.fixture(autouse=True)
 def fresh_process() -> Iterator[None]:
-    """Accelerate and the hang watch keep their state in the process; each test starts without."""
+    """Accelerate and the hang watch keep their state in the process; each test starts without.
+
+    A command that a signal stopped leaves them ignored, since its process would end.
+    """
     activity.restart()
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     AcceleratorState._reset_state(reset_partial_state=True)
