@@ -114,6 +114,7 @@ def fresh_process() -> Iterator[None]:
     A command that a signal stopped leaves them ignored, since its process would end.
     """
     activity.restart()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the suite runs under nohup
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     for number, handler in handlers.items():
