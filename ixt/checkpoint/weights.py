@@ -163,7 +163,7 @@ def _read_pickle(file: Path) -> Any:
 def _damaged(file: Path) -> str:
     size = file.stat().st_size
     return (
-        f"{file}: damaged or not a checkpoint of torch.save ({size:,} bytes); "
+        f"{file}: unreadable: not a file of torch.save, or damaged ({size:,} bytes); "
         "copy or download it again"
     )
 

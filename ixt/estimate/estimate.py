@@ -50,11 +50,11 @@ class Target:
     device: str | None = None
     """See `assumed_device`."""
     interconnect: str | None = None
-    """For `find_link`; None takes the device's own link."""
+    """Name of the link between machines, see `find_link`; None takes the device's own link."""
     bench: Path | None = None
     """Results of `ixt bench`; None estimates from the roofline."""
     price_per_gpu_hour: float | None = None
-    """In any currency."""
+    """Price of a GPU-hour, in any currency."""
 
 
 @dataclass(frozen=True)

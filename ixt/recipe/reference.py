@@ -33,7 +33,7 @@ class Entry:
     allowed: str
     """Type and range, or the values that may be given."""
     default: str
-    """As YAML writes it; `required` where there is none."""
+    """Default as YAML writes it; `required` where there is none."""
     meaning: str
     """What it does, with its unit."""
 

@@ -73,14 +73,14 @@ class Run:
     reporter: Reporter
     writer: CheckpointWriter
     undo: Undo | None
-    """Takes back updates that are not finite; None where they stop the run."""
+    """Rolls back updates that are not finite; None where they stop the run."""
     schedule: SaveSchedule
     peers: list[Peer]
     """The processes of the run."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
-    """Of the rows to write; a run that is resumed keeps its own."""
+    """Format of the rows to write; a run that is resumed keeps its own."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
