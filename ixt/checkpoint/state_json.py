@@ -43,6 +43,7 @@ class _State(_Part):
     epoch: int = 0
     epoch_ended: bool = False
     recipe: dict[str, dict[str, Any]] = {}
+    base: dict[str, Any] | None = None
     class_names: list[str] = []
     metrics: dict[str, Any] = {}
     score: float | None = None

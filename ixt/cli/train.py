@@ -101,6 +101,14 @@ def finetune(
         Path, typer.Option("--from", help="Weights: a run, a checkpoint, or a weights file.")
     ],
     data: DataOption = None,
+    match_by_order: Annotated[
+        bool,
+        typer.Option(
+            "--match-by-order",
+            help="Where the file has other names: take its tensors by their order, if shapes agree "
+            "one to one.",
+        ),
+    ] = False,
     *,
     folder: RunFolder,
     execution: Execution,
@@ -110,7 +118,7 @@ def finetune(
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    _train_named(recipe, data, folder, execution, source)
+    _train_named(recipe, data, folder, execution, source, match_by_order)
 
 
 @app.command(rich_help_panel="Train")
@@ -138,7 +146,7 @@ def resume(
             )
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "
-            f"ixt train {recipe} --run-dir {run}"
+            f"ixt train {recipe} --run-dir {run}, or ixt finetune where it started from weights"
         )
     read = partial(recipe_to_resume, run, all_overrides(execution.overrides, data))
     _train(read, run, RunFolder(run, resume=True), execution)
@@ -150,12 +158,14 @@ def _train_named(
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
+    match_by_order: bool = False,
 ) -> None:
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
     read = partial(load_recipe, path, all_overrides(execution.overrides, data))
-    _train(read, place.run_dir or Path("runs") / path.stem, place, execution, source)
+    folder = place.run_dir or Path("runs") / path.stem
+    _train(read, folder, place, execution, source, match_by_order)
 
 
 def _train(
@@ -164,6 +174,7 @@ def _train(
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
+    match_by_order: bool = False,
 ) -> None:
     from ixt.distributed.launch.agent import in_processes
     from ixt.distributed.launch.nodes import parse_nodes
@@ -187,4 +198,4 @@ def _train(
     if source is None:
         train(recipe, folder, resume, profile_steps=execution.profile)
     else:
-        finetune(recipe, folder, source, resume, profile_steps=execution.profile)
+        finetune(recipe, folder, source, resume, execution.profile, match_by_order)

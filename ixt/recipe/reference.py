@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from ixt.errors import RecipeError, printable
 from ixt.recipe.schema import Recipe
+from ixt.recipe.section import MayBeNull
 
 _TYPES = {
     int: "a whole number",
@@ -121,7 +122,8 @@ def _yaml(value: Any) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    return _kind(field.annotation, field.metadata)
+    left_open = any(isinstance(limit, MayBeNull) for limit in field.metadata)
+    return _kind(field.annotation, field.metadata) + (", or null" if left_open else "")
 
 
 def _kind(annotation: Any, limits: Any = ()) -> str:

@@ -15,6 +15,7 @@ from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
 from ixt.evaluate import evaluate
+from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training import state
@@ -34,6 +35,7 @@ def train(
     resume: bool = False,
     prepare: Prepare | None = None,
     profile_steps: int = 0,
+    base: Base | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
 
@@ -44,6 +46,7 @@ def train(
         prepare: called with the fresh model, e.g. to load weights.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
+        base: the weights that `prepare` loads.
 
     Returns:
         The metrics of the last evaluation.
@@ -53,7 +56,7 @@ def train(
         Interrupted: a signal asked to stop; the work is saved.
     """
     with locked(run_dir):
-        run = open_run(recipe, run_dir, resume, prepare)
+        run = open_run(recipe, run_dir, resume, prepare, base)
         with watched(run, micro_step, profile_steps):
             step, metrics = resume_or_start(run, resume)
             if step and run.schedule.ends_epoch(step) and not metrics:

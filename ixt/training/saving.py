@@ -62,6 +62,7 @@ def _start_to_write(
         "epoch": step // run.updates_per_epoch,
         "epoch_ended": step % run.updates_per_epoch == 0,
         "recipe": run.recipe.model_dump(mode="json"),
+        "base": run.base,
         "class_names": list(run.class_names),
         "data": {split: digest.row() for split, digest in run.data.items()},
         "rows": run.reporter.records(),

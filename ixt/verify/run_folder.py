@@ -12,7 +12,7 @@ from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
 from ixt.pipeline.from_recipe import usable_index
-from ixt.recipe import RUN_RECIPE, parse_recipe
+from ixt.recipe import RUN_RECIPE, parse_stored
 from ixt.training.run import MACHINE
 from ixt.training.same_data import other_data
 from ixt.verify.finding import Finding, checked
@@ -118,7 +118,7 @@ def _data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []
-    stored = StoredRecipe(checkpoint.path, parse_recipe(checkpoint.state.get("recipe", {})))
+    stored = StoredRecipe(checkpoint.path, parse_stored(checkpoint.state.get("recipe", {})))
     recipe = stored.recipe.with_(data={"root": root})
 
     def check(split: Split) -> str:

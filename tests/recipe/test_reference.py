@@ -24,6 +24,8 @@ def test_every_field_of_every_section_has_a_meaning() -> None:
     [
         ("optim.lr", "a number above 0.0 and at most 1000.0", "0.001"),
         ("optim.betas", "a list of 2, each a number from 0.0 to 1.0, or null", "null"),
+        ("augment.image_size", "a whole number from 1 to 4,096, or null", "null"),
+        ("eval.crop_mode", "`center` or `squash`, or null", "null"),
         ("ema.decay", "a number above 0.0 and below 1.0, or null", "null"),
         ("data.on_error", "`stop` or `skip`", "stop"),
         ("engine.compile", "true or false", "false"),
