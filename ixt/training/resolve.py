@@ -11,6 +11,7 @@ from ixt.checkpoint.folder import checkpoint_folders
 from ixt.checkpoint.stored_recipe import StoredRecipe, changes, few_changes, stored_recipe
 from ixt.distributed.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
+from ixt.files import as_url, local_path
 from ixt.kernels import choose_products
 from ixt.models import sized
 from ixt.recipe import RUN_RECIPE, Recipe, parse_recipe
@@ -21,7 +22,7 @@ _log = logging.getLogger("ixt")
 
 
 def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
-    """The recipe with its micro-batch, matrix products, mixing group and image size resolved.
+    """The recipe with data folder, micro-batch, matrix products, mixing group and size resolved.
 
     Args:
         recipe: as the user gave it.
@@ -38,7 +39,7 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
         )
     stored = stored_recipe(run_dir) if resume else None
     before = stored.recipe if stored is not None else None
-    recipe = sized(inlined(recipe))
+    recipe = _with_absolute_root(sized(inlined(recipe)), resume)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
@@ -49,6 +50,19 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
     return parse_recipe(resolved.model_dump(mode="json"), str(run_dir / RUN_RECIPE))
+
+
+def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:
+    """The same data, also for who resumes in another working folder."""
+    root = recipe.data.root
+    if root is None or as_url(root) is not None:
+        return recipe
+    if resume and not Path(root).is_absolute() and not local_path(root).exists():
+        raise CheckpointError(
+            f"data.root: {root}: there is no {local_path(root)}, and the run does not say below "
+            "which folder it was; give --data DIR"
+        )
+    return recipe.with_(data={"root": str(local_path(root))})
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:
