@@ -32,7 +32,7 @@ RECENT_S = 600.0
 
 _CHECKPOINTS = "checkpoints"
 _MARKS = (RUN_RECIPE, STATUS, _CHECKPOINTS, METRICS)
-_EVALUATION = re.compile(rb'^\{"kind": "epoch",.*$', re.MULTILINE)
+_EVALUATION = b'{"kind": "epoch",'
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -139,7 +139,7 @@ def _state(
     if (elsewhere or locked is None) and time.time() - changed_s < RECENT_S:
         return "running", True, f"its rows change, on {status.host}"
     where = f"; it ran on {status.host}" if elsewhere else ""
-    return "crashed", False, f"no last words: it was killed, or its machine went down{where}"
+    return "crashed", False, f"no last words: a process was killed, or its machine went down{where}"
 
 
 def _progress(path: Path, updates_per_epoch: int | None, saved_epochs: int) -> _Progress:
@@ -159,8 +159,8 @@ def _progress(path: Path, updates_per_epoch: int | None, saved_epochs: int) -> _
 
 
 def _evaluations(content: bytes) -> Iterator[dict[str, Any]]:
-    for match in _EVALUATION.finditer(content):
-        row = read_row(match[0])
+    for behind in (b"\n" + content).split(b"\n" + _EVALUATION)[1:]:
+        row = read_row(_EVALUATION + behind.partition(b"\n")[0])
         if row is not None and type(row.get("epoch")) is int:
             yield row
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ixt.checkpoint.folder import checkpoint_folders
+from ixt.distributed.launch.worker import lost_another
 from ixt.distributed.run_status import STATUS, RunStatus, State, new_status, write_status
-from ixt.errors import Interrupted, IxtError, PeerLost, first_line
+from ixt.errors import Interrupted, IxtError, first_line
 from ixt.recipe import Recipe
 from ixt.training.run import Run
 
@@ -54,7 +55,7 @@ def _end(
 
 def _ending(error: BaseException) -> tuple[State, str] | None:
     """State and last words; None for who lost another process: the launcher knows why."""
-    if isinstance(error, PeerLost):
+    if lost_another(error):
         return None
     if isinstance(error, Interrupted):
         return "stopped", f"{signal.Signals(error.signum).name}: {error}"

@@ -59,7 +59,7 @@ def test_a_run_whose_lock_a_process_holds_is_running_until_that_is_killed(
         owner.kill()
     state = read_run(run)
     assert str(state) == "crashed"
-    assert state.words is not None and state.words.startswith("no last words: it was killed")
+    assert state.words is not None and state.words.startswith("no last words: a process was killed")
 
 
 def test_looking_at_runs_refuses_no_run_that_starts(make_run: MakeRun) -> None:
@@ -125,6 +125,22 @@ def test_a_diverged_run_has_crashed_with_its_error_as_last_words(
         train(short, tmp_path / "run")
     run = read_run(tmp_path / "run")
     assert (run.state, run.words) == ("crashed", str(caught.value))
+
+
+def test_a_process_that_lost_another_leaves_the_last_words_to_the_launcher(
+    short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error")
+
+    monkeypatch.setattr("ixt.training.loop.train_step", lost)
+    with pytest.raises(RuntimeError):
+        train(short, tmp_path / "run")
+    assert read_run(tmp_path / "run").words == (
+        "no last words: a process was killed, or its machine went down"
+    )
+    end_running(tmp_path / "run", "failed", "rank 1 on x: killed by SIGKILL")
+    assert read_run(tmp_path / "run").words == "rank 1 on x: killed by SIGKILL"
 
 
 def test_a_new_run_that_is_refused_leaves_why(short: Recipe, tmp_path: Path) -> None:
