@@ -155,7 +155,7 @@ def test_the_demo_is_written_checked_trained_on_and_found_finished(demo: Demo) -
     assert len(BLOCKS[0].splitlines()) == len(demo.said)
     assert list(demo.said) == [
         *("data demo", "data check", "train", "resume", "verify", "eval"),
-        *("predict", "finetune", "export", "bench"),
+        *("predict", "finetune", "runs", "export", "bench"),
     ]
     assert len(list((demo.folder / "demo-data").rglob("*.jpeg"))) == 1797
     assert (demo.last_row("runs/demo")["step"], demo.last_row("runs/demo")["count"]) == (3, 360)

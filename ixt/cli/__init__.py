@@ -14,6 +14,7 @@ from ixt.cli import (
     launch,
     plan,
     predict,
+    runs,
     train,
     verify,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "main",
     "plan",
     "predict",
+    "runs",
     "train",
     "verify",
 ]

@@ -98,7 +98,12 @@ def train(
 def finetune(
     recipe: RecipeArgument,
     source: Annotated[
-        Path, typer.Option("--from", help="Weights: a run, a checkpoint, or a weights file.")
+        Path,
+        typer.Option(
+            "--from",
+            help="Weights: a run (its newest checkpoint; RUN@best, RUN@step-120 for another), a "
+            "checkpoint, or a weights file.",
+        ),
     ],
     data: DataOption = None,
     match_by_order: Annotated[

@@ -13,7 +13,9 @@ from ixt.files import check_outputs, write_json
 
 @app.command(rich_help_panel="Use")
 def verify(
-    path: Annotated[Path, typer.Argument(help="A run, a checkpoint, a packed set, or an export.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, a checkpoint (or RUN@best), a packed set, or an export.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(help="Compare these images with those of the run or the packed set."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ixt.recipe import Recipe
 from ixt.training import state
 from ixt.training.model import Prepare
 from ixt.training.optimizer import set_learning_rate
+from ixt.training.record_end import end_recorded
 from ixt.training.run import Run, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
@@ -55,10 +57,11 @@ def train(
         IxtError: something the user can fix; see its message.
         Interrupted: a signal asked to stop; the work is saved.
     """
-    with locked(run_dir):
+    with locked(run_dir), end_recorded(run_dir, recipe) as begins:
         run = open_run(recipe, run_dir, resume, prepare, base)
         with watched(run, micro_step, profile_steps):
             step, metrics = resume_or_start(run, resume)
+            begins(run)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
             while step < run.total_steps:
@@ -174,6 +177,20 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
-    if checkpoint is not None:
+    if checkpoint is not None and step == run.total_steps and metrics:
+        run.reporter.say(_finished(run, step, checkpoint.state.get("score")))
+    elif checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")
     return step, metrics
+
+
+def _finished(run: Run, step: int, top1: float | None) -> str:
+    """One line for who resumes a run that is over, with what to do next."""
+    folder, epochs = shlex.quote(str(run.run_dir)), run.recipe.schedule.total_epochs
+    data = shlex.quote(str(run.recipe.data.root))
+    return (
+        f"{run.run_dir}: is finished, {epochs} of {epochs} epochs are done at step {step}"
+        f"{'' if top1 is None else f' (top-1 {top1:.2f})'}; next: ixt eval {folder} --data {data}, "
+        f"ixt export {folder} OUT --format hub, or train on in a new run: "
+        f"ixt finetune RECIPE --from {folder} --run-dir OTHER"
+    )

@@ -12,6 +12,7 @@ from ixt.checkpoint.info import CheckpointInfo
 from ixt.checkpoint.stored_recipe import StoredRecipe, changes, few_changes, stored_recipe
 from ixt.distributed.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
+from ixt.files import as_url, local_path
 from ixt.kernels import choose_products
 from ixt.models import sized, with_own_settings
 from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe
@@ -24,7 +25,7 @@ _log = logging.getLogger("ixt")
 def resolve_recipe(
     recipe: Recipe, run_dir: Path, resume: bool, base: CheckpointInfo | None = None
 ) -> Recipe:
-    """The recipe with own settings, micro-batch, matrix products, mixing group and size resolved.
+    """The recipe with data folder, own settings, micro-batch, products and mixing group resolved.
 
     Args:
         recipe: as the user gave it.
@@ -45,6 +46,7 @@ def resolve_recipe(
     if before is not None:
         recipe = completed(recipe, before.model_dump(mode="json"))
     recipe = sized(with_own_settings(inlined(recipe), base))
+    recipe = _with_absolute_root(recipe, resume)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
@@ -55,6 +57,19 @@ def resolve_recipe(
     resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
     return parse_recipe(resolved.model_dump(mode="json"), str(run_dir / RUN_RECIPE))
+
+
+def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:
+    """The same data, also for who resumes in another working folder."""
+    root = recipe.data.root
+    if root is None or as_url(root) is not None:
+        return recipe
+    if resume and not Path(root).is_absolute() and not local_path(root).exists():
+        raise CheckpointError(
+            f"data.root: {root}: there is no {local_path(root)}, and the run does not say below "
+            "which folder it was; give --data DIR"
+        )
+    return recipe.with_(data={"root": str(local_path(root))})
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ixt.checkpoint.address import locate
 from ixt.checkpoint.state_json import STATE
 from ixt.errors import CheckpointError
 from ixt.files import refuse_url
@@ -18,13 +19,14 @@ def verify(path: Path, data: str | None = None) -> list[Finding]:
     """Check what ixt wrote; a list of what was checked, good or not.
 
     Args:
-        path: a run's folder, a checkpoint's, a packed set, or an export.
+        path: a run's folder, a checkpoint's or its address, a packed set, or an export.
         data: images to compare with those that a run was trained on, or a packed set made of.
 
     Raises:
         IxtError: the path is nothing of ixt's, or has no data to compare.
     """
     refuse_url(path)
+    path = locate(path)
     if path.is_dir():
         if (path / "checkpoints").is_dir():
             return verify_run(path, data)

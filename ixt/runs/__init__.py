@@ -1,0 +1,1 @@
+"""Begin a run and look at runs."""
