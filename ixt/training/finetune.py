@@ -17,7 +17,12 @@ _log = logging.getLogger("ixt")
 
 
 def finetune(
-    recipe: Recipe, run_dir: Path, source: Path, resume: bool = False, profile_steps: int = 0
+    recipe: Recipe,
+    run_dir: Path,
+    source: Path,
+    resume: bool = False,
+    profile_steps: int = 0,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
@@ -29,6 +34,7 @@ def finetune(
             embeddings of another image size are resampled.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
         profile_steps: steps to trace.
+        until: step to end at; None for the recipe's last.
 
     Returns:
         The metrics of the last evaluation.
@@ -48,4 +54,4 @@ def finetune(
         sized = "; position embeddings resampled" if loaded.resampled else ""
         _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
 
-    return train(recipe, run_dir, resume, prepare, profile_steps)
+    return train(recipe, run_dir, resume, prepare, profile_steps, until)

@@ -81,6 +81,8 @@ class Run:
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
     """Of the rows to write; a run that is resumed keeps its own."""
+    from_scratch: bool | None = None
+    """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
@@ -180,6 +182,7 @@ def _build(
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
         graph_stream=stream,
+        from_scratch=prepare is None,
     )
 
 
