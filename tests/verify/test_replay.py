@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_files import stop_after
 from safetensors.torch import load_file, save_file
 
 from ixt.errors import CheckpointError, DataError
@@ -167,6 +169,22 @@ def test_no_images_and_no_run_are_mistakes(run: Path, tmp_path: Path) -> None:
         verify(run / "checkpoints/step-000000005", replay=1)
 
 
+def test_a_signal_ends_a_replay_with_its_status_and_leaves_nothing(
+    run: Path,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    before, temporary = contents(run), tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    stop_after(monkeypatch, 4)
+    assert ixt_status("verify", run, "--replay", "1") == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; nothing was changed"
+    assert not any(temporary.glob("ixt-replay-*")) and contents(run) == before
+
+
 def test_two_checkpoints_of_two_recipes_are_no_window(run: Path) -> None:
     checkpoint = run / "checkpoints/step-000000003"
     recipe = json.loads((checkpoint / "state.json").read_text())["recipe"]
@@ -188,9 +206,10 @@ def test_on_another_stack_rounding_is_within_bounds_and_an_altered_weight_is_not
     assert found.ok and "within the 0.02 that rounding explains" in found.text
     assert "tensors differ, first model/" in found.text
     assert "another stack (cpu was another one and is " in found.text
-    alter(checkpoint, lambda weight: weight * 1.5)
-    found = of_window(verify(run, replay=1))
-    assert not found.ok and "more than the 0.02 that rounding explains" in found.text
+    for factor in (1.5, torch.nan):
+        alter(checkpoint, lambda weight, factor=factor: weight * factor)  # type: ignore[misc]
+        found = of_window(verify(run, replay=1))
+        assert not found.ok and "more than the 0.02 that rounding explains" in found.text
 
 
 def test_a_window_that_begins_with_a_checkpoint_of_an_older_format_replays(

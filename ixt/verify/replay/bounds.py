@@ -39,8 +39,9 @@ def bound(window: Window, recipe: Recipe, on_gpu: bool) -> float:
 def distance(window: Window, replayed: Checkpoint, file: str) -> float:
     """Norm of the difference of all weights, divided by the norm of what the window changed.
 
-    A window from the beginning of a run changed all of them, from nothing. Buffers are left out:
-    the number of processes decides what a batch norm sees.
+    A window from the beginning of a run changed all of them, from nothing. Batch-norm statistics
+    are left out: the number of processes decides what they see. Infinite where the two do not hold
+    the same tensors, or a number is not finite.
 
     Args:
         window: has the recorded weights.
@@ -49,15 +50,19 @@ def distance(window: Window, replayed: Checkpoint, file: str) -> float:
     """
     was, now = window.end.tensors(file), replayed.tensors(file)
     before = window.start.tensors(file) if window.start is not None else {}
-    trained = {name.rpartition("/")[0] for name in window.end.tensors("optimizer")}
+    if {name: (t.shape, t.dtype) for name, t in was.items()} != {
+        name: (t.shape, t.dtype) for name, t in now.items()
+    }:
+        return math.inf
+    statistics = {name.removeprefix(f"{file}/") for name in window.end.tensors("ranks")}
     off = moved = 0.0
-    for name in was.keys() & trained:
-        other = now.get(name)
-        if other is None or other.shape != was[name].shape:
-            return math.inf
-        off += _square(other, was[name])
-        moved += _square(was[name], before.get(name))
-    return math.sqrt(off / moved) if moved else math.inf * off
+    for name, tensor in was.items():
+        if tensor.is_floating_point() and name not in statistics:
+            off += _square(now[name], tensor)
+            moved += _square(tensor, before.get(name))
+    if off == 0:
+        return 0.0
+    return math.sqrt(off / moved) if moved and math.isfinite(off) else math.inf
 
 
 def _square(a: Tensor, b: Tensor | None) -> float:
