@@ -53,6 +53,7 @@ class _State(_Part):
     data: dict[str, _Data] = {}
     rows: dict[str, _Rows] = {}
     ledger_format: int = 1
+    from_scratch: bool | None = None
 
 
 def read_state(folder: Path) -> Mapping[str, Any]:

@@ -76,6 +76,12 @@ class Execution:
             "folder.",
         ),
     ] = 0
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP", min=1, help="Stop and save at this step; --resume then continues."
+        ),
+    ] = None
 
 
 @app.command(rich_help_panel="Train")
@@ -200,7 +206,8 @@ def _train(
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
     resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
+    profile, until = execution.profile, execution.until
     if source is None:
-        train(recipe, folder, resume, profile_steps=execution.profile)
+        train(recipe, folder, resume, profile_steps=profile, until=until)
     else:
-        finetune(recipe, folder, source, resume, execution.profile, match_by_order)
+        finetune(recipe, folder, source, resume, profile, match_by_order, until)

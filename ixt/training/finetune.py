@@ -24,6 +24,7 @@ def finetune(
     resume: bool = False,
     profile_steps: int = 0,
     match_by_order: bool = False,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
@@ -36,6 +37,7 @@ def finetune(
         resume: continue the run in `run_dir`; its own weights then replace the source's.
         profile_steps: steps to trace.
         match_by_order: match tensors by order where their names do not fit.
+        until: step to end at; None for the recipe's last.
 
     Returns:
         The metrics of the last evaluation.
@@ -64,4 +66,4 @@ def finetune(
 
     start = held[0]
     base = Base(str(source), start.file, start.kind, start.info, match_by_order)
-    return train(recipe, run_dir, False, prepare, profile_steps, base)
+    return train(recipe, run_dir, False, prepare, profile_steps, base, until)

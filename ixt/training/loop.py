@@ -38,6 +38,7 @@ def train(
     prepare: Prepare | None = None,
     profile_steps: int = 0,
     base: Base | None = None,
+    until: int | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
 
@@ -49,6 +50,7 @@ def train(
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
         base: the weights that `prepare` loads.
+        until: step to end at, saved there as a run that is stopped; None for the recipe's last.
 
     Returns:
         The metrics of the last evaluation.
@@ -57,33 +59,35 @@ def train(
         IxtError: something the user can fix; see its message.
         Interrupted: a signal asked to stop; the work is saved.
     """
-    with locked(run_dir), end_recorded(run_dir, recipe) as begins:
+    with locked(run_dir), end_recorded(run_dir, recipe, until) as begins:
         run = open_run(recipe, run_dir, resume, prepare, base)
         with watched(run, micro_step, profile_steps):
             step, metrics = resume_or_start(run, resume)
             begins(run)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
-            while step < run.total_steps:
-                step = train_epoch(run, step)
-                metrics = finish_epoch(run, step)
+            last = run.total_steps if until is None else min(until, run.total_steps)
+            while step < last:
+                step = train_epoch(run, step, last)
+                if run.schedule.ends_epoch(step):
+                    metrics = finish_epoch(run, step)
             run.stop.over()  # before the processes meet: then one may end earlier than others
             finish_saves(run)
     return metrics
 
 
-def train_epoch(run: Run, step: int) -> int:
-    """Train from this step to the end of its epoch; return the step reached."""
+def train_epoch(run: Run, step: int, last: int) -> int:
+    """Train from this step to the end of its epoch, or to `last` in it; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
     run.wrapped.train()
     run.observers.epoch_begins()
-    for _ in range(done, run.updates_per_epoch):
+    for _ in range(min(run.updates_per_epoch - done, last - step)):
         set_learning_rate(run.optimizer, run.learning_rate(step))
         loss = train_step(run, step, batches)
         step += 1
         run.observers.update_done(step, loss)
-        saving, stopping = run.schedule.due(step), run.stop.reached()
+        saving, stopping = run.schedule.due(step) or step == last, run.stop.reached()
         if saving or stopping or run.schedule.rows_due(step):
             run.observers.rows_due(step)
         if saving or stopping:
@@ -175,6 +179,7 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
+        run.from_scratch = checkpoint.state.get("from_scratch")
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None and step == run.total_steps and metrics:

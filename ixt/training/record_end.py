@@ -17,8 +17,15 @@ from ixt.training.run import Run
 
 
 @contextmanager
-def end_recorded(run_dir: Path, recipe: Recipe) -> Iterator[Callable[[Run], None]]:
+def end_recorded(
+    run_dir: Path, recipe: Recipe, until: int | None = None
+) -> Iterator[Callable[[Run], None]]:
     """Write `status.json` of a run whose lock this process group holds.
+
+    Args:
+        run_dir: the run's folder.
+        recipe: as it was given, for a run that ends before its own is known.
+        until: step to end at; None for the recipe's last.
 
     Yields what is to be called when training begins. Who is refused before that changes nothing
     of a run that is there already, but leaves its error in a new folder.
@@ -27,11 +34,13 @@ def end_recorded(run_dir: Path, recipe: Recipe) -> Iterator[Callable[[Run], None
         yield lambda run: None
         return
     begun: list[RunStatus] = []
+    early: list[int] = []
 
     def begin(run: Run) -> None:
         dumped = run.recipe.model_dump(mode="json")
         begun.append(new_status("running", dumped, run.updates_per_epoch))
         write_status(run_dir, begun[0])
+        early.extend(step for step in (until,) if step is not None and step < run.total_steps)
 
     try:
         yield begin
@@ -41,7 +50,10 @@ def end_recorded(run_dir: Path, recipe: Recipe) -> Iterator[Callable[[Run], None
         if ending is not None and (begun or fresh):
             _end(run_dir, recipe, begun, *ending)
         raise
-    _end(run_dir, recipe, begun, "finished", None)
+    if early:
+        _end(run_dir, recipe, begun, "stopped", f"at step {early[0]}, where it was to end")
+    else:
+        _end(run_dir, recipe, begun, "finished", None)
 
 
 def _end(

@@ -87,6 +87,8 @@ class Run:
     base: dict[str, Any] | None = None
     """What `ixt.models.Base.record` gave of the weights to start from, in the first process; None
     where the run starts from its seed."""
+    from_scratch: bool | None = None
+    """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
@@ -195,6 +197,7 @@ def _build(
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
         graph_stream=stream,
+        from_scratch=prepare is None,
     )
 
 

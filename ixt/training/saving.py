@@ -67,6 +67,7 @@ def _start_to_write(
         "data": {split: digest.row() for split, digest in run.data.items()},
         "rows": run.reporter.records(),
         "ledger_format": run.ledger_format,
+        "from_scratch": run.from_scratch,
         "metrics": metrics,
         "score": metrics.get("ema_top1", metrics.get("top1")),
         **scalars,

@@ -35,13 +35,13 @@ def verify_run(run: Path, data: str | None) -> list[Finding]:
     for name in (LEDGER, METRICS):
         findings.append(checked(name, lambda name=name: _rows(run / name, newest)))  # type: ignore[misc]
     findings.append(checked(MACHINE, lambda: _machine(run)))
-    return findings + _data(newest, data)
+    return findings + verify_data(newest, data)
 
 
 def verify_checkpoint(path: Path, data: str | None) -> list[Finding]:
     """Check a checkpoint's folder; see `verify`."""
     finding, checkpoint = _checkpoint(path)
-    return [finding, *(_data(checkpoint, data) if checkpoint is not None else [])]
+    return [finding, *(verify_data(checkpoint, data) if checkpoint is not None else [])]
 
 
 def _checkpoint(path: Path) -> tuple[Finding, Checkpoint | None]:
@@ -114,7 +114,7 @@ def _machine(run: Path) -> str:
     return f"ixt {content.get('ixt')}, {content.get('processes')} processes"
 
 
-def _data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
+def verify_data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []

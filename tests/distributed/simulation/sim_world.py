@@ -339,6 +339,7 @@ class Rank(Process):
             data={},
             ledger_format=2,
             base=None,
+            from_scratch=True,
             reporter=SimpleNamespace(records=dict),
             class_names=(),
             recipe=SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {}),
