@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from ixt.errors import RecipeError
 from ixt.models import load_weights
 from ixt.recipe import Recipe
 from ixt.training.loop import train
-
-_log = logging.getLogger("ixt")
 
 
 def finetune(
@@ -37,7 +34,7 @@ def finetune(
         IxtError: the weights do not fit the model or the recipe, or as `train`.
     """
 
-    def prepare(model: nn.Module) -> None:
+    def prepare(model: nn.Module) -> str:
         loaded = load_weights(model, source, replace_head=True, resample=True)
         if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
             raise RecipeError(
@@ -46,6 +43,6 @@ def finetune(
             )
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""
-        _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
+        return f"{loaded.kind} weights of {loaded.file}{head}{sized}"
 
     return train(recipe, run_dir, resume, prepare, profile_steps)

@@ -18,9 +18,9 @@ from ixt.evaluate import evaluate
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training import state
-from ixt.training.model import Prepare
+from ixt.training.announce import announce_end, announce_start
 from ixt.training.optimizer import set_learning_rate
-from ixt.training.run import Run, open_run
+from ixt.training.run import Prepare, Run, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
 from ixt.training.watch import watched
@@ -41,7 +41,7 @@ def train(
         recipe: with data.root set.
         run_dir: folder of the run: recipe, logs, checkpoints.
         resume: continue the run in `run_dir` at its newest good checkpoint.
-        prepare: called with the fresh model, e.g. to load weights.
+        prepare: loads weights into the fresh model, and gives in words where they come from.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
 
@@ -55,6 +55,7 @@ def train(
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
         with watched(run, micro_step, profile_steps):
+            announce_start(run)
             step, metrics = resume_or_start(run, resume)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
@@ -63,6 +64,7 @@ def train(
                 metrics = finish_epoch(run, step)
             run.stop.over()  # before the processes meet: then one may end earlier than others
             finish_saves(run)
+        announce_end(run)
     return metrics
 
 

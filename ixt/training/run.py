@@ -36,7 +36,7 @@ from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usab
 from ixt.pipeline.loader import TrainLoader
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.ema import Ema
-from ixt.training.model import Prepare, build_model, unfetched
+from ixt.training.model import build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
@@ -44,6 +44,9 @@ from ixt.training.undo import Undo
 MACHINE = "machine.json"
 LEDGER_FORMAT = 2
 """Rows of format 1 have step, epoch and samples; 2 adds labels, data and the format itself."""
+
+Prepare = Callable[[nn.Module], str]
+"""Loads weights into the fresh model, and gives in words where they come from."""
 
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
 """Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
@@ -77,6 +80,10 @@ class Run:
     schedule: SaveSchedule
     peers: list[Peer]
     """The processes of the run."""
+    devices: list[str]
+    """Name of what each process computes on."""
+    weights: str | None
+    """Where the weights come from, in words; None where the seed gives them, or a checkpoint."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
@@ -108,8 +115,7 @@ def open_run(
         recipe: with data.root set.
         run_dir: an existing folder, held by `run_lock.locked`.
         resume: continue the run in it; otherwise it must not hold checkpoints.
-        prepare: called with the fresh model, to load weights for instance; not where the run's own
-            ones are to take their place.
+        prepare: loads weights; not called where the run's own ones take their place.
 
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
@@ -143,7 +149,13 @@ def _build(
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
-    model = build_model(start, len(class_names), device, prepare).to(device)
+    origins = [f"published weights of {start.model.name}"] if start.model.pretrained else []
+
+    def load(fresh: nn.Module) -> None:
+        if prepare is not None:
+            origins.append(prepare(fresh))
+
+    model = build_model(start, len(class_names), device, load).to(device)
     stream = update_stream(recipe.engine, device)
     optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
@@ -179,6 +191,8 @@ def _build(
         undo=Undo(accelerator, model, optimizer, ema) if skips else None,
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
+        devices=[process.device for process in processes],
+        weights=origins[-1] if origins else None,
         graph_stream=stream,
     )
 

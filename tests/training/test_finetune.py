@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,12 +95,12 @@ def test_a_linear_probe_on_other_classes_starts_from_any_format(
     taken: str,
     tuned: Callable[..., Recipe],
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = build(name)
     path = write(kind, source, tmp_path)
     finetune(tuned(name, model={"freeze": "backbone"}), tmp_path / "tuned", path)
-    assert f"started from its {taken} weights; the head is new" in caplog.text
+    assert re.search(rf"from +{taken} weights of \S+; the head is new\n", capsys.readouterr().err)
     checkpoint = newest_checkpoint(tmp_path / "tuned")
     assert checkpoint is not None
     assert checkpoint.state["class_names"] == ["eight", "five", "three"]
@@ -193,14 +194,14 @@ def test_two_processes_train_what_is_not_frozen(
 
 
 def test_position_embeddings_are_resampled_to_another_size(
-    tuned: Callable[..., Recipe], digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tuned: Callable[..., Recipe], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "vit_tiny_patch16_224"
     source = build(name)
     path = write("timm's safetensors", source, tmp_path)
     recipe = tuned(name, augment={"image_size": 64})
     metrics = finetune(recipe, tmp_path / "tuned", path)
-    assert "the head is new; position embeddings resampled" in caplog.text
+    assert "the head is new; position embeddings resampled" in capsys.readouterr().err
     checkpoint = newest_checkpoint(tmp_path / "tuned")
     assert checkpoint is not None
     assert checkpoint.state["recipe"]["model"]["kwargs"]["img_size"] == 64
