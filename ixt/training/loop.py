@@ -55,7 +55,6 @@ def train(
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
         with watched(run, micro_step, profile_steps):
-            announce_start(run)
             step, metrics = resume_or_start(run, resume)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
@@ -171,6 +170,7 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
+    announce_start(run)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None:
