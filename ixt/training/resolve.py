@@ -13,6 +13,7 @@ from ixt.distributed.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
 from ixt.kernels import choose_products
 from ixt.models import sized
+from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import RUN_RECIPE, Recipe, parse_recipe
 from ixt.training.micro_batch import resolve_micro_batch
 from ixt.training.model import probe_model
@@ -38,7 +39,7 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
         )
     stored = stored_recipe(run_dir) if resume else None
     before = stored.recipe if stored is not None else None
-    recipe = sized(inlined(recipe))
+    recipe = _with_batches(sized(inlined(recipe)), before)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
@@ -49,6 +50,17 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
     return parse_recipe(resolved.model_dump(mode="json"), str(run_dir / RUN_RECIPE))
+
+
+def _with_batches(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with the batch sizes that it leaves open, which a run to continue has chosen."""
+    left_open = {"global_batch_size", "micro_batch_size"} - recipe.engine.model_fields_set
+    if not left_open or recipe.data.root is None:
+        return recipe
+    if before is not None:
+        return recipe.with_(engine={name: getattr(before.engine, name) for name in left_open})
+    num_images = len(recipe_index(recipe, "train"))
+    return recipe.with_batches(num_images, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:
