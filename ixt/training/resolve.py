@@ -69,7 +69,7 @@ def _with_group(recipe: Recipe, group: int | None) -> Recipe:
 
 def _compare(stored: StoredRecipe, recipe: Recipe, run_dir: Path) -> None:
     """Refuse a recipe that would compute something else; print what differs without doing so."""
-    found = changes(stored.recipe, recipe)
+    found = changes(stored, recipe)
     fixed = [change for change in found if not change.free]
     if fixed:
         raise CheckpointError(

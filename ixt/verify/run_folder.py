@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
-from ixt.checkpoint.stored_recipe import StoredRecipe, file_problem, stored_recipe
+from ixt.checkpoint.stored_recipe import file_problem, stored_recipe
 from ixt.errors import CheckpointError, DataError
 from ixt.files import read_json
 from ixt.images.data_digest import digest_images
@@ -118,8 +118,7 @@ def _data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []
-    stored = StoredRecipe(checkpoint.path, parse_recipe(checkpoint.state.get("recipe", {})))
-    recipe = stored.recipe.with_(data={"root": root})
+    recipe = parse_recipe(checkpoint.state.get("recipe", {})).with_(data={"root": root})
 
     def check(split: Split) -> str:
         if split not in checkpoint.state.get("data", {}):
