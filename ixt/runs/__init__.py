@@ -1,0 +1,1 @@
+"""Begin a run: a first recipe for a set of images."""
