@@ -50,7 +50,7 @@ class Length(NamedTuple):
 
 # A CPU is to be done in minutes with a few hundred images.
 FROM_SCRATCH = {"gpu": Length(3000, 30, 300), "cpu": Length(1000, 10, 100)}
-FINE_TUNING = {"gpu": Length(1000, 10, 50), "cpu": Length(300, 5, 30)}
+FINE_TUNING = {"gpu": Length(1000, 10, 50), "cpu": Length(150, 5, 30)}
 
 
 @dataclass(frozen=True)
