@@ -304,7 +304,9 @@ def test_weights_without_known_names_are_trained_from_where_order_tells(
     recipe = tuned("resnet18", model={"freeze": "backbone"})
     finetune(recipe, tmp_path / "tuned", path, match_by_order=True)
     count = len(match_by_order(foreign, state, {"fc.weight", "fc.bias"}).state)
-    assert f"{count} tensors matched by order and shape, none is ambiguous" in capsys.readouterr().err
+    assert (
+        f"{count} tensors matched by order and shape, none is ambiguous" in capsys.readouterr().err
+    )
     checkpoint = newest_checkpoint(tmp_path / "tuned")
     assert checkpoint is not None and checkpoint.state["base"]["match_by_order"] is True
     assert torch.equal(
