@@ -36,6 +36,12 @@ class _Rows(_Part):
     sha256: str
 
 
+class _BaseWeights(_Part):
+    name: str
+    kind: str
+    sha256: str
+
+
 class _State(_Part):
     """Types of what is there; only the step has to be."""
 
@@ -52,6 +58,7 @@ class _State(_Part):
     data: dict[str, _Data] = {}
     rows: dict[str, _Rows] = {}
     ledger_format: int = 1
+    base_weights: _BaseWeights | None = None
 
 
 def read_state(folder: Path) -> Mapping[str, Any]:

@@ -18,6 +18,13 @@ def verify(
         str | None,
         typer.Option(help="Compare these images with those of the run or the packed set."),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC",
+            help="Compare the signature of an export with this public key, a PEM file.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the findings to this file.")
     ] = None,
@@ -32,7 +39,7 @@ def verify(
     check_outputs(json_file)
     from ixt.verify import verify as find
 
-    findings = find(path, data)
+    findings = find(path, data, key)
     for finding in findings:
         print(finding)
     ok = all(finding.ok for finding in findings)

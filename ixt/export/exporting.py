@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ixt.checkpoint.checksums import write_checksums
+from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.weights import find_weights
 from ixt.errors import ExportError
 from ixt.export import card, graphs, weights
-from ixt.export.checksums import write_checksums
 from ixt.export.output_paths import check_place, staged
+from ixt.export.provenance import write_provenance
+from ixt.export.signing import open_private_key, sign
 from ixt.export.source import Source, open_source
 from ixt.export.verify import Agreement, Forward, compare
 
@@ -58,6 +61,7 @@ def export_checkpoint(
     overwrite: bool = False,
     real_images: bool = True,
     license_id: str | None = None,
+    key: Path | None = None,
 ) -> Exported:
     """Write a checkpoint in another format; it gets its name only after it gave the same logits.
 
@@ -70,6 +74,7 @@ def export_checkpoint(
         overwrite: replace an earlier export.
         real_images: compare on validation images too, where the recipe's data folder is here.
         license_id: for the model card of format hub; None for none known.
+        key: private key to sign the export and its provenance with; see `signing`.
 
     Raises:
         IxtError: the source does not load, the place is taken, the format does not fit the model,
@@ -83,6 +88,7 @@ def export_checkpoint(
         )
     if format_name == "onnx":
         graphs.check_onnx()
+    signer = open_private_key(key) if key is not None else None
     file, _ = find_weights(checkpoint, prefer_ema)
     check_place(out, folder=chosen.suffix is None, overwrite=overwrite, source=file)
     source = open_source(checkpoint, model_name, prefer_ema)
@@ -97,9 +103,20 @@ def export_checkpoint(
                 f"up to {agreement.max_difference:.2e}, allowed is {agreement.allowed:.0e}; "
                 "nothing is left of it"
             )
-        write_checksums(path)
+        digests = {file.name: sha256(file) for file in _files(path)}
+        if signer is not None:
+            provenance = write_provenance(source, path, format_name, digests)
+            digests[provenance.name] = sha256(provenance)
+        write_checksums(path, digests)
+        if signer is not None:
+            sign(path, signer)
     note = card.ixt_note(source) if format_name in _BY_NAME else None
     return Exported(out, source, agreement, note)
+
+
+def _files(export: Path) -> list[Path]:
+    """An exported folder's files; or an exported file and those beside it, while it is staged."""
+    return list((export if export.is_dir() else export.parent).iterdir())
 
 
 def _format(name: str, out: Path) -> Format:

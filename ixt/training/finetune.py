@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ixt.checkpoint.folder import sha256
 from ixt.errors import RecipeError
 from ixt.models import load_weights
 from ixt.recipe import Recipe
@@ -36,6 +37,7 @@ def finetune(
     Raises:
         IxtError: the weights do not fit the model or the recipe, or as `train`.
     """
+    base: dict[str, Any] = {}
 
     def prepare(model: nn.Module) -> None:
         loaded = load_weights(model, source, replace_head=True, resample=True)
@@ -44,8 +46,9 @@ def finetune(
                 f"model.head_init_scale: acts on a new head only; that of {loaded.file} fits and "
                 "is kept: leave it at 1"
             )
+        base.update(name=loaded.file.name, kind=loaded.kind, sha256=sha256(loaded.file))
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""
         _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
 
-    return train(recipe, run_dir, resume, prepare, profile_steps)
+    return train(recipe, run_dir, resume, prepare, profile_steps, base)

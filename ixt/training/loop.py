@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def train(
     resume: bool = False,
     prepare: Prepare | None = None,
     profile_steps: int = 0,
+    base_weights: Mapping[str, Any] | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
 
@@ -44,6 +45,7 @@ def train(
         prepare: called with the fresh model, e.g. to load weights.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
+        base_weights: name, kind and sha256 of the weights that `prepare` loads, known once it has.
 
     Returns:
         The metrics of the last evaluation.
@@ -54,6 +56,7 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
+        run.base_weights = base_weights or None
         with watched(run, micro_step, profile_steps):
             step, metrics = resume_or_start(run, resume)
             if step and run.schedule.ends_epoch(step) and not metrics:
@@ -168,6 +171,7 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         refuse_other_data(run, checkpoint)
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
+        run.base_weights = checkpoint.state.get("base_weights")
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off

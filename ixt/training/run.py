@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -81,6 +82,8 @@ class Run:
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
     """Of the rows to write; a run that is resumed keeps its own."""
+    base_weights: Mapping[str, Any] | None = None
+    """name, kind and sha256 of the weights that it started from; None for the seed's."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)

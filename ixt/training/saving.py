@@ -66,6 +66,7 @@ def _start_to_write(
         "data": {split: digest.row() for split, digest in run.data.items()},
         "rows": run.reporter.records(),
         "ledger_format": run.ledger_format,
+        "base_weights": run.base_weights,
         "metrics": metrics,
         "score": metrics.get("ema_top1", metrics.get("top1")),
         **scalars,

@@ -14,17 +14,22 @@ from ixt.verify.packed import SETTINGS, verify_packed
 from ixt.verify.run_folder import verify_checkpoint, verify_run
 
 
-def verify(path: Path, data: str | None = None) -> list[Finding]:
+def verify(path: Path, data: str | None = None, key: Path | None = None) -> list[Finding]:
     """Check what ixt wrote; a list of what was checked, good or not.
 
     Args:
         path: a run's folder, a checkpoint's, a packed set, or an export.
         data: images to compare with those that a run was trained on, or a packed set made of.
+        key: public key to compare the signature of an export with.
 
     Raises:
-        IxtError: the path is nothing of ixt's, or has no data to compare.
+        IxtError: the path is nothing of ixt's, has no data to compare, or the key cannot be used.
     """
     refuse_url(path)
+    is_export = (path / "config.json").is_file() or (path / "model.safetensors").is_file()
+    is_export |= path.is_file() and path.suffix in SUFFIXES
+    if key is not None and not is_export and path.exists():
+        raise CheckpointError(f"{path}: only exports are signed; leave out --key")
     if path.is_dir():
         if (path / "checkpoints").is_dir():
             return verify_run(path, data)
@@ -32,11 +37,10 @@ def verify(path: Path, data: str | None = None) -> list[Finding]:
             return verify_checkpoint(path, data)
         if (path / SETTINGS).exists() or any(path.glob(f"*/{INDEX_FOLDER}/{META}")):
             return verify_packed(path, data)
-    is_export = (path / "config.json").is_file() or (path / "model.safetensors").is_file()
-    if is_export or (path.is_file() and path.suffix in SUFFIXES):
+    if is_export:
         if data is not None:
             raise CheckpointError(f"{path}: an export says nothing of its data; leave out --data")
-        return verify_export(path)
+        return verify_export(path, key)
     found = "is nothing that ixt writes" if path.exists() else "no such file or folder"
     raise CheckpointError(
         f"{path}: {found}; give a run's folder, a checkpoint's, a packed set, or an export "
