@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ixt.errors import escaped
 from ixt.files import fsync
 from ixt.monitor.prometheus import Exporter
 from ixt.monitor.row_file import LEDGER, METRICS, Record, RowFile
@@ -87,9 +88,9 @@ class Reporter:
             self._exporter.close()
 
     def say(self, text: str) -> None:
-        """Print a line for people."""
+        """Print a line for people; names in it are text, not markup."""
         if self._console is not None:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(escaped(text), highlight=False, soft_wrap=True)
 
     def advance(self) -> None:
         """One more update is done."""
