@@ -9,13 +9,14 @@ from pathlib import Path
 from ixt.checkpoint.checksums import write_checksums
 from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.weights import find_weights
-from ixt.errors import ExportError
+from ixt.errors import ExportError, IxtError
 from ixt.export import card, graphs, weights
 from ixt.export.output_paths import check_place, staged
 from ixt.export.provenance import write_provenance
 from ixt.export.signing import open_private_key, sign
 from ixt.export.source import Source, open_source
 from ixt.export.verify import Agreement, Forward, compare
+from ixt.files import reason
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def export_checkpoint(
         chosen.write(source, path)
         if format_name == "hub":
             card.write_card(source, path, license_id, out.name)
-        agreement = compare(source.model, chosen.load(source, path), source.recipe, real_images)
+        agreement = compare(
+            source.model, _read_back(chosen, source, path, out), source.recipe, real_images
+        )
         if not agreement:
             raise ExportError(
                 f"{out}: the {format_name} export gives other logits than {file}: they differ by "
@@ -112,6 +115,19 @@ def export_checkpoint(
             sign(path, signer)
     note = card.ixt_note(source) if format_name in _BY_NAME else None
     return Exported(out, source, agreement, note)
+
+
+def _read_back(chosen: Format, source: Source, path: Path, out: Path) -> Forward:
+    try:
+        return chosen.load(source, path)
+    except IxtError:
+        raise
+    except Exception as error:  # fed half a file, unpicklers and parsers fail in any way
+        # torch's reader in C++ makes a SystemError of an error of the disk.
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise ExportError(
+            f"{out}: cannot be read back: {reason(cause)}; nothing is left of it"
+        ) from error
 
 
 def _files(export: Path) -> list[Path]:
