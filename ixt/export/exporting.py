@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ixt.checkpoint.checksums import write_checksums
 from ixt.checkpoint.folder import sha256
@@ -106,13 +107,7 @@ def export_checkpoint(
                 f"up to {agreement.max_difference:.2e}, allowed is {agreement.allowed:.0e}; "
                 "nothing is left of it"
             )
-        digests = {file.name: sha256(file) for file in _files(path)}
-        if signer is not None:
-            provenance = write_provenance(source, path, format_name, digests)
-            digests[provenance.name] = sha256(provenance)
-        write_checksums(path, digests)
-        if signer is not None:
-            sign(path, signer)
+        _vouch(source, path, format_name, signer)
     note = card.ixt_note(source) if format_name in _BY_NAME else None
     return Exported(out, source, agreement, note)
 
@@ -128,6 +123,17 @@ def _read_back(chosen: Format, source: Source, path: Path, out: Path) -> Forward
         raise ExportError(
             f"{out}: cannot be read back: {reason(cause)}; nothing is left of it"
         ) from error
+
+
+def _vouch(source: Source, path: Path, format_name: str, signer: Any) -> None:
+    """Write checksums; and provenance before, and a signature after them, if there is a signer."""
+    digests = {file.name: sha256(file) for file in _files(path)}
+    if signer is not None:
+        provenance = write_provenance(source, path, format_name, digests)
+        digests[provenance.name] = sha256(provenance)
+    write_checksums(path, digests)
+    if signer is not None:
+        sign(path, signer)
 
 
 def _files(export: Path) -> list[Path]:
