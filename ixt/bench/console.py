@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from ixt.errors import printable
+
 _FILE_WIDTH = 200  # characters, where the output is no terminal that would wrap them
 
 
@@ -29,7 +31,7 @@ def print_table(
     for name in columns:
         table.add_column(name, justify="left" if name in words else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
@@ -37,6 +39,6 @@ def print_table(
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they are, however long."""
+    """Print lines however long; what is not visible in names is escaped."""
     for line in lines:
-        Console().print(line, highlight=False, soft_wrap=True, markup=False)
+        Console().print(printable(line), highlight=False, soft_wrap=True, markup=False)

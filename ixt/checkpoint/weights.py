@@ -21,6 +21,7 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from ixt.checkpoint.address import checkpoint_at, describe_choice
+from ixt.checkpoint.checksums import refuse_changed
 from ixt.checkpoint.info import CheckpointInfo, arguments_info, export_info, folder_info
 from ixt.errors import CheckpointError
 from ixt.files import reason
@@ -92,17 +93,19 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
     """Read the weights of a run, a checkpoint folder or a file, without running code from it.
 
     Reads .safetensors, and .pth, .pt, .pth.tar and .bin files with torch's restricted unpickler.
+    Where `ixt export` left checksums beside a file, it is compared with them.
 
     Args:
         path: see `find_weights`; which checkpoint of a run is taken is logged.
         prefer_ema: take averaged weights where there are both; the other kind where not.
 
     Raises:
-        CheckpointError: nothing there, another kind of file, damaged, without weights, or
-            holding objects that only code could rebuild.
+        CheckpointError: nothing there, another kind of file, damaged, changed since its checksum
+            was written, without weights, or holding objects that only code could rebuild.
     """
     file, kind = find_weights(path, prefer_ema)
     describe_choice(Path(path), file, kind)
+    refuse_changed(file)
     if file.suffix == ".safetensors":
         info = folder_info(file.parent)
         container: Container = "plain" if info is None else "ixt"

@@ -54,10 +54,20 @@ def export(
         str | None,
         typer.Option("--license", help="For the model card of format hub, e.g. apache-2.0."),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign with this private key, a PEM file."),
+    ] = None,
 ) -> None:
     """Write a checkpoint for timm, the Hugging Face Hub, the paper's code, ONNX or torch.export.
 
     The result is loaded back and compared with the checkpoint before it gets its name.
+
+    With `--sign`, provenance.json says which checkpoint, recipe, samples, data and versions the
+    weights come from, and a signature covers it and all other files; `ixt verify --key` compares
+    both without a network. Make a pair of keys with
+    `openssl ecparam -name prime256v1 -genkey -noout -out key.pem` and
+    `openssl ec -in key.pem -pubout -out public.pem`.
 
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
     """
@@ -74,6 +84,7 @@ def export(
         overwrite=overwrite,
         real_images=not data_free,
         license_id=license_id,
+        key=key,
     )
     found, source = done.agreement, done.source
     say(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, say
 from ixt.cli.options import DataOption, RecipeArgument, RunDirOption, SetOption, grouped
 from ixt.files import write_text
 
@@ -159,7 +159,7 @@ def _deliver(text: str, default: Path, delivery: Delivery, *program: str) -> Non
         return
     file = delivery.out or default
     write_text(file, text)
-    print(f"{file}: written")
+    say(f"{file}: written")
     if delivery.submit:
         from ixt.distributed.launch import jobs
 

@@ -30,6 +30,13 @@ def verify(
             "and compare: every bit on the same stack, within bounds on another one.",
         ),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC",
+            help="Compare the signature of an export with this public key, a PEM file.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the findings to this file.")
     ] = None,
@@ -45,7 +52,7 @@ def verify(
     from ixt.verify import verify as find
 
     try:
-        findings = find(path, data, replay)
+        findings = find(path, data, replay, key)
     except Interrupted as error:
         say("stopped; nothing was changed", error=True)
         raise typer.Exit(128 + error.signum) from None

@@ -5,7 +5,8 @@
     export_checkpoint(Path("runs/inceptionnext_tiny"), Path("tiny.onnx"), "onnx")
 
 `source` loads what is exported, `weights` and `graphs` write and read formats, `card` fills the
-model card, `verify` compares logits, `place` keeps half-written exports away from their names.
+model card, `verify` compares logits, `output_paths` keeps half-written exports away from their
+names, `provenance` and `signing` say where an export comes from, and from whom.
 """
 
 from ixt.export.exporting import FORMATS, Exported, export_checkpoint

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from timm.models import load_checkpoint, save_for_hf
 from torch import Tensor, nn
 
-from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
 from ixt.export.source import Source, describe
@@ -95,8 +94,7 @@ def load_paper(source: Source, file: Path) -> Forward:
 
 def _save(source: Source, state: dict[str, Tensor], file: Path) -> None:
     torch.save({name: tensor.contiguous() for name, tensor in state.items()}, file)
-    facts = json.dumps({**describe(source), "sha256": sha256(file)}, indent=1)
-    facts_beside(file).write_text(facts + "\n")
+    facts_beside(file).write_text(json.dumps(describe(source), indent=1) + "\n")
 
 
 def _bare(source: Source) -> nn.Module:

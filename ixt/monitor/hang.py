@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -154,7 +155,8 @@ class Watch:
     def _consult(self) -> None:
         """Write down how far this process got, read the others' positions, end or continue."""
         own = self._position()
-        self._board.write(own)
+        with suppress(OSError):  # a full disk must not keep a hanging run from its end
+            self._board.write(own)
         patience_s = answer_time_s(self._peers, self._timeout_s, _GATHER_S)
         deadline_s = self._timing.now() + patience_s
         while (found := {**self._answers(), own.rank: own}) and self._timing.now() < deadline_s:
@@ -166,7 +168,8 @@ class Watch:
             self._end(own, verdict)
         self._seen = found
         self._wait(_TICK_S)  # for the others to have read it
-        self._board.clear()
+        with suppress(OSError):
+            self._board.clear()
         self._wait(_REST_S)
 
     def _answers(self) -> dict[int, Position]:

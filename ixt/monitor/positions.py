@@ -137,9 +137,13 @@ class Board:
         part.replace(self.file)
 
     def read(self) -> dict[int, Position]:
-        """What processes of this run have written, by rank."""
-        found = {}
-        for file in self._run_dir.glob("stacks-rank-*.txt"):
+        """What processes of this run have written, by rank; nothing while the disk fails."""
+        found: dict[int, Position] = {}
+        try:
+            files = list(self._run_dir.glob("stacks-rank-*.txt"))
+        except OSError:
+            return found
+        for file in files:
             try:
                 position = Position(**json.loads(file.read_text().partition("\n")[0]))
                 peer = self._peers[position.rank]

@@ -76,7 +76,7 @@ class Reporter:
             self._exporter.close()
 
     def say(self, text: str) -> None:
-        """Print a line for people."""
+        """Print a line for people; names in it are text, not markup."""
         if self._console is not None:
             self._console.print(
                 printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True

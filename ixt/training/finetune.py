@@ -43,7 +43,7 @@ def finetune(
         IxtError: the weights do not fit the model or the recipe, or as `train`.
     """
     if resume:
-        return train(recipe, run_dir, resume=True, profile_steps=profile_steps)
+        return train(recipe, run_dir, resume=True, profile_steps=profile_steps, until=until)
     held = [read_weights(source)]  # not for longer than until the model has them
 
     def prepare(model: nn.Module) -> str:

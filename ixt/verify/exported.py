@@ -7,11 +7,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from ixt.checkpoint.checksums import sums_of, verify_checksums
 from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import facts_beside
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
-from ixt.export.checksums import sums_of, verify_checksums
+from ixt.export.provenance import signature_of
+from ixt.export.signing import check_signature, open_public_key
 from ixt.files import read_json
 from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.verify.finding import Finding, checked
@@ -20,13 +22,19 @@ _GRAPHS = (".onnx", ".pt2")
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", *_GRAPHS)
 
 
-def verify_export(path: Path) -> list[Finding]:
+def verify_export(path: Path, key: Path | None) -> list[Finding]:
     """Check an export; see `verify`."""
+    verifier = open_public_key(key) if key is not None else None
     findings = []
     if sums_of(path).exists():
         findings.append(checked(sums_of(path).name, partial(_sums, path)))
     elif path.is_file():
         findings.append(checked(path.name, partial(_content, path)))
+    if verifier is not None:
+        findings.append(checked(signature_of(path).name, partial(check_signature, path, verifier)))
+    elif signature_of(path).is_file():
+        note = "not compared; --key PUBLIC does it"
+        findings.append(Finding(signature_of(path).name, True, note))
     if path.suffix not in _GRAPHS:
         findings.append(checked("weights", partial(_weights, path)))
     return findings

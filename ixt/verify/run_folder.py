@@ -80,7 +80,10 @@ def _rows(file: Path, newest: Checkpoint) -> str:
     if damage is not None:
         raise CheckpointError(damage)
     # A run that trains now may be about to end the last line.
-    lines = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    content = file.read_bytes()
+    if record is not None and len(content) < record["bytes"]:
+        raise CheckpointError("became shorter while it was read")
+    lines = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
     rows = [row for row in map(read_row, lines) if row is not None]
     last = rows[-1]["step"] if rows else 0
     dense = file.name == LEDGER

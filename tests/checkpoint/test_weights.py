@@ -1,4 +1,5 @@
 import argparse
+import hashlib
 import os
 import pickle
 import re
@@ -304,3 +305,40 @@ def test_what_is_not_there_or_holds_no_weights_is_said(tmp_path) -> None:
     torch.save([1, 2], tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="holds no weights but list"):
         read_weights(tmp_path / "y.pth")
+
+
+def listed(*files: Path) -> str:
+    """Lines of sha256sum."""
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return "".join(f"{d}  {file.name}\n" for d, file in zip(digests, files, strict=True))
+
+
+@pytest.mark.parametrize("changed", ["x.pth", "x.pth.json"])
+@pytest.mark.parametrize("sums", ["x.pth.sha256", "SHA256SUMS"])
+def test_weights_that_changed_since_their_checksum_are_refused(
+    changed: str, sums: str, tmp_path: Path
+) -> None:
+    weights, facts = tmp_path / "x.pth", tmp_path / "x.pth.json"
+    torch.save({"weight": torch.arange(3.0)}, weights)
+    facts.write_text("{}")
+    (tmp_path / sums).write_text(listed(weights, facts))
+    assert read_weights(weights).state["weight"].tolist() == [0, 1, 2]
+    if changed == "x.pth":
+        torch.save({"weight": torch.arange(4.0)}, weights)
+    else:
+        facts.write_text("[]")
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(weights)
+    assert str(caught.value) == (
+        f"{tmp_path / changed}: does not match its checksum in {sums}; copy or export both again"
+    )
+
+
+def test_a_list_of_checksums_of_other_files_is_no_matter(tmp_path: Path) -> None:
+    weights, other = tmp_path / "x.pth", tmp_path / "other"
+    torch.save({"weight": torch.arange(3.0)}, weights)
+    other.write_text("other")
+    (tmp_path / "SHA256SUMS").write_text("# a note\n" + listed(other) + "\n")
+    other.unlink()
+    (tmp_path / "x.pth.sha256").write_text("f00d\n")
+    assert read_weights(weights).state["weight"].tolist() == [0, 1, 2]

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -249,3 +250,12 @@ def test_machines_that_cannot_share_an_update_are_refused_before_they_queue(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "cannot be shared by 40 processes (5 machines with 8 each)" in capsys.readouterr().err
+
+
+def test_a_file_s_name_cannot_forge_a_line(
+    tmp_path: Path, ixt_status: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a\nb.sh"
+    arguments = ("inceptionnext_tiny", "--data", tmp_path, "--time", "1:00:00", "--out", out)
+    assert ixt_status("launch", "slurm", *arguments) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/a\\nb.sh: written\n"

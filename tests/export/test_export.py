@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_a_state_dict_has_its_classes_and_settings_in_json_beside_it(
     facts = json.loads((tmp_path / "x.pth.json").read_text())
     assert facts["class_names"] == list(NAMES)
     assert (facts["image_size"], facts["crop_pct"], facts["weights"]) == (SIZE, 0.9, "ema")
+
+
+def test_an_exported_file_is_hashed_once(
+    save_run: SaveRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, hashed = hashlib.file_digest, []
+
+    def counted(stream: Any, name: Any) -> Any:
+        hashed.append(Path(stream.name).name)
+        return digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    export_checkpoint(save_run(), tmp_path / "x.pth", "timm-pth")
+    assert hashed.count("x.pth") == hashed.count("x.pth.json") == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -374,6 +389,16 @@ def test_a_json_file_that_lies_where_the_facts_go_is_kept(
     with pytest.raises(ExportError, match=r"x\.pth\.json: exists already"):
         export_checkpoint(save_run(), tmp_path / "x.pth", "timm-pth")
     assert (tmp_path / "x.pth.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("beside", ["x.pth.sha256", "x.pth.sig", "x.pth.provenance.json"])
+def test_no_file_beside_an_export_is_replaced_or_kept_from_another(
+    beside: str, save_run: SaveRun, tmp_path: Path
+) -> None:
+    (tmp_path / beside).write_text("mine")
+    with pytest.raises(ExportError, match=rf"{beside}: exists already"):
+        export_checkpoint(save_run(), tmp_path / "x.pth", "timm-pth")
+    assert (tmp_path / beside).read_text() == "mine"
 
 
 def test_a_license_is_for_a_model_card_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -89,6 +90,22 @@ def test_without_progress_the_stacks_name_the_place(
     assert "test_without_progress_the_stacks_name_the_place" in stacks  # the main thread's
     assert "_consult" in stacks  # and the others'
     assert list(tmp_path.iterdir()) == []  # a run that goes on leaves none
+
+
+def test_a_disk_that_fails_does_not_end_the_watch(
+    tmp_path: Path, left: list[tuple[Position, Verdict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for place, name in ((Path, "glob"), (Board, "write")):
+        monkeypatch.setattr(place, name, fail)
+    with HangWatch(tmp_path, 0.2, ALONE):
+        activity.update_done(3)
+        deadline_s = time.monotonic() + 10
+        while not left and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+    assert left and left[0][0].step == 3
 
 
 def test_a_rank_in_the_stop_agreement_waits_for_others() -> None:

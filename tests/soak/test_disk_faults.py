@@ -7,7 +7,6 @@ suite takes a sample of the accesses, the slow one all of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,69 +15,19 @@ import pytest
 import small_archives
 import tar_sets
 import torch
-from disk_faults import DiskFaults, Kind, failing
+from fault_sweep import EVERY, files, sweep_accesses
 
 from ixt.checkpoint.folder import newest_checkpoint, save_checkpoint, sweep
-from ixt.cli.app import ADVICE
-from ixt.errors import IxtError
 from ixt.files import write_json
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 from ixt.tools.prepare import Options, Sources, prepare
 
-KINDS: tuple[Kind, ...] = ("error", "short")
-MOST = 20_000
-SAMPLE = 13
-
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-def sweep_accesses(
-    prepare_state: Callable[[Path], None],
-    operation: Callable[[Path], Any],
-    check: Callable[[Path, Any], None],
-    tmp_path: Path,
-    every: int,
-) -> int:
-    """Run an operation once for each access that can fail; the number of faults.
-
-    Args:
-        prepare_state: makes what the operation starts from, in an empty folder.
-        operation: gives its result, or raises.
-        check: called with the folder and the result, None where it raised.
-        tmp_path: for the folders.
-        every: 1 for all accesses, n for every n-th.
-    """
-    done = 0
-    for kind in KINDS:
-        for at in range(0, MOST, every):
-            root = tmp_path / "disk"
-            shutil.rmtree(root, ignore_errors=True)
-            root.mkdir()
-            prepare_state(root)
-            result = None
-            with failing(DiskFaults(root, at, kind)) as faults:
-                try:
-                    result = operation(root)
-                except IxtError as error:
-                    assert "\n" not in str(error), faults.hit
-                    assert str(root) in str(error), (faults.hit, str(error))
-                except OSError as error:
-                    # The command line makes one line of it.
-                    assert error.errno in ADVICE and error.filename, (faults.hit, error)
-            if faults.hit is None:
-                assert result is not None, "it fails where no access does"
-                break
-            done += 1
-            try:
-                check(root, result)
-            except Exception as error:
-                raise AssertionError(f"{kind} at access {at}, {faults.hit}: {error}") from error
-    return done
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -91,20 +40,6 @@ def assert_is_step(root: Path, *steps: int) -> None:
     found = newest_checkpoint(root)
     assert found is not None and found.step in steps
     assert torch.equal(found.tensors("model")["weight"], tensors(found.step)["model"]["weight"])
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
-EVERY = [
-    pytest.param(SAMPLE, id="sample"),
-    pytest.param(1, id="all", marks=pytest.mark.slow),
-]
 
 
 @pytest.mark.parametrize("every", EVERY)

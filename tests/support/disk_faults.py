@@ -1,7 +1,8 @@
 """A disk that fails once: the k-th access to files below a folder, as SQLite's tests do it.
 
-Python's ways to files are replaced: `open`, the functions of `os`, and what safetensors writes and
-reads in Rust. Counting goes over all of them, so a sweep over k meets every access of an operation.
+Python's ways to files are replaced: `open`, the functions of `os`, and what safetensors and
+torch write on their own. Counting goes over all of them, so a sweep over k meets every access of an
+operation.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any, Literal
 
 import pytest
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 Kind = Literal["error", "short"]
 """An access that fails; or one that writes, or reads, half of its bytes (a write fails then)."""
 
-_BY_PATH = ("mkdir", "replace", "rename", "unlink", "listdir", "scandir")
+_BY_PATH = ("mkdir", "replace", "rename", "link", "unlink", "listdir", "scandir")
 _BY_DESCRIPTOR = ("pread", "preadv", "fsync")
 
 
@@ -127,6 +129,7 @@ def failing(faults: DiskFaults) -> Iterator[DiskFaults]:
         for name in _BY_DESCRIPTOR:
             _patch_descriptor(patch, faults, name)
         _patch_safetensors(patch, faults)
+        _patch_torch(patch, faults)
         yield faults
 
 
@@ -197,3 +200,19 @@ def _patch_safetensors(patch: pytest.MonkeyPatch, faults: DiskFaults) -> None:
             )
 
     patch.setattr(safetensors.torch, "serialize_file", written)
+
+
+def _patch_torch(patch: pytest.MonkeyPatch, faults: DiskFaults) -> None:
+    """torch.save writes in C++: fail as it does, with half of the file written."""
+    save = torch.save
+
+    def saved(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        failing = faults.meets("torch.save", file)
+        if not failing or faults.kind == "short":
+            save(content, file, *args, **kwargs)
+        if failing:
+            if faults.kind == "short":
+                os.truncate(file, os.path.getsize(file) // 2)
+            raise RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0")
+
+    patch.setattr(torch, "save", saved)

@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
-from ixt.checkpoint.folder import newest_checkpoint, save_checkpoint
+from ixt.checkpoint.folder import newest_checkpoint, save_checkpoint, sha256
 from ixt.errors import Interrupted, ModelError, RecipeError
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.evaluation import Settings, run_evaluation
@@ -167,6 +167,8 @@ def test_a_frozen_run_resumes_bit_for_bit(
     finetune(recipe, tmp_path / "broken", path, resume=True)
     found, expected = (newest_checkpoint(tmp_path / name) for name in ("broken", "unbroken"))
     assert found is not None and expected is not None and found.step == expected.step == 4
+    assert found.state["base"] == expected.state["base"]
+    assert found.state["base"]["sha256"] == sha256(path)
     for name in ("model", "ema", "optimizer"):
         one, other = found.tensors(name), expected.tensors(name)
         assert one.keys() == other.keys()
