@@ -13,6 +13,7 @@ from ixt.cli import (
     launch,
     plan,
     predict,
+    report,
     train,
     verify,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "main",
     "plan",
     "predict",
+    "report",
     "train",
     "verify",
 ]

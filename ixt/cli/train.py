@@ -178,6 +178,7 @@ def _train(
     if status is not None:
         sys.exit(status)
     from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.runs.report.writer import ReportWriter
     from ixt.training.finetune import finetune
     from ixt.training.loop import train
 
@@ -185,6 +186,6 @@ def _train(
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
     resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
     if source is None:
-        train(recipe, folder, resume, profile_steps=execution.profile)
+        train(recipe, folder, resume, None, execution.profile, ReportWriter)
     else:
-        finetune(recipe, folder, source, resume, profile_steps=execution.profile)
+        finetune(recipe, folder, source, resume, execution.profile, ReportWriter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from ixt.errors import RecipeError
 from ixt.models import load_weights
 from ixt.recipe import Recipe
 from ixt.training.loop import train
+from ixt.training.run import Run, RunReport
 
 _log = logging.getLogger("ixt")
 
 
 def finetune(
-    recipe: Recipe, run_dir: Path, source: Path, resume: bool = False, profile_steps: int = 0
+    recipe: Recipe,
+    run_dir: Path,
+    source: Path,
+    resume: bool = False,
+    profile_steps: int = 0,
+    report: Callable[[Run], RunReport] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
@@ -29,6 +36,7 @@ def finetune(
             embeddings of another image size are resampled.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
         profile_steps: steps to trace.
+        report: makes what writes the run's report; None for no report.
 
     Returns:
         The metrics of the last evaluation.
@@ -48,4 +56,4 @@ def finetune(
         sized = "; position embeddings resampled" if loaded.resampled else ""
         _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
 
-    return train(recipe, run_dir, resume, prepare, profile_steps)
+    return train(recipe, run_dir, resume, prepare, profile_steps, report)

@@ -14,13 +14,13 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import evaluate
+from ixt.evaluate import accuracy, take_records
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training import state
 from ixt.training.model import Prepare
 from ixt.training.optimizer import set_learning_rate
-from ixt.training.run import Run, open_run
+from ixt.training.run import Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
 from ixt.training.watch import watched
@@ -34,6 +34,7 @@ def train(
     resume: bool = False,
     prepare: Prepare | None = None,
     profile_steps: int = 0,
+    report: Callable[[Run], RunReport] | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
 
@@ -44,6 +45,8 @@ def train(
         prepare: called with the fresh model, e.g. to load weights.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
+        report: makes what writes the run's report, e.g. `ixt.runs.report.writer.ReportWriter`;
+            None for no report.
 
     Returns:
         The metrics of the last evaluation.
@@ -54,7 +57,7 @@ def train(
     """
     with locked(run_dir):
         run = open_run(recipe, run_dir, resume, prepare)
-        with watched(run, micro_step, profile_steps):
+        with watched(run, micro_step, profile_steps, report):
             step, metrics = resume_or_start(run, resume)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
@@ -142,14 +145,17 @@ def finish_epoch(run: Run, step: int) -> Metrics:
 def evaluate_epoch(run: Run, step: int) -> Metrics:
     """Evaluate the weights, and their average where there is one."""
     epoch = step // run.updates_per_epoch
-    device = run.accelerator.device
+    loader, device = run.eval_loader, run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
+        records = take_records(run.wrapped, loader, device)
+    metrics = accuracy(records, loader.labels).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
+            records = take_records(run.wrapped, loader, device)
+        metrics |= accuracy(records, loader.labels).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
+    run.report.evaluated(step, records)
     return metrics
 
 
