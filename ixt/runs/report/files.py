@@ -55,15 +55,16 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     if output is not None:
         write_text(output, run_html(run))
         return output
+    page = place = run_dir / REPORT
     try:
-        publish(run_dir / REPORT, run_html(run))
+        publish(page, run_html(run))
+        place = run_dir / _FILES
         write_files(run)
     except OSError as error:
         raise DataError(
-            f"{error.filename or run_dir / REPORT}: cannot be written ({reason(error)}); "
-            "give another place with --output FILE"
+            f"{place}: cannot be written ({reason(error)}); give another place with --output FILE"
         ) from error
-    return run_dir / REPORT
+    return page
 
 
 def write_files(run: RunFolder) -> dict[str, Image.Image]:
