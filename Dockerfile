@@ -10,7 +10,7 @@ RUN python3 -m venv /opt/ixt
 ENV PATH=/opt/ixt/bin:$PATH
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY ixt ixt
 COPY recipes recipes
 RUN pip install --no-cache-dir '.[all]'

@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 KILLS ?= 20
 
-.PHONY: help install demo lint format typecheck test test-slow soak test-gpu bench check clean
+.PHONY: help install demo lint format typecheck test test-slow soak test-gpu bench reference dist check clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,13 @@ bench: $(STAMP)  ## The benchmarks that need no GPU: augmentation, evaluation, c
 	$(BIN)/python tests/benchmarks/evaluate.py
 	$(BIN)/python tests/benchmarks/checkpoint_stall.py
 	$(BIN)/python tests/benchmarks/startup.py
+
+reference: $(STAMP)  ## Write recipes/README.md and ixt/cli/README.md anew from the code.
+	$(BIN)/python tests/support/reference.py
+
+dist: $(STAMP)  ## Make the source archive and the wheel, in dist/.
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 check: test  ## The same as test.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ixt.distributed.signals import STOP_SIGNALS
 from ixt.monitor import activity
-from ixt.recipe import Recipe, parse_recipe
+from ixt.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe, parse_recipe
 from ixt.tools.demo import write_demo
 
 
@@ -27,7 +27,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_sections(digits: Path) -> dict[str, dict[str, object]]:
-    """A recipe as plain data: a two-epoch run of a very small InceptionNeXt, all parts on."""
+    """A recipe as plain data: a two-epoch run of a very small InceptionNeXt, all parts on.
+
+    Nothing is left to the model, so that every part takes it as it is.
+    """
     return {
         "model": {
             "name": "inceptionnext_atto",
@@ -37,6 +40,8 @@ def tiny_sections(digits: Path) -> dict[str, dict[str, object]]:
         "data": {"root": str(digits), "num_threads": 1},
         "augment": {
             "image_size": 32,
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
             "policy": "rand-m5-mstd0.5-inc1",
             "erase_prob": 0.25,
             "mixup_alpha": 0.8,
@@ -46,7 +51,12 @@ def tiny_sections(digits: Path) -> dict[str, dict[str, object]]:
         "schedule": {"epochs": 2, "warmup_epochs": 1, "unit": "update"},
         "ema": {"decay": 0.9},
         "engine": {"global_batch_size": 256, "micro_batch_size": 64},
-        "eval": {"batch_size": 120, "crop_pct": 1.0},
+        "eval": {
+            "batch_size": 120,
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+        },
         "run": {"log_every_steps": 2, "trackers": []},
     }
 

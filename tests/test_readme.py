@@ -155,12 +155,13 @@ def test_the_demo_is_written_checked_trained_on_and_found_finished(demo: Demo) -
     assert len(BLOCKS[0].splitlines()) == len(demo.said)
     assert list(demo.said) == [
         *("data demo", "data check", "train", "resume", "verify", "eval"),
-        *("predict", "finetune", "export", "bench"),
+        *("predict", "finetune", "runs", "export", "bench"),
     ]
     assert len(list((demo.folder / "demo-data").rglob("*.jpeg"))) == 1797
     assert (demo.last_row("runs/demo")["step"], demo.last_row("runs/demo")["count"]) == (3, 360)
     assert "at step 3" in demo.said["resume"]
     assert "ledger.jsonl: 3 rows without a gap, to step 3" in demo.said["verify"]
+    assert "steps 1 to 3: all" in demo.said["verify"]
     assert "WRONG" not in demo.said["verify"]
 
 

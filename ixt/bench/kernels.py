@@ -60,7 +60,7 @@ class KernelRow:
     percent_of_copy: float
     """That rate over the rate of a copy of the same tensor on the same device."""
     tflop_per_s: float | None = None
-    """Of a matrix product with what follows it: its operations over that time, in 1e12/s."""
+    """Operations of a matrix product over its time, what follows it included, in 1e12/s."""
 
 
 def bench_kernels(

@@ -104,7 +104,7 @@ class Timing(Part):
     peak_resident_gib: float
     """Largest resident set of the process."""
     images_per_joule: float | None
-    """By the device's energy counter; None where it has none."""
+    """Images per joule by the device's energy counter; None where it has none."""
     throttled: tuple[str, ...]
     """Reasons for which the device lowered its clocks meanwhile."""
     checks: dict[str, Any]

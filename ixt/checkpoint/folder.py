@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ixt.errors import CheckpointError, DamagedCheckpoint
 from ixt.files import published, read_json, reason, sync
 
 _FOLDER = "checkpoints"
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(\.old)?")
 _log = logging.getLogger("ixt")
 
@@ -79,7 +79,7 @@ def save_checkpoint(
                     flat = {key: value.contiguous() for key, value in named.items()}
                     save_file(flat, temporary / f"{name}.safetensors")
             _write_json(temporary / STATE, {"format": FORMAT, **state})
-            _write_json(temporary / _MANIFEST, _manifest(temporary))
+            _write_json(temporary / MANIFEST, _manifest(temporary))
             sync(temporary)
             # Older checkpoints are deleted after this: what was written is read again before.
             _verify(temporary, weights=True)
@@ -138,9 +138,9 @@ def read_checkpoint(path: Path, verify: bool = True, weights: bool = True) -> Ch
 
 def _verify(path: Path, weights: bool) -> None:
     """Compare the files with the manifest; raise OSError or ValueError where they differ."""
-    manifest = read_json(path / _MANIFEST)
+    manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or STATE not in manifest:
-        raise ValueError(f"{_MANIFEST} does not name {STATE}")
+        raise ValueError(f"{MANIFEST} does not name {STATE}")
     for name, expected in manifest.items() if weights else [(STATE, manifest[STATE])]:
         file = path / name
         if not file.is_file():
@@ -175,14 +175,27 @@ def sweep(
     steps = {path: _step(path) for path in checkpoint_folders(run_dir)}
     present = [path for path, step in steps.items() if step is not None and step <= newest]
     states = {path: _state(path) for path in present}
-    scores = {path: s["score"] for path, s in states.items() if s.get("score") is not None}
-    best = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)[:keep_best]
+    best = best_first(present)[:keep_best]
     forever = [path for path in present if _ends_epoch(states[path], keep_every_epochs)]
     keep = {*present[-keep_last:], *best, *forever}
     for path in steps.keys() - keep:
         _remove(path)
     for leftover in (run_dir / _FOLDER).glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def best_first(folders: Iterable[Path]) -> list[Path]:
+    """Those that were evaluated, by falling top-1; of equal ones the later one first."""
+    states = {path: _state(path) for path in folders}
+    scores = {path: s["score"] for path, s in states.items() if s.get("score") is not None}
+    return sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of one of `checkpoint_folders`."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def _step(path: Path) -> int | None:

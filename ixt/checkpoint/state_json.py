@@ -43,6 +43,7 @@ class _State(_Part):
     epoch: int = 0
     epoch_ended: bool = False
     recipe: dict[str, dict[str, Any]] = {}
+    base: dict[str, Any] | None = None
     class_names: list[str] = []
     metrics: dict[str, Any] = {}
     score: float | None = None
@@ -52,6 +53,7 @@ class _State(_Part):
     data: dict[str, _Data] = {}
     rows: dict[str, _Rows] = {}
     ledger_format: int = 1
+    from_scratch: bool | None = None
 
 
 def read_state(folder: Path) -> Mapping[str, Any]:

@@ -14,7 +14,14 @@ from typing import Any
 from ixt.checkpoint.folder import checkpoint_folders, newest_checkpoint, read_checkpoint
 from ixt.checkpoint.state_json import STATE
 from ixt.errors import CheckpointError, DamagedCheckpoint, RecipeError
-from ixt.recipe import RUN_RECIPE, Recipe, load_recipe, override_recipe, parse_recipe
+from ixt.recipe import (
+    RUN_RECIPE,
+    Recipe,
+    completed,
+    load_recipe,
+    override_recipe,
+    parse_stored,
+)
 
 # What may differ between a run and its continuation without changing what is computed.
 _FREE = {
@@ -50,6 +57,8 @@ class StoredRecipe:
     checkpoint: Path
     """The folder that holds it."""
     recipe: Recipe
+    base: dict[str, Any] | None = None
+    """The weights that the run started from (`ixt.models.Base`); None for those of its seed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ def stored_recipe(run_dir: Path) -> StoredRecipe | None:
         except DamagedCheckpoint:  # reported where the weights are read
             continue
         if state.get("recipe"):
-            return StoredRecipe(path, parse_recipe(state["recipe"], str(path / STATE)))
+            recipe = parse_stored(state["recipe"], str(path / STATE))
+            return StoredRecipe(path, recipe, state.get("base"))
     return None
 
 
@@ -108,7 +118,8 @@ def file_problem(run_dir: Path, stored: StoredRecipe) -> str | None:
     if not os.path.lexists(file):
         return f"{file}: is missing"
     try:
-        fixed = [change for change in changes(stored.recipe, load_recipe(file)) if not change.free]
+        found = completed(load_recipe(file), stored.recipe.model_dump(mode="json"))
+        fixed = [change for change in changes(stored.recipe, found) if not change.free]
     except RecipeError as error:
         return str(error).splitlines()[0]
     where = f"in {stored.checkpoint.name}"

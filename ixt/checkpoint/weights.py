@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from ixt.checkpoint.folder import newest_checkpoint, read_checkpoint
+from ixt.checkpoint.address import checkpoint_at, describe_choice
 from ixt.checkpoint.info import CheckpointInfo, arguments_info, export_info, folder_info
 from ixt.errors import CheckpointError
 from ixt.files import reason
@@ -58,11 +58,11 @@ class Weights:
 def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]:
     """The weight file of a run folder, a checkpoint folder or a file.
 
-    A run folder gives its newest checkpoint that verifies; a checkpoint folder is verified; any
-    other folder that holds model.safetensors will do.
+    A run folder gives its newest checkpoint that verifies, `RUN@best` and the like another one; a
+    checkpoint folder is verified; any other folder that holds model.safetensors will do.
 
     Args:
-        path: run folder, checkpoint folder or file.
+        path: run folder, address (`ixt.checkpoint.address`), checkpoint folder or file.
         prefer_ema: take the averaged weights of a folder where it has some.
 
     Returns:
@@ -71,11 +71,10 @@ def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]
     Raises:
         CheckpointError: there is nothing at the path, no weights in the folder, or damage.
     """
-    path = Path(path)
+    path = checkpoint_at(Path(path))
     if path.is_dir():
-        folder = _checkpoint_folder(path)
         names = ("ema", "model") if prefer_ema else ("model", "ema")
-        files = [folder / f"{name}.safetensors" for name in names]
+        files = [path / f"{name}.safetensors" for name in names]
         path = next((file for file in files if file.is_file()), path)
     if path.is_dir():
         raise CheckpointError(
@@ -95,7 +94,7 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
     Reads .safetensors, and .pth, .pt, .pth.tar and .bin files with torch's restricted unpickler.
 
     Args:
-        path: see `find_weights`.
+        path: see `find_weights`; which checkpoint of a run is taken is logged.
         prefer_ema: take averaged weights where there are both; the other kind where not.
 
     Raises:
@@ -103,6 +102,7 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
             holding objects that only code could rebuild.
     """
     file, kind = find_weights(path, prefer_ema)
+    describe_choice(Path(path), file, kind)
     if file.suffix == ".safetensors":
         info = folder_info(file.parent)
         container: Container = "plain" if info is None else "ixt"
@@ -115,16 +115,6 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
         return Weights(clean_state_dict(_tensors(content, file)), file, kind, "plain", info)
     state = clean_state_dict(_tensors(content[entry], file))
     return Weights(state, file, *_ENTRIES[entry], info)
-
-
-def _checkpoint_folder(path: Path) -> Path:
-    """The newest good checkpoint of a run folder; a checkpoint folder itself, verified."""
-    if (path / "checkpoints").is_dir():
-        newest = newest_checkpoint(path)
-        return path if newest is None else newest.path
-    if (path / "manifest.json").is_file():
-        read_checkpoint(path)
-    return path
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -163,7 +153,7 @@ def _read_pickle(file: Path) -> Any:
 def _damaged(file: Path) -> str:
     size = file.stat().st_size
     return (
-        f"{file}: damaged or not a checkpoint of torch.save ({size:,} bytes); "
+        f"{file}: unreadable: not a file of torch.save, or damaged ({size:,} bytes); "
         "copy or download it again"
     )
 

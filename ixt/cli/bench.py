@@ -206,11 +206,12 @@ def data(
     from ixt.bench.data.demand import find_demand
     from ixt.bench.data.stages import bench_data, print_stages, settings_of
     from ixt.bench.measure.command import integers, words
+    from ixt.models import with_own_settings
     from ixt.pipeline.decode.thread_pool import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
 
     check_outputs(results)
-    loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))
+    loaded = with_own_settings(load_recipe(find_recipe(recipe), all_overrides(overrides, data)))
     kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
     cores = cores_per_process()
     threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
@@ -236,10 +237,11 @@ def e2e(
     """
     from ixt.bench.data.end_to_end import bench_end_to_end, print_end_to_end
     from ixt.bench.results import Protocol
+    from ixt.models import with_own_settings
     from ixt.recipe import find_recipe, load_recipe
 
     check_outputs(results)
-    loaded = load_recipe(find_recipe(recipe), all_overrides(overrides, data))
+    loaded = with_own_settings(load_recipe(find_recipe(recipe), all_overrides(overrides, data)))
     report = bench_end_to_end(loaded, Protocol(seconds=seconds))
     if results is not None:
         write_json(results, report.as_json())

@@ -281,6 +281,7 @@ def data_show(
     --position 12345 --grid 12 --out samples.png`
     """
     from ixt.errors import IxtError
+    from ixt.models import with_own_settings
     from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
     from ixt.tools.show import draw_grid, print_samples, require_png, take_samples, write_png
 
@@ -291,7 +292,8 @@ def data_show(
     if epoch and split == "val":
         raise IxtError("--epoch means nothing for --split val; leave it out")
     stored = Path(recipe) / RUN_RECIPE
-    settings = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
+    found = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
+    settings = with_own_settings(found)
     samples = take_samples(folder, split, settings, epoch, position, count, decoder)
     print_samples(samples)
     if out is not None:

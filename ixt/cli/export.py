@@ -25,7 +25,13 @@ class ExportFormat(StrEnum):
 
 @app.command(rich_help_panel="Use")
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint, or a weights file.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run (its newest checkpoint; RUN@best, RUN@step-120 for another), a checkpoint, "
+            "or a weights file."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="File or folder to write.")],
     format_name: Annotated[
         ExportFormat,

@@ -32,7 +32,11 @@ CamClassOption = Annotated[
 @app.command(rich_help_panel="Use")
 def predict(
     checkpoint: Annotated[
-        str, typer.Argument(help="A run, a checkpoint, a weights file; a model with --pretrained.")
+        str,
+        typer.Argument(
+            help="A run (its newest checkpoint; RUN@best, RUN@step-120 for another), a checkpoint, "
+            "a weights file; a model with --pretrained."
+        ),
     ],
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, quoted patterns; - for standard input.")

@@ -76,6 +76,12 @@ class Execution:
             "folder.",
         ),
     ] = 0
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP", min=1, help="Stop and save at this step; --resume then continues."
+        ),
+    ] = None
 
 
 @app.command(rich_help_panel="Train")
@@ -98,9 +104,22 @@ def train(
 def finetune(
     recipe: RecipeArgument,
     source: Annotated[
-        Path, typer.Option("--from", help="Weights: a run, a checkpoint, or a weights file.")
+        Path,
+        typer.Option(
+            "--from",
+            help="Weights: a run (its newest checkpoint; RUN@best, RUN@step-120 for another), a "
+            "checkpoint, or a weights file.",
+        ),
     ],
     data: DataOption = None,
+    match_by_order: Annotated[
+        bool,
+        typer.Option(
+            "--match-by-order",
+            help="Where the file has other names: take its tensors by their order, if shapes agree "
+            "one to one.",
+        ),
+    ] = False,
     *,
     folder: RunFolder,
     execution: Execution,
@@ -110,7 +129,7 @@ def finetune(
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
     """
-    _train_named(recipe, data, folder, execution, source)
+    _train_named(recipe, data, folder, execution, source, match_by_order)
 
 
 @app.command(rich_help_panel="Train")
@@ -138,7 +157,7 @@ def resume(
             )
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "
-            f"ixt train {recipe} --run-dir {run}"
+            f"ixt train {recipe} --run-dir {run}, or ixt finetune where it started from weights"
         )
     read = partial(recipe_to_resume, run, all_overrides(execution.overrides, data))
     _train(read, run, RunFolder(run, resume=True), execution)
@@ -150,12 +169,14 @@ def _train_named(
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
+    match_by_order: bool = False,
 ) -> None:
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
     read = partial(load_recipe, path, all_overrides(execution.overrides, data))
-    _train(read, place.run_dir or Path("runs") / path.stem, place, execution, source)
+    folder = place.run_dir or Path("runs") / path.stem
+    _train(read, folder, place, execution, source, match_by_order)
 
 
 def _train(
@@ -164,6 +185,7 @@ def _train(
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
+    match_by_order: bool = False,
 ) -> None:
     from ixt.distributed.launch.agent import in_processes
     from ixt.distributed.launch.nodes import parse_nodes
@@ -185,7 +207,8 @@ def _train(
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
     resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
+    profile, until = execution.profile, execution.until
     if source is None:
-        train(recipe, folder, resume, None, execution.profile, ReportWriter)
+        train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
     else:
-        finetune(recipe, folder, source, resume, execution.profile, ReportWriter)
+        finetune(recipe, folder, source, resume, profile, match_by_order, until, ReportWriter)

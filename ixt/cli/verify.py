@@ -7,16 +7,28 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
+from ixt.cli.app import app, say
+from ixt.errors import Interrupted
 from ixt.files import check_outputs, write_json
 
 
 @app.command(rich_help_panel="Use")
 def verify(
-    path: Annotated[Path, typer.Argument(help="A run, a checkpoint, a packed set, or an export.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, a checkpoint (or RUN@best), a packed set, or an export.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(help="Compare these images with those of the run or the packed set."),
+    ] = None,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Train N windows between kept checkpoints of a run again, in a temporary folder, "
+            "and compare: every bit on the same stack, within bounds on another one.",
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the findings to this file.")
@@ -25,19 +37,24 @@ def verify(
     """Check that files are as they were written: checksums, rows, recipe, and data.
 
     Nothing is changed. Exit status: 0 if all is well, 1 if something is wrong, 2 if there is
-    nothing to check.
+    nothing to check, or a window cannot be trained here.
 
     Example: `ixt verify runs/inceptionnext_tiny --data /data/imagenet`
     """
     check_outputs(json_file)
     from ixt.verify import verify as find
 
-    findings = find(path, data)
+    try:
+        findings = find(path, data, replay)
+    except Interrupted as error:
+        say("stopped; nothing was changed", error=True)
+        raise typer.Exit(128 + error.signum) from None
     for finding in findings:
         print(finding)
     ok = all(finding.ok for finding in findings)
     if json_file is not None:
         rows = [vars(finding) for finding in findings]
-        write_json(json_file, {"path": str(path), "ok": ok, "findings": rows})
+        content = {"path": str(path), "ok": ok, "status": int(not ok), "findings": rows}
+        write_json(json_file, content)
     if not ok:
         raise typer.Exit(1)

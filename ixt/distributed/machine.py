@@ -45,6 +45,7 @@ def describe_machine() -> dict[str, Any]:
         "command": _command(),
         "platform": _platform(),
         "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "cuda": torch.version.cuda if devices else None,

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from ixt.errors import CheckpointError
 from ixt.files import reason
 
 _LOCK = ".lock"
+_GLANCE_S = 0.1  # `is_locked` holds a lock for an instant
 # Lustre without -o flock, FUSE file systems, NFS without its lock service.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _log = logging.getLogger("ixt")
@@ -52,9 +54,28 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(run_dir: Path) -> bool | None:
+    """Whether a living process trains in a folder; None where the file system does not say."""
+    try:
+        descriptor = os.open(run_dir / _LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return False if isinstance(error, FileNotFoundError) else None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if isinstance(error, BlockingIOError) else None
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _take(stream: IO[str], run_dir: Path) -> None:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_GLANCE_S)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise CheckpointError(
             f"{run_dir}: {_owner(stream)} trains in this folder; wait for its end, stop it, "

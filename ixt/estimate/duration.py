@@ -21,13 +21,13 @@ class Duration:
     hours: float
     """Both."""
     best_hours: float | None
-    """With hand-fused kernels; None where nothing better is known."""
+    """Hours with hand-fused kernels; None where nothing better is known."""
     gpu_hours: float
     """Over all GPUs."""
     energy_kwh: float | None
-    """At the boards' full power, hosts and cooling not counted; None where it is unknown."""
+    """Energy at the boards' full power, hosts and cooling not counted; None where it is unknown."""
     price: float | None
-    """At the price given for a GPU-hour."""
+    """Cost at the price given for a GPU-hour."""
 
 
 def run_duration(

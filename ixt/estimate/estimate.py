@@ -30,7 +30,7 @@ from ixt.estimate.network import Traffic, find_link, update_traffic
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.images.index import load_index
-from ixt.models import Costs
+from ixt.models import Costs, with_own_settings
 from ixt.pipeline.plan.subset import take_subset
 from ixt.recipe import Origins, Recipe, trace_recipe
 
@@ -50,11 +50,11 @@ class Target:
     device: str | None = None
     """See `assumed_device`."""
     interconnect: str | None = None
-    """For `find_link`; None takes the device's own link."""
+    """Name of the link between machines, see `find_link`; None takes the device's own link."""
     bench: Path | None = None
     """Results of `ixt bench`; None estimates from the roofline."""
     price_per_gpu_hour: float | None = None
-    """In any currency."""
+    """Price of a GPU-hour, in any currency."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
             not suffice, or the device, link or benchmark is not what it should be.
     """
     recipe, origins = trace_recipe(path, overrides)
+    recipe = with_own_settings(recipe)
     num_train, num_val, num_classes = _data_size(recipe)
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = assumed_device(target.device, target.bench)

@@ -39,7 +39,7 @@ class Link:
     """What connects the ranks."""
 
     name: str
-    """As given, or the device's own."""
+    """Name of the link, as given, or the device's own."""
     gb_per_s: float
     """One direction, per GPU, in 1e9 bytes/s."""
 
@@ -49,9 +49,9 @@ class Traffic:
     """What one rank sends for one update, and as much it receives."""
 
     sent_bytes: float
-    """By the ring algorithms, which are optimal."""
+    """Bytes sent by the ring algorithms, which are optimal."""
     seconds: float
-    """On the link at its nominal speed, nothing overlapped."""
+    """Seconds on the link at its nominal speed, nothing overlapped."""
     link: Link
     """The slowest link on the ring."""
     formula: str

@@ -28,9 +28,9 @@ class Steps:
     epochs: int
     """Cooldown included."""
     updates: int
-    """Of the whole run."""
+    """Optimizer updates of the whole run."""
     images_seen: int
-    """Of the whole run."""
+    """Images that the whole run trains on, repeats counted."""
 
 
 def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> Steps:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from ixt.checkpoint.address import split_address
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
 from ixt.checkpoint.info import folder_info
 from ixt.checkpoint.weights import Kind, Weights
@@ -62,6 +63,9 @@ def average_checkpoints(run: Path, wanted: str, prefer_ema: bool = True) -> Aver
     match = _WANTED.fullmatch(wanted)
     if match is None:
         raise CheckpointError(f"--average {wanted}: write best:N or last:N, as in last:5")
+    folder, address = split_address(run)
+    if address is not None:
+        raise CheckpointError(f"{run}: --average chooses from all of a run; give {folder}")
     checkpoints = [read_checkpoint(folder) for folder in checkpoint_folders(run)]
     ranked = checkpoints
     if match[1] == "best":

@@ -46,7 +46,7 @@ class Candidate:
     name: str
     """A name in tables, unlike the others'."""
     model: nn.Module
-    """On the CPU."""
+    """The model, on the CPU."""
     recipe: Recipe
     """Its evaluation settings, and normalisation."""
     num_classes: int
@@ -54,7 +54,7 @@ class Candidate:
     class_names: tuple[str, ...] | None
     """Class of each output; None where the checkpoint does not record them."""
     origin: dict[str, Any]
-    """For the protocol: model, checkpoint, sha256, weights, format, ..."""
+    """Where it comes from, for the protocol: model, checkpoint, sha256, weights, format, ..."""
 
 
 def open_candidates(

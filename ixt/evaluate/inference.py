@@ -25,7 +25,7 @@ class Contender:
     """A model and how it sees the images."""
 
     model: nn.Module
-    """On the device, in evaluation mode."""
+    """The model on its device, in evaluation mode."""
     recipe: Recipe
     """How its images are normalised and laid out."""
     view: int

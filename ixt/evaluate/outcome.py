@@ -96,13 +96,13 @@ class Outcome:
 
     index: Index
     measurements: tuple[Measurement, ...]
-    """By decoder, model, size and crop."""
+    """One per decoder, model, size and crop."""
     protocol: dict[str, Any]
     """What is the same for all of them."""
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """For each measurement its numbers and its protocol, ready for JSON."""
+        """The numbers and the protocol of each measurement, ready for JSON."""
         machine = describe_machine()
         shared = {
             **self.protocol,

@@ -39,7 +39,7 @@ class Targets:
     competing: NDArray[np.bool_] | None
     """(C,) the outputs that may be predicted; None for all."""
     said: str
-    """In words, what was taken for the labels and the competing outputs."""
+    """What was taken, in words, for the labels and the competing outputs."""
 
     @property
     def single(self) -> NDArray[np.int64] | None:

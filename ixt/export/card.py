@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ixt.errors import printable
 from ixt.export.source import Source
 from ixt.models import count_macs, count_params, timm_equivalent
-from ixt.recipe import dump_recipe, parse_recipe
+from ixt.recipe import dump_recipe, parse_stored
 
 IMAGENET = "imagenet-1k"
 _TEMPLATE = Path(__file__).with_name("card.md")
@@ -103,16 +105,41 @@ def _history(source: Source) -> dict[str, Any]:
     packages = {"ixt": machine.get("ixt"), **machine.get("packages", {})}
     installed = [f"{name} {version}" for name, version in packages.items() if version]
     # The run's own recipe, not the one that is set up for the export; without the folder's path.
-    recipe = parse_recipe(record["recipe"]).with_(data={"root": None})
+    recipe = parse_stored(record["recipe"]).with_(data={"root": None})
     count = "ema_count" if source.loaded.kind == "ema" else "count"
     return {
         "record": record,
+        "base": _base(record.get("base")),
+        "command": _command(record),
         "machine": machine,
         "count": (record.get("metrics") or {}).get(count),
         "hardware": _hardware(machine),
         "software": ", ".join([*installed, f"Python {machine.get('python')}"]),
         "recipe_text": dump_recipe(recipe).strip(),
     }
+
+
+def _base(base: Mapping[str, Any] | None) -> str | None:
+    """The weights that training started from: their name without its folder, and their SHA-256."""
+    if base is None:
+        return None
+    sha256 = f", SHA-256 `{base['sha256']}`" if base.get("sha256") else ""
+    return f"`{_base_name(base)}`, {base['weights']} weights{sha256}"
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    """What trains the weights again from the recipe on the card."""
+    base, written = record.get("base"), record.get("machine", {}).get("command") or []
+    if base is not None and base["weights"] != "published":
+        order = " --match-by-order" if base.get("match_by_order") else ""
+        return f"ixt finetune recipe.yaml --from {shlex.quote(_base_name(base))} --data DIR{order}"
+    if "finetune" in written[1:2]:  # by a version that did not keep the weights' name
+        return "ixt finetune recipe.yaml --from WEIGHTS --data DIR"
+    return "ixt train recipe.yaml --data DIR"
+
+
+def _base_name(base: Mapping[str, Any]) -> str:
+    return printable(Path(base["name"]).name or "WEIGHTS").replace("`", "'")
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from ixt.checkpoint.info import facts_beside
 from ixt.errors import ExportError
 
 SUMS = "SHA256SUMS"
-"""In an exported folder; beside a file it is called `FILE.sha256`."""
+"""File of checksums in an exported folder; beside a file it is called `FILE.sha256`."""
 
 
 def sums_of(export: Path) -> Path:

@@ -22,7 +22,7 @@ class Format:
     write: Callable[[Source, Path], None]
     load: Callable[[Source, Path], Forward]
     suffix: str | None
-    """Of its file; None for a folder."""
+    """End of its file's name; None for a folder."""
 
 
 FORMATS = {

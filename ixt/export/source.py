@@ -24,7 +24,7 @@ class Source:
     """A trained model and where it comes from."""
 
     model: nn.Module
-    """On the CPU, fp32, in evaluation mode."""
+    """The model on the CPU, in fp32 and evaluation mode."""
     recipe: Recipe
     """The checkpoint's own, or one with the evaluation settings of the model."""
     loaded: LoadedWeights

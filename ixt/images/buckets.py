@@ -144,7 +144,7 @@ class _Outage:
     def is_given_up_within(self, wait_s: float) -> bool:
         """Wait; True, and at once, where a read was given up and none has succeeded since.
 
-        The run stops then, and threads that went on asking would only delay its end.
+        The run stops then, and threads that kept asking would only delay its end.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._given_up, wait_s)

@@ -27,7 +27,7 @@ class DataDigest:
     """SHA-256, in hexadecimal."""
     num_images: int
     classes: dict[str, str]
-    """Of each class: number of images, and 16 hexadecimal digits that stand for them."""
+    """Number of images of each class, and 16 hexadecimal digits that stand for them."""
 
     @property
     def short(self) -> str:
@@ -35,7 +35,7 @@ class DataDigest:
         return self.digest[:16]
 
     def row(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """The digest as plain data, for JSON."""
         return asdict(self)
 
 

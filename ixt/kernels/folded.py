@@ -45,11 +45,11 @@ class _Plan:
     group: Any
     """Processes that share them, for SyncBatchNorm; None for each its own."""
     dtype: torch.dtype
-    """Of everything between the residual sums."""
+    """Type of everything between the residual sums."""
     stream: torch.dtype
-    """Of the result."""
+    """Type of the result."""
     tiles: Tiles
-    """Of the matrix products that Triton computes."""
+    """Tiles of the matrix products that Triton computes."""
 
 
 class _Folded(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 library = torch.library.Library("ixt", "FRAGMENT")
 twins: dict[str, str] = {}
-"""By operator the module of `triton_code` that holds its twin."""
+"""For each operator, the module of `triton_code` that holds its twin."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -58,7 +58,7 @@ def in_triton(x: Tensor) -> bool:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In the type that sums are kept in: fp32, or float64 for float64."""
+    """The tensor in the type that sums are kept in: fp32, or float64 for float64."""
     return tensor.to(wide_dtype(tensor.dtype))
 
 

@@ -102,7 +102,7 @@ class BlockSize:
     channels: int
     hidden: int
     pixels: int
-    """Of an image there."""
+    """Pixels of an image there."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Product:
     """A product of a block with random operands, and the work in it."""
 
     name: str
-    """As in recipes: fc1-96."""
+    """Name of the product as recipes write it, e.g. fc1-96."""
     run: Callable[[GemmTile | None], object]
     """Compute it with a tile of `TILES`, or by cuBLAS with None."""
     moved_bytes: int

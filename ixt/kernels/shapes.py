@@ -38,7 +38,7 @@ class Tile:
     rows: int
     columns: int
     depth_bytes: int
-    """Of a row of either operand, loaded at a time."""
+    """Bytes of a row of either operand, loaded at a time."""
     warps: int
     stages: int
     """Loads under way at a time."""

@@ -9,6 +9,7 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 """
 
 from ixt.models.adapt import freeze, scale_classifier, sized
+from ixt.models.base import Base, describe_base, published_base
 from ixt.models.cost import Costs, count_macs, count_params, model_costs
 from ixt.models.create import (
     EvalSettings,
@@ -20,31 +21,39 @@ from ixt.models.create import (
     training_image_size,
 )
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
+from ixt.models.own import OwnSettings, describe_settings, own_settings, with_own_settings
 from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.paper_keys import with_paper_keys
 from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
 
 __all__ = [
+    "Base",
     "Costs",
     "EvalSettings",
     "LoadedWeights",
     "ModelInfo",
+    "OwnSettings",
     "PartialDepthwiseConv2d",
     "classes_in",
     "count_macs",
     "count_params",
     "create_empty_model",
     "create_model",
+    "describe_base",
+    "describe_settings",
     "eval_settings",
     "freeze",
     "is_known_model",
     "load_weights",
     "model_costs",
+    "own_settings",
     "paper_models",
+    "published_base",
     "recipe_arguments",
     "scale_classifier",
     "sized",
     "timm_equivalent",
     "training_image_size",
+    "with_own_settings",
     "with_paper_keys",
 ]

@@ -35,7 +35,7 @@ class Operation:
     kind: Kind
     """depthwise: a convolution with one input channel per group, which no tensor core takes."""
     flops: float
-    """Of one forward pass of one image; a multiply-accumulate is 2."""
+    """Operations of one forward pass of one image; a multiply-accumulate is 2."""
     activations: float
     """Elements per image that a pass moves: operands and result, weights not."""
     weights: int
@@ -65,7 +65,7 @@ class Costs:
     trainable_params: int
     """Parameters that the optimizer updates."""
     operations: tuple[Operation, ...]
-    """In the order of the forward pass."""
+    """All operations, in the order of the forward pass."""
 
     @property
     def macs(self) -> float:

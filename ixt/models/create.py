@@ -76,7 +76,7 @@ def create_model(
         ModelError: the name or an argument is unknown, the arguments do not fit, or the published
             weights are out of reach.
     """
-    timm_name = _timm_name(name)
+    timm_name = name_in_timm(name)
     try:
         model: nn.Module = timm.create_model(
             timm_name,
@@ -127,18 +127,22 @@ def recipe_arguments(settings: Model) -> dict[str, Any]:
     return {**{key: rate for key, rate in rates.items() if rate}, **settings.kwargs}
 
 
-def eval_settings(name: str) -> EvalSettings:
+def eval_settings(name: str, *, test_size: bool = True) -> EvalSettings:
     """How images are prepared to evaluate a model.
 
     Names of the paper give the paper's protocol: 224 px and crop 0.875, and 384 px and crop 1.0
     for inceptionnext_base_384. Other names give timm's default configuration, its test size and
     test crop where it has them, as timm's validate.py does.
 
+    Args:
+        name: of timm or the paper.
+        test_size: False for the size and crop of training, as timm's train.py evaluates.
+
     Raises:
         ModelError: the name is unknown.
     """
-    cfg = {**get_pretrained_cfg(_timm_name(name)).to_dict(), **_paper_settings(name)}
-    resolved = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=True)
+    cfg = {**get_pretrained_cfg(name_in_timm(name)).to_dict(), **_paper_settings(name)}
+    resolved = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=test_size)
     return EvalSettings(
         image_size=resolved["input_size"][-1],
         crop_pct=resolved["crop_pct"],
@@ -158,7 +162,7 @@ def training_image_size(name: str) -> int:
         ModelError: the name is unknown.
     """
     row = find_paper_model(name)
-    return row.image_size if row else int(get_pretrained_cfg(_timm_name(name)).input_size[-1])
+    return row.image_size if row else int(get_pretrained_cfg(name_in_timm(name)).input_size[-1])
 
 
 def is_known_model(name: str) -> bool:
@@ -177,11 +181,11 @@ def fixed_image_size(name: str) -> int | None:
     Raises:
         ModelError: the name is unknown.
     """
-    cfg = get_pretrained_cfg(_timm_name(name))
+    cfg = get_pretrained_cfg(name_in_timm(name))
     return int(cfg.input_size[-1]) if cfg.fixed_input_size else None
 
 
-def _timm_name(name: str) -> str:
+def name_in_timm(name: str) -> str:
     """The name of a model in timm, checked."""
     row = find_paper_model(name)
     if row is not None:

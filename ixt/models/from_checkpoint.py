@@ -21,8 +21,9 @@ from ixt.models import (
     load_weights,
     timm_equivalent,
 )
+from ixt.models.own import with_own_settings
 from ixt.models.paper import find_paper_model
-from ixt.recipe import Recipe, parse_recipe
+from ixt.recipe import Recipe, parse_stored
 
 _log = logging.getLogger("ixt")
 
@@ -65,7 +66,7 @@ def recipe_of(
     sections["data"] = {**sections.get("data", {}), **data}
     if batch_size is not None:
         sections["eval"] = {**sections.get("eval", {}), "batch_size": batch_size}
-    return parse_recipe(sections, str(checkpoint))
+    return with_own_settings(parse_stored(sections, str(checkpoint)))
 
 
 def _architecture(name: str) -> str:

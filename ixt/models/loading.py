@@ -1,29 +1,33 @@
 """Weights from a file into a model: strict, and with a difference by key where they do not fit.
 
-Renames Facebook's ConvNeXt keys; `ixt.checkpoint.weights` reads containers and formats.
+`key_names.py` knows other programs' names; `ixt.checkpoint.weights` reads containers and formats.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import torch
-from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ixt.checkpoint.weights import Container, Kind, Weights, read_weights
 from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
+from ixt.models.by_order import OrderMatch, match_by_order
 from ixt.models.create import create_model
+from ixt.models.key_names import (
+    Names,
+    State,
+    renamed_by_timm,
+    resampled_by_timm,
+    with_model_keys,
+)
 from ixt.models.paper import paper_models
 
-Format = Container | Literal["facebook-convnext"]
-State = dict[str, Tensor]
+Format = Container | Names
 
 _SHOWN = 3  # keys of each sort in a message
 # What depends on the image size: tables over positions, absolute and relative.
@@ -39,13 +43,16 @@ class LoadedWeights:
     kind: Kind
     """raw, or ema for averaged weights, as far as the container tells."""
     format: Format
-    """facebook-convnext for Facebook's key names, else the container (`ixt.checkpoint.weights`)."""
+    """Whose key names it has, where they are not the model's own (`ixt.models.key_names`), else the
+    container (`ixt.checkpoint.weights`)."""
     num_classes: int | None
     """Outputs of the head in the file; None where it has no head."""
     head_replaced: bool
     """Whether the file's head was left out and the model's own kept."""
     resampled: bool = False
     """Whether position embeddings were resampled to the model's image size."""
+    by_order: OrderMatch | None = None
+    """How tensors were matched by order instead of name; None where names fitted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class _Difference:
         sorts = (self.missing, self.unexpected, self.reshaped)
         return _Difference(*(tuple(key for key in keys if key not in names) for keys in sorts))
 
+    def names_differ(self, head: set[str]) -> bool:
+        """Whether other keys than those of the head are missing or unexpected."""
+        outside = self.without(head)
+        return bool(outside.missing or outside.unexpected)
+
 
 def load_weights(
     model: nn.Module,
@@ -72,8 +84,9 @@ def load_weights(
     prefer_ema: bool = True,
     replace_head: bool = False,
     resample: bool = False,
+    by_order: bool | None = None,
 ) -> LoadedWeights:
-    """Load weights of ixt, timm, the paper's repository or Facebook's ConvNeXt into a model.
+    """Load weights of ixt, timm, the paper's repository, Facebook, torchvision, ... into a model.
 
     Every key and shape must fit. The model keeps its device, precision and memory format, and
     stays as it was where an error is raised.
@@ -86,6 +99,8 @@ def load_weights(
         replace_head: where the file's head has another number of classes, or is missing, keep
             the model's own classifier as initialised; everything else must fit all the same.
         resample: let timm interpolate position embeddings of another image size.
+        by_order: match tensors by order where names do not fit (`ixt.models.by_order`); None
+            where the user has no flag for it, and errors do not offer it.
 
     Returns:
         Which file, which weights, in which format.
@@ -96,30 +111,86 @@ def load_weights(
             likely cause.
     """
     weights = path if isinstance(path, Weights) else read_weights(path, prefer_ema)
-    state = _with_model_keys(weights.state, model)
-    head = classifier_parameters(model)
+    fit = partial(_fit, model, replace_head, resample)
+    fitted, match = fit(*_named(weights, model)), None
+    if by_order:
+        match = _match_by_order(weights, model, fitted)
+        fitted = fit(match.state)
+    if fitted.difference:
+        text = _misfit(weights, fitted.state, model, fitted.difference)
+        raise ModelError(text + (_offer(weights, model, fit) if by_order is False else ""))
+    model.load_state_dict(fitted.state)
+    return LoadedWeights(
+        file=weights.file,
+        kind=weights.kind,
+        format=fitted.names or weights.container,
+        num_classes=fitted.num_classes,
+        head_replaced=fitted.head_replaced,
+        resampled=fitted.resampled,
+        by_order=match,
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Weights made to fit a model as far as that goes."""
+
+    state: State
+    names: Names | None
+    difference: _Difference
+    num_classes: int | None
+    head_replaced: bool
+    resampled: bool
+
+
+def _fit(
+    model: nn.Module, replace_head: bool, resample: bool, state: State, names: Names | None = None
+) -> _Fitted:
+    head, own = classifier_parameters(model), model.state_dict()
     num_classes = _num_classes(state, head)
-    own = model.state_dict()
     replaced = replace_head and num_classes != _num_classes(own, head)
     if replaced:
         state = {**state, **{key: own[key] for key in own if key in head}}
     difference = _compare(state, model)
     resampled = resample and any(_POSITIONS.search(key) for key in difference.reshaped)
     if resampled:
-        state = _at_model_s_size(state, model)
+        state = resampled_by_timm(state, model)
         difference = _compare(state, model)
-    if difference:
-        raise ModelError(_misfit(weights, state, model, difference))
-    model.load_state_dict(state)
-    facebook = _has_facebook_keys(weights.state)
-    return LoadedWeights(
-        file=weights.file,
-        kind=weights.kind,
-        format="facebook-convnext" if facebook else weights.container,
-        num_classes=num_classes,
-        head_replaced=replaced,
-        resampled=resampled,
-    )
+    return _Fitted(state, names, difference, num_classes, replaced, resampled)
+
+
+def _named(weights: Weights, model: nn.Module) -> tuple[State, Names | None]:
+    """The weights under the model's key names, and whose names they had."""
+    try:
+        state, names = with_model_keys(weights.state, model)
+    except ModelError as error:
+        raise ModelError(f"{weights.file}: does not fit {_name_of(model)}: {error}") from None
+    head = classifier_parameters(model)
+    if names is None and _compare(state, model).names_differ(head):
+        renamed = renamed_by_timm(state, model)
+        if renamed is not None and not _compare(renamed, model).names_differ(head):
+            return renamed, "renamed"
+    return state, names
+
+
+def _match_by_order(weights: Weights, model: nn.Module, fitted: _Fitted) -> OrderMatch:
+    if not fitted.difference:
+        raise ModelError(f"{weights.file}: fits by its names; leave out --match-by-order")
+    match = match_by_order(weights.state, model.state_dict(), classifier_parameters(model))
+    if match.problem is not None:
+        raise ModelError(
+            f"{weights.file}: does not fit {_name_of(model)} by order: {match.problem}; give "
+            "weights of the same architecture, or rename their tensors to the model's names"
+        )
+    return match
+
+
+def _offer(weights: Weights, model: nn.Module, fit: Callable[[State], _Fitted]) -> str:
+    """What to do where order would tell, and only there."""
+    match = match_by_order(weights.state, model.state_dict(), classifier_parameters(model))
+    if match.problem is not None or fit(match.state).difference:
+        return ""
+    return "; --match-by-order takes its tensors by their order, which fits one to one"
 
 
 def classes_in(weights: Weights, model: nn.Module) -> int | None:
@@ -129,40 +200,7 @@ def classes_in(weights: Weights, model: nn.Module) -> int | None:
         weights: what `read_weights` gave.
         model: of the file's architecture, with any number of classes; it may be on `meta`.
     """
-    return _num_classes(_with_model_keys(weights.state, model), classifier_parameters(model))
-
-
-def _has_facebook_keys(state: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith("downsample_layers.") for key in state)
-
-
-def _with_model_keys(state: State, model: nn.Module) -> State:
-    """The weights under the model's key names, as far as those are known to differ."""
-    if not (_has_facebook_keys(state) and isinstance(model, ConvNeXt)):
-        return state
-    # timm's function renames and, where the model's MLP is convolutional, reshapes, for which it
-    # looks keys up in the model. Renaming numbered stand-ins first lets the weights of a deeper
-    # model end in a difference by key instead of a KeyError.
-    numbered = {key: torch.tensor([index]) for index, key in enumerate(state)}
-    tensors = list(state.values())
-    renamed = {
-        key: tensors[int(index)] for key, index in checkpoint_filter_fn(numbered, model).items()
-    }
-    own = model.state_dict()
-    return {key: _like(value, own.get(key)) for key, value in renamed.items()}
-
-
-def _at_model_s_size(state: State, model: nn.Module) -> State:
-    """The weights with their position embeddings interpolated by the architecture's own filter."""
-    module = sys.modules[type(model).__module__]
-    adapt = getattr(module, "checkpoint_filter_fn", None)
-    return state if adapt is None else dict(adapt(dict(state), model))
-
-
-def _like(value: Tensor, own: Tensor | None) -> Tensor:
-    """A linear layer's (out, in) weight as that of a 1x1 convolution, where the model has one."""
-    pointwise = own is not None and value.ndim == 2 and own.shape == (*value.shape, 1, 1)
-    return value[:, :, None, None] if pointwise else value
+    return _num_classes(_named(weights, model)[0], classifier_parameters(model))
 
 
 def _num_classes(state: Mapping[str, Tensor], head: set[str]) -> int | None:
@@ -238,8 +276,7 @@ def _recognise(state: State) -> str | None:
     for row in likely:
         # On the meta device a model has shapes but no memory.
         candidate = create_model(row.name, device="meta")
-        if not _compare(_with_model_keys(state, candidate), candidate).without(
-            classifier_parameters(candidate)
-        ):
+        renamed, _ = with_model_keys(state, candidate)
+        if not _compare(renamed, candidate).without(classifier_parameters(candidate)):
             return row.name
     return None

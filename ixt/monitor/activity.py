@@ -17,7 +17,7 @@ class Activity:
     """What began last."""
 
     doing: str
-    """In words, e.g. "waiting for data"."""
+    """What this process does, in words, e.g. "waiting for data"."""
     count: int
     """Activities so far. Processes of a run begin the same ones in the same order."""
     at_s: float

@@ -23,6 +23,7 @@ from typing import IO, Self
 from ixt.distributed import stop_agreement
 from ixt.distributed.group import rank
 from ixt.distributed.launch import rank_file, worker
+from ixt.distributed.run_status import end_running
 from ixt.distributed.timing import REAL, Timing
 from ixt.monitor import activity
 from ixt.monitor.positions import (
@@ -242,7 +243,9 @@ class Ending:
         peer = self._peers[verdict.rank]
         stacks = f"stacks: {self._run_dir}/stacks-rank-*.txt"
         if own.rank == verdict.rank:
-            self._exit_now(f"{own.describe()}; {stacks}")
+            words = f"{own.describe()}; {stacks}"
+            end_running(self._run_dir, "failed", words)
+            self._exit_now(words)
         if own.rank != verdict.reporter:
             # The first one to end has the launcher end all: let it be the one that reports.
             self._timing.sleep(_GATHER_S)
@@ -255,6 +258,7 @@ class Ending:
         # All of the others say the same: the reporter may have moved on meanwhile.
         reason = f"{describe_silent(peer, own.host)}; {stacks}"
         line = worker.describe(peer.host, verdict.rank, verdict.step, reason)
+        end_running(self._run_dir, "failed", line)
         self._exit_now(line, in_full=True)
 
 

@@ -150,5 +150,5 @@ class Board:
         return found
 
     def clear(self) -> None:
-        """Take back what this process wrote."""
+        """Remove what this process wrote."""
         self.file.unlink(missing_ok=True)

@@ -16,12 +16,12 @@ _INTERVALS = 3
 
 @dataclass(frozen=True)
 class RankTimes:
-    """Of one process in a log interval, in seconds."""
+    """Times of one process in a log interval, in seconds."""
 
     waited_s: float
-    """For data."""
+    """Time spent waiting for data."""
     forward_s: float
-    """In forward passes, where processes do not wait for each other."""
+    """Time in forward passes, where processes do not wait for each other."""
 
     @property
     def own_s(self) -> float:

@@ -60,9 +60,9 @@ class EvalBatch:
     samples: NDArray[np.int64]
     """(B,) row numbers of the index."""
     pixels: tuple[Tensor, ...]
-    """For each view (B, 3, S, S) uint8 on the device."""
+    """Pixels for each view, (B, 3, S, S) uint8 on the device."""
     labels: Tensor
-    """As those given to the loader, on the device; -1 for an image left out."""
+    """Labels as given to the loader, on the device; -1 for an image left out."""
     damaged: dict[str, str]
     """Path to reason, for images left out."""
     normalised: Callable[[Tensor], Tensor]
@@ -79,7 +79,7 @@ class NumberedRequest(Request):
     """What is asked of a decoder for a batch."""
 
     number: int
-    """Of the batch, over all processes."""
+    """Number of the batch, over all processes."""
     samples: NDArray[np.int64]
     """(n,) rows of the index."""
 
@@ -117,7 +117,7 @@ class EvalLoader:
         """
         self._index, self._decoder = index, decoder
         self.labels = labels
-        """As given."""
+        """Labels as given."""
         self._recipe, self._device = recipe, device
         self._views = tuple(views) or (recipe_view(recipe),)
         self.num_samples = len(index)

@@ -34,10 +34,10 @@ class Layer:
     """A layer to take maps from."""
 
     name: str
-    """In the model."""
+    """Name of the layer in the model."""
     module: nn.Module
     side: int
-    """Of its maps, the shorter one, for the image tried."""
+    """Shorter side of its maps for the image tried."""
     to_maps: ToMaps | None
     """Turns its output into (B, C, h, w); None where it is so already."""
 

@@ -29,7 +29,7 @@ class Classifier:
     """A model with all that predictions need."""
 
     model: nn.Module
-    """On the accelerator's device, in evaluation mode; its parameters take no gradients."""
+    """The model on the accelerator's device, in evaluation mode, without gradients."""
     recipe: Recipe
     """How images are prepared, the batch size, the precision."""
     class_names: tuple[str, ...]

@@ -32,7 +32,7 @@ class Guess:
     name: str
     """Name of the class, such as its folder's or a WordNet id."""
     probability: float
-    """In [0, 1]; those of all classes sum to 1."""
+    """Probability in [0, 1]; those of all classes sum to 1."""
 
     @property
     def label(self) -> str:

@@ -15,6 +15,7 @@ from ixt.recipe.load import (
 )
 from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
+from ixt.recipe.own import LEFT_TO_THE_MODEL, completed, is_complete, parse_stored
 from ixt.recipe.run import Eval, Prometheus, RunSettings
 from ixt.recipe.schema import Recipe
 from ixt.recipe.section import MAX_SIDE, MIN_CROP_PCT
@@ -22,6 +23,7 @@ from ixt.recipe.section import MAX_SIDE, MIN_CROP_PCT
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LEFT_TO_THE_MODEL",
     "MAX_SIDE",
     "MIN_CROP_PCT",
     "RUN_RECIPE",
@@ -37,10 +39,13 @@ __all__ = [
     "Recipe",
     "RunSettings",
     "Schedule",
+    "completed",
     "dump_recipe",
     "find_recipe",
+    "is_complete",
     "load_recipe",
     "override_recipe",
     "parse_recipe",
+    "parse_stored",
     "trace_recipe",
 ]

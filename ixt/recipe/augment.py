@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ixt.recipe.section import Aspect, Fraction, Images, Problem, Section, Side
+from ixt.recipe.section import (
+    MAX_SIDE,
+    OWN,
+    Aspect,
+    Fraction,
+    Images,
+    MayBeNull,
+    Problem,
+    Section,
+    Side,
+)
 
 Strength = Annotated[float, Field(ge=0.0, le=100.0)]
 Alpha = Annotated[float, Field(ge=0.0, le=1000.0)]
@@ -25,8 +35,9 @@ _SRC_PADDING = 4
 class Augment(Section):
     """What happens to a training image; the words are timm's."""
 
-    image_size: Side = 224
-    """Side of the square training image, in pixels."""
+    image_size: Annotated[Side, MayBeNull()] = OWN
+    """Side of the square training image, in pixels; null takes that of the weights to start from,
+    or the one that the model's configuration names."""
     repeats: Images = 1
     """Repeated augmentation: how often an update uses each of its samples, every time augmented
     differently. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
@@ -61,10 +72,11 @@ class Augment(Section):
     """Probability of a grey image, after colour jitter."""
     gaussian_blur_prob: Fraction = 0.0
     """Probability of a blur by 0.1 to 2 px (kernel of 23 px), after all other colour changes."""
-    mean: tuple[Fraction, Fraction, Fraction] = IMAGENET_MEAN
-    """Per-channel mean that is subtracted, of pixels in [0, 1]."""
-    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
-    """Per-channel standard deviation that is divided by, of pixels in [0, 1]."""
+    mean: Annotated[tuple[Fraction, Fraction, Fraction], MayBeNull()] = OWN
+    """Per-channel mean that is subtracted, of pixels in [0, 1]; null takes the model's own."""
+    std: Annotated[tuple[Deviation, Deviation, Deviation], MayBeNull()] = OWN
+    """Per-channel standard deviation that is divided by, of pixels in [0, 1]; null takes the
+    model's own."""
     erase_prob: Fraction = 0.0
     """Probability of random erasing."""
     erase_mode: Literal["const", "rand", "pixel"] = "pixel"
@@ -125,15 +137,16 @@ class Augment(Section):
         yield from self._mixing_problems()
 
     def _crop_problems(self) -> Iterator[Problem]:
+        size = self.image_size or MAX_SIDE  # checked again once it is known
         if self.crop_mode == "src":
             for name in self._changed("scale", "ratio"):
                 yield name, "acts only with crop_mode: rrc"
-            if self.image_size <= _SRC_PADDING:
+            if size <= _SRC_PADDING:
                 yield (
                     "crop_mode",
                     f"src needs an image_size above {_SRC_PADDING}, to have pixels to reflect",
                 )
-        if self.gaussian_blur_prob > 0 and self.image_size <= _BLUR_REACH:
+        if self.gaussian_blur_prob > 0 and size <= _BLUR_REACH:
             yield "gaussian_blur_prob", f"needs an image_size above {_BLUR_REACH}"
 
     def _jitter_problems(self) -> Iterator[Problem]:
@@ -174,8 +187,8 @@ class Augment(Section):
             yield "mix_mode", "acts only with mixup or CutMix on"
         if self.cutmix_minmax is None:
             return
-        low, high = self.cutmix_minmax
-        if int(low * self.image_size) >= int(high * self.image_size):
+        (low, high), size = self.cutmix_minmax, self.image_size or MAX_SIDE
+        if int(low * size) >= int(high * size):
             yield "cutmix_minmax", f"is [{low}, {high}]; give low < high, at least a pixel apart"
         if self.cutmix_alpha > 0:
             yield "cutmix_alpha", "does nothing with cutmix_minmax; set it to 0"

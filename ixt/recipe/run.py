@@ -9,8 +9,10 @@ from pydantic import Field
 
 from ixt.recipe.section import (
     MIN_CROP_PCT,
+    OWN,
     Duration,
     Images,
+    MayBeNull,
     NonNegative,
     Positive,
     Problem,
@@ -25,12 +27,13 @@ class Eval(Section):
 
     image_size: Side | None = None
     """Side of the square test image; null takes the training size."""
-    crop_pct: Annotated[float, Field(ge=MIN_CROP_PCT, le=1.0)] = 0.875
-    """Share of the resized shorter side that the centre crop keeps."""
-    crop_mode: Literal["center", "squash"] = "center"
-    """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio."""
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    """Resampling filter."""
+    crop_pct: Annotated[float, Field(ge=MIN_CROP_PCT, le=1.0), MayBeNull()] = OWN
+    """Share of the resized shorter side that the centre crop keeps; null takes the model's own."""
+    crop_mode: Annotated[Literal["center", "squash"], MayBeNull()] = OWN
+    """squash resizes both sides to image_size / crop_pct, whatever the aspect ratio; null takes the
+    model's own."""
+    interpolation: Annotated[Literal["bilinear", "bicubic"], MayBeNull()] = OWN
+    """Resampling filter; null takes the model's own."""
     batch_size: Images = 128
     """Images per forward pass of one process."""
     every_epochs: Positive = 1

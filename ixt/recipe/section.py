@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 # Beyond these limits a value is a slip of the finger, or exceeds any machine.
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -28,6 +29,23 @@ MIN_CROP_PCT = 0.1
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 _WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+class MayBeNull:
+    """Lets null stand for the model's own value, until `ixt.models.own` puts that in its place.
+
+    The field keeps the type that it has then: nothing is computed from a recipe before.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema of the field's type, or null."""
+        return core_schema.nullable_schema(handler(source))
+
+
+OWN: Any = None
+"""The default of such a field."""
 
 Problem = tuple[str, str]
 """A key, dotted below its section, and what is wrong with its value and what to do."""

@@ -1,1 +1,1 @@
-"""Looking at run folders."""
+"""Begin a run, look at runs, and report on them."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from ixt.checkpoint.weights import read_weights
 from ixt.errors import RecipeError
-from ixt.models import load_weights
+from ixt.models import Base, load_weights
 from ixt.recipe import Recipe
 from ixt.training.loop import train
 from ixt.training.run import Run, RunReport
@@ -24,6 +25,8 @@ def finetune(
     source: Path,
     resume: bool = False,
     profile_steps: int = 0,
+    match_by_order: bool = False,
+    until: int | None = None,
     report: Callable[[Run], RunReport] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
@@ -36,6 +39,8 @@ def finetune(
             embeddings of another image size are resampled.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
         profile_steps: steps to trace.
+        match_by_order: match tensors by order where their names do not fit.
+        until: step to end at; None for the recipe's last.
         report: makes what writes the run's report; None for no report.
 
     Returns:
@@ -44,9 +49,14 @@ def finetune(
     Raises:
         IxtError: the weights do not fit the model or the recipe, or as `train`.
     """
+    if resume:
+        return train(recipe, run_dir, True, None, profile_steps, None, until, report)
+    held = [read_weights(source)]  # not for longer than until the model has them
 
     def prepare(model: nn.Module) -> None:
-        loaded = load_weights(model, source, replace_head=True, resample=True)
+        loaded = load_weights(
+            model, held.pop(), replace_head=True, resample=True, by_order=match_by_order
+        )
         if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
             raise RecipeError(
                 f"model.head_init_scale: acts on a new head only; that of {loaded.file} fits and "
@@ -55,5 +65,9 @@ def finetune(
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""
         _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
+        if loaded.by_order is not None:
+            _log.warning("%s", loaded.by_order.describe())
 
-    return train(recipe, run_dir, resume, prepare, profile_steps, report)
+    start = held[0]
+    base = Base(str(source), start.file, start.kind, start.info, match_by_order)
+    return train(recipe, run_dir, False, prepare, profile_steps, base, until, report)

@@ -29,7 +29,7 @@ class IntervalLog(Observer):
     def __init__(self, run: Run) -> None:
         self._run = run
         self.forward = Stopwatch(run.accelerator.device)
-        """Of forward passes, where processes do not wait for each other."""
+        """Time of forward passes, where processes do not wait for each other."""
         self._spikes = Spikes(run.recipe.run.spike_sigma)
         self._slow_rank = SlowRank([peer.host for peer in run.peers])
         self._undone_running = 0
@@ -44,7 +44,7 @@ class IntervalLog(Observer):
         self._undone: list[Tensor] = []
         self._fingerprints: list[list[int]] = []
         self.waited_s = 0.0
-        """For data, in this interval."""
+        """Time spent waiting for data, in this interval."""
         self._skipped = self._overflows = 0
         self._start_s = time.perf_counter()
 

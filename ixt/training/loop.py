@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,11 +16,13 @@ from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
 from ixt.evaluate import accuracy, take_records
+from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training import state
 from ixt.training.model import Prepare
 from ixt.training.optimizer import set_learning_rate
+from ixt.training.record_end import end_recorded
 from ixt.training.run import Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
@@ -34,6 +37,8 @@ def train(
     resume: bool = False,
     prepare: Prepare | None = None,
     profile_steps: int = 0,
+    base: Base | None = None,
+    until: int | None = None,
     report: Callable[[Run], RunReport] | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
@@ -45,6 +50,8 @@ def train(
         prepare: called with the fresh model, e.g. to load weights.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
+        base: the weights that `prepare` loads.
+        until: step to end at, saved there as a run that is stopped; None for the recipe's last.
         report: makes what writes the run's report, e.g. `ixt.runs.report.writer.ReportWriter`;
             None for no report.
 
@@ -55,32 +62,35 @@ def train(
         IxtError: something the user can fix; see its message.
         Interrupted: a signal asked to stop; the work is saved.
     """
-    with locked(run_dir):
-        run = open_run(recipe, run_dir, resume, prepare)
+    with locked(run_dir), end_recorded(run_dir, recipe, until) as begins:
+        run = open_run(recipe, run_dir, resume, prepare, base)
         with watched(run, micro_step, profile_steps, report):
             step, metrics = resume_or_start(run, resume)
+            begins(run)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
-            while step < run.total_steps:
-                step = train_epoch(run, step)
-                metrics = finish_epoch(run, step)
+            last = run.total_steps if until is None else min(until, run.total_steps)
+            while step < last:
+                step = train_epoch(run, step, last)
+                if run.schedule.ends_epoch(step):
+                    metrics = finish_epoch(run, step)
             run.stop.over()  # before the processes meet: then one may end earlier than others
             finish_saves(run)
     return metrics
 
 
-def train_epoch(run: Run, step: int) -> int:
-    """Train from this step to the end of its epoch; return the step reached."""
+def train_epoch(run: Run, step: int, last: int) -> int:
+    """Train from this step to the end of its epoch, or to `last` in it; return the step reached."""
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
     run.wrapped.train()
     run.observers.epoch_begins()
-    for _ in range(done, run.updates_per_epoch):
+    for _ in range(min(run.updates_per_epoch - done, last - step)):
         set_learning_rate(run.optimizer, run.learning_rate(step))
         loss = train_step(run, step, batches)
         step += 1
         run.observers.update_done(step, loss)
-        saving, stopping = run.schedule.due(step), run.stop.reached()
+        saving, stopping = run.schedule.due(step) or step == last, run.stop.reached()
         if saving or stopping or run.schedule.rows_due(step):
             run.observers.rows_due(step)
         if saving or stopping:
@@ -175,8 +185,23 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         state.restore(run.accelerator, run.model, run.optimizer, run.ema, checkpoint)
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
+        run.from_scratch = checkpoint.state.get("from_scratch")
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
-    if checkpoint is not None:
+    if checkpoint is not None and step == run.total_steps and metrics:
+        run.reporter.say(_finished(run, step, checkpoint.state.get("score")))
+    elif checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")
     return step, metrics
+
+
+def _finished(run: Run, step: int, top1: float | None) -> str:
+    """One line for who resumes a run that is over, with what to do next."""
+    folder, epochs = shlex.quote(str(run.run_dir)), run.recipe.schedule.total_epochs
+    data = shlex.quote(str(run.recipe.data.root))
+    return (
+        f"{run.run_dir}: is finished, {epochs} of {epochs} epochs are done at step {step}"
+        f"{'' if top1 is None else f' (top-1 {top1:.2f})'}; next: ixt eval {folder} --data {data}, "
+        f"ixt export {folder} OUT --format hub, or train on in a new run: "
+        f"ixt finetune RECIPE --from {folder} --run-dir OTHER"
+    )

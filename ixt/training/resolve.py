@@ -8,25 +8,30 @@ from functools import partial
 from pathlib import Path
 
 from ixt.checkpoint.folder import checkpoint_folders
+from ixt.checkpoint.info import CheckpointInfo
 from ixt.checkpoint.stored_recipe import StoredRecipe, changes, few_changes, stored_recipe
 from ixt.distributed.engine.deepspeed import inlined
 from ixt.errors import CheckpointError
+from ixt.files import as_url, local_path
 from ixt.kernels import choose_products
-from ixt.models import sized
-from ixt.recipe import RUN_RECIPE, Recipe, parse_recipe
+from ixt.models import sized, with_own_settings
+from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe
 from ixt.training.micro_batch import resolve_micro_batch
 from ixt.training.model import probe_model
 
 _log = logging.getLogger("ixt")
 
 
-def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
-    """The recipe with its micro-batch, matrix products, mixing group and image size resolved.
+def resolve_recipe(
+    recipe: Recipe, run_dir: Path, resume: bool, base: CheckpointInfo | None = None
+) -> Recipe:
+    """The recipe with data folder, own settings, micro-batch, products and mixing group resolved.
 
     Args:
         recipe: as the user gave it.
         run_dir: folder of the run.
         resume: continue the run in it; otherwise it must not hold checkpoints.
+        base: what the weights to start from say about themselves.
 
     Raises:
         IxtError: it does not fit the run that it continues, or no micro-batch fits.
@@ -38,7 +43,10 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
         )
     stored = stored_recipe(run_dir) if resume else None
     before = stored.recipe if stored is not None else None
-    recipe = sized(inlined(recipe))
+    if before is not None:
+        recipe = completed(recipe, before.model_dump(mode="json"))
+    recipe = sized(with_own_settings(inlined(recipe), base))
+    recipe = _with_absolute_root(recipe, resume)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
@@ -49,6 +57,19 @@ def resolve_recipe(recipe: Recipe, run_dir: Path, resume: bool) -> Recipe:
     resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
     return parse_recipe(resolved.model_dump(mode="json"), str(run_dir / RUN_RECIPE))
+
+
+def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:
+    """The same data, also for who resumes in another working folder."""
+    root = recipe.data.root
+    if root is None or as_url(root) is not None:
+        return recipe
+    if resume and not Path(root).is_absolute() and not local_path(root).exists():
+        raise CheckpointError(
+            f"data.root: {root}: there is no {local_path(root)}, and the run does not say below "
+            "which folder it was; give --data DIR"
+        )
+    return recipe.with_(data={"root": str(local_path(root))})
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:

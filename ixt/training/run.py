@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ixt.checkpoint.schedule import SaveSchedule
+from ixt.checkpoint.stored_recipe import stored_recipe
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
 from ixt.distributed.machine import MACHINE, describe_machine
@@ -29,6 +31,7 @@ from ixt.images.data_digest import DataDigest, digest_images
 from ixt.images.folders import Split
 from ixt.images.index import Index
 from ixt.kernels import check_updates, update_stream
+from ixt.models import Base, describe_base, describe_settings, own_settings, published_base
 from ixt.monitor.observer import Observer
 from ixt.monitor.positions import Peer
 from ixt.monitor.reporter import Reporter
@@ -85,14 +88,19 @@ class Run:
     reporter: Reporter
     writer: CheckpointWriter
     undo: Undo | None
-    """Takes back updates that are not finite; None where they stop the run."""
+    """Rolls back updates that are not finite; None where they stop the run."""
     schedule: SaveSchedule
     peers: list[Peer]
     """The processes of the run."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
-    """Of the rows to write; a run that is resumed keeps its own."""
+    """Format of the rows to write; a run that is resumed keeps its own."""
+    base: dict[str, Any] | None = None
+    """What `ixt.models.Base.record` gave of the weights to start from, in the first process; None
+    where the run starts from its seed."""
+    from_scratch: bool | None = None
+    """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
@@ -113,7 +121,11 @@ class Run:
 
 
 def open_run(
-    recipe: Recipe, run_dir: Path, resume: bool = False, prepare: Prepare | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    resume: bool = False,
+    prepare: Prepare | None = None,
+    base: Base | None = None,
 ) -> Run:
     """Build a run and its folder.
 
@@ -123,12 +135,13 @@ def open_run(
         resume: continue the run in it; otherwise it must not hold checkpoints.
         prepare: called with the fresh model, to load weights for instance; not where the run's own
             ones are to take their place.
+        base: the weights that `prepare` loads.
 
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.
     """
     check_updates(recipe.engine, torch.cuda.is_available())
-    recipe = resolve_recipe(recipe, run_dir, resume)
+    recipe = resolve_recipe(recipe, run_dir, resume, base.info if base else None)
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     accelerator = engine.start(recipe, run_dir)
@@ -137,7 +150,11 @@ def open_run(
         run = _build(recipe, run_dir, accelerator, resume, prepare, processes)
         if warning is not None:
             run.reporter.say(warning)
-        _describe(run)
+        if run.accelerator.is_main_process:
+            run.base = _base_record(run, base, resume)
+            if not resume:
+                _say_start(run, base)
+            _describe(run)
     except BaseException:
         engine.abandon(accelerator)
         raise
@@ -193,6 +210,7 @@ def _build(
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
         graph_stream=stream,
+        from_scratch=prepare is None,
     )
 
 
@@ -213,11 +231,28 @@ def _build_ema(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Em
     return Ema(model, on_swap=partial(engine.drop_gathered, accelerator))
 
 
+def _base_record(run: Run, base: Base | None, resume: bool) -> dict[str, Any] | None:
+    """The weights that the run started from, for its folder, checkpoints and model card."""
+    if resume:
+        stored = stored_recipe(run.run_dir)
+        return stored.base if stored else None
+    if base is None and run.recipe.model.pretrained:
+        base = published_base(run.recipe.model)
+    return base.record() if base else None
+
+
+def _say_start(run: Run, base: Base | None) -> None:
+    """Print which weights a new run starts from, and how its images are prepared."""
+    recipe = run.recipe
+    if run.base is not None:
+        run.reporter.say(describe_base(run.base))
+    own = own_settings(recipe.model.name, base.info if base else None, recipe.eval.image_size)
+    run.reporter.say(describe_settings(recipe, own))
+
+
 def _describe(run: Run) -> None:
-    """Write the resolved recipe and the machine into the run folder."""
-    if not run.accelerator.is_main_process:
-        return
-    machine = json.dumps(describe_machine(), indent=1) + "\n"
+    """Write the resolved recipe, and the machine with the base weights, into the run folder."""
+    machine = json.dumps({**describe_machine(), "base": run.base}, indent=1) + "\n"
     for name, text in ((RUN_RECIPE, dump_recipe(run.recipe)), (MACHINE, machine)):
         try:
             replace_text(run.run_dir / name, text)

@@ -41,9 +41,9 @@ class Undo:
         self._room: dict[Any, Tensor] = {}
         self._before: dict[Any, Tensor] = {}
         self._host: dict[int, tuple[dict[str, Any], set[str], dict[str, Any]]] = {}
-        """By identity each of the optimizer's dictionaries; its keys and numbers on the host."""
+        """Keys and host numbers of the optimizer's dictionaries, by identity."""
         self.undone = torch.zeros((), device=self._device)
-        """Of the last update, on the device: 1 where it was undone."""
+        """Whether the last update was undone, on the device: 1 if so."""
         self._broken: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
 

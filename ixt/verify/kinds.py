@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ixt.checkpoint.address import locate
 from ixt.checkpoint.state_json import STATE
 from ixt.errors import CheckpointError
 from ixt.files import refuse_url
@@ -11,20 +12,28 @@ from ixt.images.shards import INDEX_FOLDER, META
 from ixt.verify.exported import SUFFIXES, verify_export
 from ixt.verify.finding import Finding
 from ixt.verify.packed import SETTINGS, verify_packed
+from ixt.verify.replay import replay_run
 from ixt.verify.run_folder import verify_checkpoint, verify_run
 
 
-def verify(path: Path, data: str | None = None) -> list[Finding]:
+def verify(path: Path, data: str | None = None, replay: int | None = None) -> list[Finding]:
     """Check what ixt wrote; a list of what was checked, good or not.
 
     Args:
-        path: a run's folder, a checkpoint's, a packed set, or an export.
+        path: a run's folder, a checkpoint's or its address, a packed set, or an export.
         data: images to compare with those that a run was trained on, or a packed set made of.
+        replay: number of windows between checkpoints of a run to train again; None for none.
 
     Raises:
-        IxtError: the path is nothing of ixt's, or has no data to compare.
+        IxtError: the path is nothing of ixt's, or has no data to compare, or no window to replay.
+        Interrupted: a signal stopped a replay.
     """
     refuse_url(path)
+    path = locate(path)
+    if replay is not None:
+        if not (path / "checkpoints").is_dir():
+            raise CheckpointError(f"{path}: --replay trains a run again; give a run's folder")
+        return [*verify_run(path, None), *replay_run(path, replay, data)]
     if path.is_dir():
         if (path / "checkpoints").is_dir():
             return verify_run(path, data)

@@ -13,7 +13,7 @@ from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
 from ixt.pipeline.from_recipe import usable_index
-from ixt.recipe import RUN_RECIPE, parse_recipe
+from ixt.recipe import RUN_RECIPE, parse_stored
 from ixt.training.same_data import other_data
 from ixt.verify.finding import Finding, checked
 
@@ -35,13 +35,13 @@ def verify_run(run: Path, data: str | None) -> list[Finding]:
     for name in (LEDGER, METRICS):
         findings.append(checked(name, lambda name=name: _rows(run / name, newest)))  # type: ignore[misc]
     findings.append(checked(MACHINE, lambda: _machine(run)))
-    return findings + _data(newest, data)
+    return findings + verify_data(newest, data)
 
 
 def verify_checkpoint(path: Path, data: str | None) -> list[Finding]:
     """Check a checkpoint's folder; see `verify`."""
     finding, checkpoint = _checkpoint(path)
-    return [finding, *(_data(checkpoint, data) if checkpoint is not None else [])]
+    return [finding, *(verify_data(checkpoint, data) if checkpoint is not None else [])]
 
 
 def _checkpoint(path: Path) -> tuple[Finding, Checkpoint | None]:
@@ -114,11 +114,11 @@ def _machine(run: Path) -> str:
     return f"ixt {content.get('ixt')}, {content.get('processes')} processes"
 
 
-def _data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
+def verify_data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []
-    stored = StoredRecipe(checkpoint.path, parse_recipe(checkpoint.state.get("recipe", {})))
+    stored = StoredRecipe(checkpoint.path, parse_stored(checkpoint.state.get("recipe", {})))
     recipe = stored.recipe.with_(data={"root": root})
 
     def check(split: Split) -> str:

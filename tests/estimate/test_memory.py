@@ -28,7 +28,14 @@ SIZE = ModelSize(
 
 
 def recipe(**engine: Any) -> Recipe:
-    return parse_recipe({"model": {"name": "x"}, "ema": {"decay": 0.9}, "engine": engine})
+    return parse_recipe(
+        {
+            "model": {"name": "x"},
+            "augment": {"image_size": 224},
+            "ema": {"decay": 0.9},
+            "engine": engine,
+        }
+    )
 
 
 def zero(stage: int, **engine: Any) -> Recipe:
@@ -97,7 +104,7 @@ def test_the_largest_micro_batch_fits_divides_and_is_a_multiple_of_the_mixing_gr
         {
             "model": {"name": "x"},
             "ema": {"decay": 0.9},
-            "augment": {"mixup_alpha": 1.0, "mixing_group": 6},
+            "augment": {"image_size": 224, "mixup_alpha": 1.0, "mixing_group": 6},
             "engine": {"global_batch_size": 96, "micro_batch_size": 6},
         }
     )

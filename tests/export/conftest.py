@@ -16,7 +16,9 @@ from ixt.recipe import parse_recipe
 def save_run(tmp_path: Path, digits: Path) -> SaveRun:
     """Write a run folder with one checkpoint; its EMA weights are the raw ones halved."""
 
-    def save(name: str = "inceptionnext_atto", *, ema: bool = True, root: Path = digits) -> Path:
+    def save(
+        name: str = "inceptionnext_atto", *, ema: bool = True, root: Path = digits, **more: object
+    ) -> Path:
         recipe = parse_recipe(
             {
                 "model": {"name": name, "kwargs": FAMILIES[name]},
@@ -35,6 +37,7 @@ def save_run(tmp_path: Path, digits: Path) -> SaveRun:
             "class_names": list(NAMES),
             "metrics": {"top1": 50.0, "ema_top1": 61.5, "ema_top5": 93.25, "ema_count": 360},
             "machine": MACHINE,
+            **more,
         }
         run = tmp_path / "run"
         save_checkpoint(run, {"model": weights, "ema": averages if ema else {}}, state)

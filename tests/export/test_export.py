@@ -14,7 +14,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
-from small_runs import FAMILIES, NAMES, SIZE, SaveRun
+from small_runs import FAMILIES, MACHINE, NAMES, SIZE, SaveRun
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -236,6 +236,52 @@ def test_the_model_card_is_filled_from_the_run(save_run: SaveRun, tmp_path: Path
         assert part in card.text
     assert str(tmp_path) not in card.text
     assert "top1 | 61.5" in card.text
+
+
+SHA = "ab" * 32
+BASE = {"file": "ema.safetensors", "weights": "ema", "sha256": SHA, "match_by_order": False}
+
+
+@pytest.mark.parametrize(
+    ("state", "started", "command"),
+    [
+        ({}, None, "ixt train recipe.yaml --data DIR"),
+        (
+            {"base": {**BASE, "name": "/home/me/runs/first"}},
+            f"`first`, ema weights, SHA-256 `{SHA}`",
+            "ixt finetune recipe.yaml --from first --data DIR",
+        ),
+        (
+            {"base": {**BASE, "name": "a b.pth", "weights": "raw", "match_by_order": True}},
+            f"`a b.pth`, raw weights, SHA-256 `{SHA}`",
+            "ixt finetune recipe.yaml --from 'a b.pth' --data DIR --match-by-order",
+        ),
+        (
+            {"base": {**BASE, "name": "resnet18.a1_in1k", "weights": "published"}},
+            f"`resnet18.a1_in1k`, published weights, SHA-256 `{SHA}`",
+            "ixt train recipe.yaml --data DIR",
+        ),
+        (
+            {"machine": {**MACHINE, "command": ["ixt", "finetune", "x.yaml", "--from", "y.pth"]}},
+            None,
+            "ixt finetune recipe.yaml --from WEIGHTS --data DIR",
+        ),
+    ],
+    ids=["from scratch", "a run", "a file by order", "published", "by an older version"],
+)
+def test_the_model_card_names_the_weights_and_the_command_of_the_run(
+    state: dict[str, Any],
+    started: str | None,
+    command: str,
+    save_run: SaveRun,
+    tmp_path: Path,
+) -> None:
+    export_checkpoint(save_run(**state), tmp_path / "x", "hub")
+    text = ModelCard.load(tmp_path / "x" / "README.md").text
+    assert f"`{command}` trains it again." in text
+    assert (f"## Training\n\n- started from: {started}\n- data:" in text) == bool(started)
+    assert ("## Training\n\n- data:" in text) != bool(started)
+    assert "/home/me" not in text
 
 
 def test_an_imagenet_model_names_its_data_set(tmp_path: Path) -> None:

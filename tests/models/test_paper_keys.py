@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ixt.models import create_model, load_weights, paper_models, with_paper_keys
-from ixt.models.loading import _with_model_keys
+from ixt.models.key_names import with_model_keys
 
 ROWS = pytest.mark.parametrize("row", paper_models(), ids=lambda row: row.name)
 
@@ -31,7 +31,7 @@ def test_a_model_takes_the_paper_s_names_and_every_tensor_back(row) -> None:
     model = create_model(row.name, device="meta")  # names and shapes, no memory
     state = dict(model.state_dict())
     renamed = with_paper_keys(state, model)
-    back = _with_model_keys(renamed, model)
+    back = with_model_keys(renamed, model)[0]
     assert back.keys() == state.keys()
     assert all(back[key] is state[key] for key in state)
     if row.name.startswith("convnext"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,7 +24,8 @@ from ixt.errors import Interrupted, ModelError, RecipeError
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.models import create_model, load_weights, with_paper_keys
-from ixt.recipe import Recipe, dump_recipe, parse_recipe
+from ixt.models.by_order import match_by_order
+from ixt.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from ixt.training import loop as training
 from ixt.training.finetune import finetune
 from ixt.training.loop import train
@@ -221,3 +225,87 @@ def test_a_scaled_head_must_be_a_new_one(tuned: Callable[..., Recipe], tmp_path:
     path = write("paper .pth", build("inceptionnext_atto", num_classes=3), tmp_path)
     with pytest.raises(RecipeError, match=r"model\.head_init_scale: acts on a new head only"):
         finetune(recipe, tmp_path / "other", path)
+
+
+def facts(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the newest checkpoint and machine.json of a run hold."""
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    return dict(checkpoint.state), json.loads((run / "machine.json").read_text())
+
+
+def test_weights_are_trained_as_they_were_and_named_with_their_hash(
+    tuned: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a run, its own colours and crop; the copy that resumes needs no weights any more."""
+    first = {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.3, 0.4]}
+    cut = {"crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bilinear"}
+    train(tuned(augment={"image_size": 48, **first}, eval=cut), tmp_path / "first")
+    open_recipe = tuned(
+        augment={"image_size": None}, eval=dict.fromkeys(cut), schedule={"epochs": 2}
+    )
+    finetune(open_recipe, tmp_path / "second", tmp_path / "first")
+    state, machine = facts(tmp_path / "second")
+    written = load_recipe(tmp_path / "second" / "recipe.yaml").model_dump(mode="json")
+    for recipe in (state["recipe"], written):
+        assert recipe["augment"].items() >= {"image_size": 48, **first}.items()
+        assert recipe["eval"].items() >= cut.items()
+    source = newest_checkpoint(tmp_path / "first")
+    assert source is not None
+    digest = hashlib.sha256((source.path / "ema.safetensors").read_bytes()).hexdigest()
+    base = {"name": str(tmp_path / "first"), "file": "ema.safetensors", "weights": "ema"}
+    assert state["base"] == machine["base"] == {**base, "sha256": digest, "match_by_order": False}
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"first, ema weights, SHA-256 {digest}" in said
+    assert "images: 48 px, crop 0.8 (squash, bilinear), mean [0.3, 0.4, 0.5]" in said
+    assert "; as in the recipe of the weights" in said
+    (tmp_path / "second" / "machine.json").unlink()
+    shutil.rmtree(tmp_path / "first")
+    finetune(open_recipe, tmp_path / "second", tmp_path / "first", resume=True)
+    assert facts(tmp_path / "second")[1]["base"] == state["base"]
+
+
+def test_a_run_without_weights_to_start_from_says_so(
+    tuned: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    train(tuned(), tmp_path / "run")
+    state, machine = facts(tmp_path / "run")
+    assert state["base"] is None and machine["base"] is None
+
+
+def test_published_weights_are_named_with_the_hash_of_the_cached_file(
+    tuned: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--timm--resnet18.a1_in1k"
+    file = repository / "snapshots" / "0123" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    save_file(build("resnet18", num_classes=1000).state_dict(), file)
+    train(tuned("resnet18", model={"pretrained": True}), tmp_path / "run")
+    state, _ = facts(tmp_path / "run")
+    assert (state["base"]["name"], state["base"]["weights"]) == ("resnet18.a1_in1k", "published")
+    assert state["base"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert state["recipe"]["eval"]["crop_pct"] == 1.0  # as the recipe says
+
+
+def test_weights_without_known_names_are_trained_from_where_order_tells(
+    tuned: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, path = build("resnet18"), tmp_path / "foreign.pth"
+    state = source.state_dict()
+    foreign = {f"net.{key.replace('layer', 'stage')}": value for key, value in state.items()}
+    torch.save(foreign, path)
+    with pytest.raises(ModelError, match="--match-by-order takes its tensors by their order"):
+        finetune(tuned("resnet18"), tmp_path / "no", path)
+    recipe = tuned("resnet18", model={"freeze": "backbone"})
+    finetune(recipe, tmp_path / "tuned", path, match_by_order=True)
+    count = len(match_by_order(foreign, state, {"fc.weight", "fc.bias"}).state)
+    assert f"{count} tensors matched by order and shape, none is ambiguous" in caplog.text
+    checkpoint = newest_checkpoint(tmp_path / "tuned")
+    assert checkpoint is not None and checkpoint.state["base"]["match_by_order"] is True
+    assert torch.equal(
+        checkpoint.tensors("model")["layer4.0.conv2.weight"], state["layer4.0.conv2.weight"]
+    )

@@ -37,7 +37,7 @@ class Figure(Part):
     batch_size: int | None = Field(ge=1)
     """Images per step of one device; None where it is not published."""
     images_per_s: float = Field(gt=0.0)
-    """Of one device, also where several were measured together."""
+    """Images per second of one device, also where several were measured together."""
 
 
 class PeerRun(Part):
@@ -74,7 +74,7 @@ class Accuracy(Part):
     image_size: int = Field(ge=1)
     """Side of the square test image, in pixels."""
     top1: float = Field(gt=0.0, lt=100.0)
-    """In percent."""
+    """Top-1 accuracy in percent."""
 
 
 class _File(Part):

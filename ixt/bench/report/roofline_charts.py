@@ -28,9 +28,9 @@ class _Roof:
 
     precision: Precision
     published: Device | None
-    """With the maker's peaks."""
+    """The device with its maker's peaks."""
     seen: Device | None
-    """With what this very device was seen to reach."""
+    """The device with the peaks measured on this very one."""
 
     @property
     def device(self) -> Device:

@@ -64,7 +64,7 @@ class Mark:
     x: float
     y: float
     area: float
-    """In square points."""
+    """Area of the mark, in square points."""
     tip: str
     """What it says when pointed at."""
     name: str = ""
@@ -74,7 +74,7 @@ class Mark:
 
     @property
     def radius(self) -> float:
-        """In points."""
+        """Radius of the mark, in points."""
         return math.sqrt(self.area / math.pi)
 
 
@@ -85,7 +85,7 @@ class Chart:
     figure: Figure
     axes: Axes
     columns: int
-    """Of the legend."""
+    """Columns of the legend."""
     marks: list[Mark] = field(default_factory=list)
 
     def draw(self, mark: Mark, **style: Any) -> None:

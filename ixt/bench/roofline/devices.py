@@ -39,11 +39,11 @@ class Device(Part):
     memory_gib: Positive
     """Memory size as sold; the driver keeps a little of it."""
     tf32_tflops: Positive | None = None
-    """On tensor cores; None where the device has none of that type."""
+    """TF32 peak on tensor cores, in 1e12/s; None where the device has none of that type."""
     bf16_tflops: Positive | None = None
-    """On tensor cores, accumulating in fp32."""
+    """bf16 peak on tensor cores, in 1e12/s, accumulating in fp32."""
     fp16_tflops: Positive | None = None
-    """On tensor cores, accumulating in fp32."""
+    """fp16 peak on tensor cores, in 1e12/s, accumulating in fp32."""
     power_w: Positive | None = None
     """Board power, in watts."""
     link: str = "PCIe 4 x16"

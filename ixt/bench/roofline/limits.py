@@ -27,11 +27,11 @@ class Limits:
     """Upper bounds of the images per second of one device."""
 
     compute_images_per_s: float
-    """With arithmetic alone: dense operations at the precision's peak, depthwise at fp32's."""
+    """Limit by arithmetic alone: dense operations at the precision's peak, depthwise at fp32's."""
     memory_images_per_s: float
-    """With nothing but memory traffic: the memory floor."""
+    """Limit by memory traffic alone: the memory floor."""
     images_per_s: float
-    """With each operation taking the longer of its two times: the tight bound."""
+    """Limit with each operation taking the longer of its two times: the tight bound."""
 
     @property
     def bound(self) -> str:
@@ -97,9 +97,9 @@ class Shares:
     mfu: float | None = None
     """Model FLOPs utilisation: of the precision's dense peak."""
     of_memory_floor: float | None = None
-    """Of the images per second that memory traffic alone allows."""
+    """Share of the images per second that memory traffic alone allows."""
     of_limit: float | None = None
-    """Of the tight bound, each operation taking the longer of its two times."""
+    """Share of the tight bound, each operation taking the longer of its two times."""
 
 
 def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:

@@ -35,7 +35,7 @@ class _Slot:
     name: str
     shape: torch.Size
     offset: int
-    """In a row (`width` given), or in the rows laid end to end."""
+    """Where it begins: in a row (`width` given), or in the rows laid end to end."""
     width: int | None
     """Columns under ZeRO-3, where every process has a slice of each parameter, the last padded."""
 

@@ -20,6 +20,7 @@ from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
 from ixt.distributed.launch.meeting import wait_for_store
 from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
+from ixt.distributed.run_status import STATUS, State, end_running
 from ixt.distributed.signals import Received, StopRequest
 from ixt.errors import EngineError
 from ixt.files import replace_text
@@ -89,7 +90,7 @@ def launch(
     # Heavy, and only needed here: the started processes do the work.
     from torch.distributed.elastic.rendezvous import RendezvousError
 
-    nodes = nodes or Nodes()
+    nodes, before = nodes or Nodes(), _status_text(run_dir)
     with _environment() as folder, StopRequest(also=[signal.SIGQUIT], raises=False) as stop:
         left = []
         try:
@@ -100,11 +101,17 @@ def launch(
                 left = supervisor.left(folder)
         except Stopped:
             status, message = _stopped(left, stop.received)
+            if status:
+                _record_end(run_dir, before, "stopped", message)
             print(message, file=sys.stderr, end="\n" if message else "")
             return status
         except RendezvousError as error:
             raise EngineError(_cannot_meet(nodes, error)) from error
-        return _report(judge(folder, result.failures), run_dir) if result.is_failed() else 0
+        if not result.is_failed():
+            return 0
+        verdict = judge(folder, result.failures)
+        _record_end(run_dir, before, "failed", verdict.message)
+        return _report(verdict, run_dir)
 
 
 def _supervisor(
@@ -199,6 +206,25 @@ def _environment() -> Iterator[Path]:
             yield Path(folder)
         finally:
             del os.environ[rank_file.FOLDER], os.environ[rank_file.AGENT]
+
+
+def _status_text(run_dir: Path | None) -> bytes | None:
+    """The status of the run as it is in the file."""
+    file = None if run_dir is None else run_dir / STATUS
+    return file.read_bytes() if file is not None and file.is_file() else None
+
+
+def _record_end(run_dir: Path | None, before: bytes | None, state: State, message: str) -> None:
+    """Note why processes ended that began to train here and could not note it themselves.
+
+    Args:
+        run_dir: folder of the run; None where there is none.
+        before: its status before they started: where that stands, they have not begun.
+        state: how they ended.
+        message: of one line or more; the first one is kept.
+    """
+    if run_dir is not None and _status_text(run_dir) != before:
+        end_running(run_dir, state, message.partition("\n")[0])
 
 
 def _report(verdict: Verdict, run_dir: Path | None) -> int:

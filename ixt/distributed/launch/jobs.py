@@ -28,7 +28,7 @@ class Job:
 
     name: str
     arguments: tuple[str, ...]
-    """Of `ixt`, e.g. ("train", "recipes/x.yaml", "--auto-resume")."""
+    """Arguments of `ixt`, e.g. ("train", "recipes/x.yaml", "--auto-resume")."""
     num_nodes: int
     gpus_per_node: int
     """0 for machines without any."""

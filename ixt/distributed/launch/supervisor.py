@@ -92,7 +92,7 @@ class Supervisor(LocalElasticAgent):
         ]
 
     def _processes(self) -> dict[int, Popen[bytes]]:
-        """By local rank; none before the first start."""
+        """The processes by local rank; none before the first start."""
         if not isinstance(self._pcontext, SubprocessContext):
             return {}
         return {rank: one.proc for rank, one in self._pcontext.subprocess_handlers.items()}

@@ -48,7 +48,7 @@ def end(message: str, status: int, same_on_all: bool = False) -> NoReturn:
 
 def fail(error: Exception) -> NoReturn:
     """End a process of a group over an error that the user cannot fix: one line says where."""
-    lost = isinstance(error, PeerLost) or _is_of_the_network(error)
+    lost = lost_another(error)
     what = "another process is gone" if lost else type(error).__name__
     text = str(error).partition(". This is typically")[0] if lost else str(error)  # gloo's advice
     reason = " ".join(f"{what}: {text}".split())
@@ -105,7 +105,12 @@ def _die_with_the_agent() -> None:
         sys.exit("the agent is gone already")
 
 
-def _is_of_the_network(error: Exception) -> bool:
+def lost_another(error: BaseException) -> bool:
+    """Whether an error only says that another process of the group has ended."""
+    return isinstance(error, PeerLost) or _is_of_the_network(error)
+
+
+def _is_of_the_network(error: BaseException) -> bool:
     """Whether a collective operation failed, as when another process has ended."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not isinstance(error, RuntimeError):

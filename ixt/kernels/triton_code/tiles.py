@@ -13,7 +13,7 @@ from torch import Tensor
 from ixt.kernels.shapes import Bands
 
 Norm = tuple[Tensor, Tensor, Tensor, float, float]
-"""Of a batch norm: inputs, sums, moments, eps and count, as `bands_norm` has them."""
+"""A batch norm: inputs, sums, moments, eps and count, as `bands_norm` has them."""
 
 # Filters of more taps are worked on row by row, or a thread's registers run out.
 MOST_TAPS = tl.constexpr(11)

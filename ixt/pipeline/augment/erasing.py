@@ -97,7 +97,7 @@ def _pixel_noise(
 def _boxwise_noise(
     box: NDArray[np.int64], words: NDArray[np.int64], size: int, device: torch.device
 ) -> list[Tensor]:
-    """As _pixel_noise, one box after the other."""
+    """The noise of _pixel_noise, one box after the other."""
     number = torch.arange(size * size, device=device).view(size, size)
     corners = zip(upload(words, device), box.tolist(), strict=True)
     return [

@@ -76,7 +76,7 @@ def _histograms(images: Tensor) -> Tensor:
 
 
 def _scattered_histograms(images: Tensor) -> Tensor:
-    """As _histograms; slow on a CPU, but never waits for a GPU, as bincount does."""
+    """The result of _histograms; slow on a CPU, but never waits for a GPU, as bincount does."""
     levels = images.flatten(2).long()
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
     return counts.scatter_add_(2, levels, torch.ones_like(levels))

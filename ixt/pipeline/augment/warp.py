@@ -79,7 +79,7 @@ def _gathered_rows(images: Tensor, whole: Floats) -> Tensor:
 
 
 def _copied_rows(images: Tensor, whole: Floats) -> Tensor:
-    """As _gathered_rows: one copy of a run of pixels per row, where a CPU would look up each."""
+    """The result of _gathered_rows by copies of runs of pixels, which suits a CPU."""
     size = images.shape[-1]
     # From further out, all pixels are the edge's.
     whole = whole.clip(-size - 2, size + 2)

@@ -54,7 +54,7 @@ class Feed(Generic[R]):
         self._error: Exception | None = None
 
     def restart(self) -> int:
-        """Take back what the last pipeline did not deliver; images of the next cut, 0 at the end.
+        """Reclaim what the last pipeline did not deliver; images of the next cut, 0 at the end.
 
         Raises:
             Exception: what the requests raised, once all before it are decoded.

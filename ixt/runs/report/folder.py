@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
 
 from ixt.distributed.machine import MACHINE
 from ixt.errors import CheckpointError, RecipeError
 from ixt.files import read_json, reason
 from ixt.monitor.row_file import METRICS, read_row
-from ixt.recipe import RUN_RECIPE, Recipe
+from ixt.recipe import RUN_RECIPE
 from ixt.recipe.plain_yaml import read_plain
 from ixt.runs.report.evaluation import EVALUATION, Evaluation
 from ixt.runs.report.first_batch import FIRST_BATCH, FirstBatch
+from ixt.runs.settings import Settings, flat
 
 T = TypeVar("T")
 Stored = TypeVar("Stored", bound=BaseModel)
 Row = dict[str, Any]
-Flat = dict[str, Any]
-"""Values by dotted key: `optim.lr`."""
 
 
 @dataclass
@@ -34,8 +32,8 @@ class RunFolder:
 
     path: Path
     """Absolute."""
-    recipe: Flat = field(default_factory=dict)
-    """All keys of the resolved recipe."""
+    recipe: Settings = field(default_factory=dict)
+    """Of the resolved recipe; a key that its version did not have has its default."""
     steps: list[Row] = field(default_factory=list)
     """Rows of the log intervals."""
     epochs: list[Row] = field(default_factory=list)
@@ -154,13 +152,13 @@ def number(row: Row, key: str) -> float | None:
     return float(value)
 
 
-def _read_recipe(path: Path) -> Flat:
-    return dict(_flat(path.read_bytes().decode(errors="replace"), path.name))
+def _read_recipe(path: Path) -> Settings:
+    return _settings(path.read_bytes().decode(errors="replace"), path.name)
 
 
 @lru_cache(8)  # it is read at every evaluation, and YAML is slow
-def _flat(text: str, source: str) -> Flat:
-    """The keys of a recipe, of this version or another one.
+def _settings(text: str, source: str) -> Settings:
+    """The settings of a recipe, of this version or another one.
 
     Raises:
         RecipeError: it is not YAML.
@@ -168,21 +166,4 @@ def _flat(text: str, source: str) -> Flat:
     content = read_plain(text, source)
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: holds no sections")
-    return {
-        f"{section}.{key}": value
-        for section, values in content.items()
-        for key, value in (values.items() if isinstance(values, dict) else ())
-    }
-
-
-@lru_cache(1)
-def defaults() -> Flat:
-    """The default of every key that has one, as a recipe file has it."""
-    flat = {}
-    for section, about in Recipe.model_fields.items():
-        kind: Any = about.annotation
-        for key, field_ in kind.model_fields.items():
-            value = field_.get_default(call_default_factory=True)
-            if value is not PydanticUndefined:
-                flat[f"{section}.{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    return flat(content)

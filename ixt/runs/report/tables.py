@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from ixt.errors import printable
 from ixt.images.classes import class_label
 from ixt.runs.report.evaluation import MATRIX_CLASSES, ClassResult, Evaluation
-from ixt.runs.report.folder import Row, RunFolder, defaults, number
+from ixt.runs.report.folder import Row, RunFolder, number
+from ixt.runs.settings import defaults
 
 _ALL_CLASSES = 40
 """Up to this number, every class is shown."""
@@ -58,12 +59,11 @@ def changed_settings(run: RunFolder) -> list[Setting]:
 
 
 def differing_settings(runs: Sequence[RunFolder]) -> list[Setting]:
-    """The keys in which the recipes of several runs differ; a key that one lacks has its default.
+    """The keys in which the recipes of several runs differ.
 
     A run whose recipe could not be read is left out of the comparison.
     """
-    known = defaults()
-    full = [{**known, **run.recipe} if run.recipe else {} for run in runs]
+    full = [run.recipe for run in runs]
     keys = dict.fromkeys(key for recipe in full for key in recipe)
     found = []
     for key in keys:

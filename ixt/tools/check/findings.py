@@ -114,7 +114,7 @@ class Finding:
     """Relative to the data root."""
     detail: str = ""
     others: tuple[str, ...] = field(default=())
-    """Of duplicates: files with the same content, likewise relative; at most ten of them."""
+    """At most ten other files with the same content, likewise relative, for duplicates."""
 
 
 def find(surveys: Sequence[Survey]) -> list[Finding]:

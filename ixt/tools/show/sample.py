@@ -39,7 +39,7 @@ class Source:
     class_name: str
     """Name of its folder."""
     height: int
-    """Of the stored image, in pixels."""
+    """Height of the stored image, in pixels."""
     width: int
 
     @property

@@ -69,7 +69,9 @@ def test_a_loader_that_keeps_up_is_not_blamed() -> None:
 def test_a_device_takes_more_of_a_model_that_is_partly_frozen() -> None:
     probe = {"name": "resnet18", "num_classes": 10, "freeze": "backbone"}
     frozen, whole = (
-        find_demand(parse_recipe({"model": model}), "h100", None).images_per_s
+        find_demand(
+            parse_recipe({"model": model, "augment": {"image_size": 224}}), "h100", None
+        ).images_per_s
         for model in (probe, {"name": "resnet18", "num_classes": 10})
     )
     assert frozen > 2 * whole

@@ -338,6 +338,8 @@ class Rank(Process):
             ema=None,
             data={},
             ledger_format=2,
+            base=None,
+            from_scratch=True,
             reporter=SimpleNamespace(records=dict),
             class_names=(),
             recipe=SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {}),

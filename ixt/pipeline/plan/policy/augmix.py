@@ -63,7 +63,7 @@ class AugMix:
     depth: int = 0
     """Operations per chain; 0 draws 1 to 3."""
     alpha: float = 1.0
-    """Of the Dirichlet and Beta distributions of the weights."""
+    """Parameter of the Dirichlet and Beta distributions of the weights."""
     blended: bool = False
     """Blend each chain into the image in turn instead of summing up first."""
 
