@@ -46,8 +46,9 @@ class ClassResult(_Stored):
     output: int
     count: int
     top1: float
-    """In percent."""
+    """Percent of its images whose first output is right."""
     top5: float
+    """Percent of its images with the right output among the first five."""
     most_predicted_instead: int | None
 
 
@@ -79,13 +80,11 @@ class Evaluation(_Stored):
     class_names: list[str]
     """Class of each output."""
     top1: float
-    """In percent."""
+    """This and the next four are those of `ixt.evaluate.Accuracy`."""
     top5: float
     loss: float
     count: int
-    """Images counted."""
     skipped: int
-    """Damaged images left out."""
     classes: list[ClassResult]
     confusions: list[tuple[int, int, int]]
     """Label, prediction and images of wrong predictions, the most frequent first: all of them with
@@ -94,7 +93,7 @@ class Evaluation(_Stored):
     """Pairs of classes that are confused, those left out included."""
     bins: list[Bin]
     calibration_error: float
-    """In [0, 1]."""
+    """Expected calibration error, in [0, 1]."""
     mistakes: list[Mistake]
     """The most confident ones, the most confident first."""
 

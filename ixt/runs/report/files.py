@@ -19,13 +19,18 @@ COMPARISON = Path("comparison.html")
 _FILES = "report"
 
 
-def publish(path: Path, text: str) -> None:
-    """Give a file new content, UTF-8; a run and `ixt report` may do so at the same time.
+def publish(path: Path, text: str, *, unique: bool = False) -> None:
+    """Give a file new content, in UTF-8.
+
+    Args:
+        path: of the file.
+        text: the content.
+        unique: write under a name of this call's own: a run may write meanwhile.
 
     Raises:
         OSError: it cannot be written.
     """
-    with published(path, unique=True) as beside:
+    with published(path, unique=unique) as beside:
         beside.write_bytes(text.encode())
 
 
@@ -57,9 +62,9 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
         return output
     page = place = run_dir / REPORT
     try:
-        publish(page, run_html(run))
+        publish(page, run_html(run), unique=True)
         place = run_dir / _FILES
-        write_files(run)
+        write_files(run, unique=True)
     except OSError as error:
         raise DataError(
             f"{place}: cannot be written ({reason(error)}); give another place with --output FILE"
@@ -67,8 +72,12 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     return page
 
 
-def write_files(run: RunFolder) -> dict[str, Image.Image]:
+def write_files(run: RunFolder, *, unique: bool = False) -> dict[str, Image.Image]:
     """Write curves as SVG and pictures as PNG files into report/ of a run; give the pictures.
+
+    Args:
+        run: the run.
+        unique: as in `publish`.
 
     Raises:
         OSError: one cannot be written.
@@ -77,10 +86,10 @@ def write_files(run: RunFolder) -> dict[str, Image.Image]:
     folder.mkdir(exist_ok=True)
     for drawing in draw_curves([run]):
         name = drawing.title.lower().replace(" ", "_").replace("-", "")
-        publish(folder / f"{name}.svg", drawing.svg)
+        publish(folder / f"{name}.svg", drawing.svg, unique=unique)
     sheets = _sheets(run)
     for name, sheet in sheets.items():
-        with published(folder / f"{name}.png", unique=True) as beside:
+        with published(folder / f"{name}.png", unique=unique) as beside:
             sheet.save(beside, "PNG", compress_level=1)
     return sheets
 

@@ -33,7 +33,7 @@ class RunFolder:
     path: Path
     """Absolute."""
     recipe: Settings = field(default_factory=dict)
-    """Of the resolved recipe; a key that its version did not have has its default."""
+    """The resolved recipe; a key that its version did not have has its default."""
     steps: list[Row] = field(default_factory=list)
     """Rows of the log intervals."""
     epochs: list[Row] = field(default_factory=list)

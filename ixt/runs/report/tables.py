@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
     images: int
     share: float
-    """Of the images of its class, in [0, 1]."""
+    """Share of the images of its class, in [0, 1]."""
     right: bool
 
 
