@@ -52,7 +52,7 @@ class Diverged(IxtError):
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; its work is saved."""
+    """A signal asked to stop; the work is saved. The message says how to continue."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

@@ -178,7 +178,7 @@ def test_every_image_of_the_demo_that_is_predicted_is_named(demo: Demo) -> None:
 
 
 def test_the_demo_is_tuned_from_its_averaged_weights(demo: Demo) -> None:
-    assert "started from its ema weights" in demo.said["finetune"]
+    assert "from      ema weights of runs/demo/" in demo.said["finetune"]
     assert demo.last_row("runs/tuned")["count"] == 360
 
 

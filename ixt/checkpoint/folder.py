@@ -156,6 +156,12 @@ def checkpoint_folders(run_dir: Path) -> list[Path]:
     return sorted(found, key=found.__getitem__)
 
 
+def kept_checkpoints(run_dir: Path) -> list[Checkpoint]:
+    """The checkpoints of a run whose `state.json` is readable, oldest first; none is verified."""
+    states = {path: _state(path) for path in checkpoint_folders(run_dir) if _step(path) is not None}
+    return [Checkpoint(path, state) for path, state in states.items() if state]
+
+
 def sweep(
     run_dir: Path, newest: int, keep_last: int, keep_best: int, keep_every_epochs: int | None = None
 ) -> None:

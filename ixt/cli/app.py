@@ -61,7 +61,7 @@ def main() -> None:
         worker.end(str(error), 2)
     except Interrupted as error:
         ignore_stop_signals()
-        worker.end(f"{error}; continue with --resume", 128 + error.signum, same_on_all=True)
+        worker.end(str(error), 128 + error.signum, same_on_all=True)
     except Exception as error:
         advice = ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
         if os.environ.get("IXT_DEBUG") or not (advice or launched()):

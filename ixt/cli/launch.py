@@ -56,7 +56,12 @@ def slurm(
     time: Annotated[str | None, typer.Option(help="Time limit, e.g. 24:00:00.")] = None,
     partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
     account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    cpus_per_process: Annotated[int | None, typer.Option(min=1, help="CPU cores each.")] = None,
+    cpus_per_process: Annotated[
+        int, typer.Option(min=1, help="CPU cores of each process; they decode its images.")
+    ] = 8,
+    memory: Annotated[
+        str | None, typer.Option(help="Of each machine, e.g. 256G; 16G per process if not given.")
+    ] = None,
     sbatch: Annotated[
         list[str] | None, typer.Option(help="Further sbatch option, e.g. --exclusive; repeatable.")
     ] = None,
@@ -81,11 +86,11 @@ def slurm(
         partition=partition,
         account=account,
         cpus_per_process=cpus_per_process,
+        memory=memory,
         directives=tuple(sbatch or ()),
         setup=tuple(setup or ()),
     )
-    if delivery.submit:
-        folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its log
+    folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its log
     _deliver(text, folder / "job.sh", delivery, "sbatch")
 
 

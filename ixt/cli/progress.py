@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ixt.errors import escaped, printable
-from ixt.images.progress_lines import Report, report_lines
+from ixt.errors import printable
+from ixt.images.progress_lines import Pace, Report, report_lines
 
 
 @contextmanager
@@ -19,35 +19,24 @@ def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
         noun: what is counted.
         shown: False for the processes of which only the first speaks.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from ixt.monitor.status_line import Status, StatusLine, terminal
 
-    console = Console(stderr=True)
-    if shown and not console.is_terminal:
-        yield report_lines(title, noun, _say)
+    console = terminal() if shown else None
+    if console is None:
+        yield report_lines(title, noun, _say) if shown else lambda done, total: None
         return
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(noun),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not shown,
-    )
-    with bars:
-        bar = bars.add_task(escaped(title), total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+    pace, now = Pace(period_s=1.0), Status(0, None, None, [title])
+
+    def report(done: int, total: int) -> None:
+        nonlocal now
+        per_s = pace.per_s(done)
+        if pace.is_due():
+            pace.mark(done)
+        left_s = (total - done) / per_s if per_s > 0 else None
+        now = Status(done, total, left_s, [title, f"{done:,} of {total:,} {noun}"])
+
+    with StatusLine(console, lambda: now):
+        yield report
 
 
 def _say(line: str) -> None:

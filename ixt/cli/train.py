@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,6 +201,7 @@ def _train(
     if status is not None:
         sys.exit(status)
     from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.errors import Interrupted
     from ixt.runs.report.writer import ReportWriter
     from ixt.training.finetune import finetune
     from ixt.training.loop import train
@@ -208,7 +210,25 @@ def _train(
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
     resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
     profile, until = execution.profile, execution.until
-    if source is None:
-        train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
-    else:
-        finetune(recipe, folder, source, resume, profile, match_by_order, until, ReportWriter)
+    try:
+        if source is None:
+            train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
+        else:
+            finetune(recipe, folder, source, resume, profile, match_by_order, until, ReportWriter)
+    except Interrupted as error:
+        command = _resume_command(folder, execution)
+        raise Interrupted(f"{error}; continue with: {command}", error.signum) from None
+
+
+def _resume_command(folder: Path, execution: Execution) -> str:
+    """What continues a stopped run; the settings of `--set` and `--data` are in its recipe."""
+    from ixt.distributed.launch import rank_file
+    from ixt.distributed.launch.environment import launched
+
+    words = ["ixt", "resume", str(folder)]
+    for name in ("num_processes", "nodes", "rdzv_endpoint", "rdzv_id", "max_restarts"):
+        value = getattr(execution, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    foreign = launched() and not rank_file.has_agent()
+    return shlex.join(words) + (", under the same launcher" if foreign else "")

@@ -44,7 +44,7 @@ def describe_machine() -> dict[str, Any]:
         "packages": {name: package_version(name) for name in _PACKAGES},
         "command": _command(),
         "platform": _platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -97,7 +97,8 @@ def _platform() -> str:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name of this machine's processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

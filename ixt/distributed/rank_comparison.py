@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import ixt
-from ixt.distributed.machine import package_version
+from ixt.distributed.machine import cpu_name, package_version
 from ixt.errors import EngineError
 from ixt.images.data_digest import DataDigest
 from ixt.images.data_digest import difference as data_difference
@@ -40,6 +40,8 @@ class Process:
     clock_s: float
     """Its wall clock, asked for in all processes at about the same time."""
     pid: int = 0
+    device: str = ""
+    """Name of what it computes on."""
 
 
 def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[Process], str | None]:
@@ -52,7 +54,15 @@ def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[Process], st
         EngineError: a process has other versions or another recipe; the same in all processes.
     """
     accelerator.wait_for_everyone()  # the clocks are read together
-    own = Process(socket.gethostname(), _versions(), _flat(recipe), time.time(), os.getpid())
+    device = accelerator.device
+    own = Process(
+        host=socket.gethostname(),
+        versions=_versions(),
+        recipe=_flat(recipe),
+        clock_s=time.time(),
+        pid=os.getpid(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+    )
     processes: list[Process] = gather_object([own])
     problem = difference(processes)
     if problem is not None:

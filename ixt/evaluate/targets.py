@@ -85,7 +85,8 @@ def name_outputs(
             "name and not by value; say which is meant with --class-map FILE (a line for each "
             "output, its folder's name)"
         )
-    return output_classes(index.classes, num_classes)
+    remedy = "name the class folder of each output with --class-map"
+    return output_classes(index.classes, num_classes, remedy)
 
 
 def find_targets(

@@ -83,7 +83,9 @@ def class_label(name: str) -> str:
     return _lemmas().get(name, name)
 
 
-def output_classes(folder_names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
+def output_classes(
+    folder_names: Sequence[str], num_classes: int | None, remedy: str | None = None
+) -> tuple[str, ...]:
     """Name the class of each model output.
 
     The outputs are the sorted folder names, as in torchvision's ImageFolder. A model of 1000
@@ -92,6 +94,7 @@ def output_classes(folder_names: Sequence[str], num_classes: int | None) -> tupl
     Args:
         folder_names: class folders of the data.
         num_classes: outputs of the model; None for as many as there are folders.
+        remedy: what else helps where they do not fit; a recipe's setting if not given.
 
     Raises:
         DataError: the folders do not fit the number of outputs.
@@ -102,9 +105,10 @@ def output_classes(folder_names: Sequence[str], num_classes: int | None) -> tupl
     if num_classes == IMAGENET_CLASSES and not unknown:
         return imagenet_synsets()
     reason = f" ({unknown[0]} is not one of ImageNet-1k)" if num_classes == IMAGENET_CLASSES else ""
+    remedy = remedy or f"set model.num_classes to {len(folder_names)}"
     raise DataError(
         f"the data holds {len(folder_names)} classes{reason}, the model has {num_classes} outputs; "
-        f"set model.num_classes to {len(folder_names)} or give the data that the model is for"
+        f"{remedy} or give the data that the model is for"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,35 @@ Report = Callable[[int, int], None]
 
 _PERIOD_S = 15.0
 _WINDOW = 10  # lines over which the rate is taken: what an earlier call did is passed over fast
+
+
+class Pace:
+    """How fast work is, by what was done since the oldest of a few marks."""
+
+    def __init__(self, done: int = 0, period_s: float = math.inf) -> None:
+        """Set the first mark.
+
+        Args:
+            done: already.
+            period_s: seconds between two marks; by default the first one stays the only one, so
+                that the pace is the mean since then.
+        """
+        self._marks = deque([(time.monotonic(), done)], maxlen=_WINDOW)
+        self._period_s = period_s
+
+    def is_due(self) -> bool:
+        """Whether the last mark is old enough for another one."""
+        return time.monotonic() - self._marks[-1][0] >= self._period_s
+
+    def mark(self, done: int) -> None:
+        """Set a mark."""
+        self._marks.append((time.monotonic(), done))
+
+    def per_s(self, done: int) -> float:
+        """How much is done per second; 0 where nothing was."""
+        since_s, before = self._marks[0]
+        elapsed_s = time.monotonic() - since_s
+        return max(0, done - before) / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def report_lines(
@@ -27,14 +57,13 @@ def report_lines(
     Returns:
         to be called by one thread at a time.
     """
-    marks = deque([(time.monotonic(), 0)], maxlen=_WINDOW)
+    pace = Pace(period_s=period_s)
 
     def report(done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if now_s - marks[-1][0] < period_s:
+        if not pace.is_due():
             return
-        marks.append((now_s, done))
-        per_s = (done - marks[0][1]) / (now_s - marks[0][0])
+        per_s = pace.per_s(done)
+        pace.mark(done)
         left = eta_text((total - done) / per_s) if per_s > 0 else "unknown"
         share = done / max(1, total)
         rate = f"{per_s:,.0f} {noun}/s, " if per_s >= 1 else ""

@@ -9,7 +9,7 @@ Importing this package registers what timm lacks (`ixt.models.variants`) with ti
 """
 
 from ixt.models.adapt import freeze, scale_classifier, sized
-from ixt.models.base import Base, describe_base, published_base
+from ixt.models.base import Base, published_base
 from ixt.models.cost import Costs, count_macs, count_params, model_costs
 from ixt.models.create import (
     EvalSettings,
@@ -39,7 +39,6 @@ __all__ = [
     "count_params",
     "create_empty_model",
     "create_model",
-    "describe_base",
     "describe_settings",
     "eval_settings",
     "freeze",

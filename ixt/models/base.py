@@ -13,7 +13,6 @@ from timm.models import get_pretrained_cfg
 from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import CheckpointInfo
 from ixt.checkpoint.weights import Kind
-from ixt.errors import printable
 from ixt.models.create import name_in_timm
 from ixt.recipe import Model
 
@@ -68,9 +67,3 @@ def _cached(cfg: Any, cache_dir: str | None) -> Path | None:
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints")
     file = folder / Path(cfg.url or "").name
     return file if file.is_file() else None
-
-
-def describe_base(record: dict[str, Any]) -> str:
-    """One line about what `Base.record` gave."""
-    what = f"base: {printable(record['name'])}, {record['weights']} weights"
-    return f"{what}, SHA-256 {record['sha256']}" if record["sha256"] else what

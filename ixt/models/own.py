@@ -104,7 +104,7 @@ def describe_settings(recipe: Recipe, own: OwnSettings) -> str:
         if value != wanted
     ]
     return (
-        f"images: {' and '.join(map(str, sizes))} px, crop {settings.crop_pct:g} "
+        f"{' and '.join(map(str, sizes))} px, crop {settings.crop_pct:g} "
         f"({settings.crop_mode}, {settings.interpolation}), mean {_text(augment.mean)}, std "
         f"{_text(augment.std)}; "
         + (f"differs from {own.source}: {', '.join(other)}" if other else f"as in {own.source}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ixt.errors import printable
 from ixt.files import fsync
 from ixt.monitor.prometheus import Exporter
 from ixt.monitor.row_file import LEDGER, METRICS, Record, RowFile
+from ixt.monitor.run_progress import RunProgress
 from ixt.monitor.spikes import SPIKES
+from ixt.monitor.status_line import terminal
 from ixt.recipe import Prometheus
 
 SKIPPED = "skipped.jsonl"
 
 
 class Reporter:
-    """Writes rows to `metrics.jsonl`, the ledger and the trackers, and draws the progress.
-
-    On a terminal it draws one moving line; elsewhere it prints a line per log interval, so that a
-    log file stays readable.
-    """
+    """Writes rows to `metrics.jsonl`, the ledger and the trackers, and shows the progress."""
 
     def __init__(
         self,
@@ -39,9 +36,11 @@ class Reporter:
         self._accelerator = accelerator
         self._run_dir = run_dir
         self._total = total_steps
-        self._console = Console(stderr=True) if accelerator.is_main_process else None
-        self._progress: Progress | None = None
-        self._first: tuple[int, float] | None = None
+        self._terminal = terminal() if accelerator.is_main_process else None
+        self._console = self._terminal or (
+            Console(stderr=True) if accelerator.is_main_process else None
+        )
+        self._progress: RunProgress | None = None
         self._exporter: Exporter | None = None
         names = (METRICS, LEDGER, SKIPPED, SPIKES)
         self._files = {name: RowFile(run_dir / name) for name in names}
@@ -58,7 +57,6 @@ class Reporter:
             evaluated: False to forget an evaluation of this step too: it will be done again.
             records: what the checkpoint of this step says of the rows, as `records` gave it.
         """
-        self._first = (step, time.monotonic())
         # TensorBoard then hides what a killed run had drawn beyond this step.
         again = {"tensorboard": {"purge_step": step + 1}} if step else {}
         self._accelerator.init_trackers("ixt", init_kwargs=again)
@@ -68,33 +66,26 @@ class Reporter:
             damage = file.open(step, evaluated, (records or {}).get(name))
             if damage is not None:
                 self.say(damage)
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=self._console,
-            )
-            self._progress.add_task("starting", total=self._total, completed=step)
-            self._progress.start()
+        self._progress = RunProgress(step, self._total, self.say, self._terminal)
 
     def close(self) -> None:
         """Leave the terminal as it was, and the port."""
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.close()
         if self._exporter is not None:
             self._exporter.close()
 
     def say(self, text: str) -> None:
         """Print a line for people."""
         if self._console is not None:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(
+                printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True
+            )
 
     def advance(self) -> None:
         """One more update is done."""
         if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0])
+            self._progress.advance()
 
     def log_steps(self, row: Mapping[str, Any]) -> None:
         """Record a log interval.
@@ -104,29 +95,19 @@ class Reporter:
                 and whatever else the interval tells.
         """
         self._record({"kind": "steps", **row}, prefix="train")
-        if self._console is None:
-            return
-        text = (
-            f"epoch {row['epoch']}  step {row['step']}/{self._total}  loss {row['loss']:.4f}  "
-            f"lr {row['lr']:.2e}  {row['images_per_s']:.0f} img/s  wait {row['data_wait']:.0%}  "
-            f"{row['memory_gib']:.1f} GiB  eta {self._eta(row['step'])}"
-        )
-        if self._progress is None:
-            self.say(text)
-        else:
-            self._progress.update(self._progress.task_ids[0], description=text)
+        if self._progress is not None:
+            self._progress.show(row)
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Record an evaluation: step, epoch, and metrics of the raw and the EMA weights."""
         self._record({"kind": "epoch", **row}, prefix="eval")
-        words = [f"epoch {row['epoch']}"]
-        for prefix, name in (("", ""), ("ema_", "EMA ")):
+        for prefix, name in (("", ""), ("ema_", "EMA  ")):
             if f"{prefix}top1" in row:
-                words.append(
-                    f"{name}top-1 {row[f'{prefix}top1']:.2f}  {name}top-5 "
-                    f"{row[f'{prefix}top5']:.2f}  {name}loss {row[f'{prefix}loss']:.4f}"
+                top1, top5, loss = (row[prefix + key] for key in ("top1", "top5", "loss"))
+                self.say(
+                    f"epoch {row['epoch']}  {name}top-1 {top1:.2f}  top-5 {top5:.2f}  "
+                    f"loss {loss:.4f}"
                 )
-        self.say("  ".join(words))
 
     def log_ledger(self, rows: list[dict[str, Any]]) -> None:
         """Record the fingerprints of the samples of each update."""
@@ -168,13 +149,6 @@ class Reporter:
             self._exporter.record(row)
         if self._console is not None:
             self._files[METRICS].append([row])
-
-    def _eta(self, step: int) -> str:
-        assert self._first is not None
-        first, since_s = self._first
-        left_s = (time.monotonic() - since_s) / max(1, step - first) * (self._total - step)
-        hours, minutes = divmod(round(left_s / 60), 60)
-        return f"{hours}:{minutes:02d} h" if hours else f"{left_s / 60:.1f} min"
 
 
 def memory_gib(accelerator: Accelerator) -> float:

@@ -31,6 +31,8 @@ RUN_RECIPE = "recipe.yaml"
 
 Origins = dict[str, str]
 
+_MEANT = {"batch_size": ["engine.global_batch_size"]}  # rather than eval.batch_size
+
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given by path or by the bare name of a shipped one.
@@ -136,7 +138,7 @@ def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it gives an equal recipe."""
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
+    yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(recipe.model_dump(mode="json"), stream)
     return stream.getvalue()
@@ -253,13 +255,15 @@ def _shown(value: Any) -> str:
 def _suggestion(parts: list[str]) -> str:
     """The key that was probably meant.
 
-    One of the same name in another section, else a near one of the same section, else of any.
+    The one that other programs call so, else one of the same name in another section, else a near
+    one of the same section, else of any.
     """
     known = _dotted_keys(Recipe)
     key, section = ".".join(parts), ".".join(parts[:-1])
     siblings = [k for k in known if k.rpartition(".")[0] == section]
     found = (
-        [k for k in known if k.rpartition(".")[2] == parts[-1]]
+        _MEANT.get(parts[-1])
+        or [k for k in known if k.rpartition(".")[2] == parts[-1]]
         or difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
         or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from ixt.models import Base, load_weights
 from ixt.recipe import Recipe
 from ixt.training.loop import train
 from ixt.training.run import Run, RunReport
-
-_log = logging.getLogger("ixt")
 
 
 def finetune(
@@ -53,7 +50,7 @@ def finetune(
         return train(recipe, run_dir, True, None, profile_steps, None, until, report)
     held = [read_weights(source)]  # not for longer than until the model has them
 
-    def prepare(model: nn.Module) -> None:
+    def prepare(model: nn.Module) -> str:
         loaded = load_weights(
             model, held.pop(), replace_head=True, resample=True, by_order=match_by_order
         )
@@ -64,9 +61,8 @@ def finetune(
             )
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""
-        _log.warning("%s: started from its %s weights%s%s", loaded.file, loaded.kind, head, sized)
-        if loaded.by_order is not None:
-            _log.warning("%s", loaded.by_order.describe())
+        order = f"; {loaded.by_order.describe()}" if loaded.by_order is not None else ""
+        return f"{loaded.kind} weights of {loaded.file}{head}{sized}{order}"
 
     start = held[0]
     base = Base(str(source), start.file, start.kind, start.info, match_by_order)

@@ -20,10 +20,10 @@ from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training import state
-from ixt.training.model import Prepare
+from ixt.training.announce import announce_end, announce_start
 from ixt.training.optimizer import set_learning_rate
 from ixt.training.record_end import end_recorded
-from ixt.training.run import Run, RunReport, open_run
+from ixt.training.run import Prepare, Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
 from ixt.training.watch import watched
@@ -47,7 +47,7 @@ def train(
         recipe: with data.root set.
         run_dir: folder of the run: recipe, logs, checkpoints.
         resume: continue the run in `run_dir` at its newest good checkpoint.
-        prepare: called with the fresh model, e.g. to load weights.
+        prepare: loads weights into the fresh model, and gives in words where they come from.
         profile_steps: steps to trace, after three of warm-up and those before engine.cuda_graph
             replays; 0 for none.
         base: the weights that `prepare` loads.
@@ -67,6 +67,7 @@ def train(
         with watched(run, micro_step, profile_steps, report):
             step, metrics = resume_or_start(run, resume)
             begins(run)
+            finished = step == run.total_steps and bool(metrics)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
             last = run.total_steps if until is None else min(until, run.total_steps)
@@ -76,6 +77,8 @@ def train(
                     metrics = finish_epoch(run, step)
             run.stop.over()  # before the processes meet: then one may end earlier than others
             finish_saves(run)
+        if not finished:
+            announce_end(run, step)
     return metrics
 
 
@@ -186,9 +189,12 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
         run.from_scratch = checkpoint.state.get("from_scratch")
+    finished = step == run.total_steps and bool(metrics)
+    if not finished:
+        announce_start(run)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
-    if checkpoint is not None and step == run.total_steps and metrics:
+    if checkpoint is not None and finished:
         run.reporter.say(_finished(run, step, checkpoint.state.get("score")))
     elif checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")

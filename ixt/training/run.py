@@ -31,7 +31,7 @@ from ixt.images.data_digest import DataDigest, digest_images
 from ixt.images.folders import Split
 from ixt.images.index import Index
 from ixt.kernels import check_updates, update_stream
-from ixt.models import Base, describe_base, describe_settings, own_settings, published_base
+from ixt.models import Base, describe_settings, own_settings, published_base
 from ixt.monitor.observer import Observer
 from ixt.monitor.positions import Peer
 from ixt.monitor.reporter import Reporter
@@ -40,13 +40,16 @@ from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usab
 from ixt.pipeline.loader import TrainLoader
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.ema import Ema
-from ixt.training.model import Prepare, build_model, unfetched
+from ixt.training.model import build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
 
 LEDGER_FORMAT = 2
 """Rows of format 1 have step, epoch and samples; 2 adds labels, data and the format itself."""
+
+Prepare = Callable[[nn.Module], str]
+"""Loads weights into the fresh model, and gives in words where they come from."""
 
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
 """Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
@@ -92,6 +95,10 @@ class Run:
     schedule: SaveSchedule
     peers: list[Peer]
     """The processes of the run."""
+    devices: list[str]
+    """Name of what each process computes on."""
+    weights: str | None
+    """Where the weights come from, in words; None where the seed gives them, or a checkpoint."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
     ledger_format: int = LEDGER_FORMAT
@@ -99,6 +106,8 @@ class Run:
     base: dict[str, Any] | None = None
     """What `ixt.models.Base.record` gave of the weights to start from, in the first process; None
     where the run starts from its seed."""
+    pixels: str | None = None
+    """How images are prepared, in words, beside the model's own way; None for a resumed run."""
     from_scratch: bool | None = None
     """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False
@@ -133,8 +142,7 @@ def open_run(
         recipe: with data.root set.
         run_dir: an existing folder, held by `run_lock.locked`.
         resume: continue the run in it; otherwise it must not hold checkpoints.
-        prepare: called with the fresh model, to load weights for instance; not where the run's own
-            ones are to take their place.
+        prepare: loads weights; not called where the run's own ones take their place.
         base: the weights that `prepare` loads.
 
     Raises:
@@ -153,7 +161,10 @@ def open_run(
         if run.accelerator.is_main_process:
             run.base = _base_record(run, base, resume)
             if not resume:
-                _say_start(run, base)
+                own = own_settings(
+                    recipe.model.name, base.info if base else None, recipe.eval.image_size
+                )
+                run.pixels = describe_settings(run.recipe, own)
             _describe(run)
     except BaseException:
         engine.abandon(accelerator)
@@ -173,7 +184,13 @@ def _build(
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
-    model = build_model(start, len(class_names), device, prepare).to(device)
+    origins = [f"published weights of {start.model.name}"] if start.model.pretrained else []
+
+    def load(fresh: nn.Module) -> None:
+        if prepare is not None:
+            origins.append(prepare(fresh))
+
+    model = build_model(start, len(class_names), device, load).to(device)
     stream = update_stream(recipe.engine, device)
     optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
@@ -209,6 +226,8 @@ def _build(
         undo=Undo(accelerator, model, optimizer, ema) if skips else None,
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
+        devices=[process.device for process in processes],
+        weights=origins[-1] if origins else None,
         graph_stream=stream,
         from_scratch=prepare is None,
     )
@@ -239,15 +258,6 @@ def _base_record(run: Run, base: Base | None, resume: bool) -> dict[str, Any] | 
     if base is None and run.recipe.model.pretrained:
         base = published_base(run.recipe.model)
     return base.record() if base else None
-
-
-def _say_start(run: Run, base: Base | None) -> None:
-    """Print which weights a new run starts from, and how its images are prepared."""
-    recipe = run.recipe
-    if run.base is not None:
-        run.reporter.say(describe_base(run.base))
-    own = own_settings(recipe.model.name, base.info if base else None, recipe.eval.image_size)
-    run.reporter.say(describe_settings(recipe, own))
 
 
 def _describe(run: Run) -> None:

@@ -13,7 +13,7 @@ from ixt.distributed.launch.rank_file import RankReport
 from ixt.distributed.signals import Received
 from ixt.distributed.timing import Timing
 
-SAVED = RankReport(143, "stopped after step 9, saved in run; continue with --resume")
+SAVED = RankReport(143, "stopped after step 9, saved in run; continue with: ixt resume run")
 LOST = RankReport(1, "another process is gone", because_of_another=True)
 
 

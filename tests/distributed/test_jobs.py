@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -42,14 +43,17 @@ SCRIPT = f"""\
 #SBATCH --signal=USR1@120
 #SBATCH --requeue
 #SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=128G
 #SBATCH --time=24:00:00
 #SBATCH --partition=gpu
 #SBATCH --exclusive
 
 module load cuda
 # Once a process has ended, by itself or by a crash, the others get a minute to do so too.
-srun --kill-on-bad-exit=0 --wait=60 {sys.executable} -m ixt train x.yaml --auto-resume \
---set 'data.root=/a b'
+# srun does not inherit the CPUs per task from the job.
+srun --cpus-per-task=8 --kill-on-bad-exit=0 --wait=60 {sys.executable} -m ixt train x.yaml \
+--auto-resume --set 'data.root=/a b'
 status=$?
 
 # 138 = 128 + SIGUSR1: ixt has saved and wants to continue.
@@ -106,6 +110,8 @@ def test_what_a_queue_would_refuse_is_refused_here() -> None:
     slurm = partial(slurm_script, JOB, folder=Path("/home/me"), log=Path("x.log"))
     with pytest.raises(EngineError, match=r"--time: 'tomorrow': write minutes, 24:00:00"):
         slurm(time="tomorrow")
+    with pytest.raises(EngineError, match=r"--memory: 'lots': write megabytes, or e\.g\. 256G"):
+        slurm(memory="lots")
     with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
         slurm(directives=("exclusive",))
     with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
@@ -180,6 +186,12 @@ def test_the_trainjob_mounts_its_claims_and_enough_shared_memory() -> None:
     ]
 
 
+def test_the_trainjob_is_in_block_style() -> None:
+    text = kubernetes_manifest(JOB, image="x", env={"A": "1"})
+    assert not re.search(r"[\[{].*[\]}]", text)
+    assert '        value: "1"\n' in text.replace("'", '"')
+
+
 def test_one_machine_needs_no_meeting() -> None:
     job = Job("one", ("train", "x"), num_nodes=1, gpus_per_node=0, processes_per_node=2)
     trainer = manifest(job)["spec"]["trainer"]
@@ -225,6 +237,7 @@ def test_the_command_line_writes_a_file_that_resumes(
         "--data /d --set optim.lr=0.001\n"
     ) in text
     assert f"#SBATCH --chdir={tmp_path}\n" in text
+    assert (tmp_path / "runs/inceptionnext_tiny").is_dir()  # Slurm would write its log nowhere
 
 
 def test_machines_that_cannot_share_an_update_are_refused_before_they_queue(

@@ -106,7 +106,8 @@ def test_a_signal_to_one_rank_saves_and_another_number_of_processes_resumes(
     session.workers[1].send_signal(signal.SIGTERM)
     status, (line,) = session.end()
     assert status == 143
-    assert re.fullmatch(r"stopped after step \d+, saved in run; continue with --resume", line)
+    told = re.fullmatch(r"stopped after step \d+, saved in run; continue with: ixt (.+)", line)
+    assert told is not None and told[1] == "resume run --num-processes 2"
     done = subprocess.run(ixt("resume", "run"), cwd=tmp_path, check=False)
     assert done.returncode == 0
     train(recipe, tmp_path / "unbroken")

@@ -83,13 +83,13 @@ def test_the_line_about_images_names_what_differs_from_the_models_own() -> None:
     recipe = resolved("vit_tiny_patch16_224", eval={"crop_pct": 0.875})
     line = describe_settings(recipe, own_settings("vit_tiny_patch16_224"))
     assert line == (
-        "images: 224 px, crop 0.875 (center, bicubic), mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]; "
+        "224 px, crop 0.875 (center, bicubic), mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]; "
         "differs from timm's configuration of vit_tiny_patch16_224: "
         "eval.crop_pct 0.875 instead of 0.9"
     )
     recipe = resolved("inceptionnext_tiny", eval={"image_size": 256})
     line = describe_settings(recipe, own_settings("inceptionnext_tiny"))
-    assert line.startswith("images: 224 and 256 px, crop 0.875 (center, bicubic)")
+    assert line.startswith("224 and 256 px, crop 0.875 (center, bicubic)")
     assert line.endswith("; as in the paper's settings of inceptionnext_tiny")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def test_a_key_of_another_section_is_suggested_before_a_near_one_of_the_same(
     # data.shots, data.root and such are near, too.
     (line,) = problems(write(tmp_path, MINIMAL), "data.seed=3")
     assert line == "--set data.seed=3: data.seed: unknown key; did you mean run.seed?"
+
+
+@pytest.mark.parametrize(
+    ("key", "full"),
+    [
+        ("batch_size", "engine.global_batch_size"),
+        ("lr", "optim.lr"),
+        ("epochs", "schedule.epochs"),
+        ("optim.batch_size", "engine.global_batch_size"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_suggested_with_its_section(
+    tmp_path: Path, key: str, full: str
+) -> None:
+    (line,) = problems(write(tmp_path, MINIMAL), f"{key}=1")
+    assert line == f"--set {key}=1: {key}: unknown key; did you mean {full}?"
+
+
+def test_a_resolved_recipe_is_written_in_block_style(tmp_path: Path) -> None:
+    text = dump_recipe(load_recipe(write(tmp_path, MINIMAL + "augment:\n  scale: [0.5, 1.0]\n")))
+    assert "  scale:\n  - 0.5\n  - 1.0\n" in text
+    assert not re.search(r"[\[{].+[\]}]", text)
 
 
 def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:

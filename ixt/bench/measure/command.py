@@ -99,7 +99,7 @@ def _left(request: Request, report: Report) -> str:
     measured = f"stopped with {len(report.rows)} cells measured"
     if request.results is None:
         return f"{measured} and not kept (--results FILE keeps them)"
-    return f"{measured}, kept in {request.results}"
+    return f"{measured}, kept in {request.results}; continue with --resume"
 
 
 def _cells(request: Request) -> list[Cell]:

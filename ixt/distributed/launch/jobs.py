@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -13,12 +14,17 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from string import Template
+from textwrap import indent
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from ixt.errors import EngineError
 
 # Minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
 _SLURM_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
+_SLURM_MEMORY = re.compile(r"\d+[KMGT]?")
+_GB_PER_PROCESS = 16
 _QUANTITY = re.compile(r"\d+(\.\d+)?(k|[KMGTPE]i|[MGTPE])?")
 
 
@@ -45,7 +51,8 @@ def slurm_script(
     time: str | None = None,
     partition: str | None = None,
     account: str | None = None,
-    cpus_per_process: int | None = None,
+    cpus_per_process: int = 8,
+    memory: str | None = None,
     directives: Sequence[str] = (),
     setup: Sequence[str] = (),
 ) -> str:
@@ -58,13 +65,16 @@ def slurm_script(
         time: limit, in one of Slurm's notations.
         partition: Slurm's partition.
         account: account to charge.
-        cpus_per_process: CPU cores of each process.
+        cpus_per_process: CPU cores of each process, of which its loader uses all.
+        memory: of each machine, e.g. 256G; 16 GB for each process if not given.
         directives: further options of sbatch, e.g. "--exclusive".
         setup: shell lines before training, e.g. "module load cuda".
 
     Raises:
-        EngineError: Slurm knows no such time or option.
+        EngineError: Slurm knows no such time, memory or option.
     """
+    if memory is not None and not _SLURM_MEMORY.fullmatch(memory):
+        raise EngineError(f"--memory: {memory!r}: write megabytes, or e.g. 256G; 0 for all")
     if time is not None and not _SLURM_TIME.fullmatch(time):
         raise EngineError(f"--time: {time!r}: write minutes, 24:00:00, or 2-12 for days")
     wrong = [directive for directive in directives if not directive.startswith("-")]
@@ -73,6 +83,7 @@ def slurm_script(
     asked = {
         "gpus-per-node": job.gpus_per_node or None,
         "cpus-per-task": cpus_per_process,
+        "mem": memory or f"{_GB_PER_PROCESS * job.processes_per_node}G",
         "time": time,
         "partition": partition,
         "account": account,
@@ -82,6 +93,7 @@ def slurm_script(
         name=shlex.quote(job.name),
         num_nodes=job.num_nodes,
         processes_per_node=job.processes_per_node,
+        cpus_per_process=cpus_per_process,
         folder=shlex.quote(str(folder)),
         log=shlex.quote(str(log)),
         notice_s=job.notice_s,
@@ -140,13 +152,23 @@ def kubernetes_manifest(
         image=json.dumps(image),
         num_nodes=job.num_nodes,
         notice_s=job.notice_s,
-        command=json.dumps(["ixt"]),
-        arguments=json.dumps([*job.arguments, *processes, *meeting]),
-        env=json.dumps([{"name": k, "value": v} for k, v in ({**(env or {}), **timeout}).items()]),
-        resources=json.dumps({key: value for key, value in resources.items() if value}),
-        volumes=json.dumps(claims),
-        mounts=json.dumps(mounts),
+        command=_block(["ixt"], 6),
+        arguments=_block([*job.arguments, *processes, *meeting], 6),
+        env=_block([{"name": k, "value": v} for k, v in {**(env or {}), **timeout}.items()], 6),
+        resources=_block({key: value for key, value in resources.items() if value}, 8),
+        volumes=_block(claims, 26),
+        mounts=_block(mounts, 30),
     )
+
+
+def _block(value: Any, columns: int) -> str:
+    """A list or mapping as YAML in block style, on lines of its own, indented so far."""
+    yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.width = False, 4096
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(value, stream)
+    text = stream.getvalue().rstrip()
+    return "\n" + indent(text, " " * columns) if value else f" {text}"
 
 
 def _volumes(given: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -12,7 +12,8 @@
 $directives
 $setup
 # Once a process has ended, by itself or by a crash, the others get a minute to do so too.
-srun --kill-on-bad-exit=0 --wait=60 $command
+# srun does not inherit the CPUs per task from the job.
+srun --cpus-per-task=$cpus_per_process --kill-on-bad-exit=0 --wait=60 $command
 status=$$?
 
 # 138 = 128 + SIGUSR1: ixt has saved and wants to continue.
