@@ -9,6 +9,7 @@ import logging
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -137,6 +138,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory, ixt_status: Callable[..., int
             assert status == 0, f"{line}\n{told}"
             said[" ".join(words[: 1 + (words[0] == "data")])] = told
     return Demo(folder, said)
+
+
+def test_the_recipe_of_your_own_images_is_written_and_trained(
+    tmp_path: Path, digits: Path, ixt_status: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = [lines for lines in BLOCKS if "ixt init" in lines]
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two", "three"):
+        shutil.copytree(digits / "train" / name, tmp_path / "photos" / name)
+    with math_settings_restored():
+        for line in block.splitlines():
+            _, *words = shlex.split(line)
+            status, told = heard(ixt_status, *words, *SHORTER.get(words[0], ()))
+            assert status == 0, f"{line}\n{told}"
+    rows = (tmp_path / "runs/recipe/metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["kind"] == "epoch"
 
 
 def heard(ixt_status: Callable[..., int], *words: str) -> tuple[int, str]:

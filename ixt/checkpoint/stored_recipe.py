@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ixt.recipe import (
     parse_stored,
 )
 
-# What may differ between a run and its continuation without changing what is computed.
+# What may differ between a run and its continuation without changing what is computed; the help
+# of `ixt resume` lists it.
 _FREE = {
     "data": ("root", "num_threads", "prefetch_batches"),
     "engine": (
@@ -47,6 +48,7 @@ _FREE = {
         "spike_sigma",
     ),
 }
+_LENGTH = ("epochs", "cooldown_epochs")
 _SHOWN = 3
 
 
@@ -57,6 +59,8 @@ class StoredRecipe:
     checkpoint: Path
     """The folder that holds it."""
     recipe: Recipe
+    epochs_begun: int
+    """Epochs of which the run has done an update."""
     base: dict[str, Any] | None = None
     """The weights that the run started from (`ixt.models.Base`); None for those of its seed."""
 
@@ -70,6 +74,12 @@ class Change:
     value: Any
     free: bool
     """Whether it may change when a run is resumed."""
+    why_not: str | None = None
+    """More about a change that may not be."""
+
+    def __str__(self) -> str:
+        why = f" ({self.why_not})" if self.why_not else ""
+        return f"{self.key} was {self.was!r} and is {self.value!r}{why}"
 
 
 def stored_recipe(run_dir: Path) -> StoredRecipe | None:
@@ -85,25 +95,50 @@ def stored_recipe(run_dir: Path) -> StoredRecipe | None:
         except DamagedCheckpoint:  # reported where the weights are read
             continue
         if state.get("recipe"):
-            recipe = parse_stored(state["recipe"], str(path / STATE))
-            return StoredRecipe(path, recipe, state.get("base"))
+            return recipe_in_state(path, state)
     return None
 
 
-def changes(old: Recipe, new: Recipe) -> list[Change]:
-    """The keys in which a recipe differs from an older one, in the order of the schema."""
-    was, now = old.model_dump(), new.model_dump()
-    return [
-        Change(f"{section}.{key}", was[section][key], value, key in _FREE.get(section, ()))
-        for section, values in now.items()
-        for key, value in values.items()
-        if value != was[section][key]
-    ]
+def recipe_in_state(path: Path, state: Mapping[str, Any]) -> StoredRecipe:
+    """The recipe that a checkpoint was trained with.
+
+    Args:
+        path: the checkpoint's folder.
+        state: content of its `state.json`, with a recipe.
+
+    Raises:
+        RecipeError: this version has no such keys.
+    """
+    recipe = parse_stored(state["recipe"], str(path / STATE))
+    begun = state.get("epoch", 0) + (not state.get("epoch_ended", True))
+    return StoredRecipe(path, recipe, begun, state.get("base"))
+
+
+def changes(stored: StoredRecipe, new: Recipe) -> list[Change]:
+    """The keys in which a recipe differs from that of a run, in the order of the schema."""
+    was, now = stored.recipe.model_dump(), new.model_dump()
+    why_not = _problem_of_length(stored, new)
+    found = []
+    for section, values in now.items():
+        for key, value in values.items():
+            if value != was[section][key]:
+                length = section == "schedule" and key in _LENGTH
+                free = key in _FREE.get(section, ()) or (length and why_not is None)
+                change = Change(f"{section}.{key}", was[section][key], value, free)
+                found.append(replace(change, why_not=why_not) if length else change)
+    return found
+
+
+def _problem_of_length(stored: StoredRecipe, new: Recipe) -> str | None:
+    """Why the length of a run's schedule may not be what it is in a recipe, if it may not."""
+    old = stored.recipe.schedule
+    length = {key: getattr(new.schedule, key) for key in _LENGTH}
+    return old.problem_of_length(old.model_copy(update=length), stored.epochs_begun)
 
 
 def few_changes(found: Iterable[Change]) -> str:
     """The first changes in words: `optim.lr was 0.1 and is 0.2; run.seed was 1 and is 2`."""
-    texts = [f"{change.key} was {change.was!r} and is {change.value!r}" for change in found]
+    texts = [str(change) for change in found]
     more = len(texts) - _SHOWN
     return "; ".join(texts[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
@@ -119,7 +154,7 @@ def file_problem(run_dir: Path, stored: StoredRecipe) -> str | None:
         return f"{file}: is missing"
     try:
         found = completed(load_recipe(file), stored.recipe.model_dump(mode="json"))
-        fixed = [change for change in changes(stored.recipe, found) if not change.free]
+        fixed = [change for change in changes(stored, found) if not change.free]
     except RecipeError as error:
         return str(error).splitlines()[0]
     where = f"in {stored.checkpoint.name}"

@@ -143,6 +143,14 @@ def resume(
 ) -> None:
     """Resume a run where it stopped, mid-epoch too, on any number of processes.
 
+    With --set may change what leaves the results as they are. data: root, num_threads,
+    prefetch_batches. engine: micro_batch_size, kind, zero_stage, offload, ds_config, static_graph,
+    bucket_mib, hang_timeout_s. eval: batch_size. run: all but seed.
+
+    A run becomes longer, also after its end, with schedule.epochs where the learning rates of its
+    past stay the same: with a constant, step or multistep schedule, or during warm-up. After any
+    schedule, schedule.cooldown_epochs adds epochs.
+
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
     from ixt.checkpoint.folder import checkpoint_folders

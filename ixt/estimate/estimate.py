@@ -29,9 +29,8 @@ from ixt.estimate.memory import (
 from ixt.estimate.network import Traffic, find_link, update_traffic
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
-from ixt.images.index import load_index
 from ixt.models import Costs, with_own_settings
-from ixt.pipeline.plan.subset import take_subset
+from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import Origins, Recipe, trace_recipe
 
 # Training images, validation images and classes of ImageNet-1k.
@@ -108,6 +107,8 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     recipe, origins = trace_recipe(path, overrides)
     recipe = with_own_settings(recipe)
     num_train, num_val, num_classes = _data_size(recipe)
+    if recipe.data.root is not None:
+        recipe = recipe.with_batches(num_train, target.num_gpus)
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = assumed_device(target.device, target.bench)
     model = empty_model(recipe, num_classes)
@@ -146,7 +147,7 @@ def _data_size(recipe: Recipe) -> tuple[int, int, int]:
         num_train, num_val, num_classes = IMAGENET
     else:
         splits: tuple[Split, Split] = ("train", "val")
-        train, val = (take_subset(load_index(recipe.data.root, s), recipe, s) for s in splits)
+        train, val = (recipe_index(recipe, s) for s in splits)
         num_train, num_val, num_classes = len(train), len(val), len(train.classes)
     return num_train, num_val, recipe.model.num_classes or num_classes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ixt.errors import DataError, EngineError
-from ixt.recipe import Recipe
+from ixt.recipe import Recipe, smaller_batch
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> 
     if not updates_per_epoch:
         raise DataError(
             f"{recipe.data.root or 'ImageNet'}: holds {num_train} training images, fewer than "
-            f"engine.global_batch_size {total}; make that smaller"
+            f"engine.global_batch_size {total}; {smaller_batch(num_train)}"
         )
     updates = updates_per_epoch * recipe.schedule.total_epochs
     return Steps(

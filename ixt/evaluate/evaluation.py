@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,15 +26,20 @@ from ixt.evaluate.inference import Contender, Report, examine
 from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
-from ixt.images.index import Index, load_index
+from ixt.files import local_path
+from ixt.images.folders import holds_images
+from ixt.images.hold_out import load_split, own_val
+from ixt.images.index import Index
 from ixt.kernels import prepare_model
 from ixt.models.out_of_memory import memory_for, ran_out_of_memory
 from ixt.pipeline.decode.base import DecoderKind
 from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View, recipe_view
 from ixt.pipeline.from_recipe import build_chosen_decoder, refuse_unreadable
-from ixt.pipeline.plan.subset import take_subset
+from ixt.pipeline.plan.subset import recipe_index, take_subset
 from ixt.recipe import MAX_SIDE, MIN_CROP_PCT, Engine
+
+_log = logging.getLogger("ixt")
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,10 @@ def run_evaluation(
         IxtError: a checkpoint, the data or a setting does not fit.
     """
     _check_sizes(settings)
-    index = open_test_set(data)
     overrides = {"root": data} | ({"on_error": "skip"} if settings.skip_damaged else {})
     candidates = open_candidates(sources, overrides, settings.batch_size)
     recipe = candidates[0].recipe
-    if set(recipe.data.classes or ()) <= set(index.classes):
-        index = take_subset(index, recipe, "val")
+    index = _test_images(data, candidates)
     if recipe.data.on_error == "stop":
         refuse_unreadable(index, leave_out="give --skip-damaged")
     candidates, targets = _name_and_label(candidates, index, settings)
@@ -103,6 +107,39 @@ def run_evaluation(
         ]
         protocol = _protocol(candidates[0], accelerator, settings)
         return Outcome(index, tuple(measurements), protocol)
+
+
+def _test_images(data: str, candidates: Sequence[Candidate]) -> Index:
+    """The images of a folder; where training images were held out of it, only those.
+
+    Raises:
+        DataError: the folder does not fit, or the models did not hold out the same images.
+    """
+    recipe = candidates[0].recipe
+    fractions = {candidate.recipe.data.val_fraction for candidate in candidates}
+    if fractions == {None} or own_val(data) or _is_flat(data):
+        index = open_test_set(data)
+        known = set(recipe.data.classes or ()) <= set(index.classes)
+        return take_subset(index, recipe, "val") if known else index
+    if len(fractions) > 1:
+        raise DataError(
+            f"{data}: the models differ in data.val_fraction, so some were trained on images that "
+            "others hold out; evaluate them one by one, or on a folder with val/"
+        )
+    index = recipe_index(recipe, "val", data)
+    if os.environ.get("RANK", "0") == "0":
+        _log.warning(
+            "%s: evaluated on the %s images that data.val_fraction %g holds out; put images into "
+            "val/ of a folder to evaluate on all of them",
+            *(data, f"{len(index):,}", recipe.data.val_fraction),
+        )
+    return index
+
+
+def _is_flat(data: str) -> bool:
+    """Whether image files lie in the folder itself, without classes."""
+    folder = local_path(data)
+    return folder.is_dir() and holds_images(folder)
 
 
 def _measure(
@@ -242,7 +279,7 @@ def _with_new_statistics(candidate: Candidate, data: str, device: torch.device) 
         raise ModelError(
             f"{candidate.recipe.model.name}: has no batch-norm statistics; leave out --bn-stats"
         )
-    index = load_index(data, "train")
+    index = load_split(data, "train", candidate.recipe.data.val_fraction)
     model = candidate.model.to(device)
     recipe = candidate.recipe
     with closing(build_chosen_decoder(recipe, index, device, "auto")) as decoder:

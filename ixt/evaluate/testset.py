@@ -10,7 +10,7 @@ import numpy as np
 
 from ixt.errors import DataError
 from ixt.files import local_path, reason
-from ixt.images.folders import SPLIT_FOLDERS, Listing, is_image, list_images
+from ixt.images.folders import SPLIT_FOLDERS, Listing, holds_images, is_image, list_images
 from ixt.images.headers import read_headers
 from ixt.images.index import Index, join_paths, load_index
 
@@ -36,7 +36,7 @@ def open_test_set(data: str) -> Index:
         folder = _images_folder(root)
         if folder is None:
             return load_index(data, "val")
-        if not _has_images(folder):
+        if not holds_images(folder):
             return _index(folder, list_images(folder))
         names = sorted(_image_names(folder))
         return _index(folder, Listing(("",), (len(names),), names, {}))
@@ -50,8 +50,8 @@ def _images_folder(root: Path) -> Path | None:
         return None
     for name in SPLIT_FOLDERS["val"]:
         if (root / name).is_dir():
-            return root / name if _has_images(root / name) else None
-    if _has_images(root):
+            return root / name if holds_images(root / name) else None
+    if holds_images(root):
         return root
     folders = [entry for entry in root.iterdir() if _is_class_folder(entry)]
     return root if folders else None
@@ -59,11 +59,7 @@ def _images_folder(root: Path) -> Path | None:
 
 def _is_class_folder(path: Path) -> bool:
     """Whether a folder may be a class: it holds images, and is not a split of folders."""
-    return not path.name.startswith(".") and path.is_dir() and _has_images(path)
-
-
-def _has_images(folder: Path) -> bool:
-    return any(True for _ in _image_names(folder))
+    return not path.name.startswith(".") and path.is_dir() and holds_images(path)
 
 
 def _image_names(folder: Path) -> Iterator[bytes]:

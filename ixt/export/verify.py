@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ixt.errors import DataError
-from ixt.images.index import load_index
+from ixt.images.hold_out import load_split
 from ixt.pipeline.augment import normalise
 from ixt.pipeline.decode.base import Request
 from ixt.pipeline.decode.factory import make_decoder
@@ -79,7 +79,7 @@ def _validation_images(recipe: Recipe) -> Tensor:
     if root is None or not Path(root).is_dir():
         return nothing
     try:
-        index = load_index(root, "val")
+        index = load_split(root, "val", recipe.data.val_fraction)
     except DataError:
         return nothing
     readable = np.setdiff1d(np.arange(len(index)), index.unreadable)

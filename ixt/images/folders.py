@@ -49,6 +49,8 @@ class _ClassFiles:
 def find_split(root: Path, split: Split) -> Path:
     """Folder of a split below the data root.
 
+    Class folders beside no train/ and no val/ are training images, too: then it is the root.
+
     Raises:
         DataError: root is not a folder, or holds no folder of that split.
     """
@@ -66,11 +68,35 @@ def find_split(root: Path, split: Split) -> Path:
             f"{root}: holds no {wanted}; it looks like the {root.name} folder itself, "
             f"so give its parent {root.parent}"
         )
-    found = sorted(entry.name for entry in root.iterdir() if _is_visible_folder(entry))
+    folders = [entry for entry in root.iterdir() if _is_visible_folder(entry)]
+    bare = any(map(holds_images, folders)) and not _has_split(root)
+    if bare and split == "train":
+        return root
+    if holds_images(root) and not folders:
+        raise DataError(
+            f"{root}: holds images but no class folders; sort them into one folder per class: "
+            f"{root}/CLASS/IMAGE"
+        )
+    found = few(sorted(entry.name for entry in folders), "folder")
+    otherwise = ", or set data.val_fraction: 0.2 to hold training images out" if bare else ""
     raise DataError(
-        f"{root}: holds no {wanted}; found {few(found, 'folder')}; "
-        f"class folders belong in {root / names[0]}"
+        f"{root}: holds no {wanted}; found {found}; "
+        f"class folders belong in {root / names[0]}{otherwise}"
     )
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether image files lie in a folder itself.
+
+    Raises:
+        OSError: it is not readable.
+    """
+    with os.scandir(os.fsencode(folder)) as entries:
+        return any(is_image(e.name) and not e.name.startswith(b".") for e in entries)
+
+
+def _has_split(root: Path) -> bool:
+    return any((root / name).is_dir() for name in chain.from_iterable(SPLIT_FOLDERS.values()))
 
 
 def list_images(folder: Path) -> Listing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
     current_tables,
+    make_cache,
     set_aside,
     warn_without_checksums,
     write_table,
@@ -222,6 +223,8 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
 
 
 def _build_and_cache(root: Path, layout: Layout, report: Report | None) -> Index:
+    if layout.folder == root:  # making the cache later would renew the listed folder's time
+        make_cache(root)
     table = _build(layout, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
@@ -272,6 +275,25 @@ def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.in
     offsets = np.zeros(len(files) + 1, np.int64)
     np.cumsum([len(file) for file in files], out=offsets[1:])
     return np.frombuffer(b"".join(files), np.uint8), offsets
+
+
+def take_rows(index: Index, samples: NDArray[np.int64]) -> Index:
+    """An index of these rows only, in their order."""
+    blob, bounds = index.path_blob.data, index.path_offsets
+    names = [bytes(blob[bounds[row] : bounds[row + 1]]) for row in samples.tolist()]
+    packed, offsets = join_paths(names)
+    return replace(
+        index,
+        labels=index.labels[samples],
+        sizes=index.sizes[samples],
+        num_bytes=index.num_bytes[samples],
+        formats=index.formats[samples],
+        path_blob=packed,
+        path_offsets=offsets,
+        shard_numbers=index.shard_numbers[samples] if index.shards else index.shard_numbers,
+        shard_offsets=index.shard_offsets[samples] if index.shards else index.shard_offsets,
+        crc32=index.crc32[samples] if index.has_checksums else index.crc32,
+    )
 
 
 def _to_index(root: Path | str, folder: Path | str, table: Table) -> Index:

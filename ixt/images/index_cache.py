@@ -144,6 +144,12 @@ def write_to_cache(root: Path, write: Callable[[Path], None], lost: str) -> None
     logger.warning(f"%s: {lost}; allow writing there or set XDG_CACHE_HOME", root, problem)
 
 
+def make_cache(root: Path) -> None:
+    """Make the first cache folder of a data root, where that can be written."""
+    with suppress(OSError):
+        next(cache_folders(root)).mkdir(exist_ok=True)
+
+
 def set_aside(root: Path, split: Split) -> None:
     """Read none of the cached tables of a split again; a running job keeps those that it maps.
 

@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
-from ixt.images.index import Index, load_index, target_labels
+from ixt.images.index import Index, target_labels
 from ixt.pipeline.decode.base import Decoder, DecoderKind, GpuDecoding
 from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
 from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.plan import build_planner
-from ixt.pipeline.plan.subset import take_subset
+from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import Recipe
 
 
@@ -26,8 +26,7 @@ def usable_index(recipe: Recipe, split: Split) -> Index:
     Raises:
         DataError: there are none, or some cannot be read and the recipe does not leave them out.
     """
-    assert recipe.data.root is not None
-    index = take_subset(load_index(recipe.data.root, split), recipe, split)
+    index = recipe_index(recipe, split)
     if recipe.data.on_error == "stop":
         refuse_unreadable(index)
     return index

@@ -25,7 +25,7 @@ from ixt.pipeline.decode.thread_pool import ThreadPool, one_torch_thread
 from ixt.pipeline.plan.plan import Plan, Planner
 from ixt.pipeline.plan.policy import fill_colour
 from ixt.pipeline.prefetch_stream import made_beside
-from ixt.recipe import Recipe
+from ixt.recipe import Recipe, smaller_batch
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TrainLoader:
         if len(index) < recipe.engine.global_batch_size:
             raise DataError(
                 f"{index.folder}: holds {len(index)} images, fewer than engine.global_batch_size "
-                f"{recipe.engine.global_batch_size}; make that smaller"
+                f"{recipe.engine.global_batch_size}; {smaller_batch(len(index))}"
             )
         self._index, self._planner, self._decoder = index, planner, decoder
         self._recipe, self._num_classes, self._device = recipe, num_classes, device

@@ -2,7 +2,7 @@
 
 from ixt.recipe.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from ixt.recipe.data import Data
-from ixt.recipe.engine import Engine
+from ixt.recipe.engine import Engine, smaller_batch
 from ixt.recipe.load import (
     RUN_RECIPE,
     Origins,
@@ -47,5 +47,6 @@ __all__ = [
     "override_recipe",
     "parse_recipe",
     "parse_stored",
+    "smaller_batch",
     "trace_recipe",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ixt.recipe.section import Positive, Problem, Section, Threads
 
@@ -32,6 +34,10 @@ class Data(Section):
     """What a damaged image does: stop the run, or be left out, counted and listed."""
     classes: tuple[str, ...] | None = None
     """Class folders to train and evaluate on; null for all."""
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the images to hold out for validation where there is no val/: those whose name has
+    a hash below it, so adding images moves none; each class keeps one for training. root may then
+    hold the class folders themselves. Null where there is val/."""
     shots: Positive | None = None
     """Training images of each class, chosen by run.seed; null for all."""
 

@@ -14,6 +14,34 @@ AUTO = 0
 """Stands for engine.micro_batch_size: auto."""
 
 
+_MICRO = 128  # images at once by default; a CPU gains nothing from more
+_FEWEST = 16  # below it, batch norm's statistics are noise, and a device idles
+
+
+def largest_micro_batch(images: int) -> int:
+    """The largest number up to 128 that divides some images; 128 if only tiny ones do."""
+    most = min(images, _MICRO)
+    divisors = (m for m in range(most, min(_FEWEST, most) - 1, -1) if images % m == 0)
+    return next(divisors, _MICRO)
+
+
+def fitting_global_batch(images: int) -> int:
+    """Images per update for a small training set: a power of two near an eighth of it.
+
+    At least 16 as far as there are so many.
+    """
+    return 1 << max(images // 8, min(images, _FEWEST), 1).bit_length() - 1
+
+
+def smaller_batch(images: int) -> str:
+    """What to set where a training set holds fewer images than an update takes."""
+    batch = fitting_global_batch(images)
+    return (
+        f"make that smaller, e.g. --set engine.global_batch_size={batch} "
+        f"--set engine.micro_batch_size={largest_micro_batch(batch)}"
+    )
+
+
 class Engine(Section):
     """Batch sizes, precision and how the processes work together."""
 
@@ -35,9 +63,13 @@ class Engine(Section):
     """Tell DDP that every update uses the same parameters in the same order; not with several
     micro-batches per process and update."""
     global_batch_size: Images = 4096
-    """Images per optimizer update, over all processes."""
-    micro_batch_size: Annotated[int, Field(ge=0, le=2**20)] = 128
-    """Images per forward pass of one process; accumulation is derived. auto probes the largest
+    """Images per optimizer update, over all processes. Where it is not given and there are fewer
+    training images, a power of two near an eighth of them; the run's own recipe has the number."""
+    micro_batch_size: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        default_factory=lambda given: largest_micro_batch(given.get("global_batch_size", 4096))
+    )
+    """Images per forward pass of one process; accumulation is derived. Where it is not given, the
+    largest number up to 128 that divides global_batch_size. auto probes the largest
     that fits on the device (128 at most on a CPU), and needs augment.mixing_group if images are
     mixed; the run's own recipe then has the number."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

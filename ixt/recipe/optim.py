@@ -21,6 +21,9 @@ _OWN_KWARGS = {
     for name in ("lr", "weight_decay", "momentum", "betas", "eps", "layer_decay")
 }
 
+_ENDLESS = ("constant", "step", "multistep")
+"""Curves that do not depend on their length."""
+
 
 class Optim(Section):
     """Loss and optimizer."""
@@ -86,6 +89,25 @@ class Schedule(Section):
     def total_epochs(self) -> int:
         """Epochs trained in all, cooldown included."""
         return self.epochs + self.cooldown_epochs
+
+    def problem_of_length(self, other: Schedule, epochs_begun: int) -> str | None:
+        """Why a run of this schedule cannot continue with one of another length; None if it can.
+
+        It can where all learning rates of its past are the same under both.
+
+        Args:
+            other: differs in epochs and cooldown_epochs only.
+            epochs_begun: epochs of which the run has done an update.
+        """
+        if other.total_epochs < epochs_begun:
+            return f"{epochs_begun} epochs are begun or done"
+        in_warm_up = epochs_begun <= self.warmup_epochs and self.name != "tanh"
+        if other.epochs == self.epochs or self.name in _ENDLESS or in_warm_up:
+            return None
+        text = f"with it, the learning rates that a {self.name} schedule has had were others"
+        if self.min_lr > 0:
+            text += f"; schedule.cooldown_epochs continues at min_lr {self.min_lr:g}"
+        return f"{text}; ixt finetune --from this run starts a new curve"
 
     def problems(self) -> Iterator[Problem]:
         """Contradictions between settings of this section."""

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ixt.recipe.augment import Augment
 from ixt.recipe.data import Data
-from ixt.recipe.engine import Engine
+from ixt.recipe.engine import Engine, fitting_global_batch, largest_micro_batch
 from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, RunSettings
@@ -52,9 +52,32 @@ class Recipe(Section):
     @property
     def num_shares(self) -> int:
         """Parts of an update that processes can share: micro-batches, or what auto can make."""
-        if not self.engine.is_auto:
+        if not self.engine.is_auto and (self.augment.mixes or self._gives("micro_batch_size")):
             return self.engine.micro_batches
         return self.engine.global_batch_size // (self.mixing_group if self.augment.mixes else 1)
+
+    def _gives(self, setting: str) -> bool:
+        """Whether the engine section gives a setting, or leaves it to its default."""
+        return setting in self.engine.model_fields_set
+
+    def with_batches(self, num_images: int, num_processes: int) -> Self:
+        """This recipe with numbers for the batch sizes that it leaves open.
+
+        Args:
+            num_images: training images.
+            num_processes: that share an update.
+        """
+        engine = self.engine
+        total, micro = engine.global_batch_size, engine.micro_batch_size
+        if not self._gives("global_batch_size") and num_images < total:
+            unit = micro if self._gives("micro_batch_size") else self.augment.mixing_group
+            unit = unit or 1
+            total = max(fitting_global_batch(num_images) // unit, 1) * unit
+        if not self._gives("micro_batch_size"):
+            share, rest = divmod(total, num_processes)
+            # Which images are mixed must not depend on the number of processes.
+            micro = largest_micro_batch(total if rest or self.augment.mixes else share)
+        return self.with_(engine={"global_batch_size": total, "micro_batch_size": micro})
 
     @property
     def eval_size(self) -> int:
@@ -98,7 +121,8 @@ class Recipe(Section):
         except ValidationError as error:
             if not isinstance(data, Mapping):
                 raise
-            wrong = error.errors()
+            # A default that follows from other values is no mistake of its own.
+            wrong = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
             problems = _contradictions(_valid_sections(data, {item["loc"][0] for item in wrong}))
         for key, sentence in problems:
             kind = PydanticCustomError(CONTRADICTION, "{sentence}", {"sentence": sentence})

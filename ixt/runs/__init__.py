@@ -1,1 +1,1 @@
-"""Begin a run, look at runs, and report on them."""
+"""Begin a run, and look at runs: a first recipe for a set of images, the table, the report."""

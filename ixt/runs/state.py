@@ -45,7 +45,7 @@ class Best:
     ema: bool
     """Whether it is that of averaged weights."""
     epoch: int
-    """As the log numbers it, from 0."""
+    """Its epoch, as the log numbers it, from 0."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ixt.errors import CheckpointError
 from ixt.files import as_url, local_path
 from ixt.kernels import choose_products
 from ixt.models import sized, with_own_settings
+from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe
 from ixt.training.micro_batch import resolve_micro_batch
 from ixt.training.model import probe_model
@@ -47,6 +48,7 @@ def resolve_recipe(
         recipe = completed(recipe, before.model_dump(mode="json"))
     recipe = sized(with_own_settings(inlined(recipe), base))
     recipe = _with_absolute_root(recipe, resume)
+    recipe = _with_batches(recipe, before)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
@@ -72,13 +74,24 @@ def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:
     return recipe.with_(data={"root": str(local_path(root))})
 
 
+def _with_batches(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with the batch sizes that it leaves open, which a run to continue has chosen."""
+    left_open = {"global_batch_size", "micro_batch_size"} - recipe.engine.model_fields_set
+    if not left_open or recipe.data.root is None:
+        return recipe
+    if before is not None:
+        return recipe.with_(engine={name: getattr(before.engine, name) for name in left_open})
+    num_images = len(recipe_index(recipe, "train"))
+    return recipe.with_batches(num_images, int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:
     return recipe.with_(augment={"mixing_group": group})
 
 
 def _compare(stored: StoredRecipe, recipe: Recipe, run_dir: Path) -> None:
     """Refuse a recipe that would compute something else; print what differs without doing so."""
-    found = changes(stored.recipe, recipe)
+    found = changes(stored, recipe)
     fixed = [change for change in found if not change.free]
     if fixed:
         raise CheckpointError(

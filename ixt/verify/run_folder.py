@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
-from ixt.checkpoint.stored_recipe import StoredRecipe, file_problem, stored_recipe
+from ixt.checkpoint.stored_recipe import file_problem, recipe_in_state, stored_recipe
 from ixt.distributed.machine import MACHINE
 from ixt.errors import CheckpointError, DataError
 from ixt.files import read_json
@@ -13,7 +13,7 @@ from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
 from ixt.pipeline.from_recipe import usable_index
-from ixt.recipe import RUN_RECIPE, parse_stored
+from ixt.recipe import RUN_RECIPE
 from ixt.training.same_data import other_data
 from ixt.verify.finding import Finding, checked
 
@@ -118,7 +118,7 @@ def verify_data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []
-    stored = StoredRecipe(checkpoint.path, parse_stored(checkpoint.state.get("recipe", {})))
+    stored = recipe_in_state(checkpoint.path, checkpoint.state)
     recipe = stored.recipe.with_(data={"root": root})
 
     def check(split: Split) -> str:

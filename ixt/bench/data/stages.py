@@ -20,7 +20,9 @@ from ixt.distributed.machine import describe_machine
 from ixt.errors import DataError
 from ixt.images.byte_ranges import read_bytes
 from ixt.images.classes import output_classes
-from ixt.images.index import Index, load_index, target_labels
+from ixt.images.folders import SPLIT_FOLDERS
+from ixt.images.hold_out import load_split
+from ixt.images.index import Index, target_labels
 from ixt.pipeline.decode.base import Decoded, Decoder, DecoderKind
 from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.pipeline.eval_loader import EvalLoader
@@ -93,7 +95,7 @@ def bench_data(
     """
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
-    train, val = load_index(recipe.data.root, "train"), load_index(recipe.data.root, "val")
+    train, val = (load_split(recipe.data.root, s, recipe.data.val_fraction) for s in SPLIT_FOLDERS)
     recipes = recipes_of(one_batch_per_update(recipe), settings)
     for one in recipes.values():
         build_decoder(one, train, _device()).close()  # refused before any other is measured

@@ -6,15 +6,32 @@ import difflib
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.images.folders import Split
-from ixt.images.index import Index, join_paths
+from ixt.images.hold_out import load_split
+from ixt.images.index import Index, take_rows
 from ixt.pipeline.plan.hashing import Draw, hash64
 from ixt.recipe import Recipe
+
+
+def recipe_index(recipe: Recipe, split: Split, root: str | Path | None = None) -> Index:
+    """The images of a split that a recipe is about.
+
+    Args:
+        recipe: its data section and seed decide.
+        split: train or val.
+        root: takes the place of data.root, which is set otherwise.
+
+    Raises:
+        DataError: there are none, or the data section does not fit them.
+    """
+    root = root if root is not None else recipe.data.root
+    assert root is not None
+    return take_subset(load_split(root, split, recipe.data.val_fraction), recipe, split)
 
 
 def take_subset(index: Index, recipe: Recipe, split: Split) -> Index:
@@ -48,7 +65,7 @@ def _of_classes(index: Index, names: tuple[str, ...]) -> Index:
             f"{index.folder}; {hint}"
         )
     kept = [number for number, name in enumerate(index.classes) if name in set(names)]
-    rows = _rows(index, np.flatnonzero(np.isin(index.labels, kept)))
+    rows = take_rows(index, np.flatnonzero(np.isin(index.labels, kept)))
     return replace(
         rows,
         classes=tuple(index.classes[number] for number in kept),
@@ -70,29 +87,10 @@ def _few_shots(index: Index, shots: int, seed: int) -> Index:
     order = np.lexsort((hash64(seed, keys, places, Draw.SHOTS), index.labels))
     ranks = np.empty(len(index), np.int64)
     ranks[order] = places
-    return _rows(index, np.flatnonzero(ranks < shots))
+    return take_rows(index, np.flatnonzero(ranks < shots))
 
 
 def _name_key(name: str) -> int:
     """63 bits of a class name, the same on every machine."""
     digest = hashlib.sha256(os.fsencode(name)).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _rows(index: Index, samples: NDArray[np.int64]) -> Index:
-    """An index of these rows only, in their order."""
-    blob, bounds = index.path_blob.data, index.path_offsets
-    names = [bytes(blob[bounds[row] : bounds[row + 1]]) for row in samples.tolist()]
-    packed, offsets = join_paths(names)
-    return replace(
-        index,
-        labels=index.labels[samples],
-        sizes=index.sizes[samples],
-        num_bytes=index.num_bytes[samples],
-        formats=index.formats[samples],
-        path_blob=packed,
-        path_offsets=offsets,
-        shard_numbers=index.shard_numbers[samples] if index.shards else index.shard_numbers,
-        shard_offsets=index.shard_offsets[samples] if index.shards else index.shard_offsets,
-        crc32=index.crc32[samples] if index.has_checksums else index.crc32,
-    )

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ixt.images.folders import Split
 from ixt.images.headers import ImageFormat
+from ixt.images.hold_out import portable_names
 from ixt.images.index import Index
-from ixt.images.tars import NESTED
 
 _BLOCK = 512
 # A header for the image, and header and content for its label.
@@ -119,15 +119,10 @@ def _member_names(index: Index, shrinks: NDArray[np.bool_]) -> list[str]:
     two images that would have the same key are distinguished by a number.
     """
     names, taken = [], set()
-    rows = zip(index.ranges(range(len(index))), index.labels.tolist(), shrinks, strict=True)
-    prefix = len(str(index.folder)) + 1
-    for source, label, shrunk in rows:
-        path = source.member.rpartition(f".tar{NESTED.decode()}")[2] or source.path[prefix:]
-        folder, _, base = path.rpartition("/")
-        below = folder.partition("/")[2]
-        stem, _, suffix = base.rpartition(".")
-        parts = [index.classes[label], below, stem.replace(".", "_")]
-        plain = key = "/".join(part for part in parts if part)
+    sources = index.ranges(range(len(index)))
+    for source, plain, shrunk in zip(sources, portable_names(index), shrinks, strict=True):
+        suffix = source.name.rpartition(".")[2]
+        key = plain
         number = 0
         while key in taken:
             number += 1

@@ -14,13 +14,13 @@ from torch import Tensor
 from ixt.errors import DataError
 from ixt.images.classes import output_classes
 from ixt.images.folders import Split
-from ixt.images.index import Index, load_index, target_labels
+from ixt.images.index import Index, target_labels
 from ixt.pipeline.decode.base import Decoder, DecoderKind
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader, recipe_view
 from ixt.pipeline.loader import Batch, TrainLoader
 from ixt.pipeline.plan.plan import Plan, build_planner
-from ixt.pipeline.plan.subset import take_subset
+from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import Recipe
 from ixt.tools.show.sample import Sample, Source, denormalise, row_numbers
 
@@ -44,7 +44,7 @@ def take_samples(
     Args:
         root: folder with train/ and val/ (or validation/).
         split: train or val.
-        recipe: decides everything but the data; its data section is not looked at.
+        recipe: decides everything but the data; of its data section, only which images are taken.
         epoch: number of the epoch, from 0; ignored for val.
         position: the first one: a place in the epoch's order, or a row of val's index.
         count: how many.
@@ -53,7 +53,7 @@ def take_samples(
     Raises:
         DataError: the folder does not fit, or a position lies outside the split.
     """
-    index = take_subset(load_index(root, split), recipe, split)
+    index = recipe_index(recipe, split, root)
     if split == "val":
         return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
     return train_samples(

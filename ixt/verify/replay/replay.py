@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ixt.checkpoint.folder import Checkpoint
-from ixt.checkpoint.stored_recipe import changes, few_changes
+from ixt.checkpoint.stored_recipe import changes, few_changes, recipe_in_state
 from ixt.distributed.launch.environment import launched
 from ixt.errors import DataError, Diverged, EngineError
 from ixt.pipeline.from_recipe import usable_index
@@ -116,7 +116,9 @@ def _two_runs(window: Window) -> str | None:
     if window.start is None:
         return None
     start, end = window.start, window.end
-    fixed = [c for c in changes(recipe_of(start), recipe_of(end)) if not c.free]
+    fixed = [
+        c for c in changes(recipe_in_state(start.path, start.state), recipe_of(end)) if not c.free
+    ]
     if fixed:
         return f"{start.path.name} and {end.path.name} have two recipes: {few_changes(fixed)}"
     for key in _SAME:

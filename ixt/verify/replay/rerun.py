@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ixt.checkpoint.folder import Checkpoint, newest_checkpoint
-from ixt.checkpoint.state_json import STATE
+from ixt.checkpoint.stored_recipe import recipe_in_state
 from ixt.distributed.launch.agent import launch
 from ixt.errors import EngineError, Interrupted
 from ixt.files import replace_text
 from ixt.monitor.row_file import LEDGER, METRICS
-from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe, parse_recipe
+from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.loop import train
 from ixt.verify.replay.windows import Window
 
@@ -34,12 +34,8 @@ _SETTINGS = {
 
 
 def recipe_of(checkpoint: Checkpoint) -> Recipe:
-    """The recipe that a checkpoint was trained with.
-
-    Raises:
-        RecipeError: this version has no such keys.
-    """
-    return parse_recipe(checkpoint.state["recipe"], str(checkpoint.path / STATE))
+    """The recipe that a checkpoint was trained with."""
+    return recipe_in_state(checkpoint.path, checkpoint.state).recipe
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ixt.checkpoint.folder import Checkpoint
-from ixt.recipe import parse_recipe
+from ixt.recipe import parse_stored
 
 # Keys of `describe_machine`.
 _FACTS = ("ixt", "git_commit", "cuda", "cudnn", "cpu", "processes")
@@ -37,7 +37,7 @@ def _stack(state: Mapping[str, Any]) -> dict[str, Any]:
     if not devices:
         facts["threads"] = machine.get("threads")
     packages = machine.get("packages", {})
-    engine = parse_recipe(state["recipe"]).engine.model_dump(exclude={"hang_timeout_s"})
+    engine = parse_stored(state["recipe"]).engine.model_dump(exclude={"hang_timeout_s"})
     keys = {f"engine.{key}": value for key, value in engine.items()}
     return {**facts, "devices": devices, **packages, **keys}
 

@@ -1,0 +1,69 @@
+"""`ixt init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ixt.cli.app import app, say
+
+
+@app.command(rich_help_panel="Train")
+def init(
+    data: Annotated[
+        str,
+        typer.Argument(help="Folder with a folder of images per class, or with train/ and val/."),
+    ],
+    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Weights to fine-tune: a run, a checkpoint, or a file."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model name, e.g. where a file of weights has none.")
+    ] = None,
+    no_mirror: Annotated[
+        bool, typer.Option("--no-mirror", help="Never mirror images: they show digits or letters.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+) -> None:
+    """Write a first recipe for a set of images, with a reason for each number.
+
+    Where there is no val/, a part of the images is held out for validation; none is moved.
+
+    Example: `ixt init photos`, then `ixt train recipe.yaml`
+    """
+    from ixt.errors import RecipeError
+    from ixt.files import check_outputs, write_text
+    from ixt.runs.first_recipe import recipe_from_scratch, recipe_to_finetune
+    from ixt.runs.image_set import look_at
+    from ixt.runs.pace import this_machine
+
+    check_outputs(output)
+    if output.exists() and not force:
+        raise RecipeError(f"{output}: exists; give --force to replace it, or another --output")
+    images, machine = look_at(data), this_machine()
+    if source is None:
+        lines = recipe_from_scratch(images, machine, model, not no_mirror)
+        train = f"ixt train {shlex.quote(str(output))}"
+    else:
+        lines = recipe_to_finetune(images, machine, source, model, not no_mirror)
+        train = f"ixt finetune {shlex.quote(str(output))} --from {shlex.quote(str(source))}"
+    held = " held out" if images.val_fraction is not None else ""
+    facts = (
+        f"{images.num_train:,} training and {images.num_val:,} validation images{held}, "
+        f"{len(images.classes):,} classes"
+    )
+    write_text(output, lines.text([f"{facts}.", "", f"  {train}", ""]))
+    recipe = lines.recipe()
+    say(f"{data}: {facts}")
+    say(
+        f"{output}: {recipe.model.name} at {recipe.augment.image_size} pixels, "
+        f"{recipe.schedule.epochs} epochs, {recipe.engine.global_batch_size} images per update"
+    )
+    folder, path = shlex.quote(data), shlex.quote(str(output))
+    say(f"look at the samples: ixt data show {folder} --recipe {path} --out samples.png")
+    say(f"train:               {train}")
