@@ -210,6 +210,7 @@ def _train(
         sys.exit(status)
     from ixt.checkpoint.folder import checkpoint_folders
     from ixt.errors import Interrupted
+    from ixt.runs.report.writer import ReportWriter
     from ixt.training.finetune import finetune
     from ixt.training.loop import train
 
@@ -219,9 +220,9 @@ def _train(
     profile, until = execution.profile, execution.until
     try:
         if source is None:
-            train(recipe, folder, resume, profile_steps=profile, until=until)
+            train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
         else:
-            finetune(recipe, folder, source, resume, profile, match_by_order, until)
+            finetune(recipe, folder, source, resume, profile, match_by_order, until, ReportWriter)
     except Interrupted as error:
         command = _resume_command(folder, execution)
         raise Interrupted(f"{error}; continue with: {command}", error.signum) from None

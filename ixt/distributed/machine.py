@@ -18,6 +18,9 @@ import torch
 import ixt
 from ixt.distributed.group import world_size
 
+MACHINE = "machine.json"
+"""Name of the description in a run's folder."""
+
 _PACKAGES = (
     "torch",
     "torchvision",

@@ -100,9 +100,33 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     """
     if not len(confidence):
         return 0.0
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-    surplus = np.bincount(bins, weights=confidence - right, minlength=NUM_BINS)
+    surplus = np.bincount(_bins(confidence), weights=confidence - right, minlength=NUM_BINS)
     return float(np.abs(surplus).sum() / len(confidence))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in one bin of the calibration error."""
+
+    count: int
+    confidence: float
+    """Their mean confidence, in [0, 1]; 0 without images."""
+    accuracy: float
+    """The share of them that is right, in [0, 1]; 0 without images."""
+
+
+def calibration_bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+    """The 15 bins of `calibration_error`, from low to high confidence: a reliability diagram."""
+    bins = _bins(confidence)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    sums = [np.bincount(bins, weights=w, minlength=NUM_BINS) for w in (confidence, right)]
+    means = [total / np.maximum(1, counts) for total in sums]
+    return [Bin(int(n), float(c), float(a)) for n, c, a in zip(counts, *means, strict=True)]
+
+
+def _bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    numbers = np.ceil(confidence * NUM_BINS).astype(np.int64) - 1
+    return np.clip(numbers, 0, NUM_BINS - 1)
 
 
 def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
@@ -115,14 +139,16 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[
         records: n rows.
         labels: (n,) one label per image, -1 for none.
     """
-    counts = counted(records, labels)
+    rows = np.flatnonzero(counted(records, labels))
     right1, right5 = hits(records, labels, 1), hits(records, labels, 5)
-    for output in np.unique(labels[counts]).tolist():
-        of_class = counts & (labels == output)
-        wrong = records.top[of_class & ~right1, 0]
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    outputs, firsts = np.unique(labels[rows], return_index=True)
+    # Without any class there is still one, empty, part.
+    for output, of_class in zip(outputs.tolist(), np.split(rows, firsts[1:]), strict=False):
+        wrong = records.top[of_class[~right1[of_class]], 0]
         yield {
             "output": output,
-            "count": int(of_class.sum()),
+            "count": len(of_class),
             "top1": 100 * float(right1[of_class].mean()),
             "top5": 100 * float(right5[of_class].mean()),
             "most_predicted_instead": int(np.bincount(wrong).argmax()) if len(wrong) else None,

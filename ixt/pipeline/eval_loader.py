@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ixt.images.byte_ranges import ByteRange
 from ixt.images.index import Index
 from ixt.pipeline.augment import normalise
 from ixt.pipeline.augment.upload import upload
@@ -138,6 +139,10 @@ class EvalLoader:
             return None
         size = self._recipe.eval_size
         return torch.zeros((1, 3, size, size), device=self._device)
+
+    def sources(self, samples: NDArray[np.int64]) -> list[ByteRange]:
+        """Where the bytes of some images lie, by their numbers."""
+        return self._index.ranges(samples)
 
     def _requests(self) -> Iterator[NumberedRequest]:
         size = self._recipe.eval.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ixt.errors import RecipeError
 from ixt.models import Base, load_weights
 from ixt.recipe import Recipe
 from ixt.training.loop import train
+from ixt.training.run import Run, RunReport
 
 
 def finetune(
@@ -22,6 +24,7 @@ def finetune(
     profile_steps: int = 0,
     match_by_order: bool = False,
     until: int | None = None,
+    report: Callable[[Run], RunReport] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
@@ -35,6 +38,7 @@ def finetune(
         profile_steps: steps to trace.
         match_by_order: match tensors by order where their names do not fit.
         until: step to end at; None for the recipe's last.
+        report: makes what writes the run's report; None for no report.
 
     Returns:
         The metrics of the last evaluation.
@@ -43,7 +47,7 @@ def finetune(
         IxtError: the weights do not fit the model or the recipe, or as `train`.
     """
     if resume:
-        return train(recipe, run_dir, resume=True, profile_steps=profile_steps, until=until)
+        return train(recipe, run_dir, True, profile_steps=profile_steps, until=until, report=report)
     held = [read_weights(source)]  # not for longer than until the model has them
 
     def prepare(model: nn.Module) -> str:
@@ -62,4 +66,4 @@ def finetune(
 
     start = held[0]
     base = Base(str(source), start.file, start.kind, start.info, match_by_order)
-    return train(recipe, run_dir, False, prepare, profile_steps, base, until)
+    return train(recipe, run_dir, False, prepare, profile_steps, base, until, report)

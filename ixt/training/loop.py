@@ -15,7 +15,7 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import evaluate
+from ixt.evaluate import accuracy, take_records
 from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
@@ -23,7 +23,7 @@ from ixt.training import state
 from ixt.training.announce import announce_end, announce_start
 from ixt.training.optimizer import set_learning_rate
 from ixt.training.record_end import end_recorded
-from ixt.training.run import Prepare, Run, open_run
+from ixt.training.run import Prepare, Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
 from ixt.training.saving import finish_saves, newest_for_all, save
 from ixt.training.watch import watched
@@ -39,6 +39,7 @@ def train(
     profile_steps: int = 0,
     base: Base | None = None,
     until: int | None = None,
+    report: Callable[[Run], RunReport] | None = None,
 ) -> Metrics:
     """Train a recipe to its end, or continue where a run stopped.
 
@@ -51,6 +52,8 @@ def train(
             replays; 0 for none.
         base: the weights that `prepare` loads.
         until: step to end at, saved there as a run that is stopped; None for the recipe's last.
+        report: makes what writes the run's report, e.g. `ixt.runs.report.writer.ReportWriter`;
+            None for no report.
 
     Returns:
         The metrics of the last evaluation.
@@ -61,7 +64,7 @@ def train(
     """
     with locked(run_dir), end_recorded(run_dir, recipe, until) as begins:
         run = open_run(recipe, run_dir, resume, prepare, base)
-        with watched(run, micro_step, profile_steps):
+        with watched(run, micro_step, profile_steps, report):
             step, metrics = resume_or_start(run, resume)
             begins(run)
             finished = step == run.total_steps and bool(metrics)
@@ -155,14 +158,17 @@ def finish_epoch(run: Run, step: int) -> Metrics:
 def evaluate_epoch(run: Run, step: int) -> Metrics:
     """Evaluate the weights, and their average where there is one."""
     epoch = step // run.updates_per_epoch
-    device = run.accelerator.device
+    loader, device = run.eval_loader, run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
-        metrics = evaluate(run.wrapped, run.eval_loader, device).row()
+        records = take_records(run.wrapped, loader, device)
+    metrics = accuracy(records, loader.labels).row()
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
-            metrics |= evaluate(run.wrapped, run.eval_loader, device).row("ema_")
+            records = take_records(run.wrapped, loader, device)
+        metrics |= accuracy(records, loader.labels).row("ema_")
     run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
+    run.report.evaluated(step, records)
     return metrics
 
 

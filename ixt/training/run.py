@@ -20,10 +20,11 @@ from ixt.checkpoint.schedule import SaveSchedule
 from ixt.checkpoint.stored_recipe import stored_recipe
 from ixt.checkpoint.writer import CheckpointWriter
 from ixt.distributed import engine, rank_comparison
-from ixt.distributed.machine import describe_machine
+from ixt.distributed.machine import MACHINE, describe_machine
 from ixt.distributed.rank_comparison import Process
 from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import CheckpointError, DataError
+from ixt.evaluate import Records
 from ixt.files import reason, replace_text
 from ixt.images.classes import output_classes
 from ixt.images.data_digest import DataDigest, digest_images
@@ -44,7 +45,6 @@ from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_r
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
 
-MACHINE = "machine.json"
 LEDGER_FORMAT = 2
 """Rows of format 1 have step, epoch and samples; 2 adds labels, data and the format itself."""
 
@@ -54,6 +54,18 @@ Prepare = Callable[[nn.Module], str]
 MicroStep = Callable[[int, Tensor, Tensor], Tensor]
 """Adds the gradients of the micro-batch at a place of its update (from 0), given its images and
 targets, and steps after the last one; gives the loss, 0-d."""
+
+
+class RunReport(Observer):
+    """What is written for people about a run while it trains; this one writes nothing."""
+
+    def evaluated(self, step: int, records: Records) -> None:
+        """An evaluation is done and its row is written; every process is at this point.
+
+        Args:
+            step: updates done.
+            records: of the averaged weights where there are some, else of the raw ones.
+        """
 
 
 @dataclass
@@ -103,6 +115,7 @@ class Run:
     micro_step: MicroStep = field(init=False)
     """Trains on a micro-batch; this and what follows is there while the run is watched."""
     observers: Observer = field(init=False)
+    report: RunReport = field(init=False)
     stop: StopAgreement = field(init=False)
 
     @property

@@ -26,18 +26,24 @@ from ixt.pipeline.loader import Batch
 from ixt.training.interval import IntervalLog
 from ixt.training.micro_batch import out_of_memory_explained
 from ixt.training.model import probe_model
-from ixt.training.run import MicroStep, Run
+from ixt.training.run import MicroStep, Run, RunReport
 from ixt.training.undo import Undo
 
 
 @contextmanager
-def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0) -> Iterator[None]:
+def watched(
+    run: Run,
+    micro_step: Callable[..., Tensor],
+    profile_steps: int = 0,
+    report: Callable[[Run], RunReport] | None = None,
+) -> Iterator[None]:
     """Within the block a run can be trained, and stopped; at its end it is closed.
 
     Args:
-        run: gets its `micro_step`, `observers` and `stop` for the time of the block.
+        run: gets its `micro_step`, `observers`, `report` and `stop` for the time of the block.
         micro_step: trains on one micro-batch; see `ixt.training.loop.micro_step`.
         profile_steps: steps to trace; 0 for none.
+        report: makes what writes the run's report.
 
     Raises:
         EngineError: memory ran out within the block; the message says what would fit.
@@ -60,19 +66,21 @@ def watched(run: Run, micro_step: Callable[..., Tensor], profile_steps: int = 0)
         profiler = stack.enter_context(
             StepProfiler(run.run_dir, profile_steps, run.reporter.say, skip)
         )
+        run.report = RunReport() if report is None else report(run)
         run.observers = Observers(
             AfterUpdate(run.reporter.advance, run.writer.check),
             Activity(),
             AfterUpdate(profiler.step),
             SkippedImages(run.run_dir),
             log,
+            run.report,
         )
         yield
 
 
 def _let_go(run: Run) -> None:
     """Take from a run what refers to it, so that its memory is free as soon as nobody has it."""
-    for name in ("micro_step", "observers", "stop"):
+    for name in ("micro_step", "observers", "report", "stop"):
         vars(run).pop(name, None)
 
 

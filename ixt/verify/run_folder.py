@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
 from ixt.checkpoint.stored_recipe import file_problem, recipe_in_state, stored_recipe
+from ixt.distributed.machine import MACHINE
 from ixt.errors import CheckpointError, DataError
 from ixt.files import read_json
 from ixt.images.data_digest import digest_images
@@ -13,7 +14,6 @@ from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
 from ixt.pipeline.from_recipe import usable_index
 from ixt.recipe import RUN_RECIPE
-from ixt.training.run import MACHINE
 from ixt.training.same_data import other_data
 from ixt.verify.finding import Finding, checked
 

@@ -9,7 +9,8 @@ from ixt.bench.report import svg
 from ixt.bench.report.figures import MODES, Entry, best, fastest_by, paper_rate
 from ixt.bench.report.names import architecture, family_of, short_name
 from ixt.bench.report.peers import published_top1
-from ixt.bench.report.svg import MUTED, SERIES, SURFACE, Chart, Drawing, Mark
+from ixt.bench.report.svg import MUTED, SERIES, SURFACE, Chart, Mark
+from ixt.bench.report.template import Drawing
 from ixt.bench.results import Mode, group_by
 from ixt.models.paper import paper_models
 

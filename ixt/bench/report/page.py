@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ixt import __version__
 from ixt.bench.report.bars import bar_cards
@@ -24,6 +21,7 @@ from ixt.bench.report.figures import (
 from ixt.bench.report.notes import all_remarks, machine_terms
 from ixt.bench.report.peers import peer_lines
 from ixt.bench.report.roofline_charts import roofline_charts
+from ixt.bench.report.template import page_environment
 from ixt.bench.results import group_by
 from ixt.errors import EngineError
 
@@ -43,33 +41,30 @@ def page_html(sources: Sequence[Source], device: str | None = None) -> str:
         raise EngineError("nothing to show: no cell of the results has a figure, only errors")
     packages = sources[0].report.machine.get("packages") or {}
     roofs, why = roofline_charts(entries, device)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html").render(
-        version=__version__,
-        models=_join([entry.row.model for entry in entries]),
-        devices=_join([source.device for source in sources]),
-        num_cells=sum(len(source.report.rows) for source in sources),
-        num_windows=sum(len(timing.rates) for entry in entries for timing in entry.row.rounds),
-        torch=packages.get("torch", "unknown"),
-        tiles=_tiles(entries),
-        remarks=all_remarks(sources),
-        accuracy=accuracy_charts(entries),
-        unplaced=unplaced(entries),
-        cards=bar_cards(entries),
-        has_published=any(published_rate(entry.row) for entry in entries),
-        batches=batch_charts(entries),
-        roofs=roofs,
-        why_no_roof=why,
-        table=results_table(sources),
-        words=WORDS,
-        peers=peer_lines(entries),
-        machines=[(source.label, machine_terms(source)) for source in sources],
+    return (
+        page_environment(__file__)
+        .get_template("page.html")
+        .render(
+            version=__version__,
+            models=_join([entry.row.model for entry in entries]),
+            devices=_join([source.device for source in sources]),
+            num_cells=sum(len(source.report.rows) for source in sources),
+            num_windows=sum(len(timing.rates) for entry in entries for timing in entry.row.rounds),
+            torch=packages.get("torch", "unknown"),
+            tiles=_tiles(entries),
+            remarks=all_remarks(sources),
+            accuracy=accuracy_charts(entries),
+            unplaced=unplaced(entries),
+            cards=bar_cards(entries),
+            has_published=any(published_rate(entry.row) for entry in entries),
+            batches=batch_charts(entries),
+            roofs=roofs,
+            why_no_roof=why,
+            table=results_table(sources),
+            words=WORDS,
+            peers=peer_lines(entries),
+            machines=[(source.label, machine_terms(source)) for source in sources],
+        )
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ixt.bench.report import svg
 from ixt.bench.report.figures import MODES, Entry, fastest_by
 from ixt.bench.report.names import family_of, short_name
-from ixt.bench.report.svg import INK, MUTED, SERIES, SURFACE, Chart, Drawing, Mark
+from ixt.bench.report.svg import INK, MUTED, SERIES, SURFACE, Chart, Mark
+from ixt.bench.report.template import Drawing
 from ixt.bench.results import Ceilings, group_by
 from ixt.bench.roofline import Device, Precision, find_device
 from ixt.bench.roofline.devices import ELEMENT_BYTES

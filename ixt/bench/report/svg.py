@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.bench.report.names import FAMILIES, family_of
+from ixt.bench.report.template import Drawing
 from ixt.errors import EngineError
 
 if TYPE_CHECKING:
@@ -75,17 +76,6 @@ class Mark:
     def radius(self) -> float:
         """Radius of the mark, in points."""
         return math.sqrt(self.area / math.pi)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished chart."""
-
-    title: str
-    alt: str
-    """What it shows, for those who do not see it."""
-    svg: str
-    caption: str
 
 
 @dataclass

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page, chromium, needs_chromium, requested
 from samples import report, row, small_report
 
 from ixt.bench.report.figures import Source, measured
@@ -15,44 +14,6 @@ from ixt.bench.report.roofline_charts import roofline_charts
 from ixt.bench.report.svg import _VARIABLES
 from ixt.bench.results import Ceilings
 from ixt.errors import EngineError
-
-_VOID = {"meta", "br"}
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects ids, texts and figures."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.headings: list[str] = []
-        self.labels: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in _VOID:
-            self.open.append(tag)
-        if given.get("id"):
-            self.ids.append(str(given["id"]))
-        if given.get("role") == "img":
-            self.labels.append(str(given["aria-label"]))
-        self.links += [str(given[name]) for name in ("src", "href") if given.get(name)]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in _VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("h2", "h3"):
-            self.headings.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -159,23 +120,13 @@ def test_without_any_peaks_there_is_no_roofline() -> None:
         roofline_charts(entries, "cpu")
 
 
-@pytest.mark.skipif(
-    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-    reason="needs chromium and chromium-driver",
-)
+@needs_chromium
 def test_a_browser_draws_it_sorts_it_and_asks_the_network_for_nothing(
     text: str, tmp_path: Path
 ) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
     file = tmp_path / "report.html"
     file.write_text(text)
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    browser = webdriver.Chrome(options=options, service=service)
-    try:
+    with chromium() as browser:
         browser.set_window_size(1280, 900)
         browser.get(file.as_uri())
         script = "return [...document.querySelectorAll('svg')].map(s => s.clientHeight)"
@@ -203,13 +154,7 @@ def test_a_browser_draws_it_sorts_it_and_asks_the_network_for_nothing(
             assert says in tip.text
             assert tip.rect["x"] + tip.rect["width"] <= 1280
         assert browser.get_log("browser") == []
-        requests = re.findall(
-            r'"Network.requestWillBeSent".*?"documentURL":"(.*?)".*?"url":"(.*?)"',
-            "\n".join(entry["message"] for entry in browser.get_log("performance")),
-        )
-        assert {url for _, url in requests} <= {file.as_uri()}
+        assert requested(browser) <= {file.as_uri()}
         browser.set_window_size(400, 900)
         wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert browser.execute_script(wide) == 0
-    finally:
-        browser.quit()

@@ -1,0 +1,159 @@
+"""What the newest evaluation found, summed up for the report and kept in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ixt.errors import DataError
+from ixt.evaluate.accuracy import (
+    accuracy,
+    calibration_bins,
+    calibration_error,
+    class_results,
+    confusions,
+    counted,
+    hits,
+)
+from ixt.evaluate.records import Records
+from ixt.images.byte_ranges import ByteRange
+from ixt.images.image import DamagedImage, load_image
+from ixt.pipeline.eval_loader import EvalLoader
+from ixt.runs.report.pictures import data_uri, shrunk
+
+EVALUATION = "report/evaluation.json"
+"""Where it lies in a run's folder."""
+MATRIX_CLASSES = 20
+"""Up to this number of classes, the confusion matrix is shown."""
+_PAIRS = 30
+_MISTAKES = 12
+
+
+class _Stored(BaseModel):
+    """Numbers that are none stay so in the file."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class ClassResult(_Stored):
+    """One class that has images."""
+
+    output: int
+    count: int
+    top1: float
+    """Percent of its images whose first output is right."""
+    top5: float
+    """Percent of its images with the right output among the first five."""
+    most_predicted_instead: int | None
+
+
+class Bin(_Stored):
+    """One bin of the calibration error, see `ixt.evaluate.accuracy.Bin`."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+class Mistake(_Stored):
+    """An image whose first output is wrong."""
+
+    file: str
+    label: int
+    prediction: int
+    confidence: float
+    picture: str | None
+    """Data URI; None where the image cannot be read any more."""
+
+
+class Evaluation(_Stored):
+    """An evaluation as the report shows it."""
+
+    format: Literal[1] = 1
+    step: int
+    weights: Literal["raw", "ema"]
+    class_names: list[str]
+    """Class of each output."""
+    top1: float
+    """This and the next four are those of `ixt.evaluate.Accuracy`."""
+    top5: float
+    loss: float
+    count: int
+    skipped: int
+    classes: list[ClassResult]
+    confusions: list[tuple[int, int, int]]
+    """Label, prediction and images of wrong predictions, the most frequent first: all of them with
+    up to `MATRIX_CLASSES` classes."""
+    num_confusions: int
+    """Pairs of classes that are confused, those left out included."""
+    bins: list[Bin]
+    calibration_error: float
+    """Expected calibration error, in [0, 1]."""
+    mistakes: list[Mistake]
+    """The most confident ones, the most confident first."""
+
+
+def summarise(
+    records: Records,
+    loader: EvalLoader,
+    class_names: Sequence[str],
+    step: int,
+    averaged: bool,
+) -> Evaluation:
+    """Sum up what an evaluation found of each image.
+
+    Args:
+        records: a row per image of the loader's split, from all processes.
+        loader: of the split, with one label per image.
+        class_names: class of each output.
+        step: updates done.
+        averaged: whether the averaged weights were evaluated.
+    """
+    labels = loader.labels
+    counts, right = counted(records, labels), hits(records, labels, 1)
+    finite = counts & np.isfinite(records.confidence)  # weights may be finite and logits not
+    known, pairs = (records.confidence[finite], right[finite]), confusions(records, labels)
+    return Evaluation(
+        step=step,
+        weights="ema" if averaged else "raw",
+        class_names=[plain_text(name) for name in class_names],
+        **accuracy(records, labels).row(),
+        classes=[ClassResult.model_validate(row) for row in class_results(records, labels)],
+        confusions=pairs if len(class_names) <= MATRIX_CLASSES else pairs[:_PAIRS],
+        num_confusions=len(pairs),
+        bins=[Bin(**asdict(found)) for found in calibration_bins(*known)],
+        calibration_error=calibration_error(*known),
+        mistakes=_mistakes(records, loader, counts & ~right),
+    )
+
+
+def plain_text(name: str) -> str:
+    """A name for JSON and for pages, which have no place for bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _mistakes(records: Records, loader: EvalLoader, wrong: NDArray[np.bool_]) -> list[Mistake]:
+    rows = np.flatnonzero(wrong)
+    rows = rows[np.argsort(-records.confidence[rows], kind="stable")][:_MISTAKES]
+    return [
+        Mistake(
+            file=plain_text(source.name),
+            label=int(loader.labels[row]),
+            prediction=int(records.top[row, 0]),
+            confidence=float(records.confidence[row]),
+            picture=_picture(source),
+        )
+        for row, source in zip(rows.tolist(), loader.sources(rows), strict=True)
+    ]
+
+
+def _picture(source: ByteRange) -> str | None:
+    try:
+        return data_uri(shrunk(load_image(source)))
+    except (DamagedImage, DataError):
+        return None
