@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 KILLS ?= 20
+SEEDS ?= 2
 
-.PHONY: help install demo lint format typecheck test test-slow soak test-gpu bench reference dist check clean
+.PHONY: help install demo lint format typecheck test test-slow soak bands test-gpu bench reference dist check clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -47,6 +48,10 @@ test-slow: $(STAMP)  ## Whole runs on several processes and machines, wide sweep
 soak: $(STAMP)  ## Kill a run KILLS times and compare every bit with one left in peace.
 	$(BIN)/python tests/soak/soak.py --kills $(KILLS)
 	$(BIN)/python tests/soak/soak.py --kills 9 --world-sizes 1,2,1
+
+bands: $(STAMP)  ## Train SEEDS seeds of each convergence band again, and compare.
+	$(BIN)/python tests/bands/bands.py demo --check --seeds $(SEEDS)
+	$(BIN)/python tests/bands/bands.py demo_finetune --check --seeds $(SEEDS)
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device.
 	$(BIN)/pytest -q -m gpu

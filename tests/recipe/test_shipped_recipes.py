@@ -41,7 +41,8 @@ def curve(recipe: Recipe) -> list[float]:
 
 
 def test_all_recipes_are_here() -> None:
-    expected = {*LONG, *SHARDED, "inceptionnext_atto", "inceptionnext_base_384", "demo"}
+    expected = {*LONG, *SHARDED, "inceptionnext_atto", "inceptionnext_base_384"}
+    expected |= {"demo", "demo_finetune"}
     assert {path.stem for path in FILES} == expected
 
 
@@ -49,7 +50,8 @@ def test_all_recipes_are_here() -> None:
 def test_a_recipe_names_a_model_and_a_policy_that_exist(path: Path) -> None:
     recipe = load_recipe(path)
     assert path.read_text().startswith("# ")
-    assert parse_policy(recipe.augment.policy or "") is not None
+    policy = recipe.augment.policy
+    assert parse_policy(policy) is not None if policy else path.stem == "demo_finetune"
     rate = recipe.model.drop_path_rate
     create_model(recipe.model.name, num_classes=10, drop_path_rate=rate, device="meta")
 
