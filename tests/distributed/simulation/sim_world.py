@@ -518,7 +518,7 @@ def simulated(world: World) -> Iterator[None]:
         patch.setattr(loop, "open_run", open_run)
         patch.setattr(loop, "watched", lambda run, *_: world.current().watched(run))
         patch.setattr(loop, "resume_or_start", lambda *_: (0, {}))
-        patch.setattr(loop, "announce_end", lambda _: None)
+        patch.setattr(loop, "announce_end", lambda *_: None)
         patch.setattr(loop, "set_learning_rate", lambda *_: None)
         patch.setattr(loop, "seed_model", lambda *_: None)
         patch.setattr(saving, "_refuse_spoiled", meet)
