@@ -142,7 +142,7 @@ def test_resume_needs_only_the_folder_and_auto_resume_starts_or_continues(
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("nowhere", "nowhere: holds no run: there is no recipe.yaml"),
+        ("nowhere", "nowhere: contains no run (recipe.yaml is missing)"),
         ("begun", "begun: no checkpoint to resume; start it again with: ixt train begun/recipe"),
     ],
 )
