@@ -210,7 +210,7 @@ def test_every_variant_trains_saves_and_restores(
 
 
 def test_a_run_folder_that_holds_a_run_is_not_overwritten(unbroken: Path, tiny: Recipe) -> None:
-    with pytest.raises(CheckpointError, match="holds a run already; add --resume"):
+    with pytest.raises(CheckpointError, match="already contains a run; add --resume"):
         train(tiny, unbroken)
 
 
