@@ -29,7 +29,9 @@ def test_data_of_another_scheme_is_refused_by_its_url(root: str) -> None:
 
 
 def test_a_url_without_a_bucket_is_refused() -> None:
-    with pytest.raises(DataError, match=r"^s3://: names no bucket; give s3://BUCKET/PREFIX$"):
+    with pytest.raises(
+        DataError, match=r"^s3://: contains no bucket name; give s3://BUCKET/PREFIX$"
+    ):
         load_index("s3://", "train")
 
 

@@ -1,12 +1,14 @@
 """The command line: flags in, one call, exit status out. Commands load what they need.
 
-One module per command; importing it registers the command, in the order that help shows.
+One module per command; importing it registers the command.
 """
 
 from ixt.cli import (
     bench,
+    bench_loading,
     bench_results,
     data,
+    data_show,
     doctor,
     evaluate,
     explain,
@@ -25,8 +27,10 @@ from ixt.cli.app import app, main
 __all__ = [
     "app",
     "bench",
+    "bench_loading",
     "bench_results",
     "data",
+    "data_show",
     "doctor",
     "evaluate",
     "explain",

@@ -14,15 +14,18 @@ from typing import Annotated
 import typer
 
 from ixt import __version__
+from ixt.cli.help import App
 from ixt.cli.usage import usage_line
 from ixt.errors import Interrupted, IxtError, printable
 from ixt.files import reason
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+app = App(
     pretty_exceptions_enable=False,
-    help="An exact, resumable ImageNet trainer.",
+    help="""Train, evaluate and export image classifiers, with an exact resume.
+
+    `ixt COMMAND --help` explains a command.
+
+    Example: `ixt data demo demo-data`""",
 )
 
 ADVICE = {
@@ -133,6 +136,6 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        line = "stopped; what is done is kept: the same command continues from there"
+        line = "stopped; finished work is kept, and the same command continues it"
         print(line, file=sys.stderr)
         raise

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from ixt.cli.app import app
-from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides, grouped
-from ixt.files import check_outputs, write_json, write_text
+from ixt.cli.help import App, Group
+from ixt.cli.options import ADVANCED, OUTPUT, grouped
+from ixt.files import check_outputs, write_text
 
 _DEFAULT = "models"
 
 
-class _ModelsByDefault(TyperGroup):
+class _ModelsByDefault(Group):
     """`ixt bench resnet50` is `ixt bench models resnet50`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -30,75 +31,108 @@ class _ModelsByDefault(TyperGroup):
         return args if named else [_DEFAULT, *args]
 
 
-bench_app = typer.Typer(
+bench_app = App(
     cls=_ModelsByDefault,
-    no_args_is_help=True,
-    help="Measure throughput. `ixt bench MODEL...` is short for `ixt bench models MODEL...`.",
+    help="""Measure the throughput of models, kernels and data loading.
+
+    Without a command, models are measured: `ixt bench resnet50` is short for
+    `ixt bench models resnet50`.
+
+    Example: `ixt bench resnet50 convnext_tiny --results bench.json`""",
 )
 app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
 
 
-ResultsOption = Annotated[Path | None, typer.Option(help="Results file (JSON).")]
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="Write the results to this file, as JSON.")
+]
+
+_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
+_output = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 @dataclass(frozen=True)
 class Cells:
     """What is measured: all combinations; the names are those of `Request`."""
 
-    models: Annotated[list[str] | None, typer.Argument(help="Model names.")] = None
-    paper: Annotated[bool, typer.Option("--paper", help="All 14 models of the paper's table.")] = (
-        False
-    )
-    modes: Annotated[str, typer.Option("--mode", help="train, infer.")] = "train,infer"
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL", help="Names of models, e.g. resnet50.")
+    ] = None
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Measure all 14 models of the table in the paper.")
+    ] = False
+    modes: Annotated[
+        str, typer.Option("--mode", metavar="LIST", help="What to measure: train, infer.")
+    ] = "train,infer"
     layouts: Annotated[
-        str, typer.Option("--layout", help="contiguous (NCHW), channels_last (NHWC).")
+        str,
+        typer.Option(
+            "--layout",
+            metavar="LIST",
+            help="Memory formats of the images: contiguous (NCHW), channels_last (NHWC).",
+        ),
     ] = "contiguous,channels_last"
     precisions: Annotated[
         str | None,
         typer.Option(
             "--precision",
-            help="fp32, tf32, amp-bf16, amp-fp16, bf16; if not given tf32 on a CUDA device, "
-            "the paper's, and fp32 elsewhere.",
+            metavar="LIST",
+            show_default="tf32 on a CUDA device, else fp32",
+            help="Number formats: fp32, tf32, amp-bf16, amp-fp16, bf16.",
         ),
     ] = None
-    compiles: Annotated[str, typer.Option("--compile", help="off, on.")] = "off"
+    compiles: Annotated[
+        str, _advanced("--compile", metavar="LIST", help="Use of torch.compile: off, on.")
+    ] = "off"
     batch_sizes: Annotated[
         str,
         typer.Option(
-            "--batch-size", help="Images per step: 128, or 64,128, or 32..512 (doubling)."
+            "--batch-size",
+            metavar="LIST",
+            help="Images per step, e.g. 64,128. A range such as 32..512 doubles each time.",
         ),
     ] = "128"
     fit: Annotated[
-        bool, typer.Option("--fit", help="Find and take the largest batch that fits.")
+        bool, typer.Option("--fit", help="Find the largest batch that fits, and measure with it.")
     ] = False
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Side in pixels; if not given, what each model is trained on."),
+        typer.Option(
+            min=1,
+            show_default="the training size of each model",
+            help="Side of the images in pixels.",
+        ),
     ] = None
     device: Annotated[
         str | None,
-        typer.Option(
+        _advanced(
             "--device",
             "--peak",
-            help="Peaks of a device that is not known: a name, a YAML file, or "
-            "fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80.",
+            metavar="DEVICE",
+            help="Peak rates of a device that ixt does not recognize: a name, a YAML file, or "
+            "values (see above).",
         ),
     ] = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long and what a cell is measured."""
+    """How long a cell is measured, and which training step."""
 
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per cell and round.")] = (
-        20.0
-    )
-    rounds: Annotated[int, typer.Option(min=1, help="Times through the whole matrix, A B A B.")] = 2
+    seconds: Annotated[
+        float,
+        _advanced(
+            min=0.1, metavar="SECONDS", help="Time to measure each combination in each round."
+        ),
+    ] = 20.0
+    rounds: Annotated[
+        int, _advanced(min=1, help="Number of rounds; each measures all combinations once.")
+    ] = 2
     step: Annotated[
         Literal["full", "plain"],
-        typer.Option(
-            help="full: train as training does, with drop path, clipping, AdamW and EMA; plain: "
-            "forward, backward and SGD alone, as the paper's and timm's scripts."
+        _advanced(
+            help="Training step. full: as in `ixt train`, with drop path, clipping, AdamW and EMA. "
+            "plain: forward, backward and SGD only, as in the scripts of timm and the paper."
         ),
     ] = "full"
 
@@ -108,25 +142,28 @@ class Outputs:
     """What is written and printed."""
 
     results: Annotated[
-        Path | None, typer.Option(help="Results file (JSON), written after each cell.")
+        Path | None,
+        _output(help="Write the results to this file, as JSON, after each measurement."),
     ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the benchmark in --results.")] = (
-        False
-    )
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also print the nearest published figures of others.")
+    resume: Annotated[
+        bool, _output("--resume", help="Continue the measurements in the file of --results.")
     ] = False
-    csv: Annotated[Path | None, typer.Option(help="Also write a line per cell as CSV.")] = None
-    markdown: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.")] = None
+    peers: Annotated[
+        bool, _output("--peers", help="Print figures that others have published as well.")
+    ] = False
+    csv: Annotated[Path | None, _output(help="Write one line per combination, as CSV.")] = None
+    markdown: Annotated[Path | None, _output(help="Write the table, as Markdown.")] = None
 
 
 @bench_app.command(_DEFAULT)
 @grouped
 def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
-    """Measure training and inference images per second in both memory formats.
+    """Measure the images per second of models.
 
-    Options that name several things take a list with commas; all combinations are measured, each
-    in a fresh process.
+    A LIST is separated by commas. All combinations are measured, each in a process of its own.
+
+    Values for --device are written like
+    `fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80`.
 
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
@@ -153,96 +190,27 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
 @bench_app.command()
 def kernels(
     model: Annotated[
-        str, typer.Argument(help="An InceptionNeXt or ConvNeXt, whose layers are measured.")
+        str, typer.Argument(help="Name of an InceptionNeXt or ConvNeXt model.")
     ] = "inceptionnext_tiny",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 128,
     precision: Annotated[
-        Literal["bf16", "fp16", "fp32"], typer.Option(help="Of activations and products.")
+        Literal["bf16", "fp16", "fp32"],
+        typer.Option(help="Number format of activations and matrix products."),
     ] = "bf16",
     layout: Annotated[
-        Literal["channels_last", "contiguous"], typer.Option(help="Memory order of images.")
+        Literal["channels_last", "contiguous"], typer.Option(help="Memory format of the images.")
     ] = "channels_last",
     results: ResultsOption = None,
 ) -> None:
-    """Measure fused layers against eager PyTorch, torch.compile and the memory floor.
+    """Compare fused layers with eager PyTorch and torch.compile.
 
-    Then the matrix products of blocks, by cuBLAS and a pass over the result, and by Triton alone.
-    Needs a CUDA device. Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
+    The layers of a model are also compared with the time that the memory traffic alone needs. Then
+    the matrix products of the blocks are measured: with cuBLAS and a second pass over the result,
+    and with one Triton kernel. A CUDA device is needed.
+
+    Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
     """
     from ixt.bench.kernels import bench_kernels, print_kernels
 
     check_outputs(results)
     print_kernels(bench_kernels(model, batch_size, precision, layout, results))
-
-
-@bench_app.command("data")
-def data(
-    recipe: RecipeArgument,
-    data: DataOption = None,
-    overrides: SetOption = None,
-    decoder: Annotated[
-        str | None, typer.Option(help="torch, dali, exact, several; the recipe's if not given.")
-    ] = None,
-    num_threads: Annotated[
-        str | None,
-        typer.Option(help="Decoding threads: 1,2,4. 1 and all cores if not given."),
-    ] = None,
-    prefetch: Annotated[
-        str | None, typer.Option(help="Batches ahead: 2,4. The recipe's if not given.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per stage.")] = 5.0,
-    device: Annotated[
-        str | None, typer.Option(help="GPU type to compare with (h100, l4, ...).")
-    ] = None,
-    bench: Annotated[
-        Path | None, typer.Option(help="Results of `ixt bench --results`: the device's rate.")
-    ] = None,
-    results: ResultsOption = None,
-) -> None:
-    """Measure each stage of loading, and the whole loader, against what a device takes.
-
-    Example: `ixt bench data recipes/inceptionnext_tiny.yaml --data DIR --num-threads 1,2,4`
-    """
-    from ixt.bench.data.demand import find_demand
-    from ixt.bench.data.stages import bench_data, print_stages, settings_of
-    from ixt.bench.measure.command import integers, words
-    from ixt.models import with_own_settings
-    from ixt.pipeline.decode.thread_pool import cores_per_process
-    from ixt.recipe import find_recipe, load_recipe
-
-    check_outputs(results)
-    loaded = with_own_settings(load_recipe(find_recipe(recipe), all_overrides(overrides, data)))
-    kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
-    cores = cores_per_process()
-    threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
-    ahead = integers("--prefetch", prefetch) if prefetch else []
-    demand = find_demand(loaded, device, bench)
-    report = bench_data(loaded, settings_of(loaded, kinds, threads, ahead), demand, seconds)
-    if results is not None:
-        write_json(results, report.as_json())
-    print_stages(report)
-
-
-@bench_app.command("e2e")
-def e2e(
-    recipe: RecipeArgument,
-    data: DataOption = None,
-    overrides: SetOption = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time measured per mode.")] = 20.0,
-    results: ResultsOption = None,
-) -> None:
-    """Measure training with its loader, on synthetic batches, and the loader alone.
-
-    Example: `ixt bench e2e recipes/inceptionnext_tiny.yaml --data DIR`
-    """
-    from ixt.bench.data.end_to_end import bench_end_to_end, print_end_to_end
-    from ixt.bench.results import Protocol
-    from ixt.models import with_own_settings
-    from ixt.recipe import find_recipe, load_recipe
-
-    check_outputs(results)
-    loaded = with_own_settings(load_recipe(find_recipe(recipe), all_overrides(overrides, data)))
-    report = bench_end_to_end(loaded, Protocol(seconds=seconds))
-    if results is not None:
-        write_json(results, report.as_json())
-    print_end_to_end(report)

@@ -17,19 +17,25 @@ _FORMATS = (".html", ".csv", ".md")
 
 @bench_app.command("report")
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Results files (JSON).")],
+    results: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Files of `ixt bench --results`.")
+    ],
     out: Annotated[
-        Path, typer.Option(help="File to write: .html with charts, .csv or .md with figures.")
+        Path,
+        typer.Option(help="File to write: .html with charts, or .csv or .md with a table."),
     ] = Path("report.html"),
     device: Annotated[
         str | None,
-        typer.Option(help="GPU type or YAML file for the roofline; the measured one if not given."),
+        typer.Option(
+            metavar="GPU",
+            show_default="the measured GPU",
+            help="Type of GPU, or a YAML file, for the roofline chart.",
+        ),
     ] = None,
 ) -> None:
-    """Turn results of `ixt bench --results` into a page with charts, or a table.
+    """Write results as an HTML page with charts, or as a table.
 
-    The HTML file is complete in itself: no network, no other files. Several results files become
-    one page.
+    The HTML file needs no network and no other files. Several files of results become one page.
 
     Example: `ixt bench report bench.json --out report.html`
     """
@@ -46,7 +52,10 @@ def report(
         sources = [Source(*pair) for pair in zip(labels, reports, strict=True)]
         write_text(out, page_html(sources, device))
     elif len(reports) > 1:
-        raise EngineError(f"--out: {out}: holds one results file; {len(reports)} are given")
+        raise EngineError(
+            f"--out: {out}: shows one file of results, but {len(reports)} are given; "
+            "give an .html file"
+        )
     else:
         write_text(out, (csv_text if out.suffix == ".csv" else markdown_text)(reports[0]))
     say(str(out))
@@ -57,32 +66,34 @@ def _labels(files: list[Path]) -> list[str]:
     stems = [file.stem for file in files]
     names = stems if len(set(stems)) == len(stems) else [str(file) for file in files]
     if len(set(names)) < len(names):
-        raise EngineError("a results file is given twice; give each once")
+        raise EngineError("the same results file is given twice; give it once")
     return names
 
 
 @bench_app.command("compare")
 def compare(
-    a: Annotated[Path, typer.Argument(help="Results to compare with (JSON).")],
-    b: Annotated[Path, typer.Argument(help="Newer results.")],
+    a: Annotated[Path, typer.Argument(help="File of `ixt bench --results` to compare with.")],
+    b: Annotated[Path, typer.Argument(help="File with the newer results.")],
     threshold: Annotated[
-        str, typer.Option(help="Smaller changes count as none: 1% or 0.01.")
+        str, typer.Option(metavar="SHARE", help="Changes below this do not count, e.g. 1% or 0.01.")
     ] = "1%",
     confidence: Annotated[
-        str, typer.Option(help="Confidence of each cell's interval: 95% or 0.95.")
+        str,
+        typer.Option(metavar="SHARE", help="Confidence level of the intervals, e.g. 95% or 0.95."),
     ] = "95%",
     fail_on_regression: Annotated[
         bool,
         typer.Option(
             "--fail-on-regression",
-            help="Exit with status 1 if a cell is slower or fails; refuse two machines.",
+            help="Exit with status 1 if a measurement is slower or has failed. Both files must "
+            "come from the same machine.",
         ),
     ] = False,
 ) -> None:
-    """Tell cell by cell whether B is faster or slower than A beyond what noise explains.
+    """Show which measurements of B are faster or slower than those of A.
 
-    Rounds are the independent measurements; with two a side only large changes show, so
-    measure with `--rounds 3` or more.
+    A difference counts if it is larger than the noise explains. Each round is one independent
+    measurement. Two rounds show only large differences, so measure with `--rounds 3` or more.
 
     Example: `ixt bench compare before.json after.json --threshold 1%`
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ixt.cli.app import app, resumable, say
-from ixt.cli.options import DecoderOption, SetOption
+from ixt.cli.help import App
+from ixt.cli.options import ADVANCED
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
@@ -18,20 +20,37 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 
-FolderArgument = Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")]
-SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
-]
-ResultsOption = Annotated[Path | None, typer.Option(help="Write the numbers to this file.")]
+_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
-data_app = typer.Typer(no_args_is_help=True, help="Prepare and look at image folders.")
+FolderArgument = Annotated[
+    str, typer.Argument(help="Folder with train/ and val/, or its s3:// address.")
+]
+SplitOption = Annotated[
+    Literal["train", "val", "all"], typer.Option(help="Training images, validation images, or all.")
+]
+ThreadsOption = Annotated[
+    int | None, _advanced(min=1, show_default="one per core", help="Number of decoding threads.")
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="Write the results to this file, as JSON.")
+]
+
+data_app = App(
+    help="""Prepare, check and look at sets of images.
+
+    Example: `ixt data check /data/imagenet`"""
+)
 app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 
 @data_app.command("demo")
 def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
-    """Write scikit-learn's handwritten digits as JPEG files in the ImageNet layout."""
+    """Write a small set of handwritten digits, to try ixt out.
+
+    The 1,797 digits of scikit-learn are written as JPEG files in the layout of ImageNet.
+
+    Example: `ixt data demo demo-data`
+    """
     from ixt.tools.demo import write_demo
 
     summary = write_demo(folder)
@@ -43,18 +62,20 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 
 @data_app.command("index")
 def data_index(
-    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")],
+    folder: FolderArgument,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Look at every image again: some were replaced.")
+        bool, typer.Option("--rebuild", help="Read every image again, even if none seems new.")
     ] = False,
 ) -> None:
-    """Build and cache the table of images that training and evaluation read.
+    """Build the table of images that training and evaluation read.
 
-    It is rebuilt by itself when images are added or removed; an image replaced in place is not
-    noticed, so give --rebuild then.
+    Training builds it if it is missing, and rebuilds it after images were added or removed. An
+    image that was replaced under the same name is not noticed: use --rebuild.
 
-    Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
-    `ixt data pack` wrote, here or in a bucket.
+    Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, or a set
+    packed by `ixt data pack`, in a folder or in an S3 bucket.
+
+    Example: `ixt data index /data/imagenet`
     """
     from ixt.images.index import load_index
 
@@ -69,37 +90,65 @@ def data_index(
 
 @data_app.command("prepare")
 def data_prepare(
-    out: Annotated[Path, typer.Argument(help="Folder to fill; one that was begun is completed.")],
-    train: Annotated[Path | None, typer.Option(help="ILSVRC2012_img_train.tar.")] = None,
-    val: Annotated[Path | None, typer.Option(help="ILSVRC2012_img_val.tar.")] = None,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
+    ],
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Archive of the training images, ILSVRC2012_img_train.tar."),
+    ] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
+    ] = None,
     devkit: Annotated[
         Path | None,
-        typer.Option(help="ILSVRC2012_devkit_t12.tar.gz: labels of val; shipped ones if left out."),
+        typer.Option(
+            show_default="labels that ixt contains",
+            help="Archive with the validation labels, ILSVRC2012_devkit_t12.tar.gz.",
+        ),
     ] = None,
     kaggle: Annotated[
-        Path | None, typer.Option(help="Folder unpacked from Kaggle, with ILSVRC/Data/CLS-LOC.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with the unpacked download from Kaggle; it contains ILSVRC/Data/CLS-LOC.",
+        ),
     ] = None,
     transfer: Annotated[
         Literal["link", "move", "copy"],
-        typer.Option(help="How images come from --kaggle; link: hard links, no space needed."),
+        _advanced(
+            help="How to take the images from --kaggle. link: hard links, which need no space."
+        ),
     ] = "link",
     verify: Annotated[
-        bool, typer.Option(help="Compare size and MD5 with the published archives.")
+        bool, _advanced(help="Compare size and MD5 with those of the published archives.")
     ] = True,
     subset: Annotated[
-        bool, typer.Option("--subset", help="Accept fewer images or classes; implies --no-verify.")
+        bool,
+        _advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
     ] = False,
     delete_class_tars: Annotated[
         bool,
-        typer.Option("--delete-class-tars", help="Delete n*.tar in OUT/train once extracted."),
+        _advanced(
+            "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
+        ),
     ] = False,
-    num_threads: Annotated[int, typer.Option(min=1, help="Classes extracted at a time.")] = 4,
+    num_threads: Annotated[
+        int, _advanced(min=1, help="Number of classes to extract at the same time.")
+    ] = 4,
 ) -> None:
-    """Make train/ and val/ with one folder per class from ImageNet's tars or Kaggle's folders.
+    """Extract ImageNet into train/ and val/ with one folder per class.
 
-    Killed or out of disk, it resumes where it stopped when given the same command again; a new
-    train/ or val/ appears when all of it is there and the tar's MD5 is right. Without sources it
-    sorts what lies in OUT: a flat val/, class tars in train/.
+    The source is either the two archives or a download from Kaggle. If the command was interrupted
+    or the disk was full, run it again: it resumes where it stopped. train/ and val/ appear only
+    when they are complete and the MD5 of the archive is correct.
+
+    Without a source, it sorts the files in OUT: a val/ without class folders, and one tar per class
+    in train/.
+
+    Example: `ixt data prepare /data/imagenet --train ILSVRC2012_img_train.tar
+    --val ILSVRC2012_img_val.tar`
     """
     from ixt.tools.prepare import Options, Sources, prepare
 
@@ -128,23 +177,35 @@ def _split_line(done: SplitSummary) -> str:
 
 @data_app.command("pack")
 def data_pack(
-    source: Annotated[str, typer.Argument(help="Data to pack, in any layout that training reads.")],
-    out: Annotated[Path, typer.Argument(help="New folder, or one whose packing was cut off.")],
+    source: Annotated[
+        str, typer.Argument(help="Images to pack, in any layout that training reads.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write. If it is incomplete, it is completed.")
+    ],
     max_side: Annotated[
         int | None,
         typer.Option(
-            min=32, max=65_535, help="Shrink images whose longer side has more pixels; others stay."
+            min=32,
+            max=65_535,
+            metavar="PIXELS",
+            help="Shrink the images whose longer side is longer than this.",
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=95, help="JPEG quality of images that are shrunk.")
+        int, typer.Option(min=1, max=95, help="JPEG quality of the shrunk images, from 1 to 95.")
     ] = 90,
-    shard_mib: Annotated[int, typer.Option(min=1, max=2**20, help="Size of a shard.")] = 1024,
+    shard_mib: Annotated[
+        int, _advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
+    ] = 1024,
     num_threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; one per core if not given.")
+        int | None, _advanced(min=1, show_default="one per core", help="Number of threads.")
     ] = None,
 ) -> None:
-    """Pack images into tars with an index, for training from fewer files or from a bucket.
+    """Pack images into a few tar archives with an index.
+
+    Training reads them from a disk with fewer files, or from an S3 bucket. If the command was
+    interrupted, run it again: it resumes where it stopped.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
@@ -168,24 +229,36 @@ def data_check(
     split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,
-        typer.Option(help="quarantine: move broken files to DIR/.quarantine; restore: back."),
+        typer.Option(
+            help="quarantine: move broken files to FOLDER/.quarantine. restore: move them back."
+        ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Take files that libjpeg only warns of as broken.")
+        bool,
+        typer.Option(
+            "--strict", help="Treat files for which libjpeg only prints a warning as broken."
+        ),
     ] = False,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="List of SHA-256 and path: written if missing, else compared with."),
+        typer.Option(
+            help="List of the SHA-256 of each file. If it exists, the files are compared with it, "
+            "else it is written."
+        ),
     ] = None,
     num_threads: ThreadsOption = None,
-    results: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Write all findings to this file, as JSON.")
+    ] = None,
 ) -> None:
-    """Decode every image once and say which are broken, odd or duplicate, in tars as well.
+    """Find images that are broken, unusual or duplicate.
 
-    Images of packed sets are compared with their checksums; of files in class folders, flipped
-    bits show only beside a --manifest. The next check reads only what has changed, with a
-    --manifest everything. Exit status: 0 if nothing breaks training,
-    1 if something does, 2 if the folder cannot be checked.
+    Every image is decoded once, in tar archives as well. The next check reads only the files that
+    have changed. Images of packed sets are compared with their checksums. In class folders, only
+    --manifest finds changed bits; it reads all files each time.
+
+    Exit status: 0 if nothing stops training, 1 if something does, 2 if the folder cannot be
+    checked.
 
     Example: `ixt data check /data/imagenet --results check.json`
     """
@@ -200,7 +273,7 @@ def data_check(
     with resumable():
         report = check_folder(
             folder,
-            splits=_splits(split),
+            splits=splits_of(split),
             fix=fix,
             strict=strict,
             manifest=manifest,
@@ -213,93 +286,6 @@ def data_check(
     raise typer.Exit(1 if report.breaking else 0)
 
 
-def _splits(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
+def splits_of(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
+    """The splits that `--split` names."""
     return ("train", "val") if choice == "all" else (choice,)
-
-
-@data_app.command("stats")
-def data_stats(
-    folder: FolderArgument,
-    mean_std: Annotated[
-        bool, typer.Option("--mean-std", help="Decode the images for mean and std of the pixels.")
-    ] = False,
-    sample: Annotated[
-        int | None,
-        typer.Option(min=1, help="Take mean and std over this many images, always the same."),
-    ] = None,
-    split: SplitOption = "all",
-    num_threads: ThreadsOption = None,
-    results: ResultsOption = None,
-) -> None:
-    """Show how many images and classes there are, how large, how even; the index tells it all.
-
-    Mean and std, on request, are over every pixel of whole images, not resized.
-
-    Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
-    """
-    from ixt.images.index import load_index
-    from ixt.tools.stats import pixel_stats, print_stats, split_stats
-
-    check_outputs(results)
-    rows = {}
-    for name in _splits(split):
-        index = load_index(folder, name)
-        pixels = None
-        if mean_std or sample is not None:
-            with progress(index.place, "images") as report:
-                pixels = pixel_stats(index, sample=sample, num_threads=num_threads, report=report)
-        stats = split_stats(index, pixels, name)
-        print_stats(stats, index.root)
-        rows[name] = stats.row()
-    if results is not None:
-        write_json(results, rows)
-
-
-@data_app.command("show")
-def data_show(
-    folder: FolderArgument,
-    recipe: Annotated[
-        str, typer.Option(help="A YAML file, a shipped recipe's name, or the folder of a run.")
-    ] = "inceptionnext_tiny",
-    epoch: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Epoch of training.")] = 0,
-    position: Annotated[int, typer.Option(min=0, help="First place in its order.")] = 0,
-    count: Annotated[int, typer.Option("--count", "--grid", min=1, help="How many.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Draw them into this PNG file.")] = None,
-    original: Annotated[
-        bool, typer.Option("--original", help="Draw the stored image beside each.")
-    ] = False,
-    split: Annotated[
-        Literal["train", "val"], typer.Option(help="val: as the evaluation sees it.")
-    ] = "train",
-    decoder: DecoderOption = "auto",
-    overrides: SetOption = None,
-    results: ResultsOption = None,
-) -> None:
-    """Show samples as the network gets them: what was planned for each, and a picture.
-
-    Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
-    --position 12345 --grid 12 --out samples.png`
-    """
-    from ixt.errors import IxtError
-    from ixt.models import with_own_settings
-    from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
-    from ixt.tools.show import draw_grid, print_samples, require_png, take_samples, write_png
-
-    require_png("--out", out)
-    check_outputs(out, results)
-    if original and out is None:
-        raise IxtError("--original draws into a picture; add --out FILE.png")
-    if epoch and split == "val":
-        raise IxtError("--epoch means nothing for --split val; leave it out")
-    stored = Path(recipe) / RUN_RECIPE
-    found = load_recipe(stored if stored.is_file() else find_recipe(recipe), overrides or ())
-    settings = with_own_settings(found)
-    samples = take_samples(folder, split, settings, epoch, position, count, decoder)
-    print_samples(samples)
-    if out is not None:
-        when = split if split == "val" else f"{split}, epoch {epoch}"
-        title = f"{Path(recipe).stem}: {when}, positions {position} to {position + count - 1}"
-        write_png(out, draw_grid(samples, title, originals=original))
-        say(str(out))
-    if results is not None:
-        write_json(results, [sample.row() for sample in samples])

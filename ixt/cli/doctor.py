@@ -16,12 +16,16 @@ from ixt.cli.options import DataOption
 @app.command(rich_help_panel="Measure")
 def doctor(
     data: DataOption = None,
-    run_dir: Annotated[Path, typer.Option(help="Where runs will go.")] = Path("runs"),
+    run_dir: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder for runs, checked for space and permissions."),
+    ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Check the installation and this machine; exit status 1 if something will break.
+    """Check the installation and this machine.
 
-    Started by torchrun it checks every machine and the network between them.
+    Started by torchrun, it checks every machine and the network between them. Exit status: 0, or 1
+    if it finds a problem that would stop a run.
 
     Example: `ixt doctor --data /data/imagenet`
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ixt.cli.app import app, say
-from ixt.cli.options import ProcessesOption, grouped
+from ixt.cli.options import OUTPUT, ProcessesOption, grouped
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
 from ixt.files import append_line, check_outputs, write_json, write_text
@@ -25,29 +25,37 @@ if TYPE_CHECKING:
     from ixt.evaluate.outcome import Outcome
 
 _weights = partial(typer.Option, rich_help_panel="Weights")
-_test_set = partial(typer.Option, rich_help_panel="Test set")
-_how = partial(typer.Option, rich_help_panel="How")
-_results = partial(typer.Option, rich_help_panel="Results")
+_labels = partial(typer.Option, rich_help_panel="Labels and classes")
+_images = partial(typer.Option, rich_help_panel="Preparation of images")
+_results = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 @dataclass(frozen=True)
 class Weights:
     """Which weights of a checkpoint are evaluated."""
 
-    model: Annotated[str | None, _weights(help="Model name, where a file does not name it.")] = None
+    model: Annotated[
+        str | None,
+        _weights(metavar="MODEL", help="Name of the model, if the file does not contain it."),
+    ] = None
     pretrained: Annotated[
-        bool, _weights("--pretrained", help="Published weights of timm's hub.")
+        bool, _weights("--pretrained", help="Evaluate the weights that timm publishes.")
     ] = False
-    raw: Annotated[bool, _weights("--raw", help="Take raw weights, not averaged ones.")] = False
+    raw: Annotated[
+        bool, _weights("--raw", help="Use the raw weights instead of the averaged ones.")
+    ] = False
     average: Annotated[
         str | None,
-        _weights(metavar="best:N|last:N", help="Average the weights of a run's checkpoints."),
+        _weights(
+            metavar="best:N|last:N",
+            help="Average the weights of the N best or N last checkpoints of a run.",
+        ),
     ] = None
     bn_stats: Annotated[
         Literal["average", "recompute"],
         _weights(
-            help="Batch-norm statistics: as they are (of --average: averaged), or recomputed "
-            "from images of train/."
+            help="Batch-norm statistics. average: those of the checkpoint, or their mean with "
+            "--average. recompute: from images in train/."
         ),
     ] = "average"
 
@@ -58,25 +66,29 @@ class TestSet:
 
     labels: Annotated[
         str,
-        _test_set(
-            metavar="auto|folders|ilsvrc|real|FILE",
-            help="What is right: class folders, the challenge's labels by file number, ImageNet "
-            "ReaL, a JSON list of lists like ReaL's, or a table `file,class`.",
+        _labels(
+            metavar="LABELS",
+            help="Correct labels. folders: the class folders. ilsvrc: the labels of the challenge, "
+            "by file number. real: ImageNet ReaL. Or a file: a JSON list of lists like that of "
+            "ReaL, or a table with the columns file,class.",
         ),
     ] = "auto"
     class_map: Annotated[
         Path | None,
-        _test_set(help="Class folder of each output: a line each, or JSON {folder: output}."),
+        _labels(
+            help="File that names the class folder of each output of the model: one line per "
+            "output, or JSON {folder: output}."
+        ),
     ] = None
     compete: Annotated[
         Literal["auto", "all", "present"],
-        _test_set(
-            help="Which outputs may be predicted: all, or those of the classes present; "
-            "auto: present for ImageNet-A and -R."
+        _labels(
+            help="Outputs that can be predicted. all: every output. present: only the classes in "
+            "the test set. auto: present for ImageNet-A and ImageNet-R, else all."
         ),
     ] = "auto"
     skip_damaged: Annotated[
-        bool, _test_set("--skip-damaged", help="Leave unreadable images out.")
+        bool, _labels("--skip-damaged", help="Leave unreadable images out.")
     ] = False
 
 
@@ -84,38 +96,64 @@ class TestSet:
 class How:
     """How images are prepared and go through the model."""
 
-    batch_size: Annotated[int | None, _how(min=1, help="Images per forward pass.")] = None
-    decoder: Annotated[
-        Literal["auto", "torch", "dali", "both", "exact"],
-        _how(help="exact: timm's pixels, by Pillow; both: torch and DALI, compared."),
-    ] = "auto"
-    image_size: Annotated[
-        str | None, _how(metavar="N[,N...]", help="Side of the test image; tries each.")
-    ] = None
-    crop_pct: Annotated[
-        str | None, _how(metavar="X[,X...]", help="Share that is kept; tries each.")
-    ] = None
-    tta: Annotated[
-        Literal["flip"] | None, _how(help="flip: mean logits of image and mirror image.")
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="that of the recipe", help="Number of images per forward pass."
+        ),
     ] = None
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, _how(help="The recipe's, or fp32.")
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(
+            show_default="that of the recipe, or fp32", help="Number format of the computation."
+        ),
     ] = None
+    image_size: Annotated[
+        str | None,
+        _images(
+            metavar="N,N",
+            help="Side of the test images in pixels. If several are given, each is evaluated.",
+        ),
+    ] = None
+    crop_pct: Annotated[
+        str | None,
+        _images(
+            metavar="X,X",
+            help="Share of each side that the center crop keeps, e.g. 0.875. If several are given, "
+            "each is evaluated.",
+        ),
+    ] = None
+    tta: Annotated[
+        Literal["flip"] | None,
+        _images(
+            help="Test-time augmentation. flip: mean logits of the image and its mirror image."
+        ),
+    ] = None
+    decoder: Annotated[
+        Literal["auto", "torch", "dali", "both", "exact"],
+        _images(
+            help="Library that decodes images. auto: DALI where it is installed, else torch. both: "
+            "evaluate with torch and with DALI. exact: Pillow, with the same pixels as timm."
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
 class Results:
     """Files to write."""
 
-    results: Annotated[Path | None, _results(help="Write numbers and protocol as JSON.")] = None
-    append: Annotated[Path | None, _results(help="Add a line per measurement to a JSONL file.")] = (
-        None
-    )
-    per_class: Annotated[Path | None, _results(help="Write a CSV row per class.")] = None
-    confusions: Annotated[
-        Path | None, _results(help="Write confused pairs as CSV, most first.")
+    results: Annotated[
+        Path | None, _results(help="Write the results and how they were measured, as JSON.")
     ] = None
-    predictions: Annotated[Path | None, _results(help="Write a CSV row per image.")] = None
+    append: Annotated[
+        Path | None, _results(help="Append one line per measurement to this JSONL file.")
+    ] = None
+    per_class: Annotated[Path | None, _results(help="Write one row per class, as CSV.")] = None
+    confusions: Annotated[
+        Path | None,
+        _results(help="Write the confused pairs of classes, most frequent first, as CSV."),
+    ] = None
+    predictions: Annotated[Path | None, _results(help="Write one row per image, as CSV.")] = None
 
 
 @app.command("eval", rich_help_panel="Use")
@@ -124,24 +162,29 @@ def evaluate(
     checkpoints: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CHECKPOINT...",
-            help="Runs (their newest checkpoints; RUN@best, RUN@step-120 for others), checkpoints "
-            "or weights files; several are compared. Model names with --pretrained.",
+            metavar="CHECKPOINT",
+            help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
+            "checkpoints or weights files. With --pretrained: names of models. Several are "
+            "compared.",
         ),
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="Folder with val/, class folders, or numbered validation images; or s3://...",
+            metavar="DIR",
+            help="Folder with val/, with class folders, or with the numbered validation images of "
+            "ImageNet; or an s3:// address.",
         ),
     ],
     weights: Weights,
-    test_set: TestSet,
-    how: How,
     files: Results,
+    how: How,
+    test_set: TestSet,
     num_processes: ProcessesOption = None,
 ) -> None:
-    """Measure top-1 and top-5 of checkpoints, every image counted once.
+    """Measure the top-1 and top-5 accuracy of checkpoints.
+
+    Each image is counted exactly once, on any number of processes.
 
     Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
     """
@@ -182,7 +225,7 @@ def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:
         try:
             yield kind(part)
         except ValueError:
-            raise IxtError(f"{option}: is {text!r}; give numbers with commas between") from None
+            raise IxtError(f"{option}: is {text!r}; give numbers separated by commas") from None
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -201,8 +244,8 @@ def _print_outcome(outcome: Outcome) -> None:
         say(comparison["verdict"])
     for flips in outcome.flips():
         say(
-            f"{flips['first']} and {flips['second']} predict otherwise for {flips['flips']} of "
-            f"{flips['images']} images"
+            f"{flips['first']} and {flips['second']} differ in the prediction for "
+            f"{flips['flips']} of {flips['images']} images"
         )
         for file in flips["files"][:5]:
             say(f"  {file}")

@@ -15,12 +15,13 @@ from ixt.cli.app import app
 def explain(
     field: Annotated[
         str | None,
-        typer.Argument(help="A field, a section, or a word, e.g. optim.lr, optim, batch_size."),
+        typer.Argument(help="A field, a section, or a word: e.g. optim.lr, optim, batch_size."),
     ] = None,
 ) -> None:
-    """Explain the fields of recipes: meaning, unit, allowed values, default.
+    """Explain a field of recipes: its meaning, unit and default.
 
-    Without a field, list all sections and their fields. recipes/README.md holds the same text.
+    Without a field, all sections and their fields are listed. The file recipes/README.md contains
+    the same texts.
 
     Example: `ixt explain optim.lr`
     """

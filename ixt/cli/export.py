@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app, say
-from ixt.cli.options import ModelOption, RawOption
+from ixt.cli.options import ADVANCED, ModelOption, RawOption
 
 
 class ExportFormat(StrEnum):
@@ -28,8 +28,8 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A run (its newest checkpoint; RUN@best, RUN@step-120 for another), a checkpoint, "
-            "or a weights file."
+            help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
+            "checkpoint, or a weights file."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="File or folder to write.")],
@@ -37,35 +37,50 @@ def export(
         ExportFormat,
         typer.Option(
             "--format",
-            help="timm-folder and hub (with a model card): config.json and model.safetensors; "
-            "timm-pth: a state dict; paper: one with the names of the paper's repository; "
-            "onnx and torch-export: a graph for any batch.",
+            help="timm-folder: config.json and model.safetensors. hub: the same and a model card. "
+            "timm-pth: a state dict. paper: a state dict with the names that the paper's code "
+            "uses. onnx, torch-export: a graph for any batch size.",
         ),
     ],
     model: ModelOption = None,
     raw: RawOption = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier export.")
+        bool, typer.Option("--overwrite", help="Replace an export that exists.")
     ] = False,
     data_free: Annotated[
-        bool, typer.Option("--data-free", help="Compare on noise only, not on validation images.")
+        bool,
+        typer.Option(
+            "--data-free",
+            rich_help_panel=ADVANCED,
+            help="Compare on random images only, not on validation images as well.",
+        ),
     ] = False,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", help="For the model card of format hub, e.g. apache-2.0."),
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="License to name in the model card of format hub, e.g. apache-2.0.",
+        ),
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option("--sign", metavar="KEY", help="Sign with this private key, a PEM file."),
+        typer.Option(
+            "--sign",
+            metavar="KEY",
+            rich_help_panel=ADVANCED,
+            help="Sign the export with this private key, a PEM file.",
+        ),
     ] = None,
 ) -> None:
-    """Write a checkpoint for timm, the Hugging Face Hub, the paper's code, ONNX or torch.export.
+    """Convert a checkpoint for timm, the Hugging Face Hub, or ONNX.
 
-    The result is loaded back and compared with the checkpoint before it gets its name.
+    Further formats are torch.export and the state dict of the paper's code. Before the export is
+    published under its name, it is loaded again and compared with the checkpoint.
 
-    With `--sign`, provenance.json says which checkpoint, recipe, samples, data and versions the
-    weights come from, and a signature covers it and all other files; `ixt verify --key` compares
-    both without a network. Make a pair of keys with
+    With --sign, provenance.json records the checkpoint, recipe, samples, data and versions that the
+    weights come from. The signature covers this file and all others; `ixt verify --key` checks it
+    without a network. Create the keys with
     `openssl ecparam -name prime256v1 -genkey -noout -out key.pem` and
     `openssl ec -in key.pem -pubout -out public.pem`.
 
@@ -96,5 +111,5 @@ def export(
         say(f"note: {done.note}")
     if format_name is ExportFormat.HUB:
         if license_id is None:
-            say("note: the card says `license: unknown`; --license sets it")
+            say("note: the model card says `license: unknown`; set it with --license")
         say(f"publish it with: hf upload USER/{out.name} {out} .")

@@ -15,26 +15,42 @@ from ixt.cli.app import app, say
 def init(
     data: Annotated[
         str,
-        typer.Argument(help="Folder with a folder of images per class, or with train/ and val/."),
+        typer.Argument(help="Folder with one folder of images per class, or with train/ and val/."),
     ],
-    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    output: Annotated[Path, typer.Option(help="Recipe file to write.")] = Path("recipe.yaml"),
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Weights to fine-tune: a run, a checkpoint, or a file."),
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights to fine-tune: a run, a checkpoint, or a weights file.",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model name, e.g. where a file of weights has none.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            show_default="a choice that fits the images",
+            help="Name of the model. Needed with --from if the file does not contain it.",
+        ),
     ] = None,
     no_mirror: Annotated[
-        bool, typer.Option("--no-mirror", help="Never mirror images: they show digits or letters.")
+        bool,
+        typer.Option(
+            "--no-mirror", help="Never mirror images, e.g. because they show digits or letters."
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output file if it exists.")
+    ] = False,
 ) -> None:
-    """Write a first recipe for a set of images, with a reason for each number.
+    """Write a first recipe for your own images.
 
-    Where there is no val/, a part of the images is held out for validation; none is moved.
+    Comments in the recipe give a reason for each number. Then train it with
+    `ixt train recipe.yaml`. If there is no val/, some of the images are held out for validation; no
+    file is moved.
 
-    Example: `ixt init photos`, then `ixt train recipe.yaml`
+    Example: `ixt init photos`
     """
     from ixt.errors import RecipeError
     from ixt.files import check_outputs, write_text

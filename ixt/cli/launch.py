@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import app, say
-from ixt.cli.options import DataOption, RecipeArgument, RunDirOption, SetOption, grouped
+from ixt.cli.help import App
+from ixt.cli.options import (
+    ADVANCED,
+    DataOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    grouped,
+)
 from ixt.files import write_text
 
 if TYPE_CHECKING:
     from ixt.distributed.launch.jobs import Job
 
-launch_app = typer.Typer(no_args_is_help=True, help="Write a job file for a cluster, or submit it.")
+launch_app = App(
+    help="""Write a job file for a cluster, or submit it.
+
+    Example: `ixt launch slurm inceptionnext_tiny --nodes 4`"""
+)
 app.add_typer(launch_app, name="launch", rich_help_panel="Train")
+
+
+_slurm = partial(typer.Option, rich_help_panel="Slurm")
+_k8s = partial(typer.Option, rich_help_panel="Kubernetes")
+_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 
 @dataclass(frozen=True)
@@ -24,15 +42,21 @@ class JobOptions:
     """What is run, and on how many machines."""
 
     recipe: RecipeArgument
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs on each machine.")] = 8
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="Number of GPUs on each machine.")] = 8
     processes_per_node: Annotated[
-        int | None, typer.Option(min=1, help="Processes on each machine; one per GPU if not given.")
+        int | None,
+        _advanced(min=1, show_default="one per GPU", help="Number of processes on each machine."),
     ] = None
     data: DataOption = None
     run_dir: RunDirOption = None
     overrides: SetOption = None
-    name: Annotated[str | None, typer.Option(help="Of the job; the recipe's if not given.")] = None
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default="the name of the recipe", help="Name of the job."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +64,16 @@ class Delivery:
     """What becomes of the job file."""
 
     notice_s: Annotated[
-        int, typer.Option(min=30, help="Seconds from the request to stop until the kill.")
+        int,
+        _advanced(min=30, help="Seconds between the signal to stop and the kill, at least 30."),
     ] = 120
-    out: Annotated[Path | None, typer.Option(help="File to write; the terminal if not given.")] = (
-        None
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the job file to this file instead of printing it."),
+    ] = None
+    submit: Annotated[bool, typer.Option("--submit", help="Write the job file and submit it.")] = (
+        False
     )
-    submit: Annotated[bool, typer.Option("--submit", help="Submit the file.")] = False
 
 
 @launch_app.command("slurm")
@@ -53,24 +81,35 @@ class Delivery:
 def slurm(
     *,
     what: JobOptions,
-    time: Annotated[str | None, typer.Option(help="Time limit, e.g. 24:00:00.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
+    time: Annotated[str | None, _slurm(metavar="TIME", help="Time limit, e.g. 24:00:00.")] = None,
+    partition: Annotated[
+        str | None, _slurm(metavar="NAME", help="Partition of the cluster to run in.")
+    ] = None,
+    account: Annotated[str | None, _slurm(metavar="NAME", help="Account to charge.")] = None,
     cpus_per_process: Annotated[
-        int, typer.Option(min=1, help="CPU cores of each process; they decode its images.")
+        int, _slurm(min=1, help="Number of CPU cores of each process, to decode images.")
     ] = 8,
     memory: Annotated[
-        str | None, typer.Option(help="Of each machine, e.g. 256G; 16G per process if not given.")
+        str | None,
+        _slurm(
+            metavar="SIZE",
+            show_default="16G per process",
+            help="Memory of each machine, e.g. 256G.",
+        ),
     ] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(help="Further sbatch option, e.g. --exclusive; repeatable.")
+        list[str] | None,
+        _slurm(metavar="OPTION", help="Further option of sbatch, e.g. --sbatch=--exclusive."),
     ] = None,
     setup: Annotated[
-        list[str] | None, typer.Option(help="Shell line before training; repeatable.")
+        list[str] | None,
+        _slurm(metavar="LINE", help="Shell command to run before training."),
     ] = None,
     delivery: Delivery,
 ) -> None:
-    """Write an sbatch script that saves when it is preempted and resumes when it is requeued.
+    """Write a batch script for Slurm.
+
+    The job saves the run when it is preempted, and resumes it when it is queued again.
 
     Example: `ixt launch slurm inceptionnext_tiny --data /data/imagenet --nodes 4 --time 24:00:00
     --out tiny.sh --submit`
@@ -99,18 +138,33 @@ def slurm(
 def kubernetes(
     *,
     what: JobOptions,
-    image: Annotated[str, typer.Option(help="Container image with ixt in it.")],
-    namespace: Annotated[str, typer.Option(help="Namespace.")] = "default",
-    runtime: Annotated[str, typer.Option(help="The cluster's runtime.")] = "torch-distributed",
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of each machine.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Of each machine, e.g. 256Gi.")] = None,
+    image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="Container image in which ixt is installed.")
+    ],
     volume: Annotated[
-        list[str] | None, typer.Option(help="Volume claim and path, e.g. CLAIM:/data; repeatable.")
+        list[str] | None,
+        _k8s(
+            metavar="CLAIM:PATH",
+            help="Persistent volume claim, and where to mount it, e.g. imagenet:/data.",
+        ),
     ] = None,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
+    cpus: Annotated[int | None, _k8s(min=1, help="Number of CPU cores of each machine.")] = None,
+    memory: Annotated[
+        str | None, _k8s(metavar="SIZE", help="Memory of each machine, e.g. 256Gi.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        _k8s(metavar="NAME=VALUE", help="Environment variable of the processes."),
+    ] = None,
+    namespace: Annotated[str, _k8s(metavar="NAME", help="Namespace of the job.")] = "default",
+    runtime: Annotated[
+        str, _k8s(metavar="NAME", help="Training runtime of Kubeflow to use.")
+    ] = "torch-distributed",
     delivery: Delivery,
 ) -> None:
-    """Write a TrainJob for Kubeflow Trainer; paths are those inside the container.
+    """Write a TrainJob for Kubeflow Trainer on Kubernetes.
+
+    All paths are paths inside the container.
 
     Example: `ixt launch k8s inceptionnext_tiny --image registry/ixt --nodes 4
     --volume imagenet:/data --volume runs:/runs --data /data --run-dir /runs/tiny`

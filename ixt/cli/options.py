@@ -13,29 +13,50 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+ADVANCED = "Advanced"
+"""Title of the panel for options that few need."""
+OUTPUT = "Output"
+"""Title of the panel for what is printed and written."""
+
 RecipeArgument = Annotated[
-    str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
+    str, typer.Argument(help="A YAML file, or the name of a shipped recipe, e.g. resnet50.")
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="Folder with train/ and val/ (or validation/), or s3://..."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder with train/ and val/ (or validation/), or its s3:// address.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a recipe value, e.g. optim.lr=1.0e-3; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. optim.lr=1.0e-3."
+    ),
 ]
 RunDirOption = Annotated[
-    Path | None, typer.Option(help="Folder of the run; runs/RECIPE if not given.")
+    Path | None,
+    typer.Option(metavar="DIR", show_default="runs/RECIPE", help="Folder of the run."),
 ]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes on this machine; one per GPU if not given."),
+    typer.Option(min=1, show_default="one per GPU", help="Number of processes on this machine."),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Model name, where the file does not name it.")
+    str | None,
+    typer.Option(metavar="MODEL", help="Name of the model, if the file does not contain it."),
 ]
-RawOption = Annotated[bool, typer.Option("--raw", help="Take raw weights, not averaged ones.")]
-DecoderOption = Annotated[Literal["auto", "torch", "dali"], typer.Option(help="Which decoder.")]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Use the raw weights instead of the averaged ones.")
+]
+DecoderOption = Annotated[
+    Literal["auto", "torch", "dali"],
+    typer.Option(
+        rich_help_panel=ADVANCED,
+        help="Library that decodes images; auto takes DALI where it is installed.",
+    ),
+]
 
 
 def all_overrides(overrides: list[str] | None, data: str | None) -> list[str]:

@@ -13,33 +13,60 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app
-from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
+from ixt.cli.options import (
+    ADVANCED,
+    OUTPUT,
+    DataOption,
+    RecipeArgument,
+    SetOption,
+    all_overrides,
+)
 from ixt.files import check_outputs
 
 
 @app.command(rich_help_panel="Train")
 def plan(
     recipe: RecipeArgument,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs, over all machines.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs, on all machines together.")] = 8,
     device: Annotated[
-        str | None, typer.Option(help="GPU type (h100, a100-40gb, l4, ...) or a YAML file.")
+        str | None,
+        typer.Option(
+            metavar="GPU", help="Type of GPU, e.g. h100, a100-40gb or l4, or a YAML file."
+        ),
     ] = None,
     data: DataOption = None,
     overrides: SetOption = None,
     interconnect: Annotated[
         str | None,
-        typer.Option(help="Slowest link between GPUs: nvlink4, pcie4, ndr400, 100Gbit/s, ..."),
+        typer.Option(
+            metavar="LINK",
+            rich_help_panel=ADVANCED,
+            help="Slowest link between the GPUs, e.g. nvlink4, pcie4, ndr400 or 100Gbit/s.",
+        ),
     ] = None,
     bench: Annotated[
-        Path | None, typer.Option(help="Results of `ixt bench --results`, for the hours.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=ADVANCED,
+            help="File of `ixt bench --results`; the training time is then computed from measured "
+            "throughput.",
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0.0, help="Price of a GPU-hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0.0, metavar="X", help="Price of one GPU-hour.")
+    ] = None,
     png: Annotated[
-        Path | None, typer.Option(help="Draw the learning-rate curve into this file.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Draw the learning-rate curve into this PNG file."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Print the estimate as JSON."),
+    ] = False,
 ) -> None:
-    """Show what a run will do, need and cost, before it takes a GPU.
+    """Estimate the memory, time and cost of a run before it starts.
 
     Example: `ixt plan recipes/inceptionnext_tiny.yaml --gpus 8 --device h100`
     """

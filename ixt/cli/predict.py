@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.app import app, say
-from ixt.cli.options import DecoderOption, ModelOption, RawOption
+from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption
 from ixt.files import check_outputs
 
 if TYPE_CHECKING:
@@ -17,15 +17,28 @@ if TYPE_CHECKING:
 
 
 GridOption = Annotated[
-    Path | None, typer.Option(help="Draw the images with their classes into this PNG file.")
+    Path | None,
+    typer.Option(
+        rich_help_panel=OUTPUT, help="Draw the images with their classes into this PNG file."
+    ),
 ]
 CamOption = Annotated[
     Path | None,
-    typer.Option(help="Draw where the model looked: a PNG file, or a folder for one each."),
+    typer.Option(
+        rich_help_panel=OUTPUT,
+        metavar="PATH",
+        help="Draw the class activation maps: which parts of an image decided. A PNG file for all "
+        "images, or a folder for one file per image.",
+    ),
 ]
 CamClassOption = Annotated[
     str | None,
-    typer.Option(help="Look for this class (name or number), not the most probable one."),
+    typer.Option(
+        rich_help_panel=OUTPUT,
+        metavar="CLASS",
+        show_default="the most probable class",
+        help="Class of the activation maps of --cam, by name or number.",
+    ),
 ]
 
 
@@ -34,34 +47,54 @@ def predict(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A run (its newest checkpoint; RUN@best, RUN@step-120 for another), a checkpoint, "
-            "a weights file; a model with --pretrained."
+            help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
+            "checkpoint, or a weights file. With --pretrained: name of a model."
         ),
     ],
     images: Annotated[
-        list[str], typer.Argument(help="Files, folders, quoted patterns; - for standard input.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Files, folders, or quoted patterns; - for standard input."
+        ),
     ],
     model: ModelOption = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Take the published weights of the model named.")
+        bool, typer.Option("--pretrained", help="Use the weights that timm publishes for a model.")
     ] = False,
     raw: RawOption = False,
-    top: Annotated[int, typer.Option(min=1, help="Classes shown per image.")] = 5,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=ADVANCED,
+            show_default="that of the recipe",
+            help="Number of images per forward pass.",
+        ),
+    ] = None,
     decoder: DecoderOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per image.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object per image."),
+    ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV, a row per image and class.")
+        bool,
+        typer.Option(
+            "--csv", rich_help_panel=OUTPUT, help="Print CSV, one row per image and class."
+        ),
     ] = False,
     grid: GridOption = None,
     cam: CamOption = None,
     cam_class: CamClassOption = None,
 ) -> None:
-    """Name what images show, prepared as the evaluation prepares them.
+    """Classify images with a checkpoint.
 
-    A folder stands for the images below it. Standard input holds one image, or paths, one per
-    line. Exit status: 0 if all is well, 1 if some images could not be read (a line on standard
-    error names each; the others are not held up), 2 if none could be or nothing else could be done.
+    Images are prepared as in evaluation. A folder stands for all images in it and below it.
+    Standard input contains one image, or one path per line.
+
+    Exit status: 0 if all images were classified, 1 if some could not be read (one line on standard
+    error names each; the others are classified), 2 if none could be read or for a mistake of the
+    user.
 
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """

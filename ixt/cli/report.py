@@ -13,20 +13,23 @@ from ixt.files import check_outputs
 
 @app.command(rich_help_panel="Use")
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folder of a run, or of several.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folder of a run; several are compared.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="HTML file to write; if not given, report.html in the run's folder, and "
-            "comparison.html here for several runs."
+            show_default="report.html in the run's folder, or comparison.html for several runs",
+            help="HTML file to write.",
         ),
     ] = None,
 ) -> None:
-    """Write the page of a run again, or one page that compares several.
+    """Write an HTML page about a run, or one that compares several.
 
-    The page is one file that opens without a network. Of one run it shows curves, confusions,
-    mistakes, classes, calibration and the recipe; of several the curves in one plot each, and
-    where the recipes differ. Training writes it at every evaluation.
+    The page is a single file that needs no network. For one run it shows the curves, confused
+    classes, mistakes, accuracy per class, calibration and the recipe. For several runs it shows
+    their curves together and the differences between their recipes. Training also writes the page
+    of its run, at every evaluation.
 
     Example: `ixt report runs/inceptionnext_tiny`
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ixt.cli.app import app, say
+from ixt.cli.options import OUTPUT
 
 if TYPE_CHECKING:
     from ixt.runs.state import RunState
@@ -20,35 +21,46 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel="Train")
 def runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that holds the folders of runs.")
+        Path, typer.Argument(metavar="DIR", help="Folder that contains the folders of runs.")
     ] = Path("runs"),
     sort: Annotated[
         str,
-        typer.Option(metavar="KEY", help="changed, name, state, epoch, top1, or e.g. optim.lr."),
+        typer.Option(
+            metavar="KEY",
+            help="Order of the list: changed, name, state, epoch, top1, or a setting, e.g. "
+            "optim.lr.",
+        ),
     ] = "changed",
     filters: Annotated[
         list[str] | None,
         typer.Option(
             "--filter",
             metavar="KEY=VALUE",
-            help="state=crashed (running, stopped, finished, crashed, unknown), name=PATTERN, or "
-            "a setting, e.g. optim.lr=1e-3; repeatable.",
+            help="Show only these runs. KEY is state (running, stopped, finished, crashed or "
+            "unknown), name (with a pattern), or a setting, e.g. optim.lr=1e-3.",
         ),
     ] = None,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Results and differing settings of two runs."),
+        typer.Option(
+            metavar="A B", help="Compare the results and the settings of two runs instead."
+        ),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", rich_help_panel=OUTPUT, help="Print CSV.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")
+    ] = False,
 ) -> None:
-    """List runs: state, last words, epochs done, best top-1, and what is special about each.
+    """List runs with their state, best top-1, and special settings.
 
-    Epochs are numbered from 0, as in the log. A run is *running* while a process holds its lock,
-    *perhaps* so where that cannot be seen from here but its rows changed in the last ten minutes;
-    *crashed* if it recorded an error, or nothing at all; *unknown* if an earlier version ran it,
-    which recorded no end. The settings shown differ from the most common ones of the runs shown;
-    those of a single run from the defaults.
+    Epochs are numbered from 0, as in the log. A run is "running" while a process holds its lock,
+    and "perhaps" running if the lock is not visible from this machine but the log has grown in the
+    last ten minutes. It is "crashed" if it recorded an error, or no end at all, and "unknown" if an
+    earlier version of ixt ran it, which did not record the end. The list shows the settings in
+    which a run differs from most of the others; for a single run, those that differ from the
+    defaults.
 
     Example: `ixt runs --filter state=crashed --sort top1`
     """
@@ -59,14 +71,14 @@ def runs(
         raise IxtError("--json and --csv exclude each other; give one of them")
     if diff is not None:
         if filters or sort != "changed":
-            raise IxtError("--diff names its runs; leave out --filter and --sort")
+            raise IxtError("--diff compares two named runs; leave out --filter and --sort")
         first, second = (find_run(folder, name) for name in diff)
         _print_differences(differences(first, second), diff, as_csv, as_json)
         return
     found = find_runs(folder)
     selected = in_order(chosen(found, filters or ()), sort)
     if not selected:
-        say(f"none of the {len(found)} runs in {folder} fits --filter", error=True)
+        say(f"none of the {len(found)} runs in {folder} matches --filter", error=True)
     _print_runs(selected, as_csv, as_json)
 
 

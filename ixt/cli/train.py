@@ -14,6 +14,7 @@ import typer
 
 from ixt.cli.app import app
 from ixt.cli.options import (
+    ADVANCED,
     DataOption,
     ProcessesOption,
     RecipeArgument,
@@ -34,9 +35,14 @@ class RunFolder:
     """Where a run lies, and whether it may hold one already."""
 
     run_dir: RunDirOption = None
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --run-dir.")] = False
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run that --run-dir contains.")
+    ] = False
     auto_resume: Annotated[
-        bool, typer.Option("--auto-resume", help="Resume the run in --run-dir if it holds one.")
+        bool,
+        typer.Option(
+            "--auto-resume", help="Resume the run in --run-dir if there is one, else start it."
+        ),
     ] = False
 
 
@@ -50,22 +56,34 @@ class Execution:
         str | None,
         _machines(
             metavar="N|MIN:MAX",
-            help="Machines that train together, or how few and how many; run this on each of them.",
+            help="Number of machines that train together, or its range. Run the same command on "
+            "each machine.",
         ),
     ] = None
     rdzv_endpoint: Annotated[
         str | None,
-        _machines(metavar="HOST:PORT", help="The first machine, where all of them meet."),
+        _machines(
+            metavar="HOST:PORT", help="Address of the first machine, to which all others connect."
+        ),
     ] = None
     rdzv_id: Annotated[
-        str | None, _machines(help="Rendezvous ID, where several runs share an endpoint.")
+        str | None,
+        _machines(metavar="ID", help="Rendezvous ID, if several runs share an endpoint."),
     ] = None
     max_restarts: Annotated[
         int | None,
         _machines(
             min=0,
-            help="How often failed processes start again from the newest checkpoint; "
-            "3 for a range of machines, else 0.",
+            show_default="3 for a range of machines, else 0",
+            help="How often failed processes are restarted from the newest checkpoint.",
+        ),
+    ] = None
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP",
+            min=1,
+            help="Save and stop after this step; `ixt resume` continues.",
         ),
     ] = None
     profile: Annotated[
@@ -73,16 +91,11 @@ class Execution:
         typer.Option(
             metavar="STEPS",
             min=0,
-            help="Number of steps to trace, after three of warm-up, into profile/ of the run's "
-            "folder.",
+            rich_help_panel=ADVANCED,
+            help="Number of steps to profile, after three warm-up steps. The trace is written to "
+            "profile/ in the run's folder.",
         ),
     ] = 0
-    until: Annotated[
-        int | None,
-        typer.Option(
-            metavar="STEP", min=1, help="Stop and save at this step; --resume then continues."
-        ),
-    ] = None
 
 
 @app.command(rich_help_panel="Train")
@@ -90,12 +103,13 @@ class Execution:
 def train(
     recipe: RecipeArgument, data: DataOption = None, *, folder: RunFolder, execution: Execution
 ) -> None:
-    """Train a recipe.
+    """Train the model that a recipe describes.
+
+    Exit status: 0 when training has finished, 2 for a mistake of the user (one line explains it),
+    130, 143 or 138 after Ctrl-C, SIGTERM or SIGUSR1 (the run is saved and can be resumed), and
+    another one after a crash.
 
     Example: `ixt train recipes/inceptionnext_tiny.yaml --data /data/imagenet`
-
-    Exit status: 0 at the end; 2 for a mistake, named in one line; 130, 143 or 138 after Ctrl-C,
-    SIGTERM or SIGUSR1, when the run is saved and can be resumed; another one for a crash.
     """
     _train_named(recipe, data, folder, execution)
 
@@ -108,8 +122,9 @@ def finetune(
         Path,
         typer.Option(
             "--from",
-            help="Weights: a run (its newest checkpoint; RUN@best, RUN@step-120 for another), a "
-            "checkpoint, or a weights file.",
+            metavar="WEIGHTS",
+            help="Weights to start from: a run (its newest checkpoint; RUN@best or RUN@step-120 "
+            "names another one), a checkpoint, or a weights file.",
         ),
     ],
     data: DataOption = None,
@@ -117,15 +132,18 @@ def finetune(
         bool,
         typer.Option(
             "--match-by-order",
-            help="Where the file has other names: take its tensors by their order, if shapes agree "
-            "one to one.",
+            rich_help_panel=ADVANCED,
+            help="If the tensors in the file have other names, match them by their order. All "
+            "shapes must agree.",
         ),
     ] = False,
     *,
     folder: RunFolder,
     execution: Execution,
 ) -> None:
-    """Train a recipe from the weights of another run; averaged weights are preferred.
+    """Train a recipe from the weights of another run.
+
+    If the run has averaged weights, they are used.
 
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
@@ -141,15 +159,18 @@ def resume(
     *,
     execution: Execution,
 ) -> None:
-    """Resume a run where it stopped, mid-epoch too, on any number of processes.
+    """Resume a run exactly where it stopped, even within an epoch.
 
-    With --set may change what leaves the results as they are. data: root, num_threads,
-    prefetch_batches. engine: micro_batch_size, kind, zero_stage, offload, ds_config, static_graph,
-    bucket_mib, hang_timeout_s. eval: batch_size. run: all but seed.
+    The number of processes may differ from that of the first start.
 
-    A run becomes longer, also after its end, with schedule.epochs where the learning rates of its
-    past stay the same: with a constant, step or multistep schedule, or during warm-up. After any
-    schedule, schedule.cooldown_epochs adds epochs.
+    --set can change the settings that do not affect the results. These are, in section data: root,
+    num_threads and prefetch_batches; in engine: micro_batch_size, kind, zero_stage, offload,
+    ds_config, static_graph, bucket_mib and hang_timeout_s; in eval: batch_size; in run: all but
+    seed.
+
+    --set schedule.epochs makes a run longer, even a finished one, if its past learning rates stay
+    the same: with a constant, step or multistep schedule, or during warm-up. With any schedule,
+    schedule.cooldown_epochs adds epochs at the end.
 
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
@@ -162,11 +183,11 @@ def resume(
         recipe = run / RUN_RECIPE
         if not recipe.is_file():
             raise CheckpointError(
-                f"{run}: holds no run: there is no {RUN_RECIPE}; give a run's folder"
+                f"{run}: contains no run ({RUN_RECIPE} is missing); give the folder of a run"
             )
         raise CheckpointError(
             f"{run}: no checkpoint to resume; start it again with: "
-            f"ixt train {recipe} --run-dir {run}, or ixt finetune where it started from weights"
+            f"ixt train {recipe} --run-dir {run}, or with ixt finetune if it started from weights"
         )
     read = partial(recipe_to_resume, run, all_overrides(execution.overrides, data))
     _train(read, run, RunFolder(run, resume=True), execution)

@@ -8,8 +8,17 @@ from typing import Any
 
 import typer
 
+from ixt.cli.help import command_name
 from ixt.errors import printable
 
+_EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<words>.*)\)")
+_ALLOWED = {
+    "int_parsing": "give a whole number",
+    "float_parsing": "give a number",
+    "greater_than_equal": "give at least {ge}",
+    "less_than_equal": "give at most {le}",
+}
+"""What is allowed, by pydantic's name for the mistake."""
 _CHOICES = re.compile(r"'(?P<found>.*)' is not one of (?P<allowed>.*?)\.?")
 
 
@@ -29,9 +38,7 @@ def usage_line(error: typer.TyperException) -> str:
 
 def _problem(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
-    command = "ixt"
-    if context is not None:  # however the program was started
-        command += context.command_path.removeprefix(context.find_root().info_name)
+    command = command_name(context) if context is not None else "ixt"
     see = f"; see `{command} --help`" if context is not None else ""
     if hasattr(error, "possibilities"):
         near = error.possibilities
@@ -44,6 +51,8 @@ def _problem(error: typer.TyperException) -> str:
         return f"{command}: missing {name.rstrip('.')}" + (f"; {choices}" if choices else see)
     if getattr(error, "param", None) is not None:
         return f"{command}: {_wrong_value(error)}"
+    if extra := _EXTRA.fullmatch(error.format_message()):
+        return f"{command}: unexpected argument {extra['words']}{see}"
     problem = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
     return f"{command}: {_uncapitalised(problem)}{'' if problem.endswith('?') else see}"
 
@@ -53,14 +62,17 @@ def _wrong_value(error: Any) -> str:
     name = error.param.get_error_hint().strip("'")
     text = error.message.removeprefix("Value error, ")
     if choices := _CHOICES.fullmatch(text):
-        allowed = re.findall("'(.*?)'", choices["allowed"])
-        near = difflib.get_close_matches(choices["found"], allowed, n=1)
+        names = re.findall("'(.*?)'", choices["allowed"])
+        near = difflib.get_close_matches(choices["found"], names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{name}: is {choices['found']!r}; give one of {', '.join(allowed)}{hint}"
+        return f"{name}: is {choices['found']!r}; give one of {', '.join(names)}{hint}"
     # pydantic's, from which Typer takes the text and not the value.
-    problems = error.__cause__.errors() if hasattr(error.__cause__, "errors") else ()
-    found = f"is {problems[0]['input']!r}; " if problems else ""
-    return f"{name}: {found}{_uncapitalised(text)}"
+    if not hasattr(error.__cause__, "errors"):
+        return f"{name}: {_uncapitalised(text)}"
+    problem = error.__cause__.errors()[0]
+    known = _ALLOWED.get(problem["type"])
+    allowed = known.format(**problem.get("ctx", {})) if known else _uncapitalised(text)
+    return f"{name}: is {problem['input']!r}; {allowed}"
 
 
 def _uncapitalised(text: str) -> str:

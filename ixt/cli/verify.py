@@ -19,32 +19,36 @@ def verify(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="Compare these images with those of the run or the packed set."),
+        typer.Option(
+            metavar="DIR", help="Compare these images with those of the run or of the packed set."
+        ),
     ] = None,
     replay: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Train N windows between kept checkpoints of a run again, in a temporary folder, "
-            "and compare: every bit on the same stack, within bounds on another one.",
+            help="Train N windows of a run again (the steps between two checkpoints) in a "
+            "temporary folder, and compare the weights: bit for bit with the same software and "
+            "hardware, else within bounds.",
         ),
     ] = None,
     key: Annotated[
         Path | None,
         typer.Option(
-            metavar="PUBLIC",
-            help="Compare the signature of an export with this public key, a PEM file.",
+            metavar="KEY",
+            help="Check the signature of an export with this public key, a PEM file.",
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the findings to this file.")
+        Path | None, typer.Option("--json", help="Write the findings to this file, as JSON.")
     ] = None,
 ) -> None:
-    """Check that files are as they were written: checksums, rows, recipe, and data.
+    """Check that the files of a run or an export are unchanged.
 
-    Nothing is changed. Exit status: 0 if all is well, 1 if something is wrong, 2 if there is
-    nothing to check, or a window cannot be trained here.
+    Checksums, log rows, recipe and data are compared with what was recorded; nothing is changed.
+    Exit status: 0 if everything is correct, 1 if something is wrong, 2 if there is nothing to check
+    or a window cannot be trained on this machine.
 
     Example: `ixt verify runs/inceptionnext_tiny --data /data/imagenet`
     """

@@ -48,7 +48,7 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
             another length than indexed.
     """
     if not root.split("://", 1)[1].strip("/"):
-        raise DataError(f"{root}: names no bucket; give s3://BUCKET/PREFIX")
+        raise DataError(f"{root}: contains no bucket name; give s3://BUCKET/PREFIX")
     for name in SPLIT_FOLDERS[split]:
         folder = f"{root.rstrip('/')}/{name}"
         found = list_remote(folder)
@@ -67,7 +67,7 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
     if META not in files:
         raise DataError(
             f"{folder}: holds no {INDEX_FOLDER}/{META}; only sets of ixt data pack can be read "
-            "from a bucket, with the index folder that lies beside the tars"
+            "from a bucket, together with the index folder beside the tars"
         )
     table = _fetch(folder, files, _cache(root) / f"{split}-{_digest(files)}")
     _check_shards(folder, found, table)
@@ -87,14 +87,15 @@ def _cache(root: str) -> Path:
         status = folder.lstat()
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made ({reason(error)}); set XDG_CACHE_HOME to a folder of yours"
+            f"{folder}: cannot be made ({reason(error)}); set XDG_CACHE_HOME to a folder that you "
+            "own"
         ) from error
     # Anybody may have made it before, and could exchange the tables in it.
     own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not own or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise DataError(
             f"{folder}: is not a folder that only you can write to, so no index is read from it; "
-            "remove it, or set XDG_CACHE_HOME to a folder of yours"
+            "remove it, or set XDG_CACHE_HOME to a folder that you own"
         )
     return folder / hashlib.sha256(root.rstrip("/").encode()).hexdigest()[:16]
 

@@ -68,7 +68,7 @@ def read_remote(url: str, offset: int = 0, size: int | None = None) -> bytes:
     def read(filesystem: Any) -> bytes:
         data: bytes = filesystem.cat_file(url, start=offset, end=end)
         if size is not None and len(data) != size:
-            raise ConnectionError(f"{len(data)} of {size} bytes came")
+            raise ConnectionError(f"{len(data)} of {size} bytes were received")
         return data
 
     return _retry(url, read)
@@ -197,7 +197,7 @@ def _explain(error: Exception, status: int | None) -> str:
     if status in (401, 403) or "credentials" in text.lower():
         return (
             f"access denied ({text}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, of somebody who may read it"
+            "AWS_PROFILE, of a user with read permission"
         )
     if status == 404 or isinstance(error, FileNotFoundError):
         return f"no such object or bucket ({text}); check the URL and AWS_ENDPOINT_URL"

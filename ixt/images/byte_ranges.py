@@ -81,7 +81,7 @@ def read_bytes(source: ByteRange) -> Bytes:
     if source.crc32 is not None and zlib.crc32(data.data) != source.crc32:
         raise WrongBytes(
             errno.EBADMSG,
-            "its bytes are not those that were packed (their CRC-32 differs); copy the tar again",
+            "its bytes have changed since packing (the CRC-32 differs); copy the tar again",
             source.path,
         )
     return data

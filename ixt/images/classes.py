@@ -108,7 +108,7 @@ def output_classes(
     remedy = remedy or f"set model.num_classes to {len(folder_names)}"
     raise DataError(
         f"the data holds {len(folder_names)} classes{reason}, the model has {num_classes} outputs; "
-        f"{remedy} or give the data that the model is for"
+        f"{remedy} or use the data that the model was made for"
     )
 
 

@@ -76,8 +76,8 @@ def difference(one: DataDigest, other: DataDigest) -> str:
             continue
         counts = [found.partition(" ")[0] if found else "none" for found in (has, had)]
         first = f"class {name} first: {counts[0]} and {counts[1]}"
-        return f"{text}; {first}" + (", of other names or sizes" * (counts[0] == counts[1]))
-    return f"{text}, in another order"
+        return f"{text}; {first}" + (", with different names or sizes" * (counts[0] == counts[1]))
+    return f"{text}, in a different order"
 
 
 def _plain_names(index: Index) -> tuple[memoryview, Ints]:

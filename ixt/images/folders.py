@@ -74,14 +74,14 @@ def find_split(root: Path, split: Split) -> Path:
         return root
     if holds_images(root) and not folders:
         raise DataError(
-            f"{root}: holds images but no class folders; sort them into one folder per class: "
+            f"{root}: contains images but no class folders; sort them into one folder per class: "
             f"{root}/CLASS/IMAGE"
         )
     found = few(sorted(entry.name for entry in folders), "folder")
     otherwise = ", or set data.val_fraction: 0.2 to hold training images out" if bare else ""
     raise DataError(
         f"{root}: holds no {wanted}; found {found}; "
-        f"class folders belong in {root / names[0]}{otherwise}"
+        f"put class folders into {root / names[0]}{otherwise}"
     )
 
 
@@ -210,7 +210,7 @@ def _is_visible_folder(path: Path) -> bool:
 def _no_classes(folder: Path, has_images: bool) -> str:
     if has_images:
         return (
-            f"{folder}: holds images but no class folders; sort them into one folder per class "
+            f"{folder}: contains images but no class folders; sort them into one folder per class "
             f"(ixt data prepare {folder.parent} does so with ILSVRC2012's)"
         )
-    return f"{folder}: holds no class folders; expected {folder}/CLASS/IMAGE"
+    return f"{folder}: contains no class folders; expected {folder}/CLASS/IMAGE"

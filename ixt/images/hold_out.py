@@ -37,8 +37,8 @@ def load_split(root: str | Path, split: Split, val_fraction: float | None) -> In
     own = own_val(str(root))
     if own is not None:
         raise DataError(
-            f"{root}: holds {own}, and data.val_fraction is for sets without; set it to null to "
-            f"validate on {own}, or move {own} away"
+            f"{root}: contains {own}, but data.val_fraction is for sets without it; set it to "
+            f"null to validate on {own}, or move {own} away"
         )
     return hold_out(load_index(root, "train"), val_fraction, split)
 
@@ -73,7 +73,7 @@ def hold_out(index: Index, fraction: float, split: Split) -> Index:
     if not held.any():
         raise DataError(
             f"{index.place}: data.val_fraction {fraction:g} holds out none of its {len(index)} "
-            f"images in {len(index.classes)} classes; add images, or raise it"
+            f"images in {len(index.classes)} classes; add images, or increase it"
         )
     if split == "train":
         return take_rows(index, np.flatnonzero(~held))

@@ -165,7 +165,8 @@ def load_index(
 
         if rebuild:
             raise DataError(
-                f"{root}: a packed set brings its index along; pack and copy it again instead"
+                f"{root}: a packed set contains its own index, which is not rebuilt in a bucket; "
+                "pack the set and copy it again"
             )
         folder, table = load_remote_table(str(root), split)
         return _to_index(str(root), folder, table)

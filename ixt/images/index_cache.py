@@ -71,7 +71,7 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
         problems.append(f"{path}: {problem}")
     if problems:
         logger.warning(
-            "%s: its index is built anew; the cached one cannot be used: %s",
+            "%s: rebuilding the index, because the cached one cannot be used: %s",
             layout.folder,
             "; ".join(problems),
         )
@@ -87,7 +87,7 @@ def _refuse_missing_shards(own: Path, layout: Layout) -> None:
     if missing:
         raise DataError(
             f"{layout.folder}: {few(missing, 'shard')} of the packed set missing; copy the set "
-            f"again, or remove {own} to train on the images that are there"
+            f"again, or remove {own} to train on the images that remain"
         )
 
 

@@ -91,8 +91,8 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
         return ()
     if compressed:
         raise DataError(
-            f"{folder}: {few(sorted(compressed), 'compressed tar')}, in which no image can be "
-            "reached by its place; unpack each once (gunzip FILE) so that its name ends in .tar"
+            f"{folder}: {few(sorted(compressed), 'compressed tar')}, whose images cannot be "
+            "read in any order; unpack each once (gunzip FILE) so that its name ends in .tar"
         )
     return tuple(os.fsdecode(name) for name in sorted(tars))
 

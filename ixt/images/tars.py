@@ -127,7 +127,7 @@ def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[M
         with open(path, "rb", buffering=8 * _BLOCK) as file:
             if os.pread(file.fileno(), 2, offset) == _GZIP:
                 raise DataError(
-                    f"{path}: is compressed, so no image in it can be reached by its place; "
+                    f"{path}: is compressed, so its images cannot be read in any order; "
                     f"unpack it once with gunzip (the result ends in .tar), or give the folder"
                 )
             length = os.fstat(file.fileno()).st_size - offset if size is None else size
@@ -230,7 +230,7 @@ def _class_name(tar: _Tar, member: Member) -> bytes:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
             raise DataError(
-                f"{tar.path}: member {_text(member.name)} is no validation image of ILSVRC2012; "
+                f"{tar.path}: member {_text(member.name)} is not a validation image of ILSVRC2012; "
                 "get the tar again, or give class folders"
             )
         return name.encode()

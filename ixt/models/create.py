@@ -195,7 +195,7 @@ def name_in_timm(name: str) -> str:
     tagged = list(get_arch_pretrained_cfgs(name.partition(".")[0]))
     known = [*(row.name for row in paper_models()), *list_models(), *tagged]
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5)
-    hint = f"near ones: {', '.join(near)}" if near else "timm.list_models() lists what there is"
+    hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists what there is"
     raise ModelError(f"{name}: no such model in timm or the paper; {hint}")
 
 

@@ -151,7 +151,9 @@ def find_output(class_names: Sequence[str], wanted: str) -> int:
     if wanted.lower() in words:
         return words[wanted.lower()]
     near = difflib.get_close_matches(wanted.lower(), words, n=3, cutoff=0.5)
-    hint = f"near ones: {', '.join(near)}" if near else f"give a number below {len(class_names)}"
+    hint = (
+        f"similar names: {', '.join(near)}" if near else f"give a number below {len(class_names)}"
+    )
     raise ModelError(f"--cam-class: the model has no class {wanted}; {hint}")
 
 

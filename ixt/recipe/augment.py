@@ -166,7 +166,7 @@ class Augment(Section):
         if policy and "3a" not in policy and not self.force_color_jitter:
             yield (
                 "color_jitter",
-                f"is inert with policy {policy} in timm; "
+                f"has no effect with policy {policy} in timm; "
                 "set force_color_jitter: true to have both, or color_jitter: null",
             )
 
@@ -191,6 +191,6 @@ class Augment(Section):
         if int(low * size) >= int(high * size):
             yield "cutmix_minmax", f"is [{low}, {high}]; give low < high, at least a pixel apart"
         if self.cutmix_alpha > 0:
-            yield "cutmix_alpha", "does nothing with cutmix_minmax; set it to 0"
+            yield "cutmix_alpha", "has no effect with cutmix_minmax; set it to 0"
         if self.mix_prob == 0:
             yield "cutmix_minmax", "acts only with mix_prob above 0"

@@ -177,7 +177,7 @@ class Engine(Section):
         if self.precision == "fp16":
             yield (
                 "cuda_graph",
-                "fp16's gradient scaler decides on the host whether to step; take precision: bf16",
+                "with fp16, the gradient scaler decides on the CPU whether to step; take bf16",
             )
         if self.compile and self.compile_mode != "default":
             yield (

@@ -50,7 +50,7 @@ def find_recipe(name: str) -> Path:
     if stem in shipped and path.parent in (Path(), Path("recipes")):
         return shipped[stem]
     near = difflib.get_close_matches(stem, shipped, n=3, cutoff=0.5) or sorted(shipped)
-    raise RecipeError(f"{name}: no such recipe; near ones: {', '.join(near)}")
+    raise RecipeError(f"{name}: no such recipe; similar names: {', '.join(near)}")
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -80,7 +80,7 @@ def trace_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Ori
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is no UTF-8 text; give a YAML file") from None
+        raise RecipeError(f"{path}: is not UTF-8 text; give a YAML file") from None
     except OSError as error:
         raise RecipeError(f"{path}: is not readable ({reason(error)})") from error
     data, origins = _read_yaml(text, str(path))
@@ -149,7 +149,7 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
     data = read_plain(text, source)
     marked = YAML(typ="rt").load(text)
     if not isinstance(data, dict):
-        raise RecipeError(f"{source}: holds no sections; a recipe starts with `model:`")
+        raise RecipeError(f"{source}: contains no sections; a recipe starts with `model:`")
     origins: Origins = {}
     _note_lines(marked, source, (), origins)
     return data, origins
@@ -225,7 +225,7 @@ def _sentence(parts: tuple[str, ...], item: Any) -> str | None:
     if kind == "missing":
         return "missing; add it"
     if kind in ("model_type", "model_attributes_type"):
-        return "is not a section; write its keys below it, indented"
+        return "must be a section; write its keys below it, indented"
     if kind == "value_error":
         return str(item["ctx"]["error"])
     return str(item["msg"]) if kind == CONTRADICTION else None

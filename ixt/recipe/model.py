@@ -25,8 +25,8 @@ _OWN_KWARGS = {
         for name in ("num_classes", "pretrained", "drop_path_rate", "drop_rate")
     },
     "checkpoint_path": "start from weights with `ixt finetune --from`",
-    "features_only": "a classifier is trained, not its features; remove it",
-    "scriptable": "TorchScript is not trained; remove it",
+    "features_only": "ixt trains classifiers, not feature extractors; remove it",
+    "scriptable": "ixt does not train TorchScript models; remove it",
 }
 _SIZES = ("size", "sizes", "chans", "channels", "dim", "dims", "depth", "depths", "heads", "width")
 

@@ -119,7 +119,7 @@ class Schedule(Section):
             )
         milestones = self.decay_milestones
         if list(milestones) != sorted(set(milestones)):
-            yield "decay_milestones", f"is {list(milestones)}; give epochs that rise"
+            yield "decay_milestones", f"is {list(milestones)}; give epochs in increasing order"
 
 
 class Ema(Section):

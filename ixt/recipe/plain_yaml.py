@@ -52,18 +52,18 @@ def _refuse_unplain(text: str, source: str, lines: bool) -> None:
 def _unplain(event: Any, depth: int) -> str | None:
     """What a recipe does without, and what to write instead."""
     if isinstance(event, AliasEvent):
-        return f"*{event.anchor}: aliases are not read; write the value here"
+        return f"*{event.anchor}: YAML aliases are not supported; write the value here"
     if not isinstance(event, ScalarEvent | CollectionStartEvent):
         return None
     if event.anchor:
-        return f"&{event.anchor}: anchors are not read; write each value where it belongs"
+        return f"&{event.anchor}: YAML anchors are not supported; write each value where it is used"
     if event.tag:
-        return f"{event.tag}: tags are not read; write the value alone"
+        return f"{event.tag}: YAML tags are not supported; write the value without the tag"
     if depth > _MAX_DEPTH:
-        return f"is nested more than {_MAX_DEPTH} deep; a recipe has sections with keys"
+        return f"is nested more than {_MAX_DEPTH} levels deep; a recipe has sections with keys"
     if isinstance(event, ScalarEvent) and event.style is None:
         if event.value == "<<":
-            return "<<: merges are not read; write the keys here"
+            return "<<: YAML merge keys are not supported; write the keys here"
         if len(event.value) > _MAX_DIGITS and _NUMBER.match(event.value):
             return f"is a number of {len(event.value)} characters; give at most {_MAX_DIGITS}"
     return None

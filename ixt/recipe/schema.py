@@ -179,7 +179,7 @@ def _fused_problems(model: Model, engine: Engine) -> Iterator[Problem]:
     if engine.zero_stage == 3 and model.fused is True:
         yield (
             "model.fused",
-            "engine.zero_stage 3 brings weights to the layer that owns them, and fused layers read "
+            "engine.zero_stage 3 gathers the weights of one layer at a time, but fused layers read "
             "those of several; give auto or false, or zero_stage 2",
         )
     folds = model.fused and engine.channels_last and engine.zero_stage != 3
@@ -196,7 +196,7 @@ def _optimizer_problems(engine: Engine, optim: Optim) -> Iterator[Problem]:
         yield (
             "optim.name",
             f"{optim.name} needs whole parameters, which engine.zero_stage {engine.zero_stage} "
-            f"cuts up; take one of {', '.join(_ELEMENTWISE)}, zero_stage: 0 or kind: ddp",
+            f"partitions; take one of {', '.join(_ELEMENTWISE)}, zero_stage: 0 or kind: ddp",
         )
     if engine.cuda_graph and optim.name != "adamw":
         yield (
@@ -210,8 +210,7 @@ def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
     if engine.cuda_graph and run.on_nonfinite == "skip":
         yield (
             "engine.cuda_graph",
-            "run.on_nonfinite: skip looks at each update on the host; take stop, or "
-            "cuda_graph: false",
+            "run.on_nonfinite: skip checks each update on the CPU; take stop, or cuda_graph: false",
         )
 
 

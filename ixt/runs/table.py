@@ -140,7 +140,7 @@ def find_run(folder: Path, name: str) -> RunState:
             return read_run(path)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     near = difflib.get_close_matches(name, names, n=3)
-    advice = f"near ones: {', '.join(near)}" if near else "ixt runs lists them"
+    advice = f"similar names: {', '.join(near)}" if near else "ixt runs lists them"
     raise CheckpointError(f"{folder / name}: is no run; {advice}")
 
 
@@ -176,7 +176,7 @@ def _refuse_unknown(
     known = list(dict.fromkeys(setting for run in runs for setting in run.settings))
     if runs and key not in known:
         near = difflib.get_close_matches(key, [*others, *known], n=3)
-        advice = f"near ones: {', '.join(near)}" if near else "or a setting, e.g. optim.lr"
+        advice = f"similar names: {', '.join(near)}" if near else "or a setting, e.g. optim.lr"
         raise IxtError(f"{option} {key}: no run has it; allowed are {', '.join(others)}; {advice}")
 
 

@@ -56,7 +56,7 @@ def finetune(
         )
         if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
             raise RecipeError(
-                f"model.head_init_scale: acts on a new head only; that of {loaded.file} fits and "
+                f"model.head_init_scale: only a new head is scaled; that of {loaded.file} fits and "
                 "is kept: leave it at 1"
             )
         head = "; the head is new" if loaded.head_replaced else ""

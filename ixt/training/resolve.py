@@ -39,7 +39,7 @@ def resolve_recipe(
     """
     if not resume and checkpoint_folders(run_dir):
         raise CheckpointError(
-            f"{run_dir}: holds a run already; add --resume to continue it, "
+            f"{run_dir}: already contains a run; add --resume to continue it, "
             "or give another --run-dir"
         )
     stored = stored_recipe(run_dir) if resume else None

@@ -26,7 +26,7 @@ def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
         other = other_data(checkpoint, run.data)
     elif names and tuple(names) != run.class_names:
         differing = sorted({*names} ^ {*run.class_names}) or names
-        other = f"{checkpoint.path}: was trained on other classes ({differing[0]} differs)"
+        other = f"{checkpoint.path}: was trained on different classes ({differing[0]} differs)"
     if other is not None:
         raise CheckpointError(
             f"{other}; give the data of the run with --data, or start a new run on this data: "

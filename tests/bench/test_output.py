@@ -63,10 +63,10 @@ def test_another_machine_is_a_warning_and_no_regression(a: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (("report", "A", "--out", "x.pdf"), "--out: x.pdf: the name must end in .html, .csv, .md"),
-        (("report", "A", "A"), "a results file is given twice; give each once"),
+        (("report", "A", "A"), "the same results file is given twice; give it once"),
         (
             ("report", "A", "A", "--out", "x.csv"),
-            "--out: x.csv: holds one results file; 2 are given",
+            "--out: x.csv: shows one file of results, but 2 are given",
         ),
         (("compare", "A", "A", "--threshold", "big"), "--threshold: big: give a share from 0%"),
         (("compare", "A", "A", "--confidence", "20%"), "--confidence: 20%: give a share from 50%"),

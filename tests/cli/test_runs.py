@@ -83,7 +83,7 @@ def test_no_run_that_fits_is_said_and_no_mistake(
         (["nowhere"], "nowhere: is not readable (no such file or directory)"),
         (["runs", "--csv", "--json"], "--json and --csv exclude each other"),
         (["runs", "--diff", "a", "zz"], "runs/zz: is no run"),
-        (["runs", "--diff", "a", "a", "--sort", "top1"], "--diff names its runs"),
+        (["runs", "--diff", "a", "a", "--sort", "top1"], "--diff compares two named runs"),
         (["runs", "--sort", "x\ny"], r"--sort x\ny: no run has it"),
     ],
 )

@@ -53,7 +53,7 @@ def test_other_images_are_named_with_split_rank_host_counts_and_first_class() ->
         "rank 2 on node-b has other val images than rank 0 on node-a: 11 images and 12; "
         "class dog first: 6 and 7; give all processes the same data"
     )
-    assert "12 images and 12; class cat first: 5 and 5, of other names or sizes; give" in (
+    assert "12 images and 12; class cat first: 5 and 5, with different names or sizes; give" in (
         _other_data([one, ("node-b", {"train": other, "val": whole})])
     )
 

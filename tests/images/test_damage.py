@@ -185,17 +185,17 @@ def unsorted_labels(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def negative_offset(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = -512
-    return "shard_offsets and num_bytes lead out of a tar"
+    return "shard_offsets and num_bytes point outside of a tar"
 
 
 def offset_outside(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = 2**62
-    return "shard_offsets and num_bytes lead out of a tar"
+    return "shard_offsets and num_bytes point outside of a tar"
 
 
 def odd_offset(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][0] += 1
-    return "shard_offsets holds a place where no file begins"
+    return "shard_offsets contains an offset at which no file begins"
 
 
 def overlap(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -206,7 +206,7 @@ def overlap(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def absurd_length(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["num_bytes"][0] = 2**62
-    return "shard_offsets and num_bytes lead out of a tar"
+    return "shard_offsets and num_bytes point outside of a tar"
 
 
 def negative_length(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -305,7 +305,7 @@ def test_a_flipped_bit_in_a_packed_image_is_named_by_shard_and_member(packed: Pa
         with pytest.raises(DamagedImage) as error:
             read_image(source)
         assert str(error.value) == (
-            f"{source.path}!{source.member}: its bytes are not those that were packed (their "
+            f"{source.path}!{source.member}: its bytes have changed since packing (the "
             "CRC-32 differs); copy the tar again"
         )
     # The index stays in use: without it, nothing would be verified.
@@ -439,6 +439,6 @@ def test_no_flipped_bit_in_a_packed_image_goes_unnoticed(packed: Path) -> None:
         content = path.read_bytes()
         for byte in range(source.offset, source.offset + source.size):
             flip(path, byte, int(rng.integers(8)))
-            with pytest.raises(DamagedImage, match="not those that were packed"):
+            with pytest.raises(DamagedImage, match="have changed since packing"):
                 read_image(source)
             path.write_bytes(content)

@@ -76,11 +76,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another name": (
         lambda root: image(root, 0).rename(image(root, 0).with_name("another.JPEG")),
-        "15 images and 15; class n01440764 first: 5 and 5, of other names or sizes",
+        "15 images and 15; class n01440764 first: 5 and 5, with different names or sizes",
     ),
     "swapped": (
         swap,
-        "15 images and 15; class n01440764 first: 5 and 5, of other names or sizes",
+        "15 images and 15; class n01440764 first: 5 and 5, with different names or sizes",
     ),
     "a renamed class": (
         lambda root: (root / "train" / "n02084071").rename(root / "train" / "n03000000"),

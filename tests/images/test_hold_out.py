@@ -102,7 +102,9 @@ def test_the_index_of_bare_class_folders_is_built_once(
 
 
 def test_a_set_with_val_holds_nothing_else_out(digits: Path) -> None:
-    with pytest.raises(DataError, match=r"holds val, and data\.val_fraction is for sets without"):
+    with pytest.raises(
+        DataError, match=r"contains val, but data\.val_fraction is for sets without"
+    ):
         load_split(digits, "val", 0.2)
 
 
@@ -119,5 +121,5 @@ def test_bare_class_folders_without_a_fraction_say_what_to_set(photos: Path) -> 
 
 def test_loose_images_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "loose", ["1.png", "2.png"])
-    with pytest.raises(DataError, match="loose: holds images but no class folders; sort them"):
+    with pytest.raises(DataError, match="loose: contains images but no class folders; sort them"):
         load_index(tmp_path / "loose", "train")

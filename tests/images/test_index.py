@@ -284,7 +284,7 @@ def test_a_changed_folder_is_indexed_again_and_said_so(
     with caplog.at_level(logging.WARNING, "ixt"):
         assert len(load_index(root, "train")) == count
     assert re.search(
-        rf"{root}/train: its index is built anew; .* {root}/.ixt/train-\w+: is out of date",
+        rf"{root}/train: rebuilding the index, .* {root}/.ixt/train-\w+: is out of date",
         caplog.text,
     )
     caplog.clear()
@@ -439,21 +439,21 @@ def root_is_a_file(root: Path) -> str:
 def no_split(root: Path) -> str:
     (root / "train").rename(root / "training")
     return (
-        f"{root}: holds no train/; found 1 folder (training); class folders belong in {root}/train"
+        f"{root}: holds no train/; found 1 folder (training); put class folders into {root}/train"
     )
 
 
 def no_classes(root: Path) -> str:
     (root / "train").rename(root / "elsewhere")
     (root / "train").mkdir()
-    return f"{root}/train: holds no class folders; expected {root}/train/CLASS/IMAGE"
+    return f"{root}/train: contains no class folders; expected {root}/train/CLASS/IMAGE"
 
 
 def unsorted_images(root: Path) -> str:
     no_classes(root)
     write_image(root / "train" / "ILSVRC2012_val_00000001.JPEG", (4, 4))
     return (
-        f"{root}/train: holds images but no class folders; sort them into one folder per class "
+        f"{root}/train: contains images but no class folders; sort them into one folder per class "
         f"(ixt data prepare {root} does so with ILSVRC2012's)"
     )
 
@@ -563,5 +563,5 @@ def test_an_image_replaced_in_place_is_seen_when_all_are_looked_at_again(root: P
 
 
 def test_the_index_of_a_bucket_is_not_built_anew() -> None:
-    with pytest.raises(DataError, match="a packed set brings its index along"):
+    with pytest.raises(DataError, match="a packed set contains its own index"):
         load_index("s3://bucket/set", "train", rebuild=True)

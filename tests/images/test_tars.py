@@ -180,8 +180,8 @@ def test_a_compressed_tar_says_what_to_do(tmp_path: Path, name: str) -> None:
     path.with_name(name).write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
     assert refused(tmp_path) == (
-        f"{tmp_path}/train: 1 compressed tar ({name}), in which no image can be reached by its "
-        "place; unpack each once (gunzip FILE) so that its name ends in .tar"
+        f"{tmp_path}/train: 1 compressed tar ({name}), whose images cannot be read in any order; "
+        "unpack each once (gunzip FILE) so that its name ends in .tar"
     )
 
 
@@ -232,7 +232,7 @@ def test_a_foreign_image_in_the_validation_tar_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(tmp_path, "val")
     assert str(error.value) == (
-        f"{path}: member cat.JPEG is no validation image of ILSVRC2012; get the tar again, or "
+        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; get the tar again, or "
         "give class folders"
     )
 
@@ -248,7 +248,7 @@ def test_a_changed_tar_is_indexed_again_and_said_so(
         tar.addfile(info, image)
     with caplog.at_level(logging.WARNING, "ixt"):
         assert len(load_index(tars, "train")) == 16
-    assert f"{tars}/train: its index is built anew" in caplog.text
+    assert f"{tars}/train: rebuilding the index" in caplog.text
     assert len(load_index(tars, "train", report=refuse)) == 16
 
 

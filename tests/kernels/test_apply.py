@@ -255,7 +255,7 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
     assert "half_residual: acts only with precision: bf16 or fp16" in refused(
         "engine", half_residual=True
     )
-    assert "model.fused: engine.zero_stage 3 brings weights" in refused("model", fused=True)
+    assert "model.fused: engine.zero_stage 3 gathers the weights" in refused("model", fused=True)
     assert "model.fused_gemm: acts on folded blocks, which need" in refused(
         "model", fused_gemm="triton"
     )

@@ -26,10 +26,10 @@ STREAM: Any = AnyStream()
     ("changes", "message"),
     [
         ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "acts only with kind: ddp"),
-        ({"engine": {"precision": "fp16"}}, "fp16's gradient scaler decides on the host"),
+        ({"engine": {"precision": "fp16"}}, "with fp16, the gradient scaler decides on the CPU"),
         ({"engine": {"compile": True, "compile_mode": "reduce-overhead"}}, "graphs of its own"),
         ({"optim": {"name": "lamb"}}, "optim.name is lamb; only adamw keeps its step count"),
-        ({"run": {"on_nonfinite": "skip"}}, "skip looks at each update on the host"),
+        ({"run": {"on_nonfinite": "skip"}}, "skip checks each update on the CPU"),
     ],
 )
 def test_what_a_graph_cannot_hold_is_refused(

@@ -85,7 +85,7 @@ def test_a_packed_image_with_a_flipped_bit_stops_a_run_or_is_left_out(
     with pytest.raises(DataError) as caught:
         train(with_decoder(one_epoch(tiny, root, "stop"), decoder), tmp_path / "stopped")
     assert str(caught.value) == (
-        f"{source.path}!{source.member}: its bytes are not those that were packed (their CRC-32 "
+        f"{source.path}!{source.member}: its bytes have changed since packing (the CRC-32 "
         "differs); copy the tar again; fix or remove such files, or leave them out with "
         "data.on_error: skip (ixt eval: --skip-damaged)"
     )

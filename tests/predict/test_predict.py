@@ -164,7 +164,10 @@ def test_where_no_image_can_be_read_the_status_is_2(
             "/dev/null/a.png: cannot be written: /dev/null is no folder",
         ),
         (["--cam-class", "three"], "--cam-class asks where the model looked; add --cam FILE.png"),
-        (["--cam", "c", "--cam-class", "thre"], "the model has no class thre; near ones: three"),
+        (
+            ["--cam", "c", "--cam-class", "thre"],
+            "the model has no class thre; similar names: three",
+        ),
         (["--pretrained", "--raw"], "--pretrained takes published weights"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_finished_run_is_finished_with_its_best_epoch(short: Recipe, tmp_path:
     assert (run.state, run.words) == ("finished", None)
     assert (run.epochs_done, run.total_epochs) == (1, 1)
     assert run.best == Best(metrics["ema_top1"], True, 0)
-    with pytest.raises(CheckpointError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="already contains a run"):
         train(short, tmp_path / "run")
     assert read_run(tmp_path / "run").state == "finished"
 

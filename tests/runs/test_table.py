@@ -45,7 +45,7 @@ def test_runs_are_found_sorted_and_chosen(folder: Path) -> None:
     ("text", "said"),
     [
         ("state=dead", "no such state; allowed are running, stopped, finished, crashed, unknown"),
-        ("optim.lrr=1", "--filter optim.lrr: no run has it; .*near ones: optim.lr"),
+        ("optim.lrr=1", "--filter optim.lrr: no run has it; .*similar names: optim.lr"),
         ("crashed", "write it as KEY=VALUE"),
         ("optim.lr={", "--filter optim.lr={: "),
     ],
@@ -56,7 +56,7 @@ def test_a_filter_that_means_nothing_is_refused(folder: Path, text: str, said: s
 
 
 def test_an_unknown_key_to_sort_by_is_refused(folder: Path) -> None:
-    with pytest.raises(IxtError, match=r"--sort topp1: no run has it; .*near ones: top1"):
+    with pytest.raises(IxtError, match=r"--sort topp1: no run has it; .*similar names: top1"):
         in_order(find_runs(folder), "topp1")
 
 
@@ -99,5 +99,5 @@ def test_two_runs_side_by_side_differ_in_results_and_settings(folder: Path) -> N
 
 
 def test_a_run_that_is_not_there_is_refused_with_near_names(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"runs/aa: is no run; near ones: a$"):
+    with pytest.raises(CheckpointError, match=r"runs/aa: is no run; similar names: a$"):
         find_run(folder, "aa")

@@ -90,5 +90,5 @@ def test_ctrl_c_says_that_long_work_continues_with_the_same_command(
     monkeypatch.setattr(work, interrupted)
     assert ixt_status("data", *words.split()) == 130
     assert capsys.readouterr().err.strip() == (
-        "stopped; what is done is kept: the same command continues from there"
+        "stopped; finished work is kept, and the same command continues it"
     )

@@ -226,7 +226,7 @@ def test_a_scaled_head_must_be_a_new_one(tuned: Callable[..., Recipe], tmp_path:
     row = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: even probabilities
     path = write("paper .pth", build("inceptionnext_atto", num_classes=3), tmp_path)
-    with pytest.raises(RecipeError, match=r"model\.head_init_scale: acts on a new head only"):
+    with pytest.raises(RecipeError, match=r"model\.head_init_scale: only a new head is scaled"):
         finetune(recipe, tmp_path / "other", path)
 
 

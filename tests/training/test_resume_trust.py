@@ -93,15 +93,15 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
         "recipe.yaml: is not the recipe in step-000000003: model.name was 'inceptionnext_atto' and",
     ),
     "no recipe": (lambda file: file.write_text("a: {b\n"), "recipe.yaml:"),
-    "empty": (lambda file: file.write_text(""), "recipe.yaml: holds no sections"),
-    "no text": (lambda file: file.write_bytes(b"\xff\xfe"), "recipe.yaml: is no UTF-8 text"),
+    "empty": (lambda file: file.write_text(""), "recipe.yaml: contains no sections"),
+    "no text": (lambda file: file.write_bytes(b"\xff\xfe"), "recipe.yaml: is not UTF-8 text"),
     "unknown key": (
         lambda file: edit(file, "lr: 0.002", "lrr: 0.002"),
         "optim.lrr: unknown key",
     ),
     "deep": (
         lambda file: file.write_text("a: " + "[" * 100_000),
-        "recipe.yaml:1: is nested more than 20 deep",
+        "recipe.yaml:1: is nested more than 20 levels deep",
     ),
     "a folder": (
         lambda file: (file.unlink(), file.mkdir()),
@@ -255,7 +255,7 @@ def test_other_classes_are_refused_also_by_a_checkpoint_without_a_digest(
     for split in ("train", "val"):
         (tmp_path / "other" / split / "eight").rename(tmp_path / "other" / split / "acht")
     other = recipe.with_(data={"root": str(tmp_path / "other")})
-    with pytest.raises(CheckpointError, match=r"was trained on other classes \(acht differs\)"):
+    with pytest.raises(CheckpointError, match=r"was trained on different classes \(acht differs\)"):
         train(other, run, resume=True)
 
 

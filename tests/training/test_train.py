@@ -142,7 +142,7 @@ def test_resume_needs_only_the_folder_and_auto_resume_starts_or_continues(
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("nowhere", "nowhere: holds no run: there is no recipe.yaml"),
+        ("nowhere", "nowhere: contains no run (recipe.yaml is missing)"),
         ("begun", "begun: no checkpoint to resume; start it again with: ixt train begun/recipe"),
     ],
 )
@@ -210,7 +210,7 @@ def test_every_variant_trains_saves_and_restores(
 
 
 def test_a_run_folder_that_holds_a_run_is_not_overwritten(unbroken: Path, tiny: Recipe) -> None:
-    with pytest.raises(CheckpointError, match="holds a run already; add --resume"):
+    with pytest.raises(CheckpointError, match="already contains a run; add --resume"):
         train(tiny, unbroken)
 
 

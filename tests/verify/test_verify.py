@@ -173,8 +173,8 @@ PACK_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "a bit of an image": (
         lambda root: flip_image(root, 7),
-        "val: {root}/val/val-00000.tar!eight/digit_1537.jpeg: its bytes are not "
-        "those that were packed (their CRC-32 differs); copy the tar again",
+        "val: {root}/val/val-00000.tar!eight/digit_1537.jpeg: its bytes have "
+        "changed since packing (the CRC-32 differs); copy the tar again",
     ),
 }
 

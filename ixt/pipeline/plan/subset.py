@@ -59,7 +59,9 @@ def _of_classes(index: Index, names: tuple[str, ...]) -> Index:
     unknown = sorted(set(names) - set(index.classes))
     if unknown or not names:
         near = difflib.get_close_matches(unknown[0] if unknown else "", index.classes, n=3)
-        hint = f"near ones: {', '.join(near)}" if near else f"it has {len(index.classes)} classes"
+        hint = (
+            f"similar names: {', '.join(near)}" if near else f"it has {len(index.classes)} classes"
+        )
         raise DataError(
             f"data.classes: {unknown[0] if unknown else 'empty list'}: no class folder of "
             f"{index.folder}; {hint}"

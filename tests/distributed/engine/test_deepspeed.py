@@ -133,7 +133,7 @@ def test_the_recipe_keeps_the_content_of_its_file(sections: Sections, tmp_path: 
         ({"zero_stage": 3, "compile": True}, {}, "compile: ZeRO-3's gathering breaks the graph"),
         ({"static_graph": True}, {}, "static_graph: acts only with kind: ddp"),
         ({"zero_stage": 0, "offload": "cpu"}, {}, "offload: needs zero_stage 1 or more"),
-        ({}, {"name": "lamb"}, r"optim\.name: lamb needs whole parameters, which .* 2 cuts up"),
+        ({}, {"name": "lamb"}, r"optim\.name: lamb needs whole parameters, which .* 2 partitions"),
         ({}, {"name": "muon"}, "take one of adamw, lion, nadamw, rmsproptf, sgd"),
     ],
 )
