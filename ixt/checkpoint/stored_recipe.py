@@ -46,6 +46,7 @@ _FREE = {
         "on_nonfinite",
         "max_skips",
         "spike_sigma",
+        "patience",
     ),
 }
 _LENGTH = ("epochs", "cooldown_epochs")

@@ -6,6 +6,7 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -206,6 +207,16 @@ def _optimizer_problems(engine: Engine, optim: Optim) -> Iterator[Problem]:
         )
 
 
+def _patience_problems(schedule: Schedule, evaluation: Eval, run: RunSettings) -> Iterator[Problem]:
+    count = math.ceil(schedule.total_epochs / evaluation.every_epochs)
+    if run.patience is not None and run.patience > count - 2:
+        yield (
+            "run.patience",
+            f"is {run.patience}, which can end nothing early: the run evaluates {count} times, and "
+            f"the first is no wait; give {f'at most {count - 2}, or ' if count > 2 else ''}null",
+        )
+
+
 def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
     if engine.cuda_graph and run.on_nonfinite == "skip":
         yield (
@@ -220,5 +231,6 @@ _BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] =
     (("model", "engine"), _fused_problems),
     (("engine", "optim"), _optimizer_problems),
     (("engine", "run"), _skipping_problems),
+    (("schedule", "eval", "run"), _patience_problems),
 )
 """Checks between sections, by the sections that each needs."""

@@ -42,6 +42,7 @@ from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.ema import Ema
 from ixt.training.model import build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
+from ixt.training.patience import Patience
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
 
@@ -101,6 +102,10 @@ class Run:
     """Where the weights come from, in words; None where the seed gives them, or a checkpoint."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
+    patience: Patience
+    """Counts the evaluations without a better score."""
+    ended_early: str | None = None
+    """Why the run is over before its last epoch, in words; None where it is not."""
     ledger_format: int = LEDGER_FORMAT
     """Format of the rows to write; a run that is resumed keeps its own."""
     base: dict[str, Any] | None = None
@@ -229,6 +234,7 @@ def _build(
         devices=[process.device for process in processes],
         weights=origins[-1] if origins else None,
         graph_stream=stream,
+        patience=Patience(recipe.run.patience),
         from_scratch=prepare is None,
     )
 
