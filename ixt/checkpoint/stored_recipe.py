@@ -35,6 +35,7 @@ _FREE = {
     "eval": ("batch_size",),
     "run": (
         "log_every_steps",
+        "log_per_class",
         "checkpoint_every_steps",
         "checkpoint_every_minutes",
         "async_checkpoints",

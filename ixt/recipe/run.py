@@ -58,6 +58,9 @@ class RunSettings(Section):
     """The one seed: data order, augmentation, initial weights and drop path follow from it."""
     log_every_steps: Positive = 50
     """Updates between log rows."""
+    log_per_class: bool = False
+    """Add to the row of each evaluation in metrics.jsonl the top-1 of every class that has images,
+    in percent, as class_top1, or ema_class_top1 where there is an EMA; only of the EMA then."""
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
     checkpoint_every_minutes: Duration | None = None

@@ -15,7 +15,8 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import accuracy, take_records
+from ixt.evaluate import Records, accuracy, take_records
+from ixt.evaluate.accuracy import class_results
 from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
@@ -167,11 +168,22 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         with run.ema.swapped(), batch_stats.averaged(buffers):
             records = take_records(run.wrapped, loader, device)
         metrics |= accuracy(records, loader.labels).row("ema_")
-    run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
+    row = {"step": step, "epoch": epoch - 1, **metrics}
+    if run.recipe.run.log_per_class:
+        row[f"{'ema_' if run.ema else ''}class_top1"] = class_top1(run, records)
+    run.reporter.log_epoch(row)
     run.patience = run.patience.after(metrics)
     end_early(run, step)
     run.report.evaluated(step, records)
     return metrics
+
+
+def class_top1(run: Run, records: Records) -> dict[str, float]:
+    """Percent of images that are right, of each class that has some, by its name."""
+    return {
+        run.class_names[row["output"]]: round(row["top1"], 2)
+        for row in class_results(records, run.eval_loader.labels)
+    }
 
 
 def end_early(run: Run, step: int) -> None:

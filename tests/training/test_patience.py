@@ -30,7 +30,7 @@ def recipe(tiny_sections: Sections) -> Recipe:
         "optim": {"lr": 1e-12, "weight_decay": 0.0},
         "schedule": {"name": "constant", "epochs": 6, "unit": "update"},
         "engine": {"global_batch_size": 128, "micro_batch_size": 64},
-        "run": {**tiny_sections["run"], "patience": 2},
+        "run": {**tiny_sections["run"], "patience": 2, "log_per_class": True},
     }
     return parse_recipe(sections)
 
@@ -63,6 +63,19 @@ def test_it_ends_well_after_as_many_evaluations_without_a_better_one(early: Path
     assert status is not None and status.state == "finished"
     assert status.words is not None and status.words.startswith("ended early after epoch 2;")
     assert (seen.state, seen.epochs_done, seen.total_epochs) == ("finished", 3, 6)
+
+
+def test_the_row_of_an_evaluation_has_the_top1_of_each_class_on_demand(early: Path) -> None:
+    found = [row for row in rows(early) if row["kind"] == "epoch"][-1]
+    val = (
+        Path(read_checkpoint(checkpoint_folders(early)[-1]).state["recipe"]["data"]["root"]) / "val"
+    )
+    counts = {folder.name: len(list(folder.iterdir())) for folder in val.iterdir()}
+    top1 = found["ema_class_top1"]
+    assert top1.keys() == counts.keys()
+    right = sum(top1[name] * count for name, count in counts.items()) / sum(counts.values())
+    assert right == pytest.approx(found["ema_top1"], abs=0.01)
+    assert "class_top1" not in found
 
 
 @pytest.mark.parametrize("step", [3, 4, 5])
