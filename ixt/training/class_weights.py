@@ -53,7 +53,8 @@ def class_weights(
 
 
 def _refuse_unknown(given: dict[str, float], class_names: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in set(class_names)]
+    known = set(class_names)
+    unknown = [name for name in given if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], class_names, n=3)
         hint = f"near ones: {', '.join(near)}" if near else f"there are {len(class_names)}"

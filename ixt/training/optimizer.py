@@ -130,7 +130,7 @@ def build_loss(optim: Optim, class_weights: Tensor | None = None) -> Loss:
     Args:
         optim: the recipe's section.
         class_weights: (C,) on the device of the logits, see `ixt.training.class_weights`; an image
-            weighs their mean under its target's probabilities. None weighs all images the same.
+            weighs the sum of its target's probabilities times these. None weighs all the same.
 
     Source: timm 1.0.31 SoftTargetCrossEntropy and BinaryCrossEntropy. Where targets are not mixed
     or smoothed, weighted cross entropy is torch's CrossEntropyLoss with `weight`, before reduction.
