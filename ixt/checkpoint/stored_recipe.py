@@ -35,6 +35,7 @@ _FREE = {
     "eval": ("batch_size",),
     "run": (
         "log_every_steps",
+        "log_per_class",
         "checkpoint_every_steps",
         "checkpoint_every_minutes",
         "async_checkpoints",
@@ -46,6 +47,7 @@ _FREE = {
         "on_nonfinite",
         "max_skips",
         "spike_sigma",
+        "patience",
     ),
 }
 _LENGTH = ("epochs", "cooldown_epochs")

@@ -28,7 +28,8 @@ class RunStatus(BaseModel):
 
     state: State
     words: str | None = None
-    """The signal that stopped it, or the error that ended it; None while it runs or at its end."""
+    """The signal that stopped it, the error that ended it, or why it ended early; None while it
+    runs, or after its last epoch."""
     changed_s: float
     """When it was written, in seconds since 1970."""
     host: str

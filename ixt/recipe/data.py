@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ixt.recipe.section import Positive, Problem, Section, Threads
+from ixt.recipe.section import Fraction, Positive, Problem, Section, Threads
 
 
 class Data(Section):
@@ -40,9 +40,26 @@ class Data(Section):
     hold the class folders themselves. Null where there is val/."""
     shots: Positive | None = None
     """Training images of each class, chosen by run.seed; null for all."""
+    sampling: Literal["uniform", "balanced", "sqrt"] | Fraction = "uniform"
+    """How an epoch is shared among classes: uniform shows each image once; balanced gives all
+    classes the same number of places, sqrt in proportion to the square root of their images, a
+    number to that power of them (1 is uniform, 0 balanced). The number of updates stays. A class
+    with n images and k places shows each one k / n times, rounded down or up; which ones once more,
+    or at all where k is less than n, changes from epoch to epoch."""
+
+    @property
+    def sampling_power(self) -> float:
+        """The power of a class's images that its share of an epoch follows."""
+        named = {"uniform": 1.0, "sqrt": 0.5, "balanced": 0.0}
+        return named[self.sampling] if isinstance(self.sampling, str) else self.sampling
 
     def problems(self) -> Iterator[Problem]:
         """Contradictions between settings of this section."""
+        if self.shots is not None and self.sampling_power != 1:
+            yield (
+                "sampling",
+                "acts only where classes differ, and shots makes them equal; remove it",
+            )
         load = self.hw_decoder_load
         if load not in (0.0, 1.0):
             yield (

@@ -21,6 +21,8 @@ _OWN_KWARGS = {
     for name in ("lr", "weight_decay", "momentum", "betas", "eps", "layer_decay")
 }
 
+_MAX_WEIGHT = 1_000_000
+
 _ENDLESS = ("constant", "step", "multistep")
 """Curves that do not depend on their length."""
 
@@ -50,6 +52,11 @@ class Optim(Section):
     """Cross entropy with (soft) targets, or binary cross entropy per class."""
     bce_target_threshold: Fraction | None = None
     """Binarise BCE targets above this; null leaves them soft."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """What an image of each class weighs in the loss: balanced for number of images / (number of
+    classes * images of the class), or class folders with numbers, where those left out weigh 1. A
+    mixed or smoothed target weighs the sum of its probabilities times the weights of their classes.
+    All are scaled so that the mean weight of the training set is 1. Null weighs all the same."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability mass spread evenly over all classes."""
 
@@ -57,6 +64,11 @@ class Optim(Section):
         """Contradictions between settings of this section."""
         if self.bce_target_threshold is not None and self.loss != "bce":
             yield "bce_target_threshold", "acts only with loss: bce; set that, or remove it"
+        if isinstance(self.class_weights, dict):
+            for name, weight in self.class_weights.items():
+                if not 0 < weight <= _MAX_WEIGHT:
+                    text = f"is {weight}; give a number above 0, at most {_MAX_WEIGHT:,}"
+                    yield f"class_weights.{name}", text
         yield from argument_problems("kwargs", self.kwargs, _OWN_KWARGS)
 
 

@@ -58,6 +58,9 @@ class RunSettings(Section):
     """The one seed: data order, augmentation, initial weights and drop path follow from it."""
     log_every_steps: Positive = 50
     """Updates between log rows."""
+    log_per_class: bool = False
+    """Add to the row of each evaluation in metrics.jsonl the top-1 of every class that has images,
+    in percent, as class_top1, or ema_class_top1 where there is an EMA; only of the EMA then."""
     checkpoint_every_steps: Positive | None = None
     """Updates between checkpoints within an epoch; null for one per epoch only."""
     checkpoint_every_minutes: Duration | None = None
@@ -80,6 +83,10 @@ class RunSettings(Section):
     device."""
     max_skips: Positive = 10
     """Updates in a row that may be rolled back; one more stops the run."""
+    patience: Positive | None = None
+    """Evaluations without a better top-1 (the EMA's where there is one) that end the run early; an
+    equal one is no better one. They are counted in every run, so it may be set when one is resumed;
+    a higher one, or null, continues a run that it ended. Null for no early end."""
     spike_sigma: Annotated[float, Field(gt=0.0, le=1000.0)] | None = 6.0
     """List in spikes.jsonl the updates whose loss is more than this number of standard deviations
     above the mean of the 200 before; null for none."""

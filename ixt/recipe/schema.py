@@ -6,6 +6,7 @@ Names follow timm and the paper's scripts where they have one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -206,6 +207,33 @@ def _optimizer_problems(engine: Engine, optim: Optim) -> Iterator[Problem]:
         )
 
 
+def _sampling_problems(data: Data, augment: Augment, optim: Optim) -> Iterator[Problem]:
+    if data.sampling_power == 1:
+        return
+    if augment.repeats > 1:
+        yield (
+            "data.sampling",
+            f"is {data.sampling}, and augment.repeats {augment.repeats} shows images several times "
+            "too, whatever their class; take one of them",
+        )
+    if optim.class_weights is not None:
+        yield (
+            "data.sampling",
+            f"is {data.sampling}, and optim.class_weights are for a training set whose images are "
+            "shown once each: rare classes would count twice; take one of them",
+        )
+
+
+def _patience_problems(schedule: Schedule, evaluation: Eval, run: RunSettings) -> Iterator[Problem]:
+    count = math.ceil(schedule.total_epochs / evaluation.every_epochs)
+    if run.patience is not None and run.patience > count - 2:
+        yield (
+            "run.patience",
+            f"is {run.patience}, which can end nothing early: the run evaluates {count} times, and "
+            f"the first is no wait; give {f'at most {count - 2}, or ' if count > 2 else ''}null",
+        )
+
+
 def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
     if engine.cuda_graph and run.on_nonfinite == "skip":
         yield (
@@ -219,5 +247,7 @@ _BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] =
     (("model", "engine"), _fused_problems),
     (("engine", "optim"), _optimizer_problems),
     (("engine", "run"), _skipping_problems),
+    (("data", "augment", "optim"), _sampling_problems),
+    (("schedule", "eval", "run"), _patience_problems),
 )
 """Checks between sections, by the sections that each needs."""

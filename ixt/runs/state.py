@@ -58,7 +58,7 @@ class RunState:
     perhaps: bool
     """Whether it only seems to run: its rows changed lately, its lock cannot be seen from here."""
     words: str | None
-    """Signal or error that ended it, or what is known instead."""
+    """Signal or error that ended it, why it ended early, or what is known instead."""
     step: int
     """Updates done, by its rows and checkpoints."""
     epochs_done: int
@@ -107,7 +107,7 @@ def read_run(path: Path) -> RunState:
         perhaps=perhaps,
         words=damage or words,
         step=progress.step,
-        epochs_done=total if state == "finished" and total is not None else done,
+        epochs_done=total if state == "finished" and total is not None and not words else done,
         total_epochs=total,
         best=progress.best,
         changed_s=progress.changed_s,

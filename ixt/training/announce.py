@@ -110,7 +110,8 @@ def _engine(engine: Engine, processes: int, device: str) -> Iterator[str]:
 
 def _closing(run: Run, step: int) -> Iterator[tuple[str, str]]:
     of = "" if step == run.total_steps else f" of {run.total_steps:,}"
-    yield "done", f"{step:,}{of} updates"
+    early = "" if run.ended_early is None else f"; {run.ended_early}"
+    yield "done", f"{step:,}{of} updates{early}"
     scored = [kept for kept in kept_checkpoints(run.run_dir) if kept.state.get("score") is not None]
     if not scored:
         return

@@ -15,7 +15,8 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import accuracy, take_records
+from ixt.evaluate import Records, accuracy, take_records
+from ixt.evaluate.accuracy import class_results
 from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
@@ -67,11 +68,11 @@ def train(
         with watched(run, micro_step, profile_steps, report):
             step, metrics = resume_or_start(run, resume)
             begins(run)
-            finished = step == run.total_steps and bool(metrics)
+            finished = is_over(run, step, metrics)
             if step and run.schedule.ends_epoch(step) and not metrics:
                 metrics = finish_epoch(run, step)  # it was stopped just before
             last = run.total_steps if until is None else min(until, run.total_steps)
-            while step < last:
+            while step < last and run.ended_early is None:
                 step = train_epoch(run, step, last)
                 if run.schedule.ends_epoch(step):
                     metrics = finish_epoch(run, step)
@@ -167,9 +168,33 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
         with run.ema.swapped(), batch_stats.averaged(buffers):
             records = take_records(run.wrapped, loader, device)
         metrics |= accuracy(records, loader.labels).row("ema_")
-    run.reporter.log_epoch({"step": step, "epoch": epoch - 1, **metrics})
+    row = {"step": step, "epoch": epoch - 1, **metrics}
+    if run.recipe.run.log_per_class:
+        row[f"{'ema_' if run.ema else ''}class_top1"] = class_top1(run, records)
+    run.reporter.log_epoch(row)
+    run.patience = run.patience.after(metrics)
+    end_early(run, step)
     run.report.evaluated(step, records)
     return metrics
+
+
+def class_top1(run: Run, records: Records) -> dict[str, float]:
+    """Percent of images that are right, of each class that has some, by its name."""
+    return {
+        run.class_names[row["output"]]: round(row["top1"], 2)
+        for row in class_results(records, run.eval_loader.labels)
+    }
+
+
+def end_early(run: Run, step: int) -> None:
+    """Note after an evaluation whether it is the one at which patience ends the run."""
+    if run.patience.is_over and step < run.total_steps:
+        run.ended_early = run.patience.reason(step // run.updates_per_epoch - 1)
+
+
+def is_over(run: Run, step: int, metrics: Metrics) -> bool:
+    """Whether nothing is left to do at a step: its evaluation is done, and no other follows."""
+    return bool(metrics) and (step == run.total_steps or run.ended_early is not None)
 
 
 def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
@@ -189,7 +214,10 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         step, metrics = checkpoint.step, dict(checkpoint.state.get("metrics", {}))
         records, run.ledger_format = checkpoint.state.get("rows"), ledger_format(checkpoint.state)
         run.from_scratch = checkpoint.state.get("from_scratch")
-    finished = step == run.total_steps and bool(metrics)
+        run.patience = run.patience.resumed(checkpoint.state)
+    if metrics:
+        end_early(run, step)
+    finished = is_over(run, step, metrics)
     if not finished:
         announce_start(run)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
@@ -205,9 +233,16 @@ def _finished(run: Run, step: int, top1: float | None) -> str:
     """One line for who resumes a run that is over, with what to do next."""
     folder, epochs = shlex.quote(str(run.run_dir)), run.recipe.schedule.total_epochs
     data = shlex.quote(str(run.recipe.data.root))
+    done = step // run.updates_per_epoch
+    words = "" if top1 is None else f" (top-1 {top1:.2f})"
+    if run.ended_early is not None:
+        words += (
+            f"; it {run.ended_early}; to continue: ixt resume {folder} --set run.patience=N, "
+            f"with N above {run.patience.waited} or null"
+        )
     return (
-        f"{run.run_dir}: is finished, {epochs} of {epochs} epochs are done at step {step}"
-        f"{'' if top1 is None else f' (top-1 {top1:.2f})'}; next: ixt eval {folder} --data {data}, "
+        f"{run.run_dir}: is finished, {done} of {epochs} epochs are done at step {step}{words}; "
+        f"next: ixt eval {folder} --data {data}, "
         f"ixt export {folder} OUT --format hub, or train on in a new run: "
         f"ixt finetune RECIPE --from {folder} --run-dir OTHER"
     )

@@ -120,26 +120,43 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def build_loss(optim: Optim) -> Loss:
+def build_loss(optim: Optim, class_weights: Tensor | None = None) -> Loss:
     """The loss of logits (B, C) against target probabilities (B, C), averaged over the batch.
 
     A row of zero targets (an image left out) adds nothing and still counts in the average, so the
-    gradient of the others does not depend on it.
+    gradient of the others does not depend on it. Nor does it on their weights: the sum is divided
+    by the number of images, so that an update's loss is the same for any cut into micro-batches.
 
-    Source: timm 1.0.31 SoftTargetCrossEntropy and BinaryCrossEntropy.
+    Args:
+        optim: the recipe's section.
+        class_weights: (C,) on the device of the logits, see `ixt.training.class_weights`; an image
+            weighs the sum of its target's probabilities times these. None weighs all the same.
+
+    Source: timm 1.0.31 SoftTargetCrossEntropy and BinaryCrossEntropy. Where targets are not mixed
+    or smoothed, weighted cross entropy is torch's CrossEntropyLoss with `weight`, before reduction.
     """
-    if optim.loss == "cross_entropy":
-        return _soft_cross_entropy
+    losses_of = _soft_cross_entropy if optim.loss == "cross_entropy" else _bce(optim)
+    if class_weights is None:
+        return lambda logits, targets: losses_of(logits, targets).mean()
 
-    def bce(logits: Tensor, targets: Tensor) -> Tensor:
+    def weighted(logits: Tensor, targets: Tensor) -> Tensor:
+        # Not a matrix product, which would be rounded to TF32.
+        weights = (targets * class_weights).sum(dim=1)
+        return (losses_of(logits, targets) * weights).mean()
+
+    return weighted
+
+
+def _bce(optim: Optim) -> Loss:
+    def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
         present = (targets.sum(dim=1) > 0).float()
         if optim.bce_target_threshold is not None:
             targets = (targets > optim.bce_target_threshold).to(targets.dtype)
         losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-        return (losses.mean(dim=1) * present).mean()
+        return losses.mean(dim=1) * present
 
-    return bce
+    return losses_of
 
 
 def _soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.sum(-targets * F.log_softmax(logits.float(), dim=1), dim=1).mean()
+    return torch.sum(-targets * F.log_softmax(logits.float(), dim=1), dim=1)

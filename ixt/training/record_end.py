@@ -34,13 +34,13 @@ def end_recorded(
         yield lambda run: None
         return
     begun: list[RunStatus] = []
-    early: list[int] = []
+    runs: list[Run] = []
 
     def begin(run: Run) -> None:
         dumped = run.recipe.model_dump(mode="json")
         begun.append(new_status("running", dumped, run.updates_per_epoch))
         write_status(run_dir, begun[0])
-        early.extend(step for step in (until,) if step is not None and step < run.total_steps)
+        runs.append(run)
 
     try:
         yield begin
@@ -50,10 +50,11 @@ def end_recorded(
         if ending is not None and (begun or fresh):
             _end(run_dir, recipe, begun, *ending)
         raise
-    if early:
-        _end(run_dir, recipe, begun, "stopped", f"at step {early[0]}, where it was to end")
+    (run,) = runs
+    if until is not None and until < run.total_steps and run.ended_early is None:
+        _end(run_dir, recipe, begun, "stopped", f"at step {until}, where it was to end")
     else:
-        _end(run_dir, recipe, begun, "finished", None)
+        _end(run_dir, recipe, begun, "finished", run.ended_early)
 
 
 def _end(

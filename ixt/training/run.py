@@ -39,9 +39,11 @@ from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usable_index
 from ixt.pipeline.loader import TrainLoader
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
+from ixt.training.class_weights import class_weights
 from ixt.training.ema import Ema
 from ixt.training.model import build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
+from ixt.training.patience import Patience
 from ixt.training.resolve import resolve_recipe
 from ixt.training.undo import Undo
 
@@ -101,6 +103,10 @@ class Run:
     """Where the weights come from, in words; None where the seed gives them, or a checkpoint."""
     graph_stream: torch.cuda.Stream | None
     """Where updates are recorded as CUDA graphs; None where that is not done."""
+    patience: Patience
+    """Counts the evaluations without a better score."""
+    ended_early: str | None = None
+    """Why the run is over before its last epoch, in words; None where it is not."""
     ledger_format: int = LEDGER_FORMAT
     """Format of the rows to write; a run that is resumed keeps its own."""
     base: dict[str, Any] | None = None
@@ -183,6 +189,7 @@ def _build(
     train_index, eval_index, data = _open_data(recipe, accelerator)
     class_names = output_classes(train_index.classes, recipe.model.num_classes)
     device = accelerator.device
+    weights = class_weights(recipe.optim, train_index, class_names, device)
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
     origins = [f"published weights of {start.model.name}"] if start.model.pretrained else []
 
@@ -199,7 +206,6 @@ def _build(
     if stream is not None:  # its broadcast of weights, before they are averaged or loaded
         torch.cuda.current_stream(device).wait_stream(stream)
     ema = _build_ema(recipe, model, accelerator)
-    skips = recipe.run.on_nonfinite == "skip"
     updates_per_epoch = train_loader.updates_per_epoch
     writer = CheckpointWriter(recipe.run.async_checkpoints, accelerator.is_main_process)
     return Run(
@@ -209,7 +215,7 @@ def _build(
         model=model,
         wrapped=wrapped,
         optimizer=optimizer,
-        loss=build_loss(recipe.optim),
+        loss=build_loss(recipe.optim, weights),
         learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
         ema=ema,
         class_names=class_names,
@@ -223,12 +229,15 @@ def _build(
             recipe.run.prometheus,
         ),
         writer=writer,
-        undo=Undo(accelerator, model, optimizer, ema) if skips else None,
+        undo=Undo(accelerator, model, optimizer, ema)
+        if recipe.run.on_nonfinite == "skip"
+        else None,
         schedule=SaveSchedule(recipe, updates_per_epoch, writer, device),
         peers=[Peer(process.host, process.pid) for process in processes],
         devices=[process.device for process in processes],
         weights=origins[-1] if origins else None,
         graph_stream=stream,
+        patience=Patience(recipe.run.patience),
         from_scratch=prepare is None,
     )
 

@@ -22,6 +22,7 @@ from ixt.distributed.machine import describe_machine
 from ixt.errors import Diverged
 from ixt.monitor import activity
 from ixt.training import state
+from ixt.training.patience import score_of
 from ixt.training.run import Run
 
 
@@ -69,7 +70,8 @@ def _start_to_write(
         "ledger_format": run.ledger_format,
         "from_scratch": run.from_scratch,
         "metrics": metrics,
-        "score": metrics.get("ema_top1", metrics.get("top1")),
+        "score": score_of(metrics),
+        "patience": run.patience.row(),
         **scalars,
     }
     run.writer.start(partial(_write, run, tensors, content))

@@ -35,6 +35,7 @@ class Draw(IntEnum):
     LEDGER = 10
     SHOTS = 11
     LEDGER_LABELS = 12
+    SAMPLING = 13
     AUTO_AUGMENT = 20
     AUGMIX = 21
     AUGMIX_WEIGHT = 22

@@ -25,6 +25,7 @@ from ixt.pipeline.plan.policy import (
     join_layers,
     parse_policy,
 )
+from ixt.pipeline.plan.sampling import resampled
 from ixt.recipe import Augment, Recipe
 
 Ints = NDArray[np.int64]
@@ -77,6 +78,8 @@ class Planner:
     sizes: NDArray[np.int32]
     """(N, 2) stored height and width of each sample."""
     augment: Augment
+    sampling: float
+    """Power of a class's images that its share of an epoch follows; 1 shows each image once."""
     policy: Policy | None
     jitter: Jitter
     mixing_group: int
@@ -87,10 +90,13 @@ class Planner:
         """(N,) samples of an epoch, in order; 0.2 s for ImageNet.
 
         A permutation, sorted by hash instead of a library's shuffle: no release of a library
-        changes it. With augment.repeats, its first N / repeats samples, several times each.
+        changes it. With augment.repeats, its first N / repeats samples, several times each. With
+        data.sampling, rare classes more often, see `resampled`.
         """
         samples = np.arange(len(self.labels))
         order = np.argsort(hash64(self.seed, epoch, samples, Draw.ORDER), kind="stable")
+        if self.sampling != 1:
+            return resampled(order, self.labels, self.sampling, (self.seed, epoch))
         if self.augment.repeats == 1:
             return order
         return repeat_within_batches(order, self.augment.repeats, self.global_batch_size)
@@ -237,6 +243,7 @@ def build_planner(recipe: Recipe, labels: Ints, sizes: NDArray[np.int32]) -> Pla
         labels=labels,
         sizes=sizes,
         augment=augment,
+        sampling=recipe.data.sampling_power,
         policy=parse_policy(augment.policy) if augment.policy else None,
         jitter=Jitter(
             strength=augment.jitter_strength,

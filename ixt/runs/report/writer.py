@@ -60,7 +60,7 @@ class ReportWriter(RunReport):
         if board is not None and not self._on_board:
             tensorboard.log_recipe(board, self._run, folder)
             self._on_board = True
-        if step == self._run.total_steps:
+        if step == self._run.total_steps or self._run.ended_early is not None:
             for name, image in write_files(folder).items():
                 if board is not None:
                     tensorboard.log_picture(board, name, image, step)

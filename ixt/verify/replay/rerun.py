@@ -30,6 +30,7 @@ _SETTINGS = {
     "keep_last": 1,
     "keep_best": 0,
     "keep_every_epochs": None,
+    "patience": None,
 }
 
 

@@ -34,6 +34,7 @@ from ixt.monitor import activity
 from ixt.monitor.hang import Ending, Progress, Watch
 from ixt.monitor.positions import Peer, Position
 from ixt.training import loop, saving
+from ixt.training.patience import Patience
 
 HANG_S = 8.0
 TICK_S = 0.25  # of the launcher, which looks more often in life
@@ -344,6 +345,8 @@ class Rank(Process):
             ledger_format=2,
             base=None,
             from_scratch=True,
+            patience=Patience(None),
+            ended_early=None,
             reporter=SimpleNamespace(records=dict),
             class_names=(),
             recipe=RECIPE,
