@@ -37,6 +37,9 @@ def plan(
     png: Annotated[
         Path | None, typer.Option(help="Draw the learning-rate curve into this file.")
     ] = None,
+    every_setting: Annotated[
+        bool, typer.Option("--all", help="List the settings that have their defaults, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
     """Show what a run will do, need and cost, before it takes a GPU.
@@ -55,7 +58,7 @@ def plan(
         if as_json:
             print(json.dumps(as_data(estimate), indent=1))
         else:
-            print_estimate(estimate)
+            print_estimate(estimate, every_setting=every_setting)
 
 
 @contextmanager
