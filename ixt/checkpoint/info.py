@@ -82,9 +82,18 @@ def export_info(file: Path) -> CheckpointInfo | None:
         ) from error
 
 
+def described_info(facts: Mapping[str, Any]) -> CheckpointInfo:
+    """What `ixt export` wrote about weights or a graph.
+
+    Args:
+        facts: content of `x.pth.json`, or the metadata of `x.onnx`.
+    """
+    return _as_recipe(facts["model"], facts["model_kwargs"], facts)
+
+
 def _exported(file: Path) -> CheckpointInfo | None:
     if written := _read(facts_beside(file), "ixt"):
-        return _as_recipe(written["model"], written["model_kwargs"], written)
+        return described_info(written)
     config = _read(file.with_name("config.json"), "pretrained_cfg")
     if config is None or config["pretrained_cfg"].get("tag") != "ixt":
         return None

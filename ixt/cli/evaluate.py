@@ -125,8 +125,9 @@ def evaluate(
         list[Path],
         typer.Argument(
             metavar="CHECKPOINT...",
-            help="Runs (their newest checkpoints; RUN@best, RUN@step-120 for others), checkpoints "
-            "or weights files; several are compared. Model names with --pretrained.",
+            help="Runs (their newest checkpoints; RUN@best, RUN@step-120 for others), checkpoints, "
+            "weights files or ONNX files of `ixt export`; several are compared. Model names with "
+            "--pretrained.",
         ),
     ],
     data: Annotated[
