@@ -154,7 +154,7 @@ def test_an_export_is_evaluated_as_its_run_is(
 
     def row(checkpoint: Path, model_name: str | None = None) -> dict[str, Any]:
         (found,) = run_evaluation([Source(checkpoint, model_name)], str(digits), settings).rows
-        same = ("top1", "loss", "image_size", "crop_pct", "interpolation", "mean", "std")
+        same = ("top1", "loss", "model", "image_size", "crop_pct", "interpolation", "mean", "std")
         return {key: found[key] for key in same}
 
     run = save_run(name)
