@@ -22,8 +22,8 @@ GridOption = Annotated[
 CamOption = Annotated[
     Path | None,
     typer.Option(
-        help="Draw where the model looked: a PNG file (pages FILE-1.png, ... for many images), or a "
-        "folder for one each."
+        help="Draw where the model looked: a PNG file (pages FILE-1.png, ... for many images), or "
+        "a folder for one each."
     ),
 ]
 CamClassOption = Annotated[
