@@ -314,6 +314,14 @@ def test_settings_with_their_defaults_are_listed_only_on_request(
     assert ("settings have their defaults; --all lists them" in text) != every
 
 
+def test_a_null_argument_of_the_model_is_refused_where_it_was_written() -> None:
+    message = refused(["model.kwargs.token_mixers=null"], Target(8, "a100"))
+    assert message == (
+        "--set model.kwargs.token_mixers=null: model.kwargs.token_mixers: is null, which timm "
+        "ignores; give a value, or leave the argument out"
+    )
+
+
 def test_a_default_that_is_given_by_set_is_listed() -> None:
     estimate = estimate_run(TINY, ["run.spike_sigma=6.0"], Target(8, "a100"))
     stream = io.StringIO()
