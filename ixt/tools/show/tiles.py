@@ -128,11 +128,11 @@ class _Grid:
         return self.cell_height + self.line
 
     def width(self, columns: int) -> int:
-        """Width of a page of so many columns."""
+        """Width of a page with this number of columns."""
         return 2 * self.margin + columns * self.across - self.gap
 
     def height(self, rows: int) -> int:
-        """Height of a page of so many rows."""
+        """Height of a page with this number of rows."""
         return self.head + rows * self.down - self.line + self.margin // 2
 
 
