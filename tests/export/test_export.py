@@ -221,7 +221,7 @@ def test_the_paper_s_format_comes_back_through_the_loader(
 def test_the_paper_s_format_refuses_what_the_repository_does_not_have(tmp_path: Path) -> None:
     file = tmp_path / "vit.pth"
     torch.save(create_model("test_vit", num_classes=3).state_dict(), file)
-    with pytest.raises(ModelError, match=r"VisionTransformer: the paper's repository has only"):
+    with pytest.raises(ModelError, match=r"test_vit: the paper's repository has only"):
         export_checkpoint(file, tmp_path / "x.pth", "paper", model_name="test_vit")
     assert left(tmp_path) == {"vit.pth"}
 
