@@ -15,6 +15,9 @@ from ixt.files import read_json, reason
 # Arguments that timm writes for every model; the head's size follows from the class names.
 _OF_EVERY_MODEL = ("num_classes", "in_chans", "global_pool")
 
+TRAINED_AS = "ixt"
+"""Key in the `config.json` of an export: `model` and `model_kwargs` as the recipe has them."""
+
 
 @dataclass(frozen=True)
 class CheckpointInfo:
@@ -82,9 +85,26 @@ def export_info(file: Path) -> CheckpointInfo | None:
         ) from error
 
 
+def described_info(facts: Mapping[str, Any]) -> CheckpointInfo:
+    """The model, how its images are prepared, and its classes, as `ixt export` wrote them.
+
+    Args:
+        facts: content of `x.pth.json`, or the metadata of `x.onnx`.
+    """
+    name, size, names = facts["model"], facts["image_size"], facts["class_names"]
+    num_classes, kwargs = facts["num_classes"], dict(facts["model_kwargs"])
+    cut = {key: facts[key] for key in ("crop_pct", "crop_mode", "interpolation")}
+    sections = {
+        "model": {"name": name, "num_classes": num_classes, "kwargs": kwargs},
+        "augment": {"image_size": size, "mean": facts["mean"], "std": facts["std"]},
+        "eval": {"image_size": size, **cut},
+    }
+    return CheckpointInfo(name, num_classes, sections, tuple(names) if names else None)
+
+
 def _exported(file: Path) -> CheckpointInfo | None:
     if written := _read(facts_beside(file), "ixt"):
-        return _as_recipe(written["model"], written["model_kwargs"], written)
+        return described_info(written)
     config = _read(file.with_name("config.json"), "pretrained_cfg")
     if config is None or config["pretrained_cfg"].get("tag") != "ixt":
         return None
@@ -96,7 +116,8 @@ def _exported(file: Path) -> CheckpointInfo | None:
         "image_size": settings["input_size"][-1],
         "class_names": config.get("label_names"),
     }
-    return _as_recipe(config["architecture"], kwargs, facts)
+    trained = config.get(TRAINED_AS) or {"model": config["architecture"], "model_kwargs": kwargs}
+    return described_info({**facts, **trained})
 
 
 def facts_beside(file: Path) -> Path:
@@ -111,15 +132,3 @@ def _read(file: Path, mark: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and mark in content else None
-
-
-def _as_recipe(name: str, kwargs: Mapping[str, Any], facts: Mapping[str, Any]) -> CheckpointInfo:
-    """The sections model, augment and eval of a recipe, and the class names."""
-    size, names, num_classes = facts["image_size"], facts["class_names"], facts["num_classes"]
-    cut = {key: facts[key] for key in ("crop_pct", "crop_mode", "interpolation")}
-    sections = {
-        "model": {"name": name, "num_classes": num_classes, "kwargs": dict(kwargs)},
-        "augment": {"image_size": size, "mean": facts["mean"], "std": facts["std"]},
-        "eval": {"image_size": size, **cut},
-    }
-    return CheckpointInfo(name, num_classes, sections, tuple(names) if names else None)

@@ -39,6 +39,8 @@ _ENTRIES: dict[str, tuple[Kind, Container]] = {
     "model_ema": ("ema", "model"),
 }
 
+_GRAPHS = {".onnx": "an ONNX graph", ".pt2": "a program of torch.export"}
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -105,6 +107,11 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
     """
     file, kind = find_weights(path, prefer_ema)
     describe_choice(Path(path), file, kind)
+    if file.suffix in _GRAPHS:
+        raise CheckpointError(
+            f"{file}: is {_GRAPHS[file.suffix]}, which holds no weights by name; give the run that "
+            "it was exported from, or export that with --format timm-pth"
+        )
     refuse_changed(file)
     if file.suffix == ".safetensors":
         info = folder_info(file.parent)

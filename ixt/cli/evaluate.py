@@ -164,8 +164,8 @@ def evaluate(
         typer.Argument(
             metavar="CHECKPOINT",
             help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
-            "checkpoints or weights files. With --pretrained: names of models. Several are "
-            "compared.",
+            "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
+            "of models. Several are compared.",
         ),
     ],
     data: Annotated[

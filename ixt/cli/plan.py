@@ -61,6 +61,12 @@ def plan(
             rich_help_panel=OUTPUT, help="Draw the learning-rate curve into this PNG file."
         ),
     ] = None,
+    every_setting: Annotated[
+        bool,
+        typer.Option(
+            "--all", rich_help_panel=OUTPUT, help="Also list the settings that have their defaults."
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", rich_help_panel=OUTPUT, help="Print the estimate as JSON."),
@@ -82,7 +88,7 @@ def plan(
         if as_json:
             print(json.dumps(as_data(estimate), indent=1))
         else:
-            print_estimate(estimate)
+            print_estimate(estimate, every_setting=every_setting)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ CamOption = Annotated[
         rich_help_panel=OUTPUT,
         metavar="PATH",
         help="Draw the class activation maps: which parts of an image decided. A PNG file for all "
-        "images, or a folder for one file per image.",
+        "images (FILE-1.png and so on for many), or a folder for one file per image.",
     ),
 ]
 CamClassOption = Annotated[

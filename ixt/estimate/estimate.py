@@ -31,7 +31,7 @@ from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.models import Costs, with_own_settings
 from ixt.pipeline.plan.subset import recipe_index
-from ixt.recipe import Origins, Recipe, trace_recipe
+from ixt.recipe import Origins, Recipe, refuse_null_arguments, trace_recipe
 
 # Training images, validation images and classes of ImageNet-1k.
 # Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", table 2.
@@ -105,6 +105,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
             not suffice, or the device, link or benchmark is not what it should be.
     """
     recipe, origins = trace_recipe(path, overrides)
+    refuse_null_arguments(recipe, origins)
     recipe = with_own_settings(recipe)
     num_train, num_val, num_classes = _data_size(recipe)
     if recipe.data.root is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,8 +16,12 @@ from ixt.estimate.curve import draw_curve
 from ixt.estimate.estimate import RunEstimate
 from ixt.estimate.memory import GIB
 from ixt.recipe import Origins
+from ixt.runs.settings import defaults
 
 _PLOT_HEIGHT = 6
+
+_Setting = tuple[str, Any, str]
+"""Key, value and origin."""
 
 
 def as_data(estimate: RunEstimate) -> dict[str, Any]:
@@ -52,10 +56,18 @@ def as_data(estimate: RunEstimate) -> dict[str, Any]:
     }
 
 
-def print_estimate(estimate: RunEstimate, console: Console | None = None) -> None:
-    """Print an estimate, most general first, what it costs last."""
+def print_estimate(
+    estimate: RunEstimate, console: Console | None = None, *, every_setting: bool = False
+) -> None:
+    """Print an estimate, most general first, what it costs last.
+
+    Args:
+        estimate: of `estimate_run`.
+        console: where to print.
+        every_setting: list the settings that have their defaults, too.
+    """
     console = console or Console()
-    console.print(_recipe(estimate, console.width))
+    console.print(_recipe(estimate, console.width, every_setting))
     console.print(_curve(estimate, console.width))
     wide = console.width >= 100
     width = (console.width - 2) // 2 if wide else None
@@ -67,7 +79,7 @@ def print_estimate(estimate: RunEstimate, console: Console | None = None) -> Non
         console.print(Columns(panels) if wide else Group(*panels))
 
 
-def _settings(estimate: RunEstimate) -> dict[str, list[tuple[str, Any, str]]]:
+def _settings(estimate: RunEstimate) -> dict[str, list[_Setting]]:
     """Key, value and origin (`file:line`, `--set ...` or `default`) of each setting, by section."""
     return {
         section: [
@@ -86,30 +98,52 @@ def _origin(section: str, key: str, origins: Origins) -> str:
     return origins.get(key) or (below[0] if below else inherited)
 
 
-def _recipe(estimate: RunEstimate, width: int) -> RenderableType:
-    tables = []
-    for section, rows in _settings(estimate).items():
-        table = Table(
-            box=None,
-            pad_edge=False,
-            title=section,
-            title_justify="left",
-            min_width=44,
-            show_header=False,
-        )
-        table.add_column()
-        table.add_column(overflow="fold", max_width=24)
-        for key, value, origin in rows:
-            if origin.startswith("--set"):
-                place, style = "--set", "bold yellow"
-            elif origin == "default":
-                place, style = origin, "dim"
-            else:
-                place, style = f"line {origin.rpartition(':')[2]}", ""
-            table.add_row(key, _value(value), place, style=style)
-        tables.append(table)
+def _recipe(estimate: RunEstimate, width: int, every: bool) -> RenderableType:
+    sections = _settings(estimate)
+    shown = sections if every else _differing(sections)
+    tables = [_section(name, rows) for name, rows in shown.items()]
     body = Columns(tables, padding=(0, 3)) if width >= 100 else Group(*tables)
-    return Panel(body, title=f"{estimate.name}: where each value comes from")
+    hidden = sum(map(len, sections.values())) - sum(map(len, shown.values()))
+    more = f"{hidden} settings have their defaults; --all lists them" if hidden else None
+    return Panel(body, title=f"{estimate.name}: where each value comes from", subtitle=more)
+
+
+def _differing(sections: Mapping[str, list[_Setting]]) -> dict[str, list[_Setting]]:
+    """What differs from the defaults or is given by --set, without sections that hold neither."""
+    chosen = {
+        section: [row for row in rows if _differs(section, *row)]
+        for section, rows in sections.items()
+    }
+    return {section: rows for section, rows in chosen.items() if rows}
+
+
+def _differs(section: str, key: str, value: Any, origin: str) -> bool:
+    full = f"{section}.{key}"
+    usual = defaults()
+    return origin.startswith("--set") or full not in usual or value != usual[full]
+
+
+def _section(section: str, rows: list[_Setting]) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=section,
+        title_justify="left",
+        min_width=44,
+        show_header=False,
+    )
+    table.add_column()
+    table.add_column(overflow="fold", max_width=24)
+    for key, value, origin in rows:
+        if origin.startswith("--set"):
+            place, style = "--set", "bold yellow"
+        elif origin != "default":
+            place, style = f"line {origin.rpartition(':')[2]}", ""
+        else:  # a default that follows from the model or the images is worked out by now
+            place = "resolved" if _differs(section, key, value, origin) else "default"
+            style = "dim"
+        table.add_row(key, _value(value), place, style=style)
+    return table
 
 
 def _value(value: Any) -> str:
@@ -133,9 +167,9 @@ def _curve(estimate: RunEstimate, width: int) -> RenderableType:
     end = f"epoch {estimate.steps.epochs}"
     plot.append(f"{'':10}{'epoch 0':<{columns - len(end)}}{end}", style="dim")
     schedule = estimate.recipe.schedule
+    title = f"learning rate: {schedule.name}, changes per {schedule.unit}"
     reached = f"peak reached {curve.peak:.4g}, last {curve.values[-1]:.4g}"
-    title = f"learning rate: {schedule.name}, changes per {schedule.unit}, {reached}"
-    return Panel(plot, title=title)
+    return Panel(plot, title=title, subtitle=reached)
 
 
 def _rows(rows: Iterable[tuple[str, str] | tuple[str, str, str | Text]]) -> Table:

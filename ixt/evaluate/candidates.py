@@ -14,6 +14,7 @@ from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, has_batch_norm
+from ixt.evaluate.onnx_file import is_onnx, open_onnx
 from ixt.models.from_checkpoint import (
     build_model,
     published_model,
@@ -28,7 +29,8 @@ class Source:
     """What to load."""
 
     checkpoint: Path
-    """A run, a checkpoint folder or a weights file; a model's name, if published."""
+    """A run, a checkpoint folder, a weights file or an ONNX file of `ixt export`; a model's name,
+    if published."""
     model_name: str | None = None
     """Architecture, where the file does not record it."""
     published: bool = False
@@ -83,6 +85,8 @@ def _open(
     if source.published:
         return _open_published(source, data, batch_size)
     refuse_bare_name(source.checkpoint)
+    if source.average is None and is_onnx(source.checkpoint):
+        return _open_onnx(source, name, data, batch_size)
     average = None
     if source.average is not None:
         average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)
@@ -126,6 +130,25 @@ def _open_published(source: Source, data: dict[str, Any], batch_size: int | None
     }
     num_classes = int(model.num_classes)  # type: ignore[arg-type]
     return Candidate(name, model, recipe, num_classes, None, origin)
+
+
+def _open_onnx(
+    source: Source, name: str, data: dict[str, Any], batch_size: int | None
+) -> Candidate:
+    file = source.checkpoint
+    opened = open_onnx(file)
+    recipe = recipe_of(file, opened.info, source.model_name, data, batch_size)
+    recipe = recipe.with_(engine={"tf32": False})  # it computes on the CPU, in fp32
+    origin = {
+        "model": recipe.model.name,
+        "checkpoint": str(file),
+        "sha256": sha256(file),
+        "weights": opened.kind,
+        "format": "onnx",
+    }
+    num_classes = opened.info.num_classes
+    assert num_classes is not None  # every export says it
+    return Candidate(name, opened.model, recipe, num_classes, opened.info.class_names, origin)
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

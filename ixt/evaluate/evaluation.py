@@ -94,6 +94,7 @@ def run_evaluation(
     if recipe.data.on_error == "stop":
         refuse_unreadable(index, leave_out="give --skip-damaged")
     candidates, targets = _name_and_label(candidates, index, settings)
+    _refuse_reduced_onnx(candidates, settings)
     accelerator = _accelerator(candidates[0], settings)
     with engine.closing(accelerator):
         if settings.bn_stats == "recompute":
@@ -261,6 +262,17 @@ def _accelerator(candidate: Candidate, settings: Settings) -> Accelerator:
         }
     )
     return build_accelerator(candidate.recipe.model_copy(update={"engine": shared}), Path())
+
+
+def _refuse_reduced_onnx(candidates: Sequence[Candidate], settings: Settings) -> None:
+    """An ONNX file computes in the precision that it was exported in, whatever is asked for."""
+    precision = settings.precision or candidates[0].recipe.engine.precision
+    files = [c.origin["checkpoint"] for c in candidates if c.origin["format"] == "onnx"]
+    if files and precision != "fp32":
+        raise ModelError(
+            f"{files[0]}: an ONNX file computes in fp32, and {precision} is asked for; "
+            "give --precision fp32"
+        )
 
 
 def _prepare(candidate: Candidate, accelerator: Accelerator) -> nn.Module:

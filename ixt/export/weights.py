@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.models import load_checkpoint, save_for_hf
 from torch import Tensor, nn
 
-from ixt.checkpoint.info import facts_beside
+from ixt.checkpoint.info import TRAINED_AS, facts_beside
 from ixt.errors import ExportError
 from ixt.export.source import Source, describe
 from ixt.export.verify import Forward
@@ -24,7 +24,8 @@ def write_timm_folder(source: Source, folder: Path) -> None:
     """Write config.json and model.safetensors, as `timm.create_model("local-dir:...")` reads them.
 
     The configuration holds the architecture with its arguments, the evaluation settings, and class
-    names. An architecture that timm builds under another name goes by that one.
+    names. An architecture that timm builds under another name goes by that one; the name it was
+    trained by is kept for ixt.
     """
     recipe, names = source.recipe, source.class_names
     name, arguments = timm_equivalent(source.architecture) or (source.architecture, {})
@@ -33,6 +34,7 @@ def write_timm_folder(source: Source, folder: Path) -> None:
         # The published weights' own notes would be wrong beside these weights.
         "pretrained_cfg": {"tag": "ixt", "license": None, "origin_url": None, "paper_ids": None},
         "model_args": arguments,
+        TRAINED_AS: {"model": recipe.model.name, "model_kwargs": recipe.model.kwargs},
     }
     if names is not None:
         labels = {label: class_label(label) for label in names}

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ixt.errors import ModelError
-from ixt.models.create import create_empty_model
+from ixt.models.create import create_empty_model, given_name
 
 Mode = Literal["train", "infer"]
 Kind = Literal["dense", "depthwise", "shortcut"]
@@ -125,7 +125,7 @@ def model_costs(model: str | nn.Module, image_size: int) -> Costs:
     Raises:
         ModelError: the name is unknown, or the model cannot run without values.
     """
-    name = model if isinstance(model, str) else type(model).__name__
+    name = model if isinstance(model, str) else given_name(model)
     module = create_empty_model(model) if isinstance(model, str) else model
     try:
         operations = _count_operations(module, image_size)

@@ -26,6 +26,7 @@ from ixt.errors import ModelError, first_line
 from ixt.models.paper import find_paper_model, paper_models
 from ixt.recipe import Model
 
+_GIVEN_NAME = "ixt_name"  # attribute of models
 _INTERNAL = frozenset(("cache_dir", "device", "pretrained_cfg_overlay"))
 _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 _INITIALISERS = frozenset(
@@ -101,7 +102,14 @@ def create_model(
         raise ModelError(_why_not_pretrained(name, timm_name, error)) from error
     except Exception as error:  # timm's models check few of their arguments
         raise _does_not_build(name, timm_name, kwargs, error) from error
+    setattr(model, _GIVEN_NAME, name)
     return model
+
+
+def given_name(model: nn.Module) -> str:
+    """The name that a model was created by; of one that timm built itself, timm's."""
+    timms: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    return str(getattr(model, _GIVEN_NAME, None) or timms.get("architecture", type(model).__name__))
 
 
 def create_empty_model(name: str, **kwargs: Any) -> nn.Module:

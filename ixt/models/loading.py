@@ -17,7 +17,7 @@ from ixt.checkpoint.weights import Container, Kind, Weights, read_weights
 from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.by_order import OrderMatch, match_by_order
-from ixt.models.create import create_model
+from ixt.models.create import create_model, given_name
 from ixt.models.key_names import (
     Names,
     State,
@@ -164,7 +164,7 @@ def _named(weights: Weights, model: nn.Module) -> tuple[State, Names | None]:
     try:
         state, names = with_model_keys(weights.state, model)
     except ModelError as error:
-        raise ModelError(f"{weights.file}: does not fit {_name_of(model)}: {error}") from None
+        raise ModelError(f"{weights.file}: does not fit {given_name(model)}: {error}") from None
     head = classifier_parameters(model)
     if names is None and _compare(state, model).names_differ(head):
         renamed = renamed_by_timm(state, model)
@@ -179,7 +179,7 @@ def _match_by_order(weights: Weights, model: nn.Module, fitted: _Fitted) -> Orde
     match = match_by_order(weights.state, model.state_dict(), classifier_parameters(model))
     if match.problem is not None:
         raise ModelError(
-            f"{weights.file}: does not fit {_name_of(model)} by order: {match.problem}; give "
+            f"{weights.file}: does not fit {given_name(model)} by order: {match.problem}; give "
             "weights of the same architecture, or rename their tensors to the model's names"
         )
     return match
@@ -239,7 +239,7 @@ def _misfit(
         if keys
     ]
     return (
-        f"{weights.file}: does not fit {_name_of(model)}: {', '.join(parts)}; "
+        f"{weights.file}: does not fit {given_name(model)}: {', '.join(parts)}; "
         f"{_likely_cause(weights, state, model, difference)}"
     )
 
@@ -257,15 +257,11 @@ def _likely_cause(
             f"num_classes={found}, or replace the head"
         )
     recorded = weights.info.model_name if weights.info else None
-    name = recorded if recorded not in (None, _name_of(model)) else _recognise(weights.state)
-    if name is not None:
+    own = given_name(model)
+    name = recorded if recorded not in (None, own) else _recognise(weights.state)
+    if name not in (None, own):
         return f"this is a checkpoint of {name}: create that model"
     return "this is a checkpoint of another architecture, or with other arguments"
-
-
-def _name_of(model: nn.Module) -> str:
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    return str(cfg.get("architecture", type(model).__name__))
 
 
 def _recognise(state: State) -> str | None:

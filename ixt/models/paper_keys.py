@@ -14,6 +14,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ixt.errors import ModelError
+from ixt.models.create import given_name
 
 # From timm's names to Facebook's, in this order.
 _CONVNEXT = (
@@ -43,7 +44,7 @@ def with_paper_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
         return dict(state)
     if not isinstance(model, ConvNeXt) or any(".grn." in key for key in state):
         raise ModelError(
-            f"{type(model).__name__}: the paper's repository has only ResNet, ConvNeXt and "
+            f"{given_name(model)}: the paper's repository has only ResNet, ConvNeXt and "
             "InceptionNeXt; take another format, such as timm-pth"
         )
     return {_facebook_name(key): _linear(key, value) for key, value in state.items()}

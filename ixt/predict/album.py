@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,10 +11,17 @@ from ixt.errors import IxtError, ModelError
 from ixt.images.classes import class_label
 from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_cam
 from ixt.predict.classifier import Classifier, logits
-from ixt.predict.inputs import STDIN
+from ixt.predict.inputs import STDIN, ImageFile
 from ixt.predict.predictions import Guess, Outcome
 from ixt.tools.show.sample import denormalise
-from ixt.tools.show.tiles import Tile, draw_tiles, enlarge, require_png, write_png
+from ixt.tools.show.tiles import (
+    Tile,
+    draw_pages,
+    draw_tiles,
+    enlarge,
+    require_png,
+    write_png,
+)
 
 NUM_TILES = 60
 """Images that one picture holds at most."""
@@ -36,8 +44,9 @@ class Album:
             classifier: that makes the outcomes.
             grid: PNG file for the images as the model gets them, with their most probable
                 classes, the first 60 at most.
-            cam: PNG file for the images beside where the model looked, the first 60 at most; or
-                a folder for a file of each.
+            cam: PNG file for the images beside where the model looked, the first 60 at most,
+                numbered where they take several pages (`cam-1.png`, ...); or a folder for a file
+                of each. Images in class folders say whether the model is right.
             cam_class: name, words or output number of the class to look for; None for each
                 image's most probable one.
 
@@ -56,6 +65,9 @@ class Album:
             require_grad_cam()
         names = classifier.class_names
         self._output = None if cam_class is None else find_output(names, cam_class)
+        self._looked = "where it looked"
+        if self._output is not None:
+            self._looked += f" for {_first_word(class_label(names[self._output]))}"
         self._layer: Layer | None = None
         self._seen = 0
         self._grid_tiles: list[Tile] = []
@@ -79,7 +91,7 @@ class Album:
         if self._grid is not None and self._grid_tiles:
             self._write(self._grid, self._grid_tiles, title)
         if self._cam is not None and self._cam_tiles:
-            self._write(self._cam, self._cam_tiles, f"where it looked \u00b7 {title}")
+            self._write_pages(self._cam, self._cam_tiles, f"{self._looked} \u00b7 {title}")
         return self._written
 
     def _take(self, outcome: Outcome) -> None:
@@ -91,12 +103,13 @@ class Album:
             return
         if self._cam.suffix:
             if room:
-                self._cam_tiles.append(self._cam_tile(outcome))
+                self._cam_tiles.append(self.tile_of(outcome))
         else:
-            tile = self._cam_tile(outcome)
+            tile = self.tile_of(outcome)
             self._write(self._free_name(self._cam, outcome), [tile], _title(self._classifier, 1))
 
-    def _cam_tile(self, outcome: Outcome) -> Tile:
+    def tile_of(self, outcome: Outcome) -> Tile:
+        """An image beside where the model looked, and whether the model is right."""
         image, model = outcome.image, self._classifier.model
         assert image is not None
         if self._layer is None:
@@ -106,9 +119,20 @@ class Album:
         shown = enlarge(denormalise(image, self._classifier.recipe))
         return Tile(
             (shown, overlay(shown, heat)),
-            (_short(outcome),),
+            tuple(filter(None, (_short(outcome), self._verdict(outcome)))),
             ((_words(guess), guess.probability),),
         )
+
+    def _verdict(self, outcome: Outcome) -> str:
+        """Whether the most probable class is right, and which it is where another was asked for."""
+        best = outcome.guesses[0]
+        asked = self._output is not None
+        parts = [f"predicted {_words(best)} {best.probability:.1%}"] if asked else []
+        true = true_class(outcome.file, self._classifier.class_names)
+        if true is not None:
+            right = best.name == true
+            parts.append("right" if right else f"wrong: it is {_first_word(class_label(true))}")
+        return ", ".join(parts)
 
     def _guess(self, outcome: Outcome) -> Guess:
         """The class to look for in this image."""
@@ -128,6 +152,14 @@ class Album:
             number += 1
             path = folder / f"{stem}-{number}.png"
         return path
+
+    def _write_pages(self, path: Path, tiles: Sequence[Tile], title: str) -> None:
+        """One file, or `cam-1.png`, `cam-2.png`, ... for `cam.png`."""
+        pages = draw_pages(tiles, title)
+        for number, page in enumerate(pages, 1):
+            numbered = path.with_stem(f"{path.stem}-{number}") if len(pages) > 1 else path
+            write_png(numbered, page)
+            self._written.append(numbered)
 
     def _write(self, path: Path, tiles: Sequence[Tile], title: str) -> None:
         write_png(path, draw_tiles(tiles, title))
@@ -157,6 +189,17 @@ def find_output(class_names: Sequence[str], wanted: str) -> int:
     raise ModelError(f"--cam-class: the model has no class {wanted}; {hint}")
 
 
+def true_class(file: ImageFile, class_names: Sequence[str]) -> str | None:
+    """The class of an image that lies in its class's folder; None where nothing tells it.
+
+    Outputs that nobody named go by their number, which is no name of a folder.
+    """
+    if file.name == STDIN or list(class_names) == [str(n) for n in range(len(class_names))]:
+        return None
+    folder = Path(os.path.abspath(file.path)).parent.name
+    return folder if folder in class_names else None
+
+
 def _grid_tile(classifier: Classifier, outcome: Outcome) -> Tile:
     assert outcome.image is not None
     return Tile(
@@ -176,4 +219,9 @@ def _short(outcome: Outcome) -> str:
 
 
 def _words(guess: Guess) -> str:
-    return guess.label.split(",")[0]
+    return _first_word(guess.label)
+
+
+def _first_word(label: str) -> str:
+    """The first of a class's words."""
+    return label.split(",")[0]

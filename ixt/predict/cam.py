@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ixt.errors import ModelError
+from ixt.models.create import given_name
 
 if TYPE_CHECKING:
     from pytorch_grad_cam import GradCAM
@@ -78,7 +79,7 @@ def find_layer(model: nn.Module, image: Tensor) -> Layer:
             handle.remove()
     if not found:
         raise ModelError(
-            f"{type(model).__name__}: no layer of it gives feature maps, so nothing tells where it "
+            f"{given_name(model)}: no layer of it gives feature maps, so nothing tells where it "
             "looked; leave out --cam"
         )
     large = [layer for layer in found if layer.side >= _MIN_SIDE]

@@ -11,6 +11,7 @@ from ixt.recipe.load import (
     load_recipe,
     override_recipe,
     parse_recipe,
+    refuse_null_arguments,
     trace_recipe,
 )
 from ixt.recipe.model import Model
@@ -47,6 +48,7 @@ __all__ = [
     "override_recipe",
     "parse_recipe",
     "parse_stored",
+    "refuse_null_arguments",
     "smaller_batch",
     "trace_recipe",
 ]

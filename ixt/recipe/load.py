@@ -134,6 +134,27 @@ def parse_recipe(
         raise RecipeError(*lines) from None
 
 
+def refuse_null_arguments(recipe: Recipe, origins: Origins | None = None) -> None:
+    """Refuse arguments of the model that would have no effect: timm drops those that are null.
+
+    Args:
+        recipe: as the user gave it.
+        origins: dotted key to the place it was written.
+
+    Raises:
+        RecipeError: one line for each argument.
+    """
+    keys = [f"model.kwargs.{name}" for name, value in recipe.model.kwargs.items() if value is None]
+    if keys:
+        raise RecipeError(
+            *(
+                f"{_place(tuple(key.split('.')), 'recipe', origins or {})}: {key}: is null, which "
+                "timm ignores; give a value, or leave the argument out"
+                for key in keys
+            )
+        )
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it gives an equal recipe."""
     stream = io.StringIO()

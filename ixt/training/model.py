@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from ixt.distributed.accelerator import seed_model
+from ixt.errors import ModelError, first_line
 from ixt.kernels import prepare_model
 from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe
+
+_TRIED_BELOW = 96  # pixels
 
 Prepare = Callable[[nn.Module], None]
 """Called with a fresh model, to load weights for instance."""
@@ -28,7 +31,7 @@ def build_model(
         prepare: called before layers are fused and parameters frozen.
 
     Raises:
-        ModelError: the model or a part of it to freeze is unknown.
+        ModelError: the model or a part of it to freeze is unknown, or the images are too small.
     """
     seed_model(recipe.run.seed)
     settings = recipe.model
@@ -38,6 +41,7 @@ def build_model(
         pretrained=settings.pretrained,
         **recipe_arguments(settings),
     )
+    _try_sizes(model, recipe)
     if settings.head_init_scale != 1:
         scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
@@ -52,6 +56,30 @@ def build_model(
     if recipe.engine.compile:
         model.compile(mode=recipe.engine.compile_mode)
     return model
+
+
+@torch.no_grad()
+def _try_sizes(model: nn.Module, recipe: Recipe) -> None:
+    """Refuse images so small that a layer of the model has no pixels left.
+
+    Small ones alone are tried, which takes milliseconds; nothing is drawn and nothing is learned.
+
+    Raises:
+        ModelError: the model does not take images of a size of the recipe.
+    """
+    sizes = {"augment.image_size": recipe.augment.image_size, "eval.image_size": recipe.eval_size}
+    model.eval()
+    for key, size in sizes.items():
+        if size >= _TRIED_BELOW:
+            continue
+        try:
+            model(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ModelError(
+                f"{key}: is {size}, and {recipe.model.name} does not take images of that size "
+                f"({first_line(error)}); give a larger one"
+            ) from error
+    model.train()
 
 
 def unfetched(recipe: Recipe) -> Recipe:

@@ -16,7 +16,7 @@ from ixt.files import as_url, local_path
 from ixt.kernels import choose_products
 from ixt.models import sized, with_own_settings
 from ixt.pipeline.plan.subset import recipe_index
-from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe
+from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe, refuse_null_arguments
 from ixt.training.micro_batch import resolve_micro_batch
 from ixt.training.model import probe_model
 
@@ -43,6 +43,8 @@ def resolve_recipe(
             "or give another --run-dir"
         )
     stored = stored_recipe(run_dir) if resume else None
+    if stored is None:  # runs of earlier versions may hold some, and continue
+        refuse_null_arguments(recipe)
     before = stored.recipe if stored is not None else None
     if before is not None:
         recipe = completed(recipe, before.model_dump(mode="json"))

@@ -228,6 +228,14 @@ def test_a_misfit_believes_the_checkpoint_s_own_name(tmp_path) -> None:
         load_weights(small("inceptionnext_atto"), tmp_path)
 
 
+def test_a_misfit_names_the_model_as_it_was_asked_for(tmp_path) -> None:
+    state = small("inceptionnext_atto").state_dict()
+    torch.save(dict(list(state.items())[1:]), tmp_path / "x.pth")
+    with pytest.raises(ModelError, match=r"does not fit inceptionnext_atto: 1 missing") as caught:
+        load_weights(small("inceptionnext_atto"), tmp_path / "x.pth")
+    assert str(caught.value).endswith("of another architecture, or with other arguments")
+
+
 def test_a_deeper_facebook_checkpoint_is_a_difference_by_key(tmp_path) -> None:
     source = small(depths=(1, 1, 2, 1))
     args = argparse.Namespace(model="convnext_small")

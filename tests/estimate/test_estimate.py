@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -297,6 +298,35 @@ def test_the_estimate_fits_the_terminal_and_says_everything(
     assert max(len(line) for line in text.splitlines()) <= width
     for said in ("128 x 4 x 8", "96,720", "196.4 MB", "80 GiB", "337 MB", "--set", "Basis:"):
         assert said in text
+    assert "peak reached 0.003956, last 1e-05" in text
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_settings_with_their_defaults_are_listed_only_on_request(
+    estimate: RunEstimate, every: bool
+) -> None:
+    stream = io.StringIO()
+    print_estimate(estimate, Console(file=stream, width=80), every_setting=every)
+    text = stream.getvalue()
+    assert "drop_path_rate" in text and "cooldown_epochs" in text  # the recipe's own
+    for key in ("hang_timeout_s", "spike_sigma", "compile_mode"):
+        assert (key in text) == every
+    assert ("settings have their defaults; --all lists them" in text) != every
+
+
+def test_a_null_argument_of_the_model_is_refused_where_it_was_written() -> None:
+    message = refused(["model.kwargs.token_mixers=null"], Target(8, "a100"))
+    assert message == (
+        "--set model.kwargs.token_mixers=null: model.kwargs.token_mixers: is null, which timm "
+        "ignores; give a value, or leave the argument out"
+    )
+
+
+def test_a_default_that_is_given_by_set_is_listed() -> None:
+    estimate = estimate_run(TINY, ["run.spike_sigma=6.0"], Target(8, "a100"))
+    stream = io.StringIO()
+    print_estimate(estimate, Console(file=stream, width=80))
+    assert re.search(r"spike_sigma +6 +--set", stream.getvalue())
 
 
 @pytest.fixture

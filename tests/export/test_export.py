@@ -7,9 +7,11 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import timm
 import torch
@@ -20,8 +22,9 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from ixt.checkpoint.weights import read_weights
 from ixt.cli.app import app
-from ixt.errors import CheckpointError, ExportError, ModelError
+from ixt.errors import CheckpointError, ExportError, IxtError, ModelError
 from ixt.evaluate.candidates import Source
 from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
@@ -151,7 +154,7 @@ def test_an_export_is_evaluated_as_its_run_is(
 
     def row(checkpoint: Path, model_name: str | None = None) -> dict[str, Any]:
         (found,) = run_evaluation([Source(checkpoint, model_name)], str(digits), settings).rows
-        same = ("top1", "loss", "image_size", "crop_pct", "interpolation", "mean", "std")
+        same = ("top1", "loss", "model", "image_size", "crop_pct", "interpolation", "mean", "std")
         return {key: found[key] for key in same}
 
     run = save_run(name)
@@ -160,6 +163,45 @@ def test_an_export_is_evaluated_as_its_run_is(
     for format_name, out in (("timm-folder", "folder"), ("timm-pth", "x.pth")):
         export_checkpoint(run, tmp_path / out, format_name)
         assert row(tmp_path / out) == row(tmp_path / out, name) == expected
+
+
+def test_onnx_runtime_gives_the_logits_for_any_batch_and_the_counts_of_the_run(
+    save_run: SaveRun, digits: Path, tmp_path: Path
+) -> None:
+    run, out = save_run(), tmp_path / "x.onnx"
+    check_onnx("inceptionnext_atto", run, out)
+    assert left(tmp_path) == {"run", "x.onnx", "x.onnx.sha256"}
+    (tmp_path / "classes.txt").write_text("\n".join(sorted(left(digits / "val"))))
+    settings = Settings(class_map=tmp_path / "classes.txt")
+    of_run, of_file = (
+        run_evaluation([Source(path)], str(digits), settings).rows[0] for path in (run, out)
+    )
+    same = ("top1", "top5", "count", "weights", "model", "image_size", "crop_pct", "mean", "std")
+    assert {key: of_file[key] for key in same} == {key: of_run[key] for key in same}
+    assert of_file["loss"] == pytest.approx(of_run["loss"], abs=1e-5)
+    assert (of_file["format"], of_file["checkpoint"]) == ("onnx", str(out))
+
+    def refusal(path: Path, settings: Settings = settings) -> str:
+        with pytest.raises(IxtError) as caught:
+            run_evaluation([Source(path)], str(digits), settings)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "takes images of 64 px only" in refusal(out, replace(settings, image_sizes=(48,)))
+    assert "give --precision fp32" in refusal(out, replace(settings, precision="bf16"))
+    (tmp_path / "half.onnx").write_bytes(out.read_bytes()[:1000])
+    assert "half.onnx: damaged or not an ONNX file" in refusal(tmp_path / "half.onnx")
+    foreign = onnx.load(out)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    assert "does not say how its images are prepared" in refusal(tmp_path / "foreign.onnx")
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2"])
+def test_a_graph_in_place_of_weights_is_named_as_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"graph")
+    with pytest.raises(CheckpointError, match=r"which holds no weights by name; give the run"):
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -179,7 +221,7 @@ def test_the_paper_s_format_comes_back_through_the_loader(
 def test_the_paper_s_format_refuses_what_the_repository_does_not_have(tmp_path: Path) -> None:
     file = tmp_path / "vit.pth"
     torch.save(create_model("test_vit", num_classes=3).state_dict(), file)
-    with pytest.raises(ModelError, match=r"VisionTransformer: the paper's repository has only"):
+    with pytest.raises(ModelError, match=r"test_vit: the paper's repository has only"):
         export_checkpoint(file, tmp_path / "x.pth", "paper", model_name="test_vit")
     assert left(tmp_path) == {"vit.pth"}
 
@@ -208,11 +250,6 @@ def check_program(name: str, run: Path, out: Path) -> None:
     for count in (1, 3):
         torch.testing.assert_close(program(IMAGES[:count]), expected[:count])
     assert json.loads(facts["ixt.json"])["class_names"] == list(NAMES)
-
-
-def test_onnx_runtime_gives_the_logits_for_any_batch(save_run: SaveRun, tmp_path: Path) -> None:
-    check_onnx("inceptionnext_atto", save_run(), tmp_path / "x.onnx")
-    assert left(tmp_path) == {"run", "x.onnx", "x.onnx.sha256"}
 
 
 def test_a_program_of_torch_export_gives_the_logits_for_any_batch(

@@ -19,8 +19,8 @@ from ixt.images.index import load_index
 from ixt.models import create_model
 from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.pipeline.from_recipe import build_eval_loader
-from ixt.predict import Classifier, ImageFile, open_classifier, predict
-from ixt.predict.album import find_output
+from ixt.predict import Classifier, Guess, ImageFile, Outcome, open_classifier, predict
+from ixt.predict.album import find_output, true_class
 from ixt.recipe import Recipe
 
 NO_IMAGE = "is not an image of a known format (JPEG, PNG, WEBP, GIF, BMP, PPM, TIFF)"
@@ -202,6 +202,51 @@ def test_the_grid_shows_the_pixels_that_the_model_gets(digits: Path, tmp_path: P
     # The first bar is as long as its probability.
     orange = (picture == (0xE4, 0x57, 0x2E)).all(axis=2).sum(axis=1).max()
     assert orange == round(side * outcome.guesses[0].probability)
+
+
+@pytest.mark.parametrize(("count", "names"), [(5, ["cam.png"]), (7, ["cam-1.png", "cam-2.png"])])
+def test_pages_of_where_it_looked_fit_a_screen(
+    count: int, names: list[str], digits: Path, tmp_path: Path
+) -> None:
+    from ixt.predict import Album
+
+    classifier = open_classifier(RUN)
+    album = Album(classifier, cam=tmp_path / "cam.png")
+    for _ in album.watch(predict(classifier, files(digits, count))):
+        pass
+    assert album.save() == [tmp_path / name for name in names]
+    for path in album.save():
+        with Image.open(path) as page:
+            assert page.height <= 1600 and page.width <= 3000
+
+
+@pytest.mark.parametrize(
+    ("folder", "asked", "caption"),
+    [
+        ("four", None, "right"),
+        ("three", None, "wrong: it is three"),
+        ("three", "three", "predicted four 90.0%, wrong: it is three"),
+        ("photos", None, None),
+        ("photos", "three", "predicted four 90.0%"),
+    ],
+)
+def test_a_picture_says_whether_the_model_is_right(
+    folder: str, asked: str | None, caption: str | None, tmp_path: Path
+) -> None:
+    from ixt.predict import Album
+
+    classifier = open_classifier(RUN)
+    album = Album(classifier, cam=tmp_path / "cam.png", cam_class=asked)
+    name = f"{folder}/x.jpeg"
+    four = classifier.class_names.index("four")
+    outcome = Outcome(ImageFile(name, name), (Guess(four, "four", 0.9),), torch.zeros(3, 32, 32))
+    assert album.tile_of(outcome).caption == tuple(filter(None, (name, caption)))
+
+
+def test_outputs_without_names_are_no_names_of_folders() -> None:
+    file = ImageFile("3/x.jpeg", "3/x.jpeg")
+    assert true_class(file, ("3", "7")) == "3"
+    assert true_class(file, ("0", "1", "2", "3")) is None
 
 
 def test_a_model_name_alone_asks_for_pretrained() -> None:

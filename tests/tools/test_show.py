@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ixt.pipeline.plan.plan import Planner, build_planner
 from ixt.recipe import Recipe, dump_recipe
 from ixt.tools.show import Sample, draw_grid, print_samples
 from ixt.tools.show.from_loaders import eval_samples, train_samples
+from ixt.tools.show.grid import caption
 from ixt.tools.show.sample import row_numbers
 from ixt.tools.show.table import flatten
 
@@ -136,6 +138,16 @@ def test_any_table_of_a_plan_becomes_numbers() -> None:
     assert flatten(nested) == {"a.b": "[1 2.5] [yes x]", "c": "0.3333"}
 
 
+def test_the_chains_of_augmix_become_plain_data(tiny: Recipe, index: Index) -> None:
+    recipe = tiny.with_(augment={"policy": "augmix-m3-w3"})
+    (sample,) = train_samples(index, recipe, epoch=0, position=0, count=1)
+    chains = json.loads(json.dumps(sample.row()))["augmix"]["chains"]
+    assert len(chains) == 3 and all(isinstance(op, str) for chain in chains for op in chain["op"])
+    console = Console(file=io.StringIO(), width=80)
+    print_samples([sample], console)
+    assert "AugMix's chains" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_the_picture_holds_each_tile_unchanged(shown: list[Sample]) -> None:
     for originals in (False, True):
         picture = np.asarray(draw_grid(shown[:5], "a title", originals=originals))
@@ -165,6 +177,18 @@ def test_the_original_shows_the_window_that_was_cut(shown: list[Sample]) -> None
     assert xs.max() - xs.min() + 1 == pytest.approx(width * 14, abs=4)
 
 
+def test_two_images_of_one_class_are_mixed_to_that_class(shown: list[Sample]) -> None:
+    mixed = next(sample for sample in shown if sample.partner is not None)
+    position, partner = mixed.partner  # type: ignore[misc]
+    other = replace(partner, class_name="other")
+    own = f"{mixed.numbers['mix']['lam']:.0%}"
+    assert caption(replace(mixed, partner=(position, other)))[0].startswith(
+        f"{mixed.source.title} {own} + other "
+    )
+    same = replace(partner, class_name=mixed.source.class_name)
+    assert caption(replace(mixed, partner=(position, same)))[0] == mixed.source.title
+
+
 def test_a_damaged_file_is_shown_as_left_out(tiny: Recipe, digits: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(digits / "val", root / "val")
@@ -189,12 +213,14 @@ def test_the_table_names_operations_and_the_partner(shown: list[Sample]) -> None
     console = Console(file=io.StringIO(), width=80)
     print_samples(shown[:2], console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "mix.partner" in printed
+    for words in ("mixed with", "cut out", "resized to", "operations", "erased"):
+        assert words in printed
+    assert not re.search(r"\b(crops|ops|boxes|mix)\.", printed)  # internal names
     for sample in shown[:2]:
         assert sample.partner is not None
         assert f"{sample.partner[0]}: {sample.partner[1].class_name}" in printed
         for op in sample.numbers["ops"]["op"]:
-            assert op in printed
+            assert op == "identity" or all(word in printed for word in op.split("_"))
     assert "…" not in printed
 
 
@@ -229,4 +255,4 @@ def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     assert ixt_status("data", "show", *common, "--split", "val", "--epoch", "1") == 2
     assert "--epoch means nothing" in capsys.readouterr().err
     assert ixt_status("data", "show", *common, "--split", "val", "--count", "2") == 0
-    assert "crops.window" in capsys.readouterr().out
+    assert "cut out" in capsys.readouterr().out

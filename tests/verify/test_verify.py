@@ -254,7 +254,7 @@ def test_damaged_exports_are_found(trained: Path, tmp_path: Path) -> None:
     del weights[name]
     save_file(weights, folder / "model.safetensors")
     (found,) = wrong(verify(folder))
-    assert f"does not fit inception_next_atto: 1 missing ({name})" in found
+    assert f"does not fit inceptionnext_atto: 1 missing ({name})" in found
 
 
 def test_what_is_nothing_of_ixt_s_is_one_line_and_status_2(

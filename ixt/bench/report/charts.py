@@ -71,7 +71,7 @@ def _draw_paper(chart: Chart, mode: Mode, measured: set[str]) -> None:
     for info in paper_models():
         rate, name, area = paper_rate(info, mode), short_name(info.name), _area(info.params)
         tip = f"{info.name}, the paper: {info.top1} % at {rate:,} img/s, {_millions(info.params)}"
-        mark = Mark(rate, info.top1, area, tip, "" if name in measured else name, MUTED)
+        mark = Mark(rate, info.top1, area, tip, "" if name in measured else name, ink=MUTED)
         colour = SERIES[family_of(info.name)]
         chart.draw(mark, facecolors=SURFACE, edgecolors=colour, linewidth=1.5)
 
@@ -88,8 +88,9 @@ def _draw_own(chart: Chart, entry: Entry, top1: float, markers: dict[str, str]) 
             tip += f", {entry.rate / published:.2f} times the paper's rate"
             ends = [published, entry.rate], [info.top1, top1]
             chart.axes.plot(*ends, color=colour, alpha=0.3, linewidth=1.5, zorder=0.5)
-    name = short_name(row.model) + (f", {label}" if len(markers) > 1 else "")
-    mark = Mark(entry.rate, top1, _area(row.params), tip, name)
+    short = short_name(row.model)
+    name = short + (f", {label}" if len(markers) > 1 else "")
+    mark = Mark(entry.rate, top1, _area(row.params), tip, name, short)
     chart.draw(mark, color=colour, marker=markers[label], edgecolor=SURFACE)
 
 

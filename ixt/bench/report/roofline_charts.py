@@ -162,7 +162,10 @@ def _draw(chart: Chart, entry: Entry, roof: _Roof, several: bool) -> str:
         f"{row.model}, {MODES[row.mode]}, {label}: {row.setting}, batch {row.batch_size}: "
         f"{intensity:.0f} FLOP/byte, {achieved:.3g} TFLOP/s, {share:.1%} of the limit"
     )
-    name = f"{short_name(row.model)} {share:.0%}" + (f", {label}" if several else "")
+    short = f"{short_name(row.model)} {share:.0%}"
+    name = short + (f", {label}" if several else "")
     style = {"color": SERIES[family_of(row.model)], "marker": _MARKERS[row.mode]}
-    chart.draw(Mark(intensity, achieved, 64, tip, name), **style, edgecolor=SURFACE, zorder=3)
+    chart.draw(
+        Mark(intensity, achieved, 64, tip, name, short), **style, edgecolor=SURFACE, zorder=3
+    )
     return f"{row.model} {MODES[row.mode]} {share:.1%}"

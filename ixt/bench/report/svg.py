@@ -69,6 +69,8 @@ class Mark:
     """What it says when pointed at."""
     name: str = ""
     """What stands beside it, where there is room."""
+    shorter: str = ""
+    """What stands there where the name has no room."""
     ink: str = INK
     """Colour of the name; names in `INK` are placed first."""
 
@@ -163,7 +165,8 @@ def figure_class(need: str) -> type[Figure]:
 def place_names(chart: Chart) -> None:
     """Write each name at the nearest place where it covers no mark, line or other text.
 
-    A name for which there is no such place is left out: its point still shows it when pointed at.
+    A name for which there is no such place gives way to the shorter one, else is left out: its
+    point still shows it when pointed at.
     """
     from matplotlib.path import Path
     from matplotlib.transforms import Bbox
@@ -177,8 +180,9 @@ def place_names(chart: Chart) -> None:
     for mark, middle in zip(chart.marks, middles, strict=True):
         taken.append(Bbox([middle, middle]).padded(mark.radius * scale))
     named = [pair for pair in zip(chart.marks, middles, strict=True) if pair[0].name]
-    for mark, middle in sorted(named, key=lambda pair: pair[0].ink != INK):
-        size = _size(axes, mark.name)
+
+    def place(mark: Mark, middle: NDArray[np.float64], name: str) -> bool:
+        size = _size(axes, name)
         for far, direction in product(_DISTANCES, _DIRECTIONS):
             shift = np.array(direction) * (mark.radius + _GAP + far)
             corner = middle + shift * scale + size * (np.sign(direction) - 1) / 2
@@ -190,10 +194,15 @@ def place_names(chart: Chart) -> None:
                 far and any(pointer.intersects_bbox(other) for other in names)
             )
             if inside and not crosses and not box.count_overlaps([*taken, *names]):
-                _write(axes, mark, shift, pointed=far > 0)
+                _write(axes, mark, name, shift, pointed=far > 0)
                 names.append(box)
-                pointers += [pointer] if far else []
-                break
+                pointers.extend([pointer] if far else [])
+                return True
+        return False
+
+    for mark, middle in sorted(named, key=lambda pair: pair[0].ink != INK):
+        if not place(mark, middle, mark.name) and mark.shorter:
+            place(mark, middle, mark.shorter)
 
 
 def _size(axes: Axes, name: str) -> NDArray[np.float64]:
@@ -204,12 +213,12 @@ def _size(axes: Axes, name: str) -> NDArray[np.float64]:
     return size
 
 
-def _write(axes: Axes, mark: Mark, shift: NDArray[np.float64], pointed: bool) -> None:
-    """Write a name beside its mark, the shift in points, and a line to it if it is far."""
+def _write(axes: Axes, mark: Mark, name: str, shift: NDArray[np.float64], pointed: bool) -> None:
+    """Write a name beside a mark, the shift in points, and a line to it if it is far."""
     line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkA": 0.0}
     across, along = np.sign(shift)
     axes.annotate(
-        mark.name,
+        name,
         (mark.x, mark.y),
         tuple(shift),
         textcoords="offset points",

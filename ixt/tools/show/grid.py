@@ -30,7 +30,7 @@ def draw_grid(samples: Sequence[Sample], title: str, *, originals: bool = False)
 def _tile(sample: Sample, original: bool) -> Tile:
     shown = enlarge(sample.pixels)
     pictures = (_original(sample), shown) if original else (shown,)
-    return Tile(pictures, tuple(_caption(sample)))
+    return Tile(pictures, tuple(caption(sample)))
 
 
 def _original(sample: Sample) -> Image.Image:
@@ -69,15 +69,16 @@ def _shown_window(sample: Sample) -> tuple[float, float, float, float]:
     )
 
 
-def _caption(sample: Sample) -> list[str]:
-    """Up to four lines: class, mixing, operations, crop and place."""
+def caption(sample: Sample) -> list[str]:
+    """Up to four lines beneath a sample: class, mixing, operations, crop and place."""
     if sample.problem is not None:
         return [sample.source.title, "left out: the file is damaged"]
     lines = [sample.source.title]
     if sample.partner is not None:
         mix, partner = sample.numbers["mix"], sample.partner[1]
         own, word = mix["lam"], "CutMix" if mix["cutmix"] else "mixup"
-        lines[0] = f"{sample.source.title} {own:.0%} + {partner.title} {1 - own:.0%}"
+        if partner.class_name != sample.source.class_name:
+            lines[0] = f"{sample.source.title} {own:.0%} + {partner.title} {1 - own:.0%}"
         lines.append(f"{word} with #{sample.partner[0]}")
     operations = _operations(sample)
     if operations:

@@ -110,6 +110,8 @@ def row_numbers(table: Any, row: int, num_rows: int, name: str = "") -> Numbers:
         value = getattr(table, field.name)
         if is_dataclass(value):
             numbers[field.name] = row_numbers(value, row, num_rows, field.name)
+        elif isinstance(value, tuple) and all(map(is_dataclass, value)):  # AugMix's chains
+            numbers[field.name] = [row_numbers(part, row, num_rows, "ops") for part in value]
         elif isinstance(value, np.ndarray):
             plain = value[row * len(value) // num_rows].tolist()
             names = _NAMES.get((name, field.name))

@@ -24,6 +24,7 @@ ACCENT = "#e4572e"
 """Marks what matters: a crop window, the most probable class."""
 _MUTED = "#b9b7af"
 _TILE_PX = 448
+_PAGE_PX = (3000, 1600)  # width and height of a page
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -55,35 +56,98 @@ def tile_side(size: int) -> int:
     return size * max(1, round(_TILE_PX / size))
 
 
-def draw_tiles(tiles: Sequence[Tile], title: str) -> Image.Image:
+def draw_tiles(tiles: Sequence[Tile], title: str, columns: int | None = None) -> Image.Image:
     """Draw tiles in rows.
 
     Args:
         tiles: at least one; all with as many pictures, of one size.
         title: a line at the top.
+        columns: tiles per row; None for a picture a little wider than high.
 
     Returns:
         an RGB image.
     """
+    grid = _grid(tiles)
+    cells = [_draw_cell(tile, grid.cell_height) for tile in tiles]
+    columns = columns or _columns(len(cells), len(tiles[0].pictures))
+    page = Image.new("RGB", (grid.width(columns), grid.height(-(-len(cells) // columns))), _PAPER)
+    draw, across = ImageDraw.Draw(page), page.width - 2 * grid.margin
+    _write(draw, (grid.margin, grid.margin * 2 // 3), title, _font(grid.line), _INK, across)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        page.paste(cell, (grid.margin + column * grid.across, grid.head + row * grid.down))
+    return page
+
+
+def draw_pages(tiles: Sequence[Tile], title: str) -> list[Image.Image]:
+    """Draw tiles on as many pages as it takes for each to fit a screen.
+
+    A page is at most 3,000 pixels wide and 1,600 high, if it holds more than one tile.
+
+    Args:
+        tiles: as for `draw_tiles`.
+        title: a line at the top of each, with its number where there are several.
+    """
+    grid = _grid(tiles)
+    wide, high = _PAGE_PX
+    columns = max(1, (wide - grid.width(0)) // grid.across)
+    rows = max(1, (high - grid.height(0)) // grid.down)
+    pages = [tiles[n : n + rows * columns] for n in range(0, len(tiles), rows * columns)]
+    titles = [
+        f"{title} \u00b7 page {n} of {len(pages)}" if len(pages) > 1 else title
+        for n in range(1, len(pages) + 1)
+    ]
+    shape = min(columns, max(-(-len(pages[0]) // rows), 2), len(pages[0]))
+    return [draw_tiles(page, text, shape) for page, text in zip(pages, titles, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where tiles of a size lie on a page, in pixels."""
+
+    line: int
+    margin: int
+    gap: int
+    """Between columns."""
+    cell_width: int
+    cell_height: int
+
+    @property
+    def head(self) -> int:
+        """Height of the title, and what is above it."""
+        return self.margin + 2 * self.line
+
+    @property
+    def across(self) -> int:
+        """From a column to the next."""
+        return self.cell_width + self.gap
+
+    @property
+    def down(self) -> int:
+        """From a row to the next."""
+        return self.cell_height + self.line
+
+    def width(self, columns: int) -> int:
+        """Width of a page with this number of columns."""
+        return 2 * self.margin + columns * self.across - self.gap
+
+    def height(self, rows: int) -> int:
+        """Height of a page with this number of rows."""
+        return self.head + rows * self.down - self.line + self.margin // 2
+
+
+def _grid(tiles: Sequence[Tile]) -> _Grid:
     side, num_pictures = tiles[0].pictures[0].width, len(tiles[0].pictures)
     line = _line(side)
     num_lines = max(len(tile.caption) for tile in tiles)
     num_bars = max(len(tile.bars) for tile in tiles)
-    height = side + line + num_lines * line + num_bars * _bar_height(line)
-    cells = [_draw_cell(tile, height) for tile in tiles]
-    columns = _columns(len(cells), num_pictures)
-    rows = -(-len(cells) // columns)
-    margin, gap = side // 7, side // (12 if num_pictures == 1 else 7)
-    head = margin + 2 * line
-    across, down = cells[0].width + gap, height + line
-    size = (2 * margin + columns * across - gap, head + rows * down - line + margin // 2)
-    page = Image.new("RGB", size, _PAPER)
-    width = page.width - 2 * margin
-    _write(ImageDraw.Draw(page), (margin, margin * 2 // 3), title, _font(line), _INK, width)
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, columns)
-        page.paste(cell, (margin + column * across, head + row * down))
-    return page
+    return _Grid(
+        line=line,
+        margin=side // 7,
+        gap=side // (12 if num_pictures == 1 else 7),
+        cell_width=_cell_width(tiles[0]),
+        cell_height=side + line + num_lines * line + num_bars * _bar_height(line),
+    )
 
 
 def require_png(option: str, path: Path | None) -> None:
@@ -113,7 +177,7 @@ def write_png(path: Path, image: Image.Image) -> None:
 def _draw_cell(tile: Tile, height: int) -> Image.Image:
     side = tile.pictures[0].width
     line, gap = _line(side), side // 40
-    width = len(tile.pictures) * (side + gap) - gap
+    width = _cell_width(tile)
     cell = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(cell)
     for number, picture in enumerate(tile.pictures):
@@ -127,6 +191,11 @@ def _draw_cell(tile: Tile, height: int) -> Image.Image:
         _draw_bar(draw, top, line, width, text, share, first=number == 0)
         top += _bar_height(line)
     return cell
+
+
+def _cell_width(tile: Tile) -> int:
+    side, gap = tile.pictures[0].width, tile.pictures[0].width // 40
+    return len(tile.pictures) * (side + gap) - gap
 
 
 def _line(side: int) -> int:

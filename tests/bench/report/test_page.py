@@ -78,6 +78,22 @@ def test_two_files_are_distinguished() -> None:
     assert text.count("InceptionNeXt-A, old") == text.count("InceptionNeXt-A, new") == 1
 
 
+def test_a_bar_alone_is_compared_with_nothing() -> None:
+    sources = [Source("old", report(row(10.0))), Source("new", report(row(11.0, model="resnet18")))]
+    assert re.findall(r"<small>([\d.]+x)</small>", page_html(sources)) == []
+
+
+def test_every_measured_point_has_a_name_whatever_the_files_are_called() -> None:
+    models = ("inceptionnext_atto", "resnet18", "inceptionnext_tiny")
+    rows = [row(10.0 + n, model=model) for n, model in enumerate(models)]
+    labels = ("results_before_the_long_change", "results_after_the_long_change")
+    text = page_html([Source(label, report(*rows)) for label in labels])
+    chart = text[text.index("Accuracy and training throughput") :].split("</svg>")[0]
+    names = re.findall(r"<text[^>]*>([^<]+)</text>", chart)
+    for model in ("InceptionNeXt-A", "resnet18", "InceptionNeXt-T"):
+        assert sum(name.split(",")[0] == model for name in names) == 2, model
+
+
 def test_results_without_a_figure_are_refused() -> None:
     with pytest.raises(EngineError, match="no cell of the results has a figure"):
         page_html([Source("bench", report(row(None)))])
