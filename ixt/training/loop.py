@@ -15,7 +15,8 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import accuracy, take_records
+from ixt.evaluate.accuracy import accuracy
+from ixt.evaluate.inference import take_records
 from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe

@@ -22,10 +22,10 @@ from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.pipeline.plan.plan import Planner, build_planner
 from ixt.recipe import Recipe, dump_recipe
-from ixt.tools.show import Sample, draw_grid, print_samples
 from ixt.tools.show.from_loaders import eval_samples, train_samples
-from ixt.tools.show.sample import row_numbers
-from ixt.tools.show.table import flatten
+from ixt.tools.show.grid import draw_grid
+from ixt.tools.show.sample import Sample, row_numbers
+from ixt.tools.show.table import flatten, print_samples
 
 CPU = torch.device("cpu")
 
