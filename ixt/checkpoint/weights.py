@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from torch import Tensor
 
 from ixt.checkpoint.address import checkpoint_at, describe_choice
@@ -102,9 +103,6 @@ def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
         CheckpointError: nothing there, another kind of file, damaged, changed since its checksum
             was written, without weights, or holding objects that only code could rebuild.
     """
-    # Here: to import timm takes seconds, and every command reads names of checkpoints.
-    from timm.models import clean_state_dict
-
     file, kind = find_weights(path, prefer_ema)
     describe_choice(Path(path), file, kind)
     refuse_changed(file)
