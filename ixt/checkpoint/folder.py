@@ -15,15 +15,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ixt.checkpoint.state_json import FORMAT, STATE, read_state
 from ixt.errors import CheckpointError, DamagedCheckpoint
 from ixt.files import published, read_json, reason, sync
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -46,6 +47,8 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of one of its files, on the CPU; empty where it has no such file."""
+        from safetensors.torch import load_file
+
         file = self.path / f"{name}.safetensors"
         return load_file(file) if file.exists() else {}
 
@@ -67,6 +70,8 @@ def save_checkpoint(
     Raises:
         CheckpointError: the disk is full or not writable; older checkpoints stay as they are.
     """
+    from safetensors.torch import save_file
+
     final = run_dir / _FOLDER / f"step-{state['step']:09d}"
     old = final.with_name(f"{final.name}.old")
     try:

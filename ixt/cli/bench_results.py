@@ -9,6 +9,7 @@ import typer
 
 from ixt.cli.app import say
 from ixt.cli.bench import bench_app
+from ixt.cli.imports import uncollected
 from ixt.errors import EngineError
 from ixt.files import write_text
 
@@ -50,7 +51,9 @@ def report(
     if out.suffix == ".html":
         labels = _labels(results)
         sources = [Source(*pair) for pair in zip(labels, reports, strict=True)]
-        write_text(out, page_html(sources, device))
+        with uncollected(at_exit=True):  # a roofline counts models, and needs torch and timm
+            page = page_html(sources, device)
+        write_text(out, page)
     elif len(reports) > 1:
         raise EngineError(
             f"--out: {out}: shows one file of results, but {len(reports)} are given; "

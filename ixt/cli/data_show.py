@@ -104,7 +104,10 @@ def data_show(
     from ixt.errors import IxtError
     from ixt.models import with_own_settings
     from ixt.recipe import RUN_RECIPE, find_recipe, load_recipe
-    from ixt.tools.show import draw_grid, print_samples, require_png, take_samples, write_png
+    from ixt.tools.show.from_loaders import take_samples
+    from ixt.tools.show.grid import draw_grid
+    from ixt.tools.show.table import print_samples
+    from ixt.tools.show.tiles import require_png, write_png
 
     require_png("--out", out)
     check_outputs(out, results)

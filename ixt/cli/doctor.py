@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.imports import uncollected
 from ixt.cli.options import DataOption
 
 
@@ -29,8 +30,9 @@ def doctor(
 
     Example: `ixt doctor --data /data/imagenet`
     """
-    from ixt.doctor.examine import examine
-    from ixt.doctor.result import print_results, results_data
+    with uncollected():
+        from ixt.doctor.examine import examine
+        from ixt.doctor.result import print_results, results_data
 
     results = examine(data, run_dir)
     if os.environ.get("RANK", "0") == "0":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ixt.cli.app import app, say
+from ixt.cli.imports import uncollected
 from ixt.cli.options import OUTPUT, ProcessesOption, grouped
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
@@ -196,8 +197,9 @@ def evaluate(
     status = in_processes(num_processes)
     if status is not None:
         sys.exit(status)
-    from ixt.evaluate.candidates import Source
-    from ixt.evaluate.evaluation import Settings, run_evaluation
+    with uncollected():
+        from ixt.evaluate.candidates import Source
+        from ixt.evaluate.evaluation import Settings, run_evaluation
 
     settings = Settings(
         batch_size=how.batch_size,

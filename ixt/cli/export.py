@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ixt.cli.app import app, say
+from ixt.cli.imports import uncollected
 from ixt.cli.options import ADVANCED, ModelOption, RawOption
 
 
@@ -86,8 +87,10 @@ def export(
 
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
     """
-    from ixt.export import export_checkpoint
     from ixt.files import refuse_url
+
+    with uncollected():
+        from ixt.export import export_checkpoint
 
     refuse_url(out)
     done = export_checkpoint(

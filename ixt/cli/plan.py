@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.imports import uncollected
 from ixt.cli.options import (
     ADVANCED,
     OUTPUT,
@@ -77,7 +74,7 @@ def plan(
     Example: `ixt plan recipes/inceptionnext_tiny.yaml --gpus 8 --device h100`
     """
     check_outputs(png)
-    with _uncollected():
+    with uncollected(at_exit=True):
         from ixt.estimate import Target, as_data, estimate_run, print_estimate, write_curve
         from ixt.recipe import find_recipe
 
@@ -89,18 +86,3 @@ def plan(
             print(json.dumps(as_data(estimate), indent=1))
         else:
             print_estimate(estimate, every_setting=every_setting)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep Python's garbage collector out, now and as the process ends.
-
-    Importing torch and counting a model makes a million objects and little garbage; looking through
-    them was a sixth of the command's time.
-    """
-    gc.disable()
-    atexit.register(gc.freeze)
-    try:
-        yield
-    finally:
-        gc.enable()

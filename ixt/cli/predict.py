@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.app import app, say
+from ixt.cli.imports import uncollected
 from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption
 from ixt.files import check_outputs
 
@@ -99,9 +100,11 @@ def predict(
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
     from ixt.errors import IxtError
-    from ixt.models.out_of_memory import memory_for
-    from ixt.predict import Album, open_classifier, open_inputs
-    from ixt.predict import predict as predict_images
+
+    with uncollected(at_exit=True):
+        from ixt.models.out_of_memory import memory_for
+        from ixt.predict import Album, open_classifier, open_inputs
+        from ixt.predict import predict as predict_images
 
     show = _printer(as_json, as_csv)
     check_outputs(grid, cam if cam is not None and cam.suffix else None)

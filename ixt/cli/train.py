@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.app import app
+from ixt.cli.imports import uncollected
 from ixt.cli.options import (
     ADVANCED,
     DataOption,
@@ -231,9 +232,11 @@ def _train(
         sys.exit(status)
     from ixt.checkpoint.folder import checkpoint_folders
     from ixt.errors import Interrupted
-    from ixt.runs.report.writer import ReportWriter
-    from ixt.training.finetune import finetune
-    from ixt.training.loop import train
+
+    with uncollected():
+        from ixt.runs.report.writer import ReportWriter
+        from ixt.training.finetune import finetune
+        from ixt.training.loop import train
 
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)

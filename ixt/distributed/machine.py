@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 import ixt
-from ixt.distributed.group import world_size
 
 MACHINE = "machine.json"
 """Name of the description in a run's folder."""
@@ -36,6 +34,10 @@ _PACKAGES = (
 
 def describe_machine() -> dict[str, Any]:
     """Versions, hardware and git commit, for the run folder and for benchmark results."""
+    import torch
+
+    from ixt.distributed.group import world_size
+
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "ixt": ixt.__version__,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.evaluate.records import Records
+if TYPE_CHECKING:
+    from ixt.evaluate.records import Records
 
 NUM_BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017."""

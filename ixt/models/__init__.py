@@ -22,9 +22,9 @@ from ixt.models.create import (
 )
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.own import OwnSettings, describe_settings, own_settings, with_own_settings
-from ixt.models.paper import ModelInfo, paper_models
 from ixt.models.paper_keys import with_paper_keys
 from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
+from ixt.recipe.paper import ModelInfo, paper_models
 
 __all__ = [
     "Base",

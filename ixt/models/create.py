@@ -23,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 import ixt.models.variants  # noqa: F401  registers the paper's ConvNeXt variants with timm
 from ixt.errors import ModelError, first_line
-from ixt.models.paper import find_paper_model, paper_models
 from ixt.recipe import Model
+from ixt.recipe.paper import find_paper_model, paper_models
 
 _GIVEN_NAME = "ixt_name"  # attribute of models
 _INTERNAL = frozenset(("cache_dir", "device", "pretrained_cfg_overlay"))

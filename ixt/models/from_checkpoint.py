@@ -22,8 +22,8 @@ from ixt.models import (
     timm_equivalent,
 )
 from ixt.models.own import with_own_settings
-from ixt.models.paper import find_paper_model
 from ixt.recipe import Recipe, parse_stored
+from ixt.recipe.paper import find_paper_model
 
 _log = logging.getLogger("ixt")
 

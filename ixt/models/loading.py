@@ -25,7 +25,7 @@ from ixt.models.key_names import (
     resampled_by_timm,
     with_model_keys,
 )
-from ixt.models.paper import paper_models
+from ixt.recipe.paper import paper_models
 
 Format = Container | Names
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ixt.checkpoint.info import CheckpointInfo
 from ixt.models.create import EvalSettings, eval_settings
-from ixt.models.paper import find_paper_model
 from ixt.recipe import LEFT_TO_THE_MODEL, Recipe, completed, is_complete, parse_stored
+from ixt.recipe.paper import find_paper_model
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate import Records, accuracy, take_records
-from ixt.evaluate.accuracy import class_results
+from ixt.evaluate.accuracy import accuracy, class_results
+from ixt.evaluate.inference import take_records
+from ixt.evaluate.records import Records
 from ixt.models import Base
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe

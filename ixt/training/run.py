@@ -24,7 +24,7 @@ from ixt.distributed.machine import MACHINE, describe_machine
 from ixt.distributed.rank_comparison import Process
 from ixt.distributed.stop_agreement import StopAgreement
 from ixt.errors import CheckpointError, DataError
-from ixt.evaluate import Records
+from ixt.evaluate.records import Records
 from ixt.files import reason, replace_text
 from ixt.images.classes import output_classes
 from ixt.images.data_digest import DataDigest, digest_images

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ixt.checkpoint.folder import Checkpoint
 from ixt.errors import CheckpointError
 from ixt.images.data_digest import DataDigest, difference
-from ixt.training.run import Run
+
+if TYPE_CHECKING:
+    from ixt.training.run import Run
 
 
 def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:

@@ -10,12 +10,8 @@ from pathlib import Path
 from ixt.checkpoint.checksums import sums_of, verify_checksums
 from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import facts_beside
-from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
-from ixt.export.provenance import signature_of
-from ixt.export.signing import check_signature, open_public_key
 from ixt.files import read_json
-from ixt.models.from_checkpoint import build_model, recipe_of
 from ixt.verify.finding import Finding, checked
 
 _GRAPHS = (".onnx", ".pt2")
@@ -24,6 +20,9 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", *_GRAPHS)
 
 def verify_export(path: Path, key: Path | None) -> list[Finding]:
     """Check an export; see `verify`."""
+    from ixt.export.provenance import signature_of
+    from ixt.export.signing import check_signature, open_public_key
+
     verifier = open_public_key(key) if key is not None else None
     findings = []
     if sums_of(path).exists():
@@ -88,6 +87,9 @@ def _onnx(file: Path) -> str:
 
 
 def _weights(path: Path) -> str:
+    from ixt.checkpoint.weights import read_weights
+    from ixt.models.from_checkpoint import build_model, recipe_of
+
     weights = read_weights(path)
     recipe = recipe_of(path, weights.info, None, {"decoder": "torch"})
     build_model(weights, recipe)

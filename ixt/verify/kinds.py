@@ -12,7 +12,6 @@ from ixt.images.shards import INDEX_FOLDER, META
 from ixt.verify.exported import SUFFIXES, verify_export
 from ixt.verify.finding import Finding
 from ixt.verify.packed import SETTINGS, verify_packed
-from ixt.verify.replay import replay_run
 from ixt.verify.run_folder import verify_checkpoint, verify_run
 
 
@@ -41,6 +40,8 @@ def verify(
     if replay is not None:
         if not (path / "checkpoints").is_dir():
             raise CheckpointError(f"{path}: --replay trains a run again; give a run's folder")
+        from ixt.verify.replay import replay_run
+
         return [*verify_run(path, None), *replay_run(path, replay, data)]
     if path.is_dir():
         if (path / "checkpoints").is_dir():

@@ -12,7 +12,6 @@ from ixt.files import read_json
 from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
-from ixt.pipeline.from_recipe import usable_index
 from ixt.recipe import RUN_RECIPE
 from ixt.training.same_data import other_data
 from ixt.verify.finding import Finding, checked
@@ -121,6 +120,8 @@ def verify_data(checkpoint: Checkpoint, root: str | None) -> list[Finding]:
     """Compare a folder of images with those that a checkpoint was trained on."""
     if root is None:
         return []
+    from ixt.pipeline.from_recipe import usable_index
+
     stored = recipe_in_state(checkpoint.path, checkpoint.state)
     recipe = stored.recipe.with_(data={"root": root})
 

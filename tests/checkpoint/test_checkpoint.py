@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_older_ones(
         raise OSError(28, "No space left on device")
 
     save(tmp_path, 1)
-    monkeypatch.setattr("ixt.checkpoint.folder.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(CheckpointError, match="no space left on device; older checkpoints"):
         save(tmp_path, 2)
     assert newest_checkpoint(tmp_path) is not None

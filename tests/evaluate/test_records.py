@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.evaluate import evaluate
-from ixt.evaluate.inference import Contender, examine
+from ixt.evaluate.inference import Contender, evaluate, examine
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.images.index import load_index, target_labels
 from ixt.pipeline.augment import normalise

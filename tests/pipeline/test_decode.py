@@ -354,8 +354,8 @@ def test_a_decoder_needs_a_thread_and_a_batch_ahead(num_threads: int, prefetch: 
 def test_torchvision_is_not_imported_and_may_be_afterwards() -> None:
     code = (
         "import sys, torch; from ixt.pipeline.decode import threaded; "
-        "from ixt.pipeline.decode.torch_images import _register_decode_jpeg; "
-        "_register_decode_jpeg(); torch.ops.image.decode_jpeg; "
+        "from ixt.pipeline.decode.torch_images import register_decode_jpeg; "
+        "register_decode_jpeg(); torch.ops.image.decode_jpeg; "
         "assert 'torchvision' not in sys.modules; import torchvision.io; "
         "assert torchvision.io.ImageReadMode.RGB.value == 3"
     )

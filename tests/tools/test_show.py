@@ -23,11 +23,10 @@ from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.pipeline.plan.plan import Planner, build_planner
 from ixt.recipe import Recipe, dump_recipe
-from ixt.tools.show import Sample, draw_grid, print_samples
 from ixt.tools.show.from_loaders import eval_samples, train_samples
-from ixt.tools.show.grid import caption
-from ixt.tools.show.sample import row_numbers
-from ixt.tools.show.table import flatten
+from ixt.tools.show.grid import caption, draw_grid
+from ixt.tools.show.sample import Sample, row_numbers
+from ixt.tools.show.table import flatten, print_samples
 
 CPU = torch.device("cpu")
 
@@ -253,6 +252,6 @@ def test_the_command_takes_a_runs_recipe_and_writes_picture_and_numbers(
     assert ixt_status("data", "show", *common, "--original") == 2
     assert "add --out" in capsys.readouterr().err
     assert ixt_status("data", "show", *common, "--split", "val", "--epoch", "1") == 2
-    assert "--epoch means nothing" in capsys.readouterr().err
+    assert "--epoch has no effect" in capsys.readouterr().err
     assert ixt_status("data", "show", *common, "--split", "val", "--count", "2") == 0
     assert "cut out" in capsys.readouterr().out

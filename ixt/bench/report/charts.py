@@ -12,7 +12,7 @@ from ixt.bench.report.peers import published_top1
 from ixt.bench.report.svg import MUTED, SERIES, SURFACE, Chart, Mark
 from ixt.bench.report.template import Drawing
 from ixt.bench.results import Mode, group_by
-from ixt.models.paper import paper_models
+from ixt.recipe.paper import paper_models
 
 _MARKERS = "osD^v"
 _DASHES = {"contiguous": "--", "channels_last": "-"}

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ixt.bench.results import LAYOUTS, Cell, Mode, Report, Row, group_by
-from ixt.models.paper import ModelInfo, find_paper_model
+from ixt.recipe.paper import ModelInfo, find_paper_model
 
 MODES = {"train": "training", "infer": "inference"}
 PAPER_BATCH = 128

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ixt.models.paper import find_paper_model
+from ixt.recipe.paper import find_paper_model
 
 FAMILIES = {"inception": "InceptionNeXt", "convnext": "ConvNeXt", "resnet": "ResNet", "": "other"}
 """Names of families of models by the start of an architecture's name."""

@@ -1,6 +1,6 @@
 """Published throughput of others (`peers.json`), to set one's own figures beside.
 
-The paper's own table is in `ixt.models.paper`.
+The paper's own table is in `ixt.recipe.paper`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ixt.bench.console import print_table
 from ixt.bench.report.figures import Entry, Source, fastest_by, measured
 from ixt.bench.report.names import architecture
 from ixt.bench.results import LAYOUTS, Layout, Mode, Part, Precision, Report, Row
-from ixt.models.paper import paper_models
+from ixt.recipe.paper import paper_models
 
 _FILE = Path(__file__).with_name("peers.json")
 _NEAREST = 3

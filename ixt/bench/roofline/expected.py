@@ -14,8 +14,8 @@ from ixt.bench.roofline.limits import limits
 from ixt.errors import EngineError
 from ixt.models import create_empty_model, freeze, recipe_arguments, sized
 from ixt.models.cost import Costs, Mode, model_costs
-from ixt.models.paper import find_paper_model
 from ixt.recipe import Recipe
+from ixt.recipe.paper import find_paper_model
 
 # The share of its limit that the paper's models reach on an A100 in TF32 with eager PyTorch lies
 # between 13 % (atto) and 26 % (base at 384 pixels); NVIDIA's hand-fused ResNet-50 in MLPerf

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ixt.bench.results import Ceilings, Cell
 from ixt.bench.results import Precision as CellPrecision
 from ixt.bench.roofline.devices import ELEMENT_BYTES, Device, Precision, find_device
 from ixt.errors import EngineError
-from ixt.models.cost import Costs, Mode, model_costs
+
+if TYPE_CHECKING:
+    from ixt.models.cost import Costs, Mode
 
 ARITHMETIC: dict[str, Precision] = {
     "fp32": "fp32",
@@ -152,4 +154,6 @@ def measured_device(ceilings: Ceilings, precision: str) -> Device | None:
 @cache
 def costs_of(model: str, image_size: int) -> Costs:
     """A model's FLOPs and traffic; counted once per process, which takes a second."""
+    from ixt.models.cost import model_costs
+
     return model_costs(model, image_size)

@@ -103,7 +103,7 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
         DamagedImage: the bytes cannot be decoded.
     """
     if find_frame(data.data) is not None:
-        _register_decode_jpeg()
+        register_decode_jpeg()
         try:
             # The operator, because its wrapper decode_jpeg warns on each call since
             # torchvision 0.29 that TorchCodec is to replace it.
@@ -115,7 +115,7 @@ def _pixels(source: ByteRange, data: Bytes) -> Tensor:
 
 
 @cache
-def _register_decode_jpeg() -> None:
+def register_decode_jpeg() -> None:
     """Make torch.ops.image.decode_jpeg known.
 
     By torchvision's library alone, where it lies where the wheels have it: to import torchvision

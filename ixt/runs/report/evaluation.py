@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,13 @@ from ixt.evaluate.accuracy import (
     counted,
     hits,
 )
-from ixt.evaluate.records import Records
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.image import DamagedImage, load_image
-from ixt.pipeline.eval_loader import EvalLoader
 from ixt.runs.report.pictures import data_uri, shrunk
+
+if TYPE_CHECKING:
+    from ixt.evaluate.records import Records
+    from ixt.pipeline.eval_loader import EvalLoader
 
 EVALUATION = "report/evaluation.json"
 """Where it lies in a run's folder."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 from pydantic import BaseModel
-from torch import Tensor
 
-from ixt.pipeline.loader import Batch
-from ixt.recipe import Recipe
 from ixt.runs.report.evaluation import plain_text
 from ixt.runs.report.pictures import data_uri
-from ixt.tools.show.sample import denormalise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ixt.pipeline.loader import Batch
+    from ixt.recipe import Recipe
 
 FIRST_BATCH = "report/first_batch.json"
 """Where it lies in a run's folder."""
@@ -46,6 +48,8 @@ def take_first(batch: Batch, recipe: Recipe, class_names: Sequence[str]) -> Firs
         recipe: its mean and standard deviation are undone.
         class_names: class of each output.
     """
+    from ixt.tools.show.sample import denormalise
+
     smoothed = recipe.optim.label_smoothing / len(class_names)
     pairs = zip(batch.images[:_SHOWN], batch.targets[:_SHOWN].cpu(), strict=True)
     return FirstBatch(

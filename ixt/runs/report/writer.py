@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from ixt.errors import IxtError, first_line
-from ixt.evaluate import Records
+from ixt.evaluate.records import Records
 from ixt.files import reason
 from ixt.pipeline.loader import Batch
 from ixt.runs.report import tensorboard

@@ -12,8 +12,6 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
-import torch
-import torchvision.io  # registers torch.ops.image
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ixt.files import reason
@@ -33,7 +31,7 @@ DIGEST_BYTES = 32
 
 # Only the luma plane is computed, a quarter faster than RGB; the whole entropy-coded stream is
 # read all the same, and that is where damage shows.
-_GREY = torchvision.io.ImageReadMode.GRAY.value
+_GREY = 1  # torchvision.io.ImageReadMode.GRAY
 _ABSENT: Stamp = (-1, -1, -1)
 
 
@@ -120,7 +118,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
         return _through_pillow(source, data, facts), False
     written = stderr.size()
     try:
-        _, height, width = torch.ops.image.decode_jpeg(torch.from_numpy(data), _GREY, False).shape
+        height, width = _decode_grey(data)
     except RuntimeError as error:
         # Training asks Pillow in such a case, so it has the last word.
         facts = _through_pillow(source, data, facts)
@@ -137,12 +135,28 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     return replace(facts, image_format=ImageFormat.JPEG, **shape), stderr.size() > written
 
 
+def _decode_grey(data: Bytes) -> tuple[int, int]:
+    """Decode a whole JPEG and drop the pixels; its height and width.
+
+    Raises:
+        RuntimeError: libjpeg gives up.
+    """
+    # Here: a check that finds nothing new decodes nothing, and is over before torch is imported.
+    import torch
+
+    from ixt.pipeline.decode.torch_images import register_decode_jpeg
+
+    register_decode_jpeg()
+    _, height, width = torch.ops.image.decode_jpeg(torch.from_numpy(data), _GREY, False).shape
+    return height, width
+
+
 def explain_warning(source: ByteRange, facts: Facts, stderr: CapturedStderr) -> Facts:
     """Add what libjpeg says of a suspected image, while nobody else may write to stderr."""
     try:
         data = read_bytes(source)
         written = stderr.size()
-        torch.ops.image.decode_jpeg(torch.from_numpy(data), _GREY, False)
+        _decode_grey(data)
     except (OSError, RuntimeError):
         return facts  # it has changed since, and so its stamp: the next check reads it again
     words = stderr.text_since(written)

@@ -15,7 +15,7 @@ from ixt.recipe import dump_recipe, parse_recipe
 from ixt.runs.report.evaluation import EVALUATION, Evaluation
 from ixt.runs.report.first_batch import FIRST_BATCH, FirstBatch
 from ixt.runs.report.pictures import from_data_uri
-from ixt.tools.show import take_samples
+from ixt.tools.show.from_loaders import take_samples
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from ixt.runs.report.files import write_report
 from ixt.runs.report.first_batch import FIRST_BATCH, FirstBatch
 from ixt.runs.report.pictures import from_data_uri
 from ixt.runs.report.writer import ReportWriter
-from ixt.tools.show import take_samples
+from ixt.tools.show.from_loaders import take_samples
 from ixt.training.loop import train
 
 
