@@ -237,7 +237,8 @@ def _build(layout: Layout, report: Report | None) -> Table:
     if layout.tars:
         # Before listing: a tar replaced meanwhile then differs from what is kept.
         stamps = tuple(stamp(path) for path in layout.tar_paths)
-        listing = list_tars(layout.tar_paths, report or _log_progress(folder, "tars"))
+        progress = report or _log_progress(folder, "tars")
+        listing = list_tars(layout.tar_paths, progress, packed=layout.is_packed)
         shards, starts, folders = listing.shards, listing.offsets, {}
         tars = [str(path) for path in layout.tar_paths]
         report = report or _log_progress(folder, "images")

@@ -16,6 +16,8 @@ INDEX_FOLDER = "index"
 """Beside the tars that `ixt data pack` wrote: their index."""
 META = "meta.json"
 """The file of an index that is written last."""
+PACK_SETTINGS = "pack.json"
+"""In the root of a set that `ixt data pack` wrote: with which options."""
 
 _COMPRESSED = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst")
 _BLOCK = 512
@@ -37,6 +39,12 @@ class Layout:
     def tar_paths(self) -> list[Path]:
         """The tars."""
         return [self.folder / name for name in self.tars]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether `ixt data pack` wrote the tars: by its index, or by its settings."""
+        marks = (self.folder / INDEX_FOLDER / META, self.folder.parent / PACK_SETTINGS)
+        return any(mark.is_file() for mark in marks)
 
 
 class Stamp(NamedTuple):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -29,7 +30,6 @@ from ixt.images.progress_lines import Report
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512
-_LABEL = b".cls"
 _NUMBERED = "ILSVRC2012_img_val.tar"
 NESTED = b"!"
 """Stands between the name of an inner tar and the name of its member."""
@@ -65,6 +65,9 @@ class _Tar(NamedTuple):
     class_name: bytes
 
 
+_Found = tuple[list[_Image], list[_Tar]]
+
+
 @dataclass(frozen=True)
 class TarListing:
     """The images of a split's tars, ordered by class and then by name, byte by byte.
@@ -85,23 +88,29 @@ class TarListing:
     """(n,) length in bytes."""
 
 
-def list_tars(paths: Sequence[Path], report: Report | None = None) -> TarListing:
+def list_tars(
+    paths: Sequence[Path], report: Report | None = None, *, packed: bool = False
+) -> TarListing:
     """List the images of all tars of a split.
 
     Args:
         paths: the tars.
         report: called with (tars listed, tars in all), then so for the tars within them.
+        packed: `ixt data pack` wrote them, so each image lies in its class and has a label beside
+            it that says the same. Elsewhere such labels are refused: the tars' names, by which
+            classes go here, may say something else.
 
     Raises:
         DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
     """
+    list_one = partial(_list_tar, packed=packed)
     outer = [
         _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
-    first = _list_all(outer, report)
+    first = _list_all(outer, list_one, report)
     inner = list(chain.from_iterable(tars for _, tars in first))
-    second = _list_all(inner, report)
+    second = _list_all(inner, list_one, report)
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
@@ -189,17 +198,19 @@ def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
         raise DataError(f"{where}: member {info.name!r} {problem}; get or pack the tar again")
 
 
-def _list_all(tars: Sequence[_Tar], report: Report | None) -> list[tuple[list[_Image], list[_Tar]]]:
+def _list_all(
+    tars: Sequence[_Tar], list_one: Callable[[_Tar], _Found], report: Report | None
+) -> list[_Found]:
     found = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for one in pool.map(_list_tar, tars):
+        for one in pool.map(list_one, tars):
             found.append(one)
             if report is not None:
                 report(len(found), len(tars))
     return found
 
 
-def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
+def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
     """The images directly in a tar, in order, and the tars in it."""
     members = list_members(tar.path, tar.offset, tar.size)
     images, inner = [], []
@@ -212,20 +223,49 @@ def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
             prefix = tar.prefix + member.name + NESTED
             inner.append(_Tar(tar.path, tar.shard, member.offset, member.size, prefix, stem))
         elif is_image(base):
-            class_name = _class_name(tar, member)
+            class_name = _class_name(tar, member, packed)
             name = tar.prefix + member.name
             images.append(_Image(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
         raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
-    packed = any(member.name.endswith(_LABEL) for member in members)
     if not packed:
+        _refuse_labels(tar, members)
         images.sort()
     _refuse_twice(tar.path, images)
     return images, inner
 
 
-def _class_name(tar: _Tar, member: Member) -> bytes:
+def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
+    """The name of a tar is not the class of images that have labels of their own."""
+    label = labelled(members)
+    if label is not None:
+        raise DataError(
+            f"{tar.path}: holds {_text(tar.prefix + label)} beside the image of that name, as "
+            "WebDataset shards do, but not at its beginning; write the shards again, each image "
+            "next to its label, or remove such members to read the tar as one class"
+        )
+
+
+def labelled(members: Iterable[Member]) -> bytes | None:
+    """The first member that is no image but shares an image's key, as WebDataset's labels do."""
+    others: dict[bytes, bytes] = {}
+    images = set()
+    for member in members:
+        if is_image(member.name):
+            images.add(sample_key(member.name))
+        elif not member.name.endswith(b".tar"):
+            others.setdefault(sample_key(member.name), member.name)
+    return next((name for key, name in others.items() if key in images), None)
+
+
+def sample_key(name: bytes) -> bytes:
+    """What WebDataset calls a member's key: its path up to the first dot of its file's name."""
+    folder, slash, base = name.rpartition(b"/")
+    return folder + slash + base.partition(b".")[0]
+
+
+def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     if tar.path.name == _NUMBERED:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
@@ -235,6 +275,11 @@ def _class_name(tar: _Tar, member: Member) -> bytes:
             )
         return name.encode()
     folder, _, _ = member.name.rpartition(b"/")
+    if packed and not folder:
+        raise DataError(
+            f"{tar.path}: member {_text(member.name)} lies in no class, so ixt data pack did not "
+            "write it; move the tar away from the packed set"
+        )
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
