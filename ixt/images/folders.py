@@ -69,7 +69,7 @@ def find_split(root: Path, split: Split) -> Path:
             f"so give its parent {root.parent}"
         )
     folders = [entry for entry in root.iterdir() if _is_visible_folder(entry)]
-    bare = any(map(holds_images, folders)) and not _has_split(root)
+    bare = any(map(holds_images, folders)) and not has_split(root)
     if bare and split == "train":
         return root
     if holds_images(root) and not folders:
@@ -95,7 +95,8 @@ def holds_images(folder: Path) -> bool:
         return any(is_image(e.name) and not e.name.startswith(b".") for e in entries)
 
 
-def _has_split(root: Path) -> bool:
+def has_split(root: Path) -> bool:
+    """Whether a data root has a folder of any split."""
     return any((root / name).is_dir() for name in chain.from_iterable(SPLIT_FOLDERS.values()))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -46,7 +46,9 @@ class Member(NamedTuple):
     """Its length in bytes."""
 
 
-class _Image(NamedTuple):
+class TarImage(NamedTuple):
+    """An image in a tar."""
+
     class_name: bytes
     name: bytes
     shard: int
@@ -65,7 +67,7 @@ class _Tar(NamedTuple):
     class_name: bytes
 
 
-_Found = tuple[list[_Image], list[_Tar]]
+_Found = tuple[list[TarImage], list[_Tar]]
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,19 @@ def list_tars(
     images = list(chain.from_iterable(found for found, _ in (*first, *second)))
     # Stable, so images without an order of their own keep the place that they were given.
     images.sort(key=lambda image: image.class_name)
-    return _to_listing(images)
+    return to_listing(images)
 
 
-def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[Member]:
+def list_members(
+    path: Path, offset: int = 0, size: int | None = None, limit: int | None = None
+) -> list[Member]:
     """List the regular files of a tar in the order in which they are stored.
 
     Args:
         path: the outermost tar.
         offset: where the tar to list begins in it.
         size: its length; None for the rest of the file.
+        limit: stop after so many.
 
     Raises:
         DataError: as `walk_tar`, or the tar is compressed or not readable.
@@ -142,7 +147,7 @@ def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[M
             length = os.fstat(file.fileno()).st_size - offset if size is None else size
             return [
                 Member(os.fsencode(info.name).removeprefix(b"./"), info.offset_data, info.size)
-                for info in walk_tar(file, offset, length, str(path))
+                for info in islice(walk_tar(file, offset, length, str(path)), limit)
             ]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
@@ -215,9 +220,9 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
     members = list_members(tar.path, tar.offset, tar.size)
     images, inner = [], []
     for member in members:
-        base = os.path.basename(member.name)
-        if base.startswith(b".") or b"/." in b"/" + os.path.dirname(member.name):
+        if is_hidden(member.name):
             continue
+        base = os.path.basename(member.name)
         if base.endswith(b".tar"):
             stem = base.removesuffix(b".tar")
             prefix = tar.prefix + member.name + NESTED
@@ -225,7 +230,7 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
         elif is_image(base):
             class_name = _class_name(tar, member, packed)
             name = tar.prefix + member.name
-            images.append(_Image(class_name, name, tar.shard, member.offset, member.size))
+            images.append(TarImage(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
         raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
@@ -259,6 +264,11 @@ def labelled(members: Iterable[Member]) -> bytes | None:
     return next((name for key, name in others.items() if key in images), None)
 
 
+def is_hidden(name: bytes) -> bool:
+    """Whether a member, or a folder that it lies in, is hidden: its name begins with a dot."""
+    return b"/." in b"/" + name
+
+
 def sample_key(name: bytes) -> bytes:
     """What WebDataset calls a member's key: its path up to the first dot of its file's name."""
     folder, slash, base = name.rpartition(b"/")
@@ -283,7 +293,7 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:
+def _refuse_twice(path: Path, images: Sequence[TarImage]) -> None:
     seen: set[bytes] = set()
     for image in images:
         if image.name in seen:
@@ -293,7 +303,8 @@ def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:
         seen.add(image.name)
 
 
-def _to_listing(images: Sequence[_Image]) -> TarListing:
+def to_listing(images: Sequence[TarImage]) -> TarListing:
+    """The listing of images that are sorted by class."""
     counts = Counter(image.class_name for image in images)  # in the order of the images
     return TarListing(
         classes=tuple(os.fsdecode(name) for name in counts),
