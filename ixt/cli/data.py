@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 
-FolderArgument = Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")]
+FolderArgument = Annotated[
+    str, typer.Argument(help="Folder with train/ and val/ or with WebDataset shards, or s3://...")
+]
 SplitOption = Annotated[Literal["train", "val", "all"], typer.Option(help="Which split.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")
@@ -43,7 +45,7 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 
 @data_app.command("index")
 def data_index(
-    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or s3://...")],
+    folder: FolderArgument,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Look at every image again: some were replaced.")
     ] = False,
@@ -53,8 +55,12 @@ def data_index(
     It is rebuilt by itself when images are added or removed; an image replaced in place is not
     noticed, so give --rebuild then.
 
-    Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, or what
-    `ixt data pack` wrote, here or in a bucket.
+    Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, what
+    `ixt data pack` wrote, here or in a bucket, or WebDataset shards: NAME.jpg beside NAME.cls or
+    NAME.json, in train/ and val/, or with train and val in the names of the tars.
+
+    A brace pattern names some of the shards:
+    `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
     """
     from ixt.images.index import load_index
 

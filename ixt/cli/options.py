@@ -18,7 +18,11 @@ RecipeArgument = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="Folder with train/ and val/ (or validation/), or s3://..."),
+    typer.Option(
+        "--data",
+        help="Folder with train/ and val/ (or validation/) or with WebDataset shards, a brace "
+        "pattern of shards in quotes, or s3://...",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

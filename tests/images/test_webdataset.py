@@ -21,6 +21,9 @@ from ixt.images.folders import Split
 from ixt.images.hold_out import hold_out, load_split, own_val, portable_names
 from ixt.images.index import Index, load_index
 from ixt.images.shard_names import expand
+from ixt.tools.check import check_folder
+from ixt.tools.pack.layout import PackOptions
+from ixt.tools.pack.pack import pack
 
 SPLITS: tuple[Split, Split] = ("train", "val")
 LONG = {"train": "train", "val": "validation"}
@@ -354,11 +357,39 @@ def test_shards_beside_other_layouts_are_refused(folder: Path, tmp_path: Path) -
     assert "holds ILSVRC2012_img_train.tar and also 3 tars" in refused(root)
 
 
+def test_extracted_shards_are_no_class_folders(folder: Path, tmp_path: Path) -> None:
+    root = write_set(folder, tmp_path)
+    for shard in (root / "train").iterdir():
+        shutil.unpack_archive(shard, shard.with_suffix(""), filter="data")
+    assert "train/0000: holds labels of several classes (.cls)" in refused(root)
+    packed = pack(folder, tmp_path / "packed", PackOptions()).root
+    classes = tmp_path / "classes" / "train"
+    shutil.unpack_archive(packed / "train" / "train-00000.tar", classes, filter="data")
+    assert_same(load_index(classes.parent, "train"), load_index(folder, "train"))
+
+
 def test_a_stray_tar_does_not_stand_in_for_a_missing_split(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "val", tmp_path / "val")
     tar_sets.write_tar(tmp_path / "backup.tar", [A, ZERO])
     assert "holds no train/" in refused(tmp_path)
     assert len(load_index(tmp_path, "val")) == len(load_index(folder, "val"))
+
+
+def test_shards_are_checked_and_packed_like_the_folder(folder: Path, tmp_path: Path) -> None:
+    root = write_set(folder, tmp_path / "set", place="set-{long}-{number:04}.tar")
+    members = [(f"{n}.jpg", b"x" * n) for n in (0, 9)]
+    labels = [("0.cls", b"0"), ("9.cls", b"0")]
+    tar_sets.write_tar(root / "set-train-0009.tar", [*members, *labels])
+    found = check_folder(root)
+    assert [finding.path for finding in found.breaking] == [
+        "set-train-0009.tar!0.jpg",
+        "set-train-0009.tar!9.jpg",
+    ]
+    (root / "set-train-0009.tar").unlink()
+    out = tmp_path / "packed"
+    one, other = (pack(path, out / path.name, PackOptions()).root for path in (root, folder))
+    for split in SPLITS:
+        assert_same(load_index(one, split), load_index(other, split))
 
 
 def test_one_line_says_what_was_found(

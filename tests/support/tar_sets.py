@@ -78,11 +78,16 @@ def columns(index: Index) -> dict[str, NDArray[np.generic] | tuple[str, ...]]:
     return {name: getattr(index, name) for name in names}
 
 
+def number_label(path: Path, number: int) -> dict[str, bytes]:
+    """The label that most shards have."""
+    return {".cls": str(number).encode()}
+
+
 def shards(
     folder: Path,
     split: str,
     write: Callable[[int], Path],
-    label: Callable[[Path, int], dict[str, bytes]],
+    label: Callable[[Path, int], dict[str, bytes]] = number_label,
     name: Callable[[Path], str] = lambda path: path.stem,
     count: int = 3,
 ) -> None:
@@ -101,8 +106,3 @@ def shards(
             beside = label(path, classes.index(path.parent.name))
             members += [(name(path) + suffix, text) for suffix, text in beside.items()]
         write_tar(write(number), members)
-
-
-def number_label(path: Path, number: int) -> dict[str, bytes]:
-    """The label that most shards have."""
-    return {".cls": str(number).encode()}
