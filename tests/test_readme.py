@@ -1,4 +1,4 @@
-"""Every command of the README works, or at least parses where it needs ImageNet."""
+"""Every command of README.md and of the guide works, or at least parses where it needs ImageNet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,19 @@ from ixt.cli import app
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("ixt ")]
+GUIDE = (ROOT / "ixt" / "cli" / "README.md").read_text().partition("<!-- Generated")[0]
+COMMANDS = [
+    line
+    for block in BLOCKS + re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("ixt ")
+]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "ixt").rglob("*.md")),
+    ROOT / "recipes" / "README.md",
+    ROOT / "tests" / "README.md",
+]
 SHORT = ("schedule.epochs=1", "schedule.warmup_epochs=0", "data.shots=20")
 SHORTER = {
     **dict.fromkeys(
@@ -41,7 +53,7 @@ SHORTER = {
 
 
 def test_the_readme_shows_every_command() -> None:
-    shown = {line.split()[1] for line in COMMANDS}
+    shown = {line.split()[1] for block in BLOCKS for line in block.splitlines()}
     assert shown == {command.name for command in get_command(app).commands.values()}  # type: ignore[attr-defined]
 
 
@@ -65,9 +77,26 @@ def test_a_command_of_the_readme_parses(line: str) -> None:
     assert set(first) <= {str(value) for value in flat(parsed.params)}
 
 
-def test_make_targets_of_the_readme_exist() -> None:
+def test_make_targets_and_tests_that_pages_name_exist() -> None:
+    text = "".join(page.read_text() for page in PAGES)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+    assert set(re.findall(r"`(test_\w+)`", README)) <= defined
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text().partition("<!-- Generated")[0]
+    links = re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", text)
+    files = re.findall(r"`((?:tests|recipes)/[\w/.]+\.(?:py|json|html|yaml|ipynb|png))`", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing + [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_readme_fits_a_stranger_s_patience() -> None:
+    assert len(README.splitlines()) <= 115
 
 
 def test_what_the_architecture_page_names_exists() -> None:
@@ -172,7 +201,7 @@ def test_the_demo_is_written_checked_trained_on_and_found_finished(demo: Demo) -
     assert len(BLOCKS[0].splitlines()) == len(demo.said)
     assert list(demo.said) == [
         *("data demo", "data check", "train", "resume", "verify", "eval"),
-        *("predict", "finetune", "runs", "export", "bench"),
+        *("predict", "finetune", "runs", "report", "export", "bench"),
     ]
     assert len(list((demo.folder / "demo-data").rglob("*.jpeg"))) == 1797
     assert (demo.last_row("runs/demo")["step"], demo.last_row("runs/demo")["count"]) == (3, 360)

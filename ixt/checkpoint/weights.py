@@ -125,7 +125,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)  # type: ignore[no-any-return]
     except SafetensorError as error:
         raise CheckpointError(
-            f"{file}: damaged or not a safetensors file: {error}; copy or download it again"
+            f"{file}: unreadable: not a safetensors file, or damaged: {error}; "
+            "copy or download it again"
         ) from error
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {reason(error)}") from error

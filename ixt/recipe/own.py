@@ -39,7 +39,14 @@ def completed(recipe: Recipe, values: Mapping[str, Mapping[str, Any]]) -> Recipe
         for key in keys:
             if sections[section][key] is None:
                 sections[section][key] = values[section][key]
-    return parse_recipe(sections)
+    parsed = parse_recipe(sections)
+    # Not `parsed` itself: which settings were given must stay known.
+    return recipe.with_(
+        **{
+            section: {key: getattr(getattr(parsed, section), key) for key in keys}
+            for section, keys in LEFT_TO_THE_MODEL.items()
+        }
+    )
 
 
 def is_complete(recipe: Recipe) -> bool:

@@ -80,7 +80,7 @@ def test_an_existing_path_with_an_at_wins(run: Path) -> None:
     assert step_at(f"{odd}@last") == 7
     file = run.with_name("run@step-100")
     file.write_bytes((run / "checkpoints" / "step-000000120" / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"not a file of torch\.save"):
         read_weights(file)
 
 

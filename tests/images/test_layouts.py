@@ -71,7 +71,7 @@ def recipe(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
     changes: dict[str, dict[str, object]] = {
         "data": {"root": None, "num_threads": 2},
         "engine": {"global_batch_size": 12, "micro_batch_size": 4},
-        "eval": {"batch_size": 7, "crop_pct": 1.0},
+        "eval": {**tiny_sections["eval"], "batch_size": 7},
     }
     return parse_recipe({**tiny_sections, **changes})
 

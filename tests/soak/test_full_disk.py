@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     yield disk
+    gc.collect()  # weights that are still mapped from its files
     subprocess.run(["umount", str(disk)], check=True)
 
 

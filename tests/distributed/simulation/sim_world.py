@@ -41,6 +41,10 @@ HOST = "simulated"
 LOSS = torch.zeros(())
 
 
+RECIPE: Any = SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {})
+"""What the loop asks of a recipe."""
+
+
 class World:
     """Everything of one seed."""
 
@@ -272,7 +276,7 @@ class Rank(Process):
     def _main(self) -> None:
         self.world.scheduler.sleep(self.world.random.uniform(1, 3))
         try:
-            loop.train(None, self.world.run_dir)  # type: ignore[arg-type]
+            loop.train(RECIPE, self.world.run_dir)  # type: ignore[arg-type]
             self.die(0)
         except Interrupted as error:
             self.leaving = True
@@ -342,7 +346,7 @@ class Rank(Process):
             from_scratch=True,
             reporter=SimpleNamespace(records=dict),
             class_names=(),
-            recipe=SimpleNamespace(run=SimpleNamespace(seed=0), model_dump=lambda **_: {}),
+            recipe=RECIPE,
             writer=CheckpointWriter(True, self.number == 0, self.timing),
         )
 
@@ -514,7 +518,7 @@ def simulated(world: World) -> Iterator[None]:
         patch.setattr(loop, "open_run", open_run)
         patch.setattr(loop, "watched", lambda run, *_: world.current().watched(run))
         patch.setattr(loop, "resume_or_start", lambda *_: (0, {}))
-        patch.setattr(loop, "announce_end", lambda _: None)
+        patch.setattr(loop, "announce_end", lambda *_: None)
         patch.setattr(loop, "set_learning_rate", lambda *_: None)
         patch.setattr(loop, "seed_model", lambda *_: None)
         patch.setattr(saving, "_refuse_spoiled", meet)
