@@ -57,7 +57,8 @@ def data_index(
 
     Images may be files in class folders, the tars of ILSVRC2012 as they were downloaded, what
     `ixt data pack` wrote, here or in a bucket, or WebDataset shards: NAME.jpg beside NAME.cls or
-    NAME.json, in train/ and val/, or with train and val in the names of the tars.
+    NAME.json, in train/ and val/, or with train and val in the names of the tars. A line says by
+    what their classes are named; the order is always that of the class numbers.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`

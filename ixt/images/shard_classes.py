@@ -53,8 +53,8 @@ class Naming(NamedTuple):
 def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split) -> Naming:
     """Name the class of each image.
 
-    By what the labels call it; else, where these only number it, by a WordNet ID or folder in the
-    name of each image, or by ImageNet-1k where the shards are called so; else by the number.
+    By what the labels call it; else, where these only number it, by the folder or the WordNet ID
+    in the name of each image, or by ImageNet-1k where the shards are called so; else by the number.
 
     Args:
         images: all of a split.
@@ -100,13 +100,13 @@ def _tables(
     if told:
         _refuse_other_order(images, told, complete)
         yield told, "their labels"
+    yield _hinted(images, _class_folder, complete), "the folders in the names of its images"
     yield _hinted(images, _wordnet_id, complete), "the WordNet IDs in the names of its images"
     if is_imagenet:
         _refuse_other_files(images)
         if len(known) == IMAGENET_CLASSES:
             table = dict(enumerate(imagenet_synsets()))
             yield table, "ImageNet-1k's class order, for its shards are called imagenet1k"
-    yield _hinted(images, _class_folder, complete), "the folders in the names of its images"
 
 
 def _told_names(images: Sequence[Labelled]) -> dict[int, str]:

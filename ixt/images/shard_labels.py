@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from ixt.images.folders import is_image
 
 MAX_CLASSES = 100_000
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -25,6 +28,24 @@ class Label(NamedTuple):
     """Its class, e.g. a WordNet ID."""
     file: str = ""
     """The name that its file had before it came into the shard; empty if that is not known."""
+
+
+def sample_key(name: bytes) -> bytes:
+    """What WebDataset calls a member's key: its path up to the first dot of its file's name."""
+    folder, slash, base = name.rpartition(b"/")
+    return folder + slash + base.partition(b".")[0]
+
+
+def label_beside_image(names: Iterable[bytes]) -> bytes | None:
+    """The first member that is no image but has an image's key, as WebDataset's labels do."""
+    others: dict[bytes, bytes] = {}
+    images = set()
+    for name in names:
+        if is_image(name):
+            images.add(sample_key(name))
+        elif not name.endswith(b".tar"):
+            others.setdefault(sample_key(name), name)
+    return next((name for key, name in others.items() if key in images), None)
 
 
 def parse_label(cls: bytes | None, described: bytes | None) -> Label:

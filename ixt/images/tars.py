@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from ixt.files import reason
 from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
 from ixt.images.progress_lines import Report
+from ixt.images.shard_labels import label_beside_image
 
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
@@ -243,7 +244,7 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
 
 def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
     """The name of a tar is not the class of images that have labels of their own."""
-    label = labelled(members)
+    label = label_beside_image(member.name for member in members)
     if label is not None:
         raise DataError(
             f"{tar.path}: holds {_text(tar.prefix + label)} beside the image of that name, as "
@@ -252,27 +253,9 @@ def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
         )
 
 
-def labelled(members: Iterable[Member]) -> bytes | None:
-    """The first member that is no image but shares an image's key, as WebDataset's labels do."""
-    others: dict[bytes, bytes] = {}
-    images = set()
-    for member in members:
-        if is_image(member.name):
-            images.add(sample_key(member.name))
-        elif not member.name.endswith(b".tar"):
-            others.setdefault(sample_key(member.name), member.name)
-    return next((name for key, name in others.items() if key in images), None)
-
-
 def is_hidden(name: bytes) -> bool:
     """Whether a member, or a folder that it lies in, is hidden: its name begins with a dot."""
     return b"/." in b"/" + name
-
-
-def sample_key(name: bytes) -> bytes:
-    """What WebDataset calls a member's key: its path up to the first dot of its file's name."""
-    folder, slash, base = name.rpartition(b"/")
-    return folder + slash + base.partition(b".")[0]
 
 
 def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:

@@ -1,6 +1,10 @@
 """Read WebDataset shards: tars in which each image has its label beside it, under the same key.
 
 A key is a member's path up to the first dot of its file's name: a.jpg and a.cls have the key a.
+
+The rows and the digest are those of the class folders that the images come from if their names are
+in the shards, as the keys' last part or as `filename` in .json, and so are those of the classes.
+Else the order within a class follows the keys, and names in the digest differ.
 """
 
 from __future__ import annotations
@@ -17,20 +21,19 @@ from ixt.files import reason
 from ixt.images.folders import IMAGE_SUFFIXES, Split, is_image
 from ixt.images.progress_lines import Report
 from ixt.images.shard_classes import Labelled, name_classes
-from ixt.images.shard_labels import Label, parse_label
+from ixt.images.shard_labels import Label, label_beside_image, parse_label, sample_key
 from ixt.images.tars import (
     Member,
     TarImage,
     TarListing,
     is_hidden,
-    labelled,
     list_members,
-    sample_key,
     to_listing,
 )
 
-RENAMED = b"!/"
-"""Stands between an image's member and the name that its file had, where that is another."""
+RENAMED = b"!//"
+"""Stands between an image's member and the name that its file had, where that is another: no path
+holds two slashes in a row."""
 
 _CLS, _JSON = b".cls", b".json"
 _NUM_THREADS = 16
@@ -58,7 +61,8 @@ def are_shards(paths: Sequence[Path]) -> bool:
 
 def _is_shard(path: Path) -> bool:
     members = list_members(path, limit=_PEEK)
-    return labelled(member for member in members if not is_hidden(member.name)) is not None
+    names = (member.name for member in members if not is_hidden(member.name))
+    return label_beside_image(names) is not None
 
 
 def list_shards(
@@ -127,6 +131,11 @@ def _sort_members(path: Path) -> tuple[dict[bytes, Member], dict[bytes, dict[byt
             known = images.setdefault(key, member)
         elif suffix in (_CLS, _JSON):
             known = labels.setdefault(key, {}).setdefault(suffix, member)
+        elif suffix == b".tar":
+            raise DataError(
+                f"{path}!{os.fsdecode(member.name)}: is a tar, which no shard holds; put the "
+                "shards into a folder of their own"
+            )
         else:
             continue
         if known is not member:

@@ -204,7 +204,7 @@ def test_a_table_that_took_each_shard_for_a_class_is_built_anew(
     root = write_set(folder, tmp_path)
     with monkeypatch.context() as patch:  # as earlier releases did
         patch.setattr("ixt.images.index.are_shards", lambda paths: False)
-        patch.setattr("ixt.images.tars.labelled", lambda members: None)
+        patch.setattr("ixt.images.tars.label_beside_image", lambda names: None)
         patch.setattr("ixt.images.index.TAR_RULES", {})
         assert load_index(root, "train").classes == ("0000", "0001", "0002")
     assert_same(load_index(root, "train"), load_index(folder, "train"))
@@ -308,6 +308,7 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
         [A, ZERO, B, ("b.cls", b"n01440764")],
         "b.jpg: its label gives no class number, and those of others do",
     ),
+    "a tar": ([A, ZERO, ("n01440764.tar", b"x")], "n01440764.tar: is a tar, which no shard holds"),
     "a caption": ([A, ("a.txt", b"0")], "a.jpg: has no label"),
 }
 
@@ -377,13 +378,13 @@ def test_a_stray_tar_does_not_stand_in_for_a_missing_split(folder: Path, tmp_pat
 
 def test_shards_are_checked_and_packed_like_the_folder(folder: Path, tmp_path: Path) -> None:
     root = write_set(folder, tmp_path / "set", place="set-{long}-{number:04}.tar")
-    members = [(f"{n}.jpg", b"x" * n) for n in (0, 9)]
-    labels = [("0.cls", b"0"), ("9.cls", b"0")]
+    members = [(f"n01440764_{n}.jpg", b"x" * n) for n in (0, 9)]
+    labels = [("n01440764_0.cls", b"0"), ("n01440764_9.cls", b"0")]
     tar_sets.write_tar(root / "set-train-0009.tar", [*members, *labels])
     found = check_folder(root)
     assert [finding.path for finding in found.breaking] == [
-        "set-train-0009.tar!0.jpg",
-        "set-train-0009.tar!9.jpg",
+        "set-train-0009.tar!n01440764_0.jpg",
+        "set-train-0009.tar!n01440764_9.jpg",
     ]
     (root / "set-train-0009.tar").unlink()
     out = tmp_path / "packed"
