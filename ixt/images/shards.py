@@ -6,12 +6,14 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
 from ixt.images.shard_names import is_pattern, tars_by_split
+from ixt.images.webdataset import begins_as_shard
 
 INDEX_FOLDER = "index"
 """Beside the tars that `ixt data pack` wrote: their index."""
@@ -22,6 +24,7 @@ PACK_SETTINGS = "pack.json"
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 512
+_FIRST = 4  # shards looked into by split: some may be damaged, which is said later
 _PROBES = 16
 _NUM_THREADS = 16
 
@@ -69,26 +72,25 @@ def find_layout(root: Path, split: Split) -> Layout:
         DataError: there is nothing of that split, or it is in a form that cannot be read.
         OSError: a folder cannot be read.
     """
-    named = tars_by_split(root)
+    named = _named_shards(root)
     if is_pattern(root):
         return _by_name(root, split, named)
     outer = root / f"ILSVRC2012_img_{split}.tar"
     try:
         folder = find_split(root, split)
     except DataError:
-        ilsvrc = next(iter(sorted(root.glob("ILSVRC2012_img_*.tar"))), None)
-        # Names that say no split mean something only where nothing else says one.
-        bare = ilsvrc is None and not has_split(root) and named.keys() == {None}
-        if bare or named.get(split):
+        if outer.is_file():
             _refuse_beside(root, split, outer, named)
+            return Layout(split, root, (outer.name,))
+        ilsvrc = sorted(root.glob("ILSVRC2012_img_*.tar"))
+        # Names that say no split mean something only where nothing else says one.
+        if named.get(split) or (named.keys() == {None} and not ilsvrc and not has_split(root)):
             return _by_name(root, split, named)
-        if not outer.is_file():
-            if ilsvrc is not None:
-                raise DataError(
-                    f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
-                ) from None
-            raise
-        return Layout(split, root, (outer.name,))
+        if ilsvrc:
+            raise DataError(
+                f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
+            ) from None
+        raise
     _refuse_beside(root, split, folder, named)
     return Layout(split, folder, _tars(folder, split))
 
@@ -97,7 +99,17 @@ def own_val(root: Path) -> str | None:
     """Name of a data root's validation images; None where it has none."""
     names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
     found = next((name for name in names if (root / name).exists()), None)
-    return found or next((tar.name for tar in tars_by_split(root).get("val", ())), None)
+    return found or next((tar.name for tar in _named_shards(root).get("val", ())), None)
+
+
+def _named_shards(root: Path) -> dict[str | None, list[Path]]:
+    """WebDataset shards in a data root, or tars of a pattern, by the split in their names.
+
+    Other tars in a root, e.g. those that its class folders were extracted from, mean nothing.
+    """
+    named = tars_by_split(root)
+    first = chain.from_iterable(paths[:_FIRST] for paths in named.values())
+    return named if is_pattern(root) or any(map(begins_as_shard, first)) else {}
 
 
 def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:

@@ -59,6 +59,14 @@ def are_shards(paths: Sequence[Path]) -> bool:
         return any(pool.map(_is_shard, paths))
 
 
+def begins_as_shard(path: Path) -> bool:
+    """Whether a tar begins with an image and a label beside it; damaged ones do not."""
+    try:
+        return _is_shard(path)
+    except DataError:
+        return False
+
+
 def _is_shard(path: Path) -> bool:
     members = list_members(path, limit=_PEEK)
     names = (member.name for member in members if not is_hidden(member.name))

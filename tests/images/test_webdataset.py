@@ -393,6 +393,15 @@ def test_shards_are_checked_and_packed_like_the_folder(folder: Path, tmp_path: P
         assert_same(load_index(one, split), load_index(other, split))
 
 
+def test_other_tars_beside_class_folders_mean_nothing(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "train", tmp_path / "train")
+    tar_sets.write_tar(tmp_path / "train.tar", [("n01440764/a.jpg", b"x")])
+    (tmp_path / "val.tar").write_bytes(b"cut")
+    assert_same(load_index(tmp_path, "train"), load_index(folder, "train"))
+    assert own_val(str(tmp_path)) is None
+    assert "holds no val/ or validation/" in refused(tmp_path, "val")
+
+
 def test_one_line_says_what_was_found(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
