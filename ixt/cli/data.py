@@ -23,7 +23,10 @@ _MIB = 2**20
 _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 FolderArgument = Annotated[
-    str, typer.Argument(help="Folder with train/ and val/, or its s3:// address.")
+    str,
+    typer.Argument(
+        help="Folder with train/ and val/ or with WebDataset shards, or its s3:// address."
+    ),
 ]
 SplitOption = Annotated[
     Literal["train", "val", "all"], typer.Option(help="Training images, validation images, or all.")
@@ -72,8 +75,13 @@ def data_index(
     Training builds it if it is missing, and rebuilds it after images were added or removed. An
     image that was replaced under the same name is not noticed: use --rebuild.
 
-    Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, or a set
-    packed by `ixt data pack`, in a folder or in an S3 bucket.
+    Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
+    by `ixt data pack`, in a folder or in an S3 bucket, or WebDataset shards: NAME.jpg beside
+    NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A line
+    says what names the classes; their order is always that of the class numbers.
+
+    A brace pattern names some of the shards:
+    `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
 
     Example: `ixt data index /data/imagenet`
     """

@@ -26,7 +26,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder with train/ and val/ (or validation/), or its s3:// address.",
+        help="Folder with train/ and val/ (or validation/) or with WebDataset shards, a brace "
+        "pattern of shards in quotes, or an s3:// address.",
     ),
 ]
 SetOption = Annotated[

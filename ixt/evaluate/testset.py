@@ -13,6 +13,7 @@ from ixt.files import local_path, reason
 from ixt.images.folders import SPLIT_FOLDERS, Listing, holds_images, is_image, list_images
 from ixt.images.headers import read_headers
 from ixt.images.index import Index, join_paths, load_index
+from ixt.images.shards import own_val
 
 
 def open_test_set(data: str) -> Index:
@@ -46,7 +47,7 @@ def open_test_set(data: str) -> Index:
 
 def _images_folder(root: Path) -> Path | None:
     """The folder to index here; None where it is the trainer's layout, or none of these."""
-    if not root.is_dir():
+    if not root.is_dir() or own_val(root) not in (None, *SPLIT_FOLDERS["val"]):
         return None
     for name in SPLIT_FOLDERS["val"]:
         if (root / name).is_dir():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ixt.errors import DataError
-from ixt.files import reason
+from ixt.files import read_regular, reason
 
 Split = Literal["train", "val"]
 
@@ -21,6 +21,8 @@ SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+_LABEL = b".cls"
+_FEW_LABELS = 64
 _NUM_THREADS = 16  # listing a network folder waits for the server, not for the CPU
 
 
@@ -43,6 +45,7 @@ class _ClassFiles:
     """What one class folder holds; grows while it is walked."""
 
     files: list[bytes] = field(default_factory=list)
+    labels: list[bytes] = field(default_factory=list)
     folders: dict[str, int] = field(default_factory=dict)
 
 
@@ -69,7 +72,7 @@ def find_split(root: Path, split: Split) -> Path:
             f"so give its parent {root.parent}"
         )
     folders = [entry for entry in root.iterdir() if _is_visible_folder(entry)]
-    bare = any(map(holds_images, folders)) and not _has_split(root)
+    bare = any(map(holds_images, folders)) and not has_split(root)
     if bare and split == "train":
         return root
     if holds_images(root) and not folders:
@@ -95,7 +98,8 @@ def holds_images(folder: Path) -> bool:
         return any(is_image(e.name) and not e.name.startswith(b".") for e in entries)
 
 
-def _has_split(root: Path) -> bool:
+def has_split(root: Path) -> bool:
+    """Whether a data root has a folder of any split."""
     return any((root / name).is_dir() for name in chain.from_iterable(SPLIT_FOLDERS.values()))
 
 
@@ -116,6 +120,8 @@ def list_images(folder: Path) -> Listing:
             raise DataError(_no_classes(folder, has_images))
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             found = list(pool.map(lambda name: _list_class(top, name), names))
+        for name, listed in zip(names, found, strict=True):
+            _refuse_other_labels(folder, os.fsdecode(name), listed.labels)
     except OSError as error:
         raise DataError(
             f"{os.fsdecode(error.filename or top)}: cannot be listed "
@@ -136,6 +142,20 @@ def list_images(folder: Path) -> Listing:
         names=list(chain.from_iterable(listed.files for listed in found)),
         folders=folders,
     )
+
+
+def _refuse_other_labels(folder: Path, name: str, labels: list[bytes]) -> None:
+    """Refuse an extracted WebDataset shard, whose labels say another class than its folder.
+
+    An extracted packed set is fine: the labels of a class are the same.
+    """
+    few_labels = sorted(labels)[:: max(1, len(labels) // _FEW_LABELS)]
+    found = {read_regular(folder / os.fsdecode(label)).strip() for label in few_labels}
+    if len(found) > 1:
+        raise DataError(
+            f"{folder / name}: holds labels of several classes (.cls), so it is no class folder; "
+            "give the WebDataset shards themselves, not extracted, or remove the .cls files"
+        )
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -201,6 +221,8 @@ def _walk(
                 _walk(top, below, above | {identity}, found)
             elif is_image(entry.name):
                 found.files.append(below)
+            elif entry.name.endswith(_LABEL):
+                found.labels.append(below)
 
 
 def _is_visible_folder(path: Path) -> bool:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.files import local_path
+from ixt.images import shards
 from ixt.images.byte_ranges import is_remote
-from ixt.images.folders import SPLIT_FOLDERS, Split
+from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, take_rows
 from ixt.images.tars import NESTED
+from ixt.images.webdataset import RENAMED
 
 
 def load_split(root: str | Path, split: Split, val_fraction: float | None) -> Index:
@@ -47,8 +49,7 @@ def own_val(root: str) -> str | None:
     """Name of a data root's validation images; None where it has none."""
     if is_remote(root):  # a packed set, which has both splits
         return "val"
-    names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
-    return next((name for name in names if (local_path(root) / name).exists()), None)
+    return shards.own_val(local_path(root))
 
 
 def hold_out(index: Index, fraction: float, split: Split) -> Index:
@@ -95,6 +96,8 @@ def portable_names(index: Index) -> list[str]:
     prefix = len(str(index.folder)) + 1
     for source, label in zip(index.ranges(range(len(index))), index.labels.tolist(), strict=True):
         path = source.member.rpartition(f".tar{NESTED.decode()}")[2] or source.path[prefix:]
+        # The name that a file had before it came into a shard.
+        path = path.rpartition(RENAMED.decode())[2]
         folder, _, base = path.rpartition("/")
         below = folder.partition("/")[2]
         stem = base.rpartition(".")[0].replace(".", "_")

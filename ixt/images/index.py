@@ -1,8 +1,8 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
-`shards` finds out how they are stored, `folders` or `tars` list them, `headers` opens them,
-`index_cache` keeps the result, which `table_files` verifies; `bucket_index` does all of that for a
-bucket.
+`shards` finds out how they are stored; `folders`, `tars` or `webdataset` list them, `headers` opens
+them, `index_cache` keeps the result, which `table_files` verifies; `bucket_index` does all of that
+for a bucket.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
     current_tables,
     make_cache,
+    say_once,
     set_aside,
     warn_without_checksums,
     write_table,
 )
-from ixt.images.index_table import Table
+from ixt.images.index_table import TAR_RULES, Table
 from ixt.images.progress_lines import Report, report_lines
+from ixt.images.shard_names import is_pattern, pattern_folder
 from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
 from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
+from ixt.images.webdataset import are_shards, list_shards
 
 logger = logging.getLogger("ixt")
 
@@ -150,8 +153,9 @@ def load_index(
 
     Args:
         root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/), with tars in
-            place of the class folders, or with ILSVRC2012_img_train.tar; or `s3://BUCKET/PREFIX`
-            of a set that `ixt data pack` wrote.
+            place of the class folders, with ILSVRC2012_img_train.tar, or with WebDataset shards
+            that have the split in their names; or a brace pattern of shards; or
+            `s3://BUCKET/PREFIX` of a set that `ixt data pack` wrote.
         split: train or val.
         report: called with (done, in all) of tars, then of images, while an index is built; lines
             are logged if None, where that takes long.
@@ -178,6 +182,8 @@ def load_index(
         layout = find_layout(root, split)
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
+    if is_pattern(root):
+        root = pattern_folder(root)
     if rebuild:
         set_aside(root, split)
     cached = None if rebuild else _read_cached(root, layout)
@@ -238,8 +244,8 @@ def _build(layout: Layout, report: Report | None) -> Table:
     if layout.tars:
         # Before listing: a tar replaced meanwhile then differs from what is kept.
         stamps = tuple(stamp(path) for path in layout.tar_paths)
-        listing = list_tars(layout.tar_paths, report or _log_progress(folder, "tars"))
-        shards, starts, folders = listing.shards, listing.offsets, {}
+        listing = _list_layout(layout, report or _log_progress(folder, "tars"))
+        shards, starts, folders = listing.shards, listing.offsets, TAR_RULES
         tars = [str(path) for path in layout.tar_paths]
         report = report or _log_progress(folder, "images")
         headers = read_shard_headers(tars, shards, starts, listing.sizes, report)
@@ -264,6 +270,18 @@ def _build(layout: Layout, report: Report | None) -> Table:
     if layout.tars:
         columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
     return table
+
+
+def _list_layout(layout: Layout, report: Report) -> TarListing:
+    """The images in tars, whatever these are."""
+    if layout.is_packed or not are_shards(layout.tar_paths):
+        return list_tars(layout.tar_paths, report, packed=layout.is_packed)
+    listing, origin = list_shards(layout.tar_paths, layout.split, report)
+    say_once(
+        f"{layout.folder}: {len(layout.tars)} WebDataset shards of {layout.split}, "
+        f"{len(listing.classes)} classes, which are named by {origin}"
+    )
+    return listing
 
 
 def _log_progress(folder: Path, noun: str) -> Report:

@@ -23,7 +23,7 @@ from pathlib import Path
 from ixt.errors import DataError
 from ixt.files import published, reason, user_cache_folder
 from ixt.images.folders import Split, few
-from ixt.images.index_table import Table, UnusableTable
+from ixt.images.index_table import TAR_RULES, Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, META, Layout, unchanged
 from ixt.images.table_files import encode_table, read_table
 
@@ -56,7 +56,7 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
             yield table
         else:
             _refuse_missing_shards(own, layout)
-            _say_once(
+            say_once(
                 f"{own}: {problem}; the tars are listed instead; copy the packed set again, or "
                 "pack it again"
             )
@@ -97,19 +97,20 @@ def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, st
         table = read_table(path, packed=packed)
     except UnusableTable as error:
         return None, str(error)
-    return (table, "") if _is_current(table, layout) else (None, "is out of date")
+    return (table, "") if _is_current(table, layout, packed=packed) else (None, "is out of date")
 
 
 def warn_without_checksums(folder: Path | str) -> None:
     """Say once that damage in a packed set cannot be noticed: for an old or damaged index."""
-    _say_once(
+    say_once(
         f"{folder}/{INDEX_FOLDER}: gives no checksums, so damage in it or in an image may go "
         "unnoticed; pack the set again to have them"
     )
 
 
 @lru_cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Log a line once, whatever the number of processes that would."""
     # Every process of a run reads the same set.
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", text)
@@ -180,16 +181,15 @@ def user_cache(root: bytes) -> Path | None:
     return None if base is None else base / "index" / hashlib.sha256(root).hexdigest()[:16]
 
 
-def _is_current(table: Table, layout: Layout) -> bool:
+def _is_current(table: Table, layout: Layout, *, packed: bool) -> bool:
     """Whether no folder was touched: adding or removing a file renews its folder's time.
 
     Tars are compared themselves.
     """
     if layout.tars:
         names = tuple(shard.name for shard in table.shards)
-        return names == layout.tars and unchanged(
-            layout.folder, table.shards, by_length=table.has_checksums
-        )
+        same = names == layout.tars and (packed or table.folders == TAR_RULES)
+        return same and unchanged(layout.folder, table.shards, by_length=table.has_checksums)
     try:
         return bool(table.folders) and all(
             os.stat(os.path.join(layout.folder, name)).st_mtime_ns == mtime_ns

@@ -25,6 +25,10 @@ COLUMNS: dict[str, type[np.generic]] = {
     "crc32": np.uint32,
 }
 
+TAR_RULES = {"tars": 2}
+"""In place of folders, in a cached table of tars: by which rules they were listed. The first ones
+took each WebDataset shard for a class, so tables of them are built anew."""
+
 _TAR_BLOCK = 512
 # The largest JPEG; Pillow opens no larger image of another format.
 _MAX_PIXELS = 65535**2
@@ -43,8 +47,8 @@ class Table:
     classes: tuple[str, ...]
     """Names of the class folders, sorted."""
     folders: dict[str, int]
-    """Modification time (ns) of the split's folder (key "") and of each folder below it; empty
-    where images lie in tars."""
+    """Modification time (ns) of the split's folder (key "") and of each folder below it; TAR_RULES
+    where images lie in tars, empty in a packed set."""
     columns: dict[str, NDArray[Any]]
     """The arrays of `ixt.images.index.Index`, by name."""
     shards: tuple[Stamp, ...] = ()

@@ -6,19 +6,25 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ixt.errors import DataError
-from ixt.images.folders import Split, few, find_split
+from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
+from ixt.images.shard_names import is_pattern, tars_by_split
+from ixt.images.webdataset import begins_as_shard
 
 INDEX_FOLDER = "index"
 """Beside the tars that `ixt data pack` wrote: their index."""
 META = "meta.json"
 """The file of an index that is written last."""
+PACK_SETTINGS = "pack.json"
+"""In the root of a set that `ixt data pack` wrote: with which options."""
 
-_COMPRESSED = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 512
+_FIRST = 4  # shards looked into by split: some may be damaged, which is said later
 _PROBES = 16
 _NUM_THREADS = 16
 
@@ -38,6 +44,12 @@ class Layout:
         """The tars."""
         return [self.folder / name for name in self.tars]
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether `ixt data pack` wrote the tars: by its index, or by its settings."""
+        marks = (self.folder / INDEX_FOLDER / META, self.folder.parent / PACK_SETTINGS)
+        return any(mark.is_file() for mark in marks)
+
 
 class Stamp(NamedTuple):
     """What is remembered of a tar in order to notice that it has changed."""
@@ -54,26 +66,90 @@ class Stamp(NamedTuple):
 def find_layout(root: Path, split: Split) -> Layout:
     """Find the images of a split: class folders, tars in the split's folder, or ILSVRC2012's tar.
 
+    The tars may also lie in the root and have the split in their names, or be given by a pattern.
+
     Raises:
         DataError: there is nothing of that split, or it is in a form that cannot be read.
         OSError: a folder cannot be read.
     """
+    named = _named_shards(root)
+    if is_pattern(root):
+        return _by_name(root, split, named)
     outer = root / f"ILSVRC2012_img_{split}.tar"
     try:
         folder = find_split(root, split)
     except DataError:
-        if not outer.is_file():
-            if next(root.glob("ILSVRC2012_img_*.tar"), None) is not None:
-                raise DataError(
-                    f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
-                ) from None
-            raise
-        return Layout(split, root, (outer.name,))
+        if outer.is_file():
+            _refuse_beside(root, split, outer, named)
+            return Layout(split, root, (outer.name,))
+        ilsvrc = sorted(root.glob("ILSVRC2012_img_*.tar"))
+        # Names that say no split mean something only where nothing else says one.
+        if named.get(split) or (named.keys() == {None} and not ilsvrc and not has_split(root)):
+            return _by_name(root, split, named)
+        if ilsvrc:
+            raise DataError(
+                f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
+            ) from None
+        raise
+    _refuse_beside(root, split, folder, named)
     return Layout(split, folder, _tars(folder, split))
 
 
+def own_val(root: Path) -> str | None:
+    """Name of a data root's validation images; None where it has none."""
+    names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
+    found = next((name for name in names if (root / name).exists()), None)
+    return found or next((tar.name for tar in _named_shards(root).get("val", ())), None)
+
+
+def _named_shards(root: Path) -> dict[str | None, list[Path]]:
+    """WebDataset shards in a data root, or tars of a pattern, by the split in their names.
+
+    Other tars in a root, e.g. those that its class folders were extracted from, mean nothing.
+    """
+    named = tars_by_split(root)
+    first = chain.from_iterable(paths[:_FIRST] for paths in named.values())
+    return named if is_pattern(root) or any(map(begins_as_shard, first)) else {}
+
+
+def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
+    """The tars of a split by their names; all are to train on if no name says a split."""
+    unclear = named.get(None, [])
+    if unclear and len(named) > 1:
+        raise DataError(
+            f"{root}: the names of {few([path.name for path in unclear], 'tar')} say neither train "
+            "nor val, and those of others do; rename them, or put each split into a folder"
+        )
+    paths = unclear if split == "train" and unclear else named.get(split, [])
+    if not paths:
+        held_out = ", or set data.val_fraction: 0.2 to hold training images out"
+        raise DataError(
+            f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
+            + held_out * (split == "val")
+        )
+    folders = {path.parent for path in paths}
+    if len(folders) > 1:
+        raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
+    folder = folders.pop()
+    if not is_pattern(root):
+        _refuse_compressed(folder, [path.name for path in folder.iterdir()])
+    return Layout(split, folder, tuple(path.name for path in paths))
+
+
+def _refuse_beside(
+    root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
+) -> None:
+    """Which of two sources of a split's images is meant cannot be known."""
+    tars = [path.name for path in named.get(split, ())]
+    if tars and other != root and other.exists():
+        raise DataError(
+            f"{root}: holds {other.name} and also {few(tars, 'tar')} of {split}; move away what "
+            "is not to be read"
+        )
+
+
 def _tars(folder: Path, split: Split) -> tuple[str, ...]:
-    folders, tars, compressed = [], [], []
+    folders, tars, others = [], [], []
     with os.scandir(os.fsencode(folder)) as entries:
         for entry in entries:
             if entry.name.startswith(b"."):
@@ -82,19 +158,29 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
                 folders.append(entry.name)
             elif entry.name.endswith(b".tar"):
                 tars.append(entry.name)
-            elif entry.name.endswith(_COMPRESSED):
-                compressed.append(os.fsdecode(entry.name))
+            else:
+                others.append(os.fsdecode(entry.name))
     if tars and (folder / INDEX_FOLDER / META).is_file():
         folders.remove(os.fsencode(INDEX_FOLDER))
     if folders:
         _refuse_half_extracted(folder, folders, tars)
         return ()
+    _refuse_compressed(folder, others)
+    return tuple(os.fsdecode(name) for name in sorted(tars))
+
+
+def _refuse_compressed(folder: Path, names: list[str]) -> None:
+    """Refuse compressed tars among some files: left out, their images would be missed by nobody."""
+    compressed = [
+        name
+        for name in sorted(names)
+        if name.endswith(_COMPRESSED) and not name.startswith((".", "ILSVRC2012_devkit"))
+    ]
     if compressed:
         raise DataError(
-            f"{folder}: {few(sorted(compressed), 'compressed tar')}, whose images cannot be "
-            "read in any order; unpack each once (gunzip FILE) so that its name ends in .tar"
+            f"{folder}: {few(compressed, 'compressed tar')}, whose images cannot be read in any "
+            "order; unpack each once (gunzip FILE) so that its name ends in .tar"
         )
-    return tuple(os.fsdecode(name) for name in sorted(tars))
 
 
 def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,11 +26,11 @@ from ixt.files import reason
 from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
 from ixt.images.progress_lines import Report
+from ixt.images.shard_labels import label_beside_image
 
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512
-_LABEL = b".cls"
 _NUMBERED = "ILSVRC2012_img_val.tar"
 NESTED = b"!"
 """Stands between the name of an inner tar and the name of its member."""
@@ -46,7 +47,9 @@ class Member(NamedTuple):
     """Its length in bytes."""
 
 
-class _Image(NamedTuple):
+class TarImage(NamedTuple):
+    """An image in a tar."""
+
     class_name: bytes
     name: bytes
     shard: int
@@ -63,6 +66,9 @@ class _Tar(NamedTuple):
     size: int
     prefix: bytes
     class_name: bytes
+
+
+_Found = tuple[list[TarImage], list[_Tar]]
 
 
 @dataclass(frozen=True)
@@ -85,23 +91,29 @@ class TarListing:
     """(n,) length in bytes."""
 
 
-def list_tars(paths: Sequence[Path], report: Report | None = None) -> TarListing:
+def list_tars(
+    paths: Sequence[Path], report: Report | None = None, *, packed: bool = False
+) -> TarListing:
     """List the images of all tars of a split.
 
     Args:
         paths: the tars.
         report: called with (tars listed, tars in all), then so for the tars within them.
+        packed: `ixt data pack` wrote them, so each image lies in its class and has a label beside
+            it that says the same. Elsewhere such labels are refused: the tars' names, by which
+            classes go here, may say something else.
 
     Raises:
         DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
     """
+    list_one = partial(_list_tar, packed=packed)
     outer = [
         _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
-    first = _list_all(outer, report)
+    first = _list_all(outer, list_one, report)
     inner = list(chain.from_iterable(tars for _, tars in first))
-    second = _list_all(inner, report)
+    second = _list_all(inner, list_one, report)
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
@@ -109,16 +121,19 @@ def list_tars(paths: Sequence[Path], report: Report | None = None) -> TarListing
     images = list(chain.from_iterable(found for found, _ in (*first, *second)))
     # Stable, so images without an order of their own keep the place that they were given.
     images.sort(key=lambda image: image.class_name)
-    return _to_listing(images)
+    return to_listing(images)
 
 
-def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[Member]:
+def list_members(
+    path: Path, offset: int = 0, size: int | None = None, limit: int | None = None
+) -> list[Member]:
     """List the regular files of a tar in the order in which they are stored.
 
     Args:
         path: the outermost tar.
         offset: where the tar to list begins in it.
         size: its length; None for the rest of the file.
+        limit: stop after so many.
 
     Raises:
         DataError: as `walk_tar`, or the tar is compressed or not readable.
@@ -133,7 +148,7 @@ def list_members(path: Path, offset: int = 0, size: int | None = None) -> list[M
             length = os.fstat(file.fileno()).st_size - offset if size is None else size
             return [
                 Member(os.fsencode(info.name).removeprefix(b"./"), info.offset_data, info.size)
-                for info in walk_tar(file, offset, length, str(path))
+                for info in islice(walk_tar(file, offset, length, str(path)), limit)
             ]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
@@ -189,43 +204,61 @@ def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
         raise DataError(f"{where}: member {info.name!r} {problem}; get or pack the tar again")
 
 
-def _list_all(tars: Sequence[_Tar], report: Report | None) -> list[tuple[list[_Image], list[_Tar]]]:
+def _list_all(
+    tars: Sequence[_Tar], list_one: Callable[[_Tar], _Found], report: Report | None
+) -> list[_Found]:
     found = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for one in pool.map(_list_tar, tars):
+        for one in pool.map(list_one, tars):
             found.append(one)
             if report is not None:
                 report(len(found), len(tars))
     return found
 
 
-def _list_tar(tar: _Tar) -> tuple[list[_Image], list[_Tar]]:
+def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
     """The images directly in a tar, in order, and the tars in it."""
     members = list_members(tar.path, tar.offset, tar.size)
     images, inner = [], []
     for member in members:
-        base = os.path.basename(member.name)
-        if base.startswith(b".") or b"/." in b"/" + os.path.dirname(member.name):
+        if is_hidden(member.name):
             continue
+        base = os.path.basename(member.name)
         if base.endswith(b".tar"):
             stem = base.removesuffix(b".tar")
             prefix = tar.prefix + member.name + NESTED
             inner.append(_Tar(tar.path, tar.shard, member.offset, member.size, prefix, stem))
         elif is_image(base):
-            class_name = _class_name(tar, member)
+            class_name = _class_name(tar, member, packed)
             name = tar.prefix + member.name
-            images.append(_Image(class_name, name, tar.shard, member.offset, member.size))
+            images.append(TarImage(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
         raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
-    packed = any(member.name.endswith(_LABEL) for member in members)
     if not packed:
+        _refuse_labels(tar, members)
         images.sort()
     _refuse_twice(tar.path, images)
     return images, inner
 
 
-def _class_name(tar: _Tar, member: Member) -> bytes:
+def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
+    """The name of a tar is not the class of images that have labels of their own."""
+    label = label_beside_image(member.name for member in members)
+    if label is not None:
+        raise DataError(
+            f"{tar.path}: holds {_text(tar.prefix + label)} beside the image of that name, as "
+            "WebDataset shards do, but not at its beginning; write the shards again, each image "
+            "next to its label, or remove such members to read the tar as one class"
+        )
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a member, or a folder that it lies in, is hidden: its name begins with a dot."""
+    return b"/." in b"/" + name
+
+
+def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     if tar.path.name == _NUMBERED:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
@@ -235,10 +268,15 @@ def _class_name(tar: _Tar, member: Member) -> bytes:
             )
         return name.encode()
     folder, _, _ = member.name.rpartition(b"/")
+    if packed and not folder:
+        raise DataError(
+            f"{tar.path}: member {_text(member.name)} lies in no class, so ixt data pack did not "
+            "write it; move the tar away from the packed set"
+        )
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:
+def _refuse_twice(path: Path, images: Sequence[TarImage]) -> None:
     seen: set[bytes] = set()
     for image in images:
         if image.name in seen:
@@ -248,7 +286,8 @@ def _refuse_twice(path: Path, images: Sequence[_Image]) -> None:
         seen.add(image.name)
 
 
-def _to_listing(images: Sequence[_Image]) -> TarListing:
+def to_listing(images: Sequence[TarImage]) -> TarListing:
+    """The listing of images that are sorted by class."""
     counts = Counter(image.class_name for image in images)  # in the order of the images
     return TarListing(
         classes=tuple(os.fsdecode(name) for name in counts),

@@ -392,7 +392,7 @@ def test_nothing_is_read_from_a_folder_in_tmp_that_others_may_write(
 def outcome(root: Path, before: list[object], caplog: pytest.LogCaptureFixture) -> str:
     """What comes of damage: told, told and the result is right, or nobody would know."""
     caplog.clear()
-    index_cache._say_once.cache_clear()
+    index_cache.say_once.cache_clear()
     try:
         same = seen(load_index(root, "train")) == before
     except (DataError, OSError):

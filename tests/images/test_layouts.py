@@ -14,6 +14,7 @@ import torch
 from run_files import rows
 from torch import Tensor
 
+from ixt.checkpoint.folder import checkpoint_folders, sha256
 from ixt.errors import DataError
 from ixt.images.index import Index, load_index, target_labels
 from ixt.pipeline.decode.base import Decoder
@@ -29,6 +30,19 @@ from ixt.training.loop import train
 CPU = torch.device("cpu")
 
 
+def webdataset(folder: Path, root: Path) -> Path:
+    def key(path: Path) -> str:
+        return f"{path.parent.name}/{path.stem}"
+
+    for split in ("train", "val"):
+
+        def shard(number: int, split: str = split) -> Path:
+            return root / f"set-{split}-{number:04}.tar"
+
+        tar_sets.shards(folder, split, shard, name=key)
+    return root
+
+
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The same images in every layout."""
@@ -38,6 +52,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "folder": folder,
         "tars": tar_sets.class_tars(folder, base / "tars"),
         "outer": tar_sets.outer_tar(folder, base / "outer"),
+        "shards": webdataset(folder, base / "shards"),
         "packed": pack(folder, base / "packed", PackOptions(shard_bytes=12_000)).root,
     }
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
@@ -89,7 +104,7 @@ def test_every_layout_gives_the_pixels_of_the_folder(
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
     expected = batches(recipe, roots["folder"], decoder)
-    for layout in ("tars", "outer", "packed", "bucket"):
+    for layout in ("tars", "outer", "shards", "packed", "bucket"):
         found = batches(recipe, roots[layout], decoder)
         assert found[0] == expected[0], layout
         assert torch.equal(found[1], expected[1]), layout
@@ -104,6 +119,10 @@ def losses(run_dir: Path) -> list[float]:
     return [row["loss"] for row in rows(run_dir) if "loss" in row]
 
 
+def weights(run_dir: Path) -> str:
+    return sha256(checkpoint_folders(run_dir)[-1] / "model.safetensors")
+
+
 def trained(recipe: Recipe, root: str, run_dir: Path) -> Path:
     train(recipe.with_(data={"root": root}), run_dir)
     return run_dir
@@ -114,10 +133,11 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    for layout in ("outer", "packed", "bucket"):
+    for layout in ("outer", "shards", "packed", "bucket"):
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)
+        assert weights(run_dir) == weights(folder)
 
 
 @pytest.mark.parametrize("decoder", ["torch", "dali"])

@@ -103,6 +103,12 @@ def test_hidden_and_other_members_are_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_labels_beside_images_are_never_overruled_by_the_name_of_the_tar(tmp_path: Path) -> None:
+    members = [(f"{n}.jpg", b"x") for n in range(40)]
+    one_class(tmp_path, [*members, ("7.cls", b"3")])
+    assert "holds 7.cls beside the image of that name" in refused(tmp_path)
+
+
 def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
     odd = [os.fsdecode(b"\xff new\nline.jpg"), "ä" * 120 + ".jpg"]
     one_class(tmp_path, [(name, name.encode("utf-8", "surrogateescape")) for name in odd])

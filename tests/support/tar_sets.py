@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +76,33 @@ def columns(index: Index) -> dict[str, NDArray[np.generic] | tuple[str, ...]]:
     """What the plan is computed from."""
     names = ("classes", "labels", "sizes", "num_bytes", "formats")
     return {name: getattr(index, name) for name in names}
+
+
+def number_label(path: Path, number: int) -> dict[str, bytes]:
+    """The label that most shards have."""
+    return {".cls": str(number).encode()}
+
+
+def shards(
+    folder: Path,
+    split: str,
+    write: Callable[[int], Path],
+    label: Callable[[Path, int], dict[str, bytes]] = number_label,
+    name: Callable[[Path], str] = lambda path: path.stem,
+    count: int = 3,
+) -> None:
+    """The images of a split as WebDataset shards, shuffled.
+
+    `write` gives the path of a shard, `label` the members beside an image of a class by suffix,
+    and `name` the key of an image.
+    """
+    files = sorted((folder / split).glob("*/*"))
+    classes = sorted({path.parent.name for path in files})
+    order = np.random.default_rng(1).permutation(len(files)).tolist()
+    for number in range(count):
+        members: list[tuple[str, bytes]] = []
+        for path in (files[row] for row in order[number::count]):
+            members.append((f"{name(path)}.jpg", path.read_bytes()))
+            beside = label(path, classes.index(path.parent.name))
+            members += [(name(path) + suffix, text) for suffix, text in beside.items()]
+        write_tar(write(number), members)

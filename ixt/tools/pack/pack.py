@@ -28,14 +28,13 @@ from ixt.images.index import join_paths, load_index
 from ixt.images.index_cache import save_packed_table
 from ixt.images.index_table import Table
 from ixt.images.progress_lines import Report
-from ixt.images.shards import INDEX_FOLDER, stamp
+from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
-_SETTINGS = "pack.json"
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _claim(out: Path, settings: str) -> Iterator[None]:
         OSError: it cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    file = out / _SETTINGS
+    file = out / PACK_SETTINGS
     if not file.exists() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty and no packed set; choose a new folder")
     with open(file, "a+") as marker:
@@ -176,7 +175,7 @@ def _claim(out: Path, settings: str) -> Iterator[None]:
         # Nothing is lost with the settings of a packing that got nowhere, for lack of room.
         if found not in ("", settings) and any(out.glob("*/[!.]*.tar")):
             raise DataError(
-                f"{out}: was packed from other images or with other options (see {_SETTINGS}); "
+                f"{out}: was packed from other images or with other options (see {PACK_SETTINGS}); "
                 "choose a new folder, or remove this one"
             )
         if found != settings:

@@ -1,0 +1,111 @@
+"""Names of shards: brace patterns such as `DIR/x-train-{0000..1023}.tar`, and their splits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from ixt.errors import DataError
+
+_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_WORD = re.compile(r"[A-Za-z]+")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST = 1_000_000
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a data root is a brace pattern of tars."""
+    return "{" in str(path) and ".tar" in path.name and not path.exists()
+
+
+def pattern_folder(pattern: Path) -> Path:
+    """The folder that the names of a pattern begin in: where its index is kept."""
+    return Path(os.path.dirname(str(pattern).partition("{")[0]))
+
+
+def split_of(name: str) -> str | None:
+    """The split that a shard's name says: train, val or test; None if it says none, or several."""
+    found = {_SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in _SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """Expand braces as a shell does: `{a,b}`, `{0000..1023}`, also within each other."""
+    start, end = _outer_braces(pattern)
+    if end < 0:
+        yield pattern
+        return
+    head, body, tail = pattern[:start], pattern[start + 1 : end], pattern[end + 1 :]
+    for middle, rest in product(_alternatives(body), expand(tail)):
+        yield head + middle + rest
+
+
+def _outer_braces(text: str) -> tuple[int, int]:
+    """Where the first brace and its counterpart are; -1 as the second if there is none."""
+    depth, start = 0, text.find("{")
+    for place, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if letter == "}" and depth == 0:
+            return start, place
+    return start, -1
+
+
+def _alternatives(body: str) -> list[str]:
+    numbers = _RANGE.fullmatch(body)
+    if numbers:
+        first, last = numbers.groups()
+        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+        count = int(last) - int(first) + 1
+        if not 0 < count <= _MOST:
+            raise DataError(f"{{{body}}}: gives {count:,} names; give from 1 to {_MOST:,}")
+        return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+    parts: list[str] = []
+    depth, part = 0, ""
+    for letter in body:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += letter
+    return [name for text in (*parts, part) for name in expand(text)]
+
+
+def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
+    """The tars of a pattern by split, in order.
+
+    Raises:
+        DataError: one is not there.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for name in dict.fromkeys(expand(str(pattern))):
+        path = Path(name)
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file, but {pattern} names it; a pattern names only files that "
+                "are there, with train or val in their names: "
+                "'DIR/x-{train-{0000..1023},validation-{00..63}}.tar'"
+            )
+        found.setdefault(split_of(path.name) or split_of(path.parent.name), []).append(path)
+    return found
+
+
+def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
+    """The tars in a data root, or of a pattern, by the split that their names say, in order.
+
+    Those of ILSVRC2012 are left out.
+
+    Raises:
+        DataError: a tar of the pattern is not there.
+    """
+    if is_pattern(root):
+        return pattern_tars(root)
+    found: dict[str | None, list[Path]] = {}
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        visible = not path.name.startswith((".", "ILSVRC2012_img_"))
+        if visible and path.suffix == ".tar" and path.is_file():
+            found.setdefault(split_of(path.name), []).append(path)
+    return found
