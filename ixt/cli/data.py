@@ -77,8 +77,8 @@ def data_index(
 
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
     by `ixt data pack`, in a folder or in an S3 bucket, or WebDataset shards: NAME.jpg beside
-    NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A line
-    says what names the classes; their order is always that of the class numbers.
+    NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
+    line says what names the classes; their order is always that of the class numbers.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`

@@ -189,4 +189,4 @@ def test_pillow_opens_no_file_without_a_list_of_formats() -> None:
         for call in re.findall(r"Image\.open\(.*\)", file.read_text())
     ]
     assert len(calls) >= 4
-    assert all("formats=FORMATS" in call for call in calls)
+    assert all("formats=" in call for call in calls)

@@ -105,7 +105,8 @@ def test_every_shipped_recipe_names_all_settings_itself() -> None:
     for file in files:
         recipe = load_recipe(file)
         assert is_complete(recipe), file
-        assert (recipe.augment.mean, recipe.augment.std) == IMAGENET
+        if file.stem != "demo_finetune":  # its weights were trained with others
+            assert (recipe.augment.mean, recipe.augment.std) == IMAGENET
         assert (recipe.eval.crop_mode, recipe.eval.interpolation) == ("center", "bicubic")
 
 

@@ -98,7 +98,7 @@ def test_the_help_of_resume_lists_what_may_change(
     assert ixt_status("resume", "--help") == 0
     text = re.sub(r"[\s│]+", " ", capfd.readouterr().out)
     for section in ("data", "engine", "eval"):
-        (listed,) = re.findall(rf"\b{section}: ([a-z_, ]+)\.", text)
-        assert tuple(listed.split(", ")) == _FREE[section]
+        (listed,) = re.findall(rf"\b{section}: ([a-z_, ]+);", text)
+        assert tuple(re.split(", | and ", listed)) == _FREE[section]
     assert "run: all but seed." in text
     assert set(_FREE["run"]) == RunSettings.model_fields.keys() - {"seed"}
