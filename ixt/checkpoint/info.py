@@ -98,6 +98,8 @@ def described_info(facts: Mapping[str, Any]) -> CheckpointInfo:
         "model": {"name": name, "num_classes": num_classes, "kwargs": kwargs},
         "augment": {"image_size": size, "mean": facts["mean"], "std": facts["std"]},
         "eval": {"image_size": size, **cut},
+        # So that an evaluation on the same folder takes none of the images trained on.
+        "data": {"val_fraction": facts.get("val_fraction")},
     }
     return CheckpointInfo(name, num_classes, sections, tuple(names) if names else None)
 

@@ -92,6 +92,7 @@ def describe(source: Source) -> dict[str, Any]:
         "interpolation": recipe.eval.interpolation,
         "mean": recipe.augment.mean,
         "std": recipe.augment.std,
+        "val_fraction": recipe.data.val_fraction,
         "weights": source.loaded.kind,
         "source_sha256": sha256(source.loaded.file),
         "ixt": ixt.__version__,

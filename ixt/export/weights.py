@@ -34,7 +34,11 @@ def write_timm_folder(source: Source, folder: Path) -> None:
         # The published weights' own notes would be wrong beside these weights.
         "pretrained_cfg": {"tag": "ixt", "license": None, "origin_url": None, "paper_ids": None},
         "model_args": arguments,
-        TRAINED_AS: {"model": recipe.model.name, "model_kwargs": recipe.model.kwargs},
+        TRAINED_AS: {
+            "model": recipe.model.name,
+            "model_kwargs": recipe.model.kwargs,
+            "val_fraction": recipe.data.val_fraction,
+        },
     }
     if names is not None:
         labels = {label: class_label(label) for label in names}

@@ -59,6 +59,12 @@ def test_a_folder_of_classes_is_looked_at_trained_on_and_evaluated(
     assert f"{last['ema_top1']:.2f}" in capfd.readouterr().out
     said = f"evaluated on the {last['count']} images that data.val_fraction 0.2 holds out"
     assert said in caplog.text
+    # An export remembers what was held out of its training.
+    for form, name in (("timm-pth", "x.pth"), ("timm-folder", "x")):
+        export = ("export", "runs/recipe", name, "--format", form, "--data-free")
+        assert ixt_status(*export) == 0
+        assert ixt_status("eval", name, "--data", "photos", "--results", f"{name}.eval") == 0
+        assert json.loads((here / f"{name}.eval").read_text())["count"] == last["count"]
     # Of a folder with val/, all images in it are evaluated.
     shutil.copytree(here / "photos", here / "own" / "val", ignore=lambda *_: [".ixt"])
     assert ixt_status("eval", "runs/recipe", "--data", "own", "--results", "own.json") == 0
