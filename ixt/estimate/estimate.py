@@ -159,8 +159,7 @@ def _with_own_settings(recipe: Recipe) -> Recipe:
 def _count_model(recipe: Recipe, num_classes: int) -> tuple[Costs, ModelSize]:
     """As `ixt.estimate.counting.count_model`, with the counts of models that were met before kept.
 
-    Sections that do not bear on the model are not among what a count is kept under: its batch sizes
-    and schedule can be tried out at once.
+    A count does not depend on batch sizes or the schedule, so other ones need no new count.
     """
 
     def count() -> list[dict[str, Any]]:
