@@ -68,7 +68,7 @@ def commands(folder: Path) -> dict[str, tuple[tuple[str, ...], int]]:
         "predict, one image": (("predict", run, image), 0),
         "predict, wrong weights": (("predict", str(folder / "wrong.pth"), image), 2),
         "eval, wrong weights": (("eval", "wrong.pth", "--data", data), 2),
-        "train, wrong weights": (("train", "demo", "--resume", "--run-dir", "damaged"), 2),
+        "resume, wrong weights": (("resume", "damaged"), 2),
         "finetune, wrong weights": (
             ("finetune", "demo", "--data", data, "--from", "wrong.pth", "--run-dir", "runs/none"),
             2,
