@@ -11,6 +11,7 @@ import typer
 from ixt.cli.app import app, say
 from ixt.cli.imports import uncollected
 from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption
+from ixt.errors import IxtError
 from ixt.files import check_outputs
 
 if TYPE_CHECKING:
@@ -99,22 +100,27 @@ def predict(
 
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
-    from ixt.errors import IxtError
+    from ixt.checkpoint.weight_files import check_weights, may_name_a_model
 
+    check_outputs(grid, cam if cam is not None and cam.suffix else None)
+    if as_json and as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
+    if pretrained and (model is not None or raw):
+        raise IxtError("--pretrained takes published weights; leave out --model and --raw")
+    # What is no checkpoint is refused before torch is imported, which takes seconds.
+    is_name = pretrained or may_name_a_model(checkpoint)
+    source = checkpoint if is_name else check_weights(checkpoint, prefer_ema=not raw)
     with uncollected(at_exit=True):
         from ixt.models.out_of_memory import memory_for
         from ixt.predict import Album, open_classifier, open_inputs
         from ixt.predict import predict as predict_images
 
     show = _printer(as_json, as_csv)
-    check_outputs(grid, cam if cam is not None and cam.suffix else None)
-    if pretrained and (model is not None or raw):
-        raise IxtError("--pretrained takes published weights; leave out --model and --raw")
     problems: list[str] = []
     with open_inputs(images) as files:
         num_images = len(files)
         classifier = open_classifier(
-            checkpoint,
+            source,
             model_name=model,
             pretrained=pretrained,
             prefer_ema=not raw,
@@ -133,11 +139,8 @@ def predict(
 
 
 def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Outcome]], None]:
-    from ixt.errors import IxtError
     from ixt.predict import print_csv, print_json, print_table
 
-    if as_json and as_csv:
-        raise IxtError("--json and --csv exclude each other; give one of them")
     return print_json if as_json else print_csv if as_csv else print_table
 
 

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ixt.bench.roofline import Device, Precision
-from ixt.bench.roofline.expected import (
-    Rates,
-    assumed_device,
-    empty_model,
-    expected_rates,
-    precision_of,
-    recipe_costs,
-)
+from ixt.bench.roofline.expected import Rates, assumed_device, expected_rates, precision_of
+from ixt.costs import Costs, kept_count
 from ixt.errors import EngineError
 from ixt.estimate.curve import Curve, sample_curve
 from ixt.estimate.duration import Duration, run_duration
 from ixt.estimate.memory import (
     GIB,
+    Activations,
     Memory,
     ModelSize,
     largest_micro_batch,
-    model_size,
     rank_memory,
     zero_stage,
 )
 from ixt.estimate.network import Traffic, find_link, update_traffic
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
-from ixt.models import Costs, with_own_settings
 from ixt.pipeline.plan.subset import recipe_index
-from ixt.recipe import Origins, Recipe, refuse_null_arguments, trace_recipe
+from ixt.recipe import (
+    Origins,
+    Recipe,
+    completed,
+    is_complete,
+    refuse_null_arguments,
+    trace_recipe,
+)
 
 # Training images, validation images and classes of ImageNet-1k.
 # Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", table 2.
@@ -106,15 +108,13 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     """
     recipe, origins = trace_recipe(path, overrides)
     refuse_null_arguments(recipe, origins)
-    recipe = with_own_settings(recipe)
+    recipe = _with_own_settings(recipe)
     num_train, num_val, num_classes = _data_size(recipe)
     if recipe.data.root is not None:
         recipe = recipe.with_batches(num_train, target.num_gpus)
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = assumed_device(target.device, target.bench)
-    model = empty_model(recipe, num_classes)
-    costs = recipe_costs(model, recipe)
-    size = model_size(model, recipe)
+    costs, size = _count_model(recipe, num_classes)
     memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(recipe, memory, device, largest)
@@ -140,6 +140,37 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         rates=rates,
         duration=run_duration(recipe, steps, rates, device, traffic.seconds, price),
     )
+
+
+def _with_own_settings(recipe: Recipe) -> Recipe:
+    """As `ixt.models.with_own_settings`, with the settings of models that were met before kept."""
+    if is_complete(recipe):
+        return recipe
+    name, eval_size = recipe.model.name, recipe.eval.image_size
+
+    def count() -> Mapping[str, Any]:
+        from ixt.models import own_settings
+
+        return own_settings(name, eval_size=eval_size).sections
+
+    return completed(recipe, kept_count("own-settings", [name, eval_size], count))
+
+
+def _count_model(recipe: Recipe, num_classes: int) -> tuple[Costs, ModelSize]:
+    """As `ixt.estimate.counting.count_model`, with the counts of models that were met before kept.
+
+    A count does not depend on batch sizes or the schedule, so other ones need no new count.
+    """
+
+    def count() -> list[dict[str, Any]]:
+        from ixt.estimate.counting import count_model
+
+        return [asdict(part) for part in count_model(recipe, num_classes)]
+
+    sections = recipe.model_dump(mode="json", include={"model", "optim", "augment", "eval"})
+    costs, size = kept_count("model", [sections, recipe.engine.precision, num_classes], count)
+    activations = Activations(**size.pop("activations"))
+    return Costs.from_data(costs), ModelSize(**size, activations=activations)
 
 
 def _data_size(recipe: Recipe) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ixt.checkpoint.info import CheckpointInfo
+from ixt.checkpoint.weight_files import may_name_a_model
 from ixt.checkpoint.weights import Weights
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import (
@@ -134,7 +135,7 @@ def refuse_bare_name(checkpoint: str | Path) -> None:
     Raises:
         CheckpointError: no file is called so, but a model is.
     """
-    if not Path(checkpoint).exists() and is_known_model(str(checkpoint)):
+    if may_name_a_model(checkpoint) and is_known_model(str(checkpoint)):
         raise CheckpointError(
             f"{checkpoint}: no such file; add --pretrained for the model's published weights"
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ixt.checkpoint.weights import Container, Kind, Weights, read_weights
+from ixt.checkpoint.weight_files import Kind
+from ixt.checkpoint.weights import Container, Weights, read_weights
 from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.by_order import OrderMatch, match_by_order

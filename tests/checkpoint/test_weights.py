@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ixt.checkpoint.folder import save_checkpoint
-from ixt.checkpoint.weights import find_weights, read_weights
+from ixt.checkpoint.weight_files import find_weights
+from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import create_model, load_weights
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ixt.bench.results import Row, read_report
 from ixt.bench.roofline.devices import Device, Precision, find_device
-from ixt.bench.roofline.limits import limits
+from ixt.bench.roofline.limits import costs_of, limits
+from ixt.costs import Costs, Mode
+from ixt.distributed.machine import may_have_gpu
 from ixt.errors import EngineError
-from ixt.models import create_empty_model, freeze, recipe_arguments, sized
-from ixt.models.cost import Costs, Mode, model_costs
 from ixt.recipe import Recipe
 from ixt.recipe.paper import find_paper_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The share of its limit that the paper's models reach on an A100 in TF32 with eager PyTorch lies
 # between 13 % (atto) and 26 % (base at 384 pixels); NVIDIA's hand-fused ResNet-50 in MLPerf
@@ -72,7 +73,7 @@ def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
     elif row is not None and row.image_size == costs.image_size:
         whole = costs.params == row.params == costs.trainable_params
         # The paper trained all of its own model; with frozen parts the limit is another one.
-        published = costs if whole else model_costs(row.name, row.image_size)
+        published = costs if whole else costs_of(row.name, row.image_size)
         shares = [
             row.train_images_per_s / _paper_limit(published, "train"),
             row.infer_images_per_s / _paper_limit(published, "infer"),
@@ -110,8 +111,17 @@ def assumed_device(name: str | None, bench: Path | None) -> Device:
             raise EngineError(f"{bench}: holds no measurement; run `ixt bench` again")
         name = str(rows[0].device)
     if name is None:
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else _ASSUMED
+        name = _gpu_here() or _ASSUMED
     return find_device(name)
+
+
+def _gpu_here() -> str | None:
+    """Name of this machine's first GPU; None without one, which torch is not needed to see."""
+    if not may_have_gpu():
+        return None
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def expected_rates(
@@ -218,6 +228,8 @@ def empty_model(recipe: Recipe, num_classes: int) -> nn.Module:
     Raises:
         ModelError: the model or a part of it to freeze is unknown.
     """
+    from ixt.models import create_empty_model, freeze, recipe_arguments, sized
+
     settings = sized(recipe).model
     model = create_empty_model(settings.name, num_classes=num_classes, **recipe_arguments(settings))
     if settings.freeze is not None:
@@ -227,6 +239,8 @@ def empty_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def recipe_costs(model: nn.Module, recipe: Recipe) -> Costs:
     """What a training image costs in a recipe's `empty_model`."""
+    from ixt.models import model_costs
+
     costs = model_costs(model, recipe.augment.image_size)
     # The paper's rates are those of its own models, not of what `kwargs` make of them.
     return costs if recipe.model.kwargs else replace(costs, name=recipe.model.name)
