@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from ixt.distributed.launch.meeting import wait_for_store
+from ixt.distributed.launch.rendezvous import wait_for_store
 from ixt.errors import EngineError
 from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.plan.hashing import Draw, hash64

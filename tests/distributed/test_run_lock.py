@@ -62,6 +62,10 @@ def test_the_other_processes_of_a_run_need_no_lock(
         monkeypatch.setenv("RANK", "1")
         with locked(tmp_path):
             pass
+        monkeypatch.delenv("RANK")
+        # What the other process did has not released the lock of the first.
+        with pytest.raises(CheckpointError, match="trains in this folder"), locked(tmp_path):
+            pass
 
 
 def test_a_file_system_without_locks_is_only_warned_of(

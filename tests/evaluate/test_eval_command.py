@@ -40,7 +40,7 @@ QUICK = Settings(batch_size=16, image_sizes=(64,), crop_pcts=(1.0,))
 
 def state_of(seed: int, num_classes: int = 10) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    model = create_model(MODEL, num_classes=num_classes)
+    model: Any = create_model(MODEL, num_classes=num_classes)
     # timm starts heads near zero, where all classes are nearly equally likely.
     torch.nn.init.normal_(model.head.fc.weight)
     return model.state_dict()

@@ -19,6 +19,7 @@ from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import buckets
 from ixt.images.byte_ranges import ReadAhead, WrongBytes, read_bytes
+from ixt.images.folders import Split
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
@@ -73,7 +74,7 @@ def copied(packed: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_bucket_gives_the_rows_and_bytes_of_the_folder(
-    folder: Path, uploaded: str, split
+    folder: Path, uploaded: str, split: Split
 ) -> None:
     reference, index = load_index(folder, split), load_index(uploaded, split)
     for name, column in tar_sets.columns(reference).items():

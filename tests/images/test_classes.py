@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ixt.images.index import Index, target_labels
 
 
 def index_of(classes: tuple[str, ...], labels: list[int]) -> Index:
-    empty = np.zeros(0)
+    empty: Any = np.zeros(0)
     return Index(
         root=Path("/data"),
         folder=Path("/data/val"),

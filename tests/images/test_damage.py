@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +153,7 @@ def test_damage_in_a_read_only_data_root_is_made_good_in_the_users_cache(
     flip(table / "labels.npy", 140)
     mkdir = Path.mkdir
 
-    def read_only(self: Path, *args: object, **kwargs: object) -> None:
+    def read_only(self: Path, *args: Any, **kwargs: Any) -> None:
         if self.is_relative_to(folder) and not self.exists():
             raise OSError(30, "Read-only file system", str(self))
         mkdir(self, *args, **kwargs)
@@ -268,7 +270,10 @@ CRAFTED = [
 ]  # fmt: skip
 
 
-def craft(index: Path, change: Callable[[dict[str, NDArray[np.generic]]], str]) -> str:
+Change = Callable[[dict[str, NDArray[np.generic]]], str]
+
+
+def craft(index: Path, change: Change) -> str:
     """Write the index again with values that cannot be true, and with the digests of these."""
     table = read_table(index)
     columns = {name: column.copy() for name, column in table.columns.items()}
@@ -281,7 +286,7 @@ def craft(index: Path, change: Callable[[dict[str, NDArray[np.generic]]], str]) 
 
 @pytest.mark.parametrize("change", CRAFTED)
 def test_a_value_that_cannot_be_true_is_named(
-    packed: Path, change, caplog: pytest.LogCaptureFixture
+    packed: Path, change: Change, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = seen(load_index(packed, "train"))
     problem = craft(packed / "train" / "index", change)
@@ -368,7 +373,7 @@ def test_nothing_is_read_from_a_folder_in_tmp_that_others_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_index, "user_cache", lambda root: None)
-    monkeypatch.setattr(bucket_index.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     own = tmp_path / f"ixt-{os.getuid()}"
     assert bucket_index._cache("s3://sets/x").parent == own
     assert own.stat().st_mode & 0o777 == 0o700
@@ -383,7 +388,7 @@ def test_nothing_is_read_from_a_folder_in_tmp_that_others_may_write(
         bucket_index._cache("s3://sets/x")
     own.unlink()
     own.mkdir(mode=0o700)
-    monkeypatch.setattr(bucket_index.os, "getuid", lambda: os.stat(own).st_uid + 1)
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(own).st_uid + 1)
     (tmp_path / f"ixt-{os.stat(own).st_uid + 1}").mkdir(mode=0o700)
     with pytest.raises(DataError, match=refused):
         bucket_index._cache("s3://sets/x")

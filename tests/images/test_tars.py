@@ -17,6 +17,7 @@ import tar_sets
 
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange, read_bytes
+from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.images.tars import list_members
 
@@ -55,7 +56,7 @@ def one_class(root: Path, members: list[tuple[str, bytes]]) -> Path:
 @pytest.mark.parametrize("make", [tar_sets.class_tars, tar_sets.outer_tar])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_tars_give_the_rows_and_bytes_of_the_folder(
-    folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], split
+    folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], split: Split
 ) -> None:
     reference = load_index(folder, split)
     root = make(folder, tmp_path / "tars")

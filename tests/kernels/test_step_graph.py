@@ -84,7 +84,10 @@ def give(optimizer: torch.optim.Optimizer, rates: list[Any]) -> None:
 def learner() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [model.weight]},
+        {"params": [model.bias], "weight_decay": 0.0},
+    ]
     return model, torch.optim.AdamW(groups, lr=0.1, fused=True)
 
 

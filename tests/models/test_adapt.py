@@ -66,7 +66,7 @@ def test_names_freeze_modules_with_all_below_and_nothing_beside() -> None:
 
 
 def test_frozen_batch_norms_keep_their_averages_in_training_mode() -> None:
-    model = small("resnet50")
+    model: Any = small("resnet50")
     freeze(model, ["conv1", "bn1", "layer1"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.eval()

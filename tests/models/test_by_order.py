@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ixt.errors import ModelError
 from ixt.models import create_model, load_weights
 from ixt.models.by_order import match_by_order
 
-SMALL = {"layers": [2, 1, 1, 1], "num_classes": 5}
+SMALL: dict[str, Any] = {"layers": [2, 1, 1, 1], "num_classes": 5}
 State = dict[str, Tensor]
 
 
@@ -36,7 +37,7 @@ def renamed(state: State) -> State:
     return OrderedDict((name(key), value) for key, value in state.items())
 
 
-def source() -> nn.Module:
+def source() -> Any:
     torch.manual_seed(0)
     return create_model("resnet18", **SMALL).eval()
 
@@ -76,7 +77,7 @@ def test_the_flag_is_offered_only_where_it_works(tmp_path: Path) -> None:
 
 def test_other_classes_than_the_models_are_matched_and_the_head_replaced(tmp_path: Path) -> None:
     file = save(renamed(source().state_dict()), tmp_path)
-    model = create_model("resnet18", layers=SMALL["layers"], num_classes=3)
+    model: Any = create_model("resnet18", layers=SMALL["layers"], num_classes=3)
     loaded = load_weights(model, file, by_order=True, replace_head=True)
     assert (loaded.num_classes, loaded.head_replaced) == (5, True)
     assert torch.equal(model.conv1.weight, source().conv1.weight)

@@ -51,7 +51,10 @@ def test_a_name_of_the_paper_has_the_papers_settings() -> None:
 
 
 def test_what_a_recipe_says_stays() -> None:
-    given = {"augment": {"image_size": 96, "mean": [0.1, 0.2, 0.3]}, "eval": {"crop_pct": 0.5}}
+    given: dict[str, Any] = {
+        "augment": {"image_size": 96, "mean": [0.1, 0.2, 0.3]},
+        "eval": {"crop_pct": 0.5},
+    }
     recipe = resolved("vit_tiny_patch16_224", **given)
     assert values(recipe)[:4] == (96, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.5)
     assert with_own_settings(recipe) is recipe

@@ -200,7 +200,8 @@ def test_a_silent_one_is_to_blame_whatever_the_others_may_and_only_when_time_is_
 
 
 def test_what_a_stopped_one_wrote_before_is_no_answer(tmp_path: Path) -> None:
-    now_s, verdicts = 0.0, []
+    now_s = 0.0
+    verdicts: list[Any] = []
 
     def wait(event: threading.Event, duration_s: float | None) -> bool:
         nonlocal now_s

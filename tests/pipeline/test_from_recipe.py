@@ -71,8 +71,9 @@ def _held(monkeypatch: pytest.MonkeyPatch, module: str, **data: object) -> None:
 
     def changed(path: Path, prefer_ema: bool) -> Weights:
         weights = read_weights(path, prefer_ema)
-        assert weights.info is not None and weights.info.recipe is not None
-        weights.info.recipe["data"] |= data
+        assert weights.info is not None
+        recipe: Any = weights.info.recipe
+        recipe["data"] |= data
         return weights
 
     monkeypatch.setattr(f"{module}.read_weights", changed)

@@ -42,12 +42,17 @@ def test_all_problems_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("policy", ["3a", "3a-mstd1", "rand-m9-t3a", "rand-m9-t3aw"])
 def test_the_three_augment_policies_go_with_colour_jitter_as_in_timm(policy: str) -> None:
-    assert Augment(policy=policy, color_jitter=0.3).jitter_strength == (0.3, 0.3, 0.3, 0.0)
+    assert Augment.model_validate({"policy": policy, "color_jitter": 0.3}).jitter_strength == (
+        0.3,
+        0.3,
+        0.3,
+        0.0,
+    )
 
 
 def test_colour_jitter_is_one_three_or_four_numbers() -> None:
     assert Augment().jitter_strength == (0, 0, 0, 0)
-    assert Augment(color_jitter=0.4).jitter_strength == (0.4, 0.4, 0.4, 0.0)
+    assert Augment.model_validate({"color_jitter": 0.4}).jitter_strength == (0.4, 0.4, 0.4, 0.0)
     assert Augment(color_jitter=(0.1, 0.2, 0.3)).jitter_strength == (0.1, 0.2, 0.3, 0.0)
     assert Augment(color_jitter=(0.1, 0.2, 0.3, 0.4)).jitter_strength == (0.1, 0.2, 0.3, 0.4)
 

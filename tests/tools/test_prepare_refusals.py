@@ -9,6 +9,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_archives import CLASSES, Tars, jpeg, make_tars, tar_bytes, with_archive, write_devkit
@@ -24,7 +25,7 @@ def tars(tmp_path: Path) -> Tars:
     return make_tars(tmp_path / "tars", num_per_class=2, num_val=8)
 
 
-def refused(tars: Tars, out: Path, given: Sources | None = None, **options: bool) -> str:
+def refused(tars: Tars, out: Path, given: Sources | None = None, **options: Any) -> str:
     """The message, after a check that nothing shows in OUT."""
     with pytest.raises(DataError) as caught:
         given = given or Sources(tars.train, tars.val, tars.devkit)

@@ -100,7 +100,11 @@ def test_auto_with_mixing_needs_a_group_and_other_commands_a_number(
 def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
     from ixt.training.model import probe_model
 
-    train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
+    model = probe_model(tiny)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    train_twice(tiny, lambda: model, 4, torch.device("cpu"))
+    same = [name for name, now in model.named_parameters() if torch.equal(now, before[name])]
+    assert before and same == []
 
 
 def test_a_probe_has_the_image_size_of_the_run(

@@ -18,8 +18,8 @@ from ixt.distributed.launch.addresses import address_towards, is_own
 from ixt.distributed.launch.ending import Left, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
-from ixt.distributed.launch.meeting import wait_for_store
 from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
+from ixt.distributed.launch.rendezvous import wait_for_store
 from ixt.distributed.run_status import STATUS, State, end_running
 from ixt.distributed.signals import Received, StopRequest
 from ixt.errors import EngineError
@@ -135,7 +135,7 @@ def _supervisor(
             wait_for_store(host, port, remedy, lambda: bool(received.first))
             if received.first:
                 raise Stopped
-    meeting = RendezvousParameters(
+    parameters = RendezvousParameters(
         backend="c10d",
         endpoint=endpoint,
         run_id=nodes.run_id or ("ixt" if nodes.endpoint else uuid.uuid4().hex),
@@ -149,7 +149,7 @@ def _supervisor(
         local_world_size=num_processes,
         entrypoint=sys.executable,
         args=("-m", "ixt", *arguments),
-        rdzv_handler=get_rendezvous_handler(meeting),
+        rdzv_handler=get_rendezvous_handler(parameters),
         max_restarts=nodes.max_restarts,
         local_addr=address,
     )

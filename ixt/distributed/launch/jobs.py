@@ -136,7 +136,7 @@ def kubernetes_manifest(
             f"--name: {job.name!r}: Kubernetes allows lower-case letters, digits and hyphens, "
             "at most 63, with a letter first"
         )
-    meeting = (
+    rendezvous = (
         ("--nodes", str(job.num_nodes), "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)")
         if job.num_nodes > 1
         else ()
@@ -153,7 +153,7 @@ def kubernetes_manifest(
         num_nodes=job.num_nodes,
         notice_s=job.notice_s,
         command=_block(["ixt"], 6),
-        arguments=_block([*job.arguments, *processes, *meeting], 6),
+        arguments=_block([*job.arguments, *processes, *rendezvous], 6),
         env=_block([{"name": k, "value": v} for k, v in {**(env or {}), **timeout}.items()], 6),
         resources=_block({key: value for key, value in resources.items() if value}, 8),
         volumes=_block(claims, 26),

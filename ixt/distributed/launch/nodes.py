@@ -62,7 +62,7 @@ def parse_nodes(
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of a meeting place; an IPv6 address stands in brackets, as in a URL.
+    """Host and port of a rendezvous; an IPv6 address stands in brackets, as in a URL.
 
     Args:
         endpoint: HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.

@@ -147,7 +147,9 @@ def test_what_deepspeed_would_do_wrong_is_refused(
 def test_an_optimizer_that_needs_shapes_is_welcome_where_parameters_stay_whole(
     sections: Sections,
 ) -> None:
-    parse_recipe(changed(sections, engine=ENGINES["zero 0"], optim={"name": "lamb"}))
+    recipe = parse_recipe(changed(sections, engine=ENGINES["zero 0"], optim={"name": "lamb"}))
+    assert (recipe.engine.kind, recipe.engine.zero_stage) == ("deepspeed", 0)
+    assert recipe.optim.name == "lamb"
 
 
 def test_without_deepspeed_one_line_names_the_extra(

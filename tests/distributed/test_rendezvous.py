@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import torch.distributed as dist
 from process_group import free_port
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from ixt.distributed.launch import agent, meeting
-from ixt.distributed.launch.meeting import Answer, ask, wait_for_store
+from ixt.distributed.launch import agent, rendezvous
 from ixt.distributed.launch.nodes import Nodes
+from ixt.distributed.launch.rendezvous import Answer, ask, wait_for_store
 from ixt.distributed.timing import Timing
 from ixt.errors import EngineError
 
@@ -48,11 +48,11 @@ class Simulated:
 
 @pytest.mark.parametrize("libuv", [True, False])
 def test_torchs_store_answers_our_ping_and_stays_whole(libuv: bool) -> None:
-    store = dist.TCPStore(
+    store = TCPStore(
         "127.0.0.1", free_port(), is_master=True, wait_for_workers=False, use_libuv=libuv
     )
     assert ask("127.0.0.1", store.port) == (Answer.STORE, "")
-    client = dist.TCPStore("127.0.0.1", store.port, is_master=False)
+    client = TCPStore("127.0.0.1", store.port, is_master=False)
     client.set("key", "value")
     assert store.get("key") == b"value"
 
@@ -82,8 +82,12 @@ def test_a_port_of_another_program_is_refused_within_ten_seconds() -> None:
 
 
 def test_a_host_that_is_slow_to_answer_or_restarts_is_not_refused() -> None:
-    Simulated((0.0, Answer.FOREIGN), (4.0, Answer.STORE)).wait()
-    Simulated((0.0, Answer.FOREIGN), (4.0, Answer.NOBODY), (60.0, Answer.STORE)).wait()
+    slow = Simulated((0.0, Answer.FOREIGN), (4.0, Answer.STORE))
+    slow.wait()
+    assert 4 <= slow.now_s < 8
+    restarted = Simulated((0.0, Answer.FOREIGN), (4.0, Answer.NOBODY), (60.0, Answer.STORE))
+    restarted.wait()
+    assert 60 <= restarted.now_s < 62
 
 
 def test_a_host_that_never_comes_is_one_line() -> None:
@@ -95,6 +99,6 @@ def test_the_other_machines_say_that_the_port_is_taken(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent, "is_own", lambda host: False)
-    monkeypatch.setattr(meeting, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(rendezvous, "_ANSWER_S", 2.0)
     with pytest.raises(EngineError, match=r"the port is another program's.*--rdzv-endpoint with a"):
         agent.launch(["--help"], 1, Nodes(2, 2, f"127.0.0.1:{listener.getsockname()[1]}"))
