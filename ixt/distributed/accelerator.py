@@ -57,7 +57,8 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
         raise EngineError(
-            f"{where}: the processes cannot meet there: {reason}; set MASTER_PORT to a free port"
+            f"{where}: the process group cannot start there: {reason}; set MASTER_PORT to a free "
+            "port"
         ) from error
     except ValueError as error:  # an unknown or missing tracker
         raise EngineError(f"run.trackers: {error}") from error

@@ -91,7 +91,7 @@ def compare_data(accelerator: Accelerator, data: Mapping[Any, DataDigest]) -> No
 
 
 def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> str:
-    """One line about the first split that a process has otherwise than rank 0."""
+    """One line about the first split that differs from rank 0's; None if none does."""
     first_host, first = processes[0]
     rank, host, split, other = next(
         (rank, host, split, data[split])
@@ -106,15 +106,15 @@ def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> st
 
 
 def difference(processes: Sequence[Process]) -> str | None:
-    """One line about the first version or key that a process has otherwise than rank 0."""
+    """One line about the first version or key that differs from rank 0's; None if none does."""
     first = processes[0]
     for rank, other in enumerate(processes):
         for name, version in first.versions.items():
             if other.versions[name] != version:
                 return (
-                    f"rank {rank} on {other.host} has {name} {other.versions[name] or 'not at all'}"
-                    f" and rank 0 on {first.host} {version or 'not at all'}; "
-                    "install the same on both"
+                    f"rank {rank} on {other.host} has {name} "
+                    f"{other.versions[name] or 'not at all'} and rank 0 on {first.host} "
+                    f"{version or 'not at all'}; install the same version on both"
                 )
         for key, value in first.recipe.items():
             if other.recipe[key] != value:
@@ -133,7 +133,8 @@ def clock_warning(processes: Sequence[Process]) -> str | None:
         return None
     return (
         f"the clock of rank {rank} on {processes[rank].host} is {skews[rank]:+.0f} s off that of "
-        f"rank 0 on {processes[0].host}; set both by NTP, or times in logs will mislead"
+        f"rank 0 on {processes[0].host}; synchronise both by NTP, otherwise times in logs are "
+        "misleading"
     )
 
 

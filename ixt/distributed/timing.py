@@ -26,7 +26,7 @@ class Timing:
     """Run a function in a thread of this name; returns what waits for its end."""
 
     def sleep(self, duration_s: float) -> None:
-        """Wait for nothing."""
+        """Do not wait: the function has already run."""
         self.wait(threading.Event(), duration_s)
 
 

@@ -140,7 +140,7 @@ class Augment(Section):
         size = self.image_size or MAX_SIDE  # checked again once it is known
         if self.crop_mode == "src":
             for name in self._changed("scale", "ratio"):
-                yield name, "acts only with crop_mode: rrc"
+                yield name, "has an effect only with crop_mode: rrc"
             if size <= _SRC_PADDING:
                 yield (
                     "crop_mode",
@@ -152,10 +152,10 @@ class Augment(Section):
     def _jitter_problems(self) -> Iterator[Problem]:
         jitter, policy = self.color_jitter, self.policy
         if self.force_color_jitter and not policy:
-            yield "force_color_jitter", "acts only with a policy"
+            yield "force_color_jitter", "has an effect only with a policy"
         if jitter is None:
             for name in self._changed("color_jitter_prob", "force_color_jitter"):
-                yield name, "acts only with color_jitter"
+                yield name, "has an effect only with color_jitter"
             return
         if len(jitter) not in (3, 4):
             yield "color_jitter", f"has {len(jitter)} numbers; give 1, 3 or 4"
@@ -173,7 +173,7 @@ class Augment(Section):
     def _erasing_problems(self) -> Iterator[Problem]:
         if self.erase_prob == 0:
             for name in self._changed("erase_min_count", "erase_area", "erase_aspect"):
-                yield name, "acts only with erase_prob above 0"
+                yield name, "has an effect only with erase_prob above 0"
         if self.erase_min_count > self.erase_count:
             yield (
                 "erase_min_count",
@@ -184,7 +184,7 @@ class Augment(Section):
         if self.mixes and self.mixing_group is not None and self.mixing_group % 2:
             yield "mixing_group", f"is {self.mixing_group}; mixing pairs need an even number"
         if not self.mixes and self.mix_mode != "batch":
-            yield "mix_mode", "acts only with mixup or CutMix on"
+            yield "mix_mode", "has an effect only with mixup or CutMix on"
         if self.cutmix_minmax is None:
             return
         (low, high), size = self.cutmix_minmax, self.image_size or MAX_SIDE
@@ -193,4 +193,4 @@ class Augment(Section):
         if self.cutmix_alpha > 0:
             yield "cutmix_alpha", "has no effect with cutmix_minmax; set it to 0"
         if self.mix_prob == 0:
-            yield "cutmix_minmax", "acts only with mix_prob above 0"
+            yield "cutmix_minmax", "has an effect only with mix_prob above 0"

@@ -58,7 +58,7 @@ class Data(Section):
         if self.shots is not None and self.sampling_power != 1:
             yield (
                 "sampling",
-                "acts only where classes differ, and shots makes them equal; remove it",
+                "has an effect only where classes differ, and shots makes them equal; remove it",
             )
         load = self.hw_decoder_load
         if load not in (0.0, 1.0):
@@ -68,7 +68,10 @@ class Data(Section):
                 "others in its batch, and a run cannot be repeated",
             )
         if load and self.decode_device == "cpu":
-            yield "hw_decoder_load", "acts only where decode_device is gpu or auto"
+            yield "hw_decoder_load", "has an effect only where decode_device is gpu or auto"
         if self.decoder not in ("auto", "dali"):
             for name in self._changed("decode_device", "hw_decoder_load"):
-                yield name, f"acts only with decoder: dali or auto, not {self.decoder}; remove it"
+                yield (
+                    name,
+                    f"has an effect only with decoder: dali or auto, not {self.decoder}; remove it",
+                )

@@ -136,16 +136,19 @@ class Engine(Section):
                 f"{self.global_batch_size}; change one of them",
             )
         if self.half_residual and self.precision == "fp32":
-            yield "half_residual", "acts only with precision: bf16 or fp16; set that, or remove it"
+            yield (
+                "half_residual",
+                "has an effect only with precision: bf16 or fp16; set that, or remove it",
+            )
         if self.compile_mode != "default" and not self.compile:
-            yield "compile_mode", "acts only with compile: true; set that, or remove it"
+            yield "compile_mode", "has an effect only with compile: true; set that, or remove it"
         yield from self._ddp_problems() if self.kind == "ddp" else self._deepspeed_problems()
         if self.cuda_graph:
             yield from self._graph_problems()
 
     def _ddp_problems(self) -> Iterator[Problem]:
         for name in self._changed("zero_stage", "offload", "ds_config"):
-            yield name, "acts only with kind: deepspeed; set that, or remove it"
+            yield name, "has an effect only with kind: deepspeed; set that, or remove it"
 
     def _deepspeed_problems(self) -> Iterator[Problem]:
         if self.zero_stage is None:
@@ -158,7 +161,7 @@ class Engine(Section):
         if self.precision == "bf16" and self.gradient_dtype == "fp16":
             yield "gradient_dtype", "is fp16; DeepSpeed sends fp32 or bf16 with precision: bf16"
         if self.static_graph:
-            yield "static_graph", "acts only with kind: ddp; remove it"
+            yield "static_graph", "has an effect only with kind: ddp; remove it"
         if self.zero_stage == 0 and self.offload != "none":
             yield "offload", "needs zero_stage 1 or more; ZeRO-0 leaves the optimizer to torch"
         if self.zero_stage == 0 and self.bucket_mib is not None:
@@ -173,7 +176,10 @@ class Engine(Section):
     def _graph_problems(self) -> Iterator[Problem]:
         """What a CUDA graph of a whole update cannot hold."""
         if self.kind != "ddp":
-            yield "cuda_graph", f"acts only with kind: ddp, not {self.kind}; set it to false"
+            yield (
+                "cuda_graph",
+                f"has an effect only with kind: ddp, not {self.kind}; set it to false",
+            )
         if self.precision == "fp16":
             yield (
                 "cuda_graph",

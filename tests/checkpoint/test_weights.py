@@ -211,7 +211,9 @@ def test_a_head_of_the_right_size_is_kept(tmp_path: Path) -> None:
 
 def test_another_class_count_is_named_as_the_cause(tmp_path: Path) -> None:
     torch.save(small(num_classes=5).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ModelError, match="its head has 5 classes, the model 3: create the model"):
+    with pytest.raises(
+        ModelError, match="its head has 5 classes, but the model has 3: create the model"
+    ):
         load_weights(small(num_classes=3), tmp_path / "x.pth")
 
 

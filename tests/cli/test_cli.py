@@ -82,7 +82,7 @@ def test_a_mistake_in_a_real_process_is_one_line_and_status_2(here: Path) -> Non
         (("x.yaml", "--resume", "--run-dir", "none"), "no checkpoint"),
         (
             ("x.yaml", "--set", "model.num_classes=12"),
-            "holds 10 classes, the model has 12 outputs",
+            "has 10 classes, but the model has 12 outputs",
         ),
     ],
 )

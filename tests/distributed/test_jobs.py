@@ -115,7 +115,7 @@ def test_what_a_queue_would_refuse_is_refused_here() -> None:
         slurm(time="tomorrow")
     with pytest.raises(EngineError, match=r"--memory: 'lots': write megabytes, or e\.g\. 256G"):
         slurm(memory="lots")
-    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
+    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is not an option"):
         slurm(directives=("exclusive",))
     with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
         kubernetes_manifest(JOB, image="x", memory="lots")

@@ -26,7 +26,8 @@ ONE = Process(
 def test_another_version_is_named_with_rank_host_and_both_values() -> None:
     other = replace(ONE, host="node-b", versions={"torch": "2.13.0", "timm": "1.0.31"})
     assert difference([ONE, ONE, other]) == (
-        "rank 2 on node-b has torch 2.13.0 and rank 0 on node-a 2.14.1; install the same on both"
+        "rank 2 on node-b has torch 2.13.0 and rank 0 on node-a 2.14.1; install the same version "
+        "on both"
     )
     assert difference([ONE, ONE]) is None
 

@@ -1,4 +1,4 @@
-"""Waiting for the first process: a free place is waited for, a port that another has is not."""
+"""Waiting for the first process of a run: for a free port, but not for one of another program."""
 
 from __future__ import annotations
 
@@ -70,13 +70,15 @@ def test_a_host_that_comes_minutes_later_is_waited_for_with_a_line(
     simulated.wait()
     assert simulated.now_s == 100
     first, *more = capsys.readouterr().err.splitlines()
-    assert first == "waiting for the first process at n1:29500 for 0.5 min: connection refused"
+    assert first == "waited 0.5 min for the first process at n1:29500: connection refused"
     assert len(more) == 2
 
 
 def test_a_port_of_another_program_is_refused_within_ten_seconds() -> None:
     simulated = Simulated((0.0, Answer.FOREIGN))
-    with pytest.raises(EngineError, match=r"^n1:29500: somebody listens there but .*take another$"):
+    with pytest.raises(
+        EngineError, match=r"^n1:29500: something listens there but .*take another$"
+    ):
         simulated.wait()
     assert simulated.now_s <= 10
 
@@ -91,7 +93,7 @@ def test_a_host_that_is_slow_to_answer_or_restarts_is_not_refused() -> None:
 
 
 def test_a_host_that_never_comes_is_one_line() -> None:
-    with pytest.raises(EngineError, match="did not come within 30 min: connection refused; start"):
+    with pytest.raises(EngineError, match="did not start within 30 min: connection refused; start"):
         Simulated((0.0, Answer.NOBODY)).wait()
 
 
@@ -100,5 +102,9 @@ def test_the_other_machines_say_that_the_port_is_taken(
 ) -> None:
     monkeypatch.setattr(agent, "is_own", lambda host: False)
     monkeypatch.setattr(rendezvous, "_ANSWER_S", 2.0)
-    with pytest.raises(EngineError, match=r"the port is another program's.*--rdzv-endpoint with a"):
+    with pytest.raises(
+        EngineError,
+        match=r"another program uses the port, .*--rdzv-endpoint with "
+        r"a",
+    ):
         agent.launch(["--help"], 1, Nodes(2, 2, f"127.0.0.1:{listener.getsockname()[1]}"))

@@ -341,8 +341,8 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
     shapes = refusal(widened, "x.safetensors")
     assert "stem.0.weight (24, 3, 5, 5) instead of (24, 3, 4, 4)" in shapes
     line = refusal(state_of(0, num_classes=7))
-    assert "holds 10 classes, the model has 7 outputs" in line
-    assert "with --class-map or use the data that the model was made for" in line
+    assert "has 10 classes, but the model has 7 outputs" in line
+    assert "with --class-map or use the data that the model was trained on" in line
     torch.save(state, tmp_path / "x.pth")
     whole = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])

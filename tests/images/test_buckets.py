@@ -208,7 +208,7 @@ def test_many_threads_warn_once(
         reading.row(0)
     ahead.close()
     assert len(caplog.records) == 1
-    assert "HTTP status 503: no luck, again in 0." in caplog.text
+    assert "HTTP status 503: no luck; retrying in 0." in caplog.text
 
 
 def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None:
@@ -242,8 +242,8 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
     with pytest.raises(DataError) as error:
         load_index(f"{uploaded}/nowhere", "val")
     assert str(error.value) == (
-        f"{uploaded}/nowhere: holds no val/ or validation/; write a set with ixt data pack and "
-        "copy its folder there as it is"
+        f"{uploaded}/nowhere: contains no val/ or validation/; create a set with ixt data pack "
+        "and copy its folder there unchanged"
     )
     with pytest.raises(DataError, match=r"no such object or bucket \(HTTP status 404"):
         load_index("s3://no-such-bucket/x", "train")
@@ -260,7 +260,9 @@ def test_a_shard_of_another_length_is_named(copied: Path) -> None:
     shard = copied / "train" / "train-00001.tar"
     shard.write_bytes(shard.read_bytes()[:1024])
     s3_server.upload(copied, "s3://sets/short")
-    with pytest.raises(DataError, match=r"train-00001\.tar: has 1024 bytes, the index says \d+"):
+    with pytest.raises(
+        DataError, match=r"train-00001\.tar: has 1024 bytes, but the index says \d+"
+    ):
         load_index("s3://sets/short", "train")
 
 

@@ -112,8 +112,8 @@ def test_a_flipped_bit_in_a_packed_index_is_named_and_the_tars_listed(
     lost = name in ("crc32.npy", "meta.json")
     assert load_index(packed, "train").has_checksums != lost
     assert [record.getMessage() for record in others] == [
-        f"{file.parent}: gives no checksums, so damage in it or in an image may go unnoticed; pack "
-        "the set again to have them"
+        f"{file.parent}: contains no checksums, so damage in it or in an image may go unnoticed; "
+        "pack the set again to add them"
     ] * lost
 
 
@@ -167,12 +167,12 @@ def test_damage_in_a_read_only_data_root_is_made_good_in_the_users_cache(
 
 def wrong_labels(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"][0] = -1
-    return "labels does not lie within the 3 classes"
+    return "labels contains a number outside the 3 classes"
 
 
 def labels_beyond(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"][-1] = 3
-    return "labels does not lie within the 3 classes"
+    return "labels contains a number outside the 3 classes"
 
 
 def other_labels(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -187,12 +187,12 @@ def unsorted_labels(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def negative_offset(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = -512
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def offset_outside(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = 2**62
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def odd_offset(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -203,22 +203,22 @@ def odd_offset(columns: dict[str, NDArray[np.generic]]) -> str:
 def overlap(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][1] = columns["shard_offsets"][0]
     columns["shard_numbers"][1] = columns["shard_numbers"][0]
-    return "shard_offsets holds images that overlap"
+    return "shard_offsets contains images that overlap"
 
 
 def absurd_length(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["num_bytes"][0] = 2**62
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def negative_length(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["num_bytes"][0] = -1
-    return "num_bytes holds a negative length"
+    return "num_bytes contains a negative length"
 
 
 def absurd_size(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["sizes"][0] = 2**31 - 1
-    return "sizes holds a height or width that no image has"
+    return "sizes contains a height or width that no image has"
 
 
 def no_size(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -228,7 +228,7 @@ def no_size(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def unknown_format(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["formats"][0] = 77
-    return "formats holds a format that does not exist"
+    return "formats contains a format that does not exist"
 
 
 def falling_paths(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -238,29 +238,29 @@ def falling_paths(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def unknown_shard(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_numbers"][0] = 99
-    return "shard_numbers does not lie within the"
+    return "shard_numbers contains a number outside the"
 
 
 def zero_byte(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["path_blob"][-1] = 0
-    return "path_blob holds a zero byte"
+    return "path_blob contains a zero byte"
 
 
 def same_name(columns: dict[str, NDArray[np.generic]]) -> str:
     start, middle, end = columns["path_offsets"][:3].tolist()
     assert middle - start == end - middle
     columns["path_blob"][middle:end] = columns["path_blob"][start:middle]
-    return "path_blob holds the same name twice"
+    return "path_blob contains the same name twice"
 
 
 def few_rows(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["sizes"] = columns["sizes"][:-1]
-    return "sizes holds an array of (14, 2) int32"
+    return "sizes contains an array of (14, 2) int32"
 
 
 def other_type(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"] = columns["labels"].astype(np.float32)
-    return "labels holds an array of (15,) float32"
+    return "labels contains an array of (15,) float32"
 
 
 CRAFTED = [
@@ -346,8 +346,8 @@ def test_a_packed_set_without_checksums_is_read_and_said_so_once(
     assert index.sizes.tolist() == [[18, 24], [18, 25]] * 2
     assert all(content.startswith(b"\xff\xd8") for content in tar_sets.contents(index))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{old}/train/index: gives no checksums, so damage in it or in an image may go unnoticed; "
-        "pack the set again to have them"
+        f"{old}/train/index: contains no checksums, so damage in it or in an image may go "
+        "unnoticed; pack the set again to add them"
     ]
 
 

@@ -121,15 +121,15 @@ def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "reason"),
     [
-        ("../a.jpg", "points outside of the tar"),
-        ("b/../../a.jpg", "points outside of the tar"),
-        ("/etc/a.jpg", "points outside of the tar"),
+        ("../a.jpg", "points outside the tar"),
+        ("b/../../a.jpg", "points outside the tar"),
+        ("/etc/a.jpg", "points outside the tar"),
     ],
 )
 def test_a_member_outside_of_the_tar_is_refused(tmp_path: Path, member: str, reason: str) -> None:
     one_class(tmp_path, [("fine.jpg", b"x"), (member, b"x")])
     assert refused(tmp_path) == (
-        f"{tmp_path}/train/cat.tar: member {member!r} {reason}; get or pack the tar again"
+        f"{tmp_path}/train/cat.tar: member {member!r} {reason}; download or pack the tar again"
     )
 
 
@@ -138,8 +138,8 @@ def test_a_member_outside_of_the_tar_is_refused(tmp_path: Path, member: str, rea
     [
         (tarfile.SYMTYPE, "is a link"),
         (tarfile.LNKTYPE, "is a link"),
-        (tarfile.CHRTYPE, "is no plain file"),
-        (tarfile.FIFOTYPE, "is no plain file"),
+        (tarfile.CHRTYPE, "is not a plain file"),
+        (tarfile.FIFOTYPE, "is not a plain file"),
     ],
 )
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, reason: str) -> None:
@@ -187,8 +187,8 @@ def test_a_compressed_tar_says_what_to_do(tmp_path: Path, name: str) -> None:
     path.with_name(name).write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
     assert refused(tmp_path) == (
-        f"{tmp_path}/train: 1 compressed tar ({name}), whose images cannot be read in any order; "
-        "unpack each once (gunzip FILE) so that its name ends in .tar"
+        f"{tmp_path}/train: 1 compressed tar ({name}), whose images cannot be read in random "
+        "order; decompress each once (gunzip FILE) so that its name ends in .tar"
     )
 
 
@@ -207,7 +207,7 @@ def test_a_half_extracted_set_is_refused(tars: Path) -> None:
     (tars / "train" / "n01440764").mkdir()
     (tars / "train" / "n01440764" / "a.JPEG").touch()
     assert refused(tars) == (
-        f"{tars}/train: holds class folders and also 2 tars (n01443537.tar, n02084071.tar) "
+        f"{tars}/train: contains class folders and also 2 tars (n01443537.tar, n02084071.tar) "
         "without a folder; extract these too, or move the folders away to read the tars"
     )
 

@@ -25,7 +25,7 @@ STREAM: Any = AnyStream()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "acts only with kind: ddp"),
+        ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "has an effect only with kind: ddp"),
         ({"engine": {"precision": "fp16"}}, "with fp16, the gradient scaler decides on the CPU"),
         ({"engine": {"compile": True, "compile_mode": "reduce-overhead"}}, "graphs of its own"),
         ({"optim": {"name": "lamb"}}, "optim.name is lamb; only adamw keeps its step count"),

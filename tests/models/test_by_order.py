@@ -63,7 +63,7 @@ def test_a_foreign_resnet_gives_its_logits(tmp_path: Path) -> None:
 
 def test_the_flag_is_offered_only_where_it_works(tmp_path: Path) -> None:
     state = renamed(source().state_dict())
-    offered = r"; --match-by-order takes its tensors by their order, which fits one to one$"
+    offered = r"; --match-by-order matches its tensors by their order, which fits one to one$"
     with pytest.raises(ModelError, match=offered):
         load_weights(source(), save(state, tmp_path), by_order=False)
     with pytest.raises(ModelError) as caught:  # a command without the flag
@@ -88,7 +88,11 @@ def test_other_classes_than_the_models_are_matched_and_the_head_replaced(tmp_pat
 
 def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
     file = save(source().state_dict(), tmp_path)
-    with pytest.raises(ModelError, match=r"fits by its names; leave out --match-by-order$"):
+    with pytest.raises(
+        ModelError,
+        match=r"its tensor names fit the model; leave out "
+        r"--match-by-order$",
+    ):
         load_weights(source(), file, by_order=True)
 
 

@@ -1,4 +1,4 @@
-"""A process without progress writes its stacks, finds whom the others wait for, and leaves."""
+"""A process without progress writes its stacks, finds which one the others wait for, and leaves."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_the_line_about_a_stopped_process_says_so() -> None:
         "and the others wait for it"
     )
     elsewhere = describe_silent(Peer("node-b", 1), "node-a")
-    assert "it is stopped, or its machine or its way to the run folder hangs" in elsewhere
+    assert "it is stopped, or its machine or its access to the run folder hangs" in elsewhere
 
 
 def test_the_watch_ends_with_the_run(tmp_path: Path) -> None:

@@ -330,7 +330,9 @@ def test_gpu_skips_damaged_images(native: dict[str, str], damaged_files: Damaged
 
 def test_gpu_settings_without_effect_are_refused() -> None:
     for gpu in (GpuDecoding("cpu"), GpuDecoding(hw_decoder_load=1.0)):
-        with pytest.raises(DataError, match="acts only where DALI decodes for a CUDA device"):
+        with pytest.raises(
+            DataError, match="has an effect only where DALI decodes for a CUDA device"
+        ):
             make_decoder("dali", device=CPU, num_threads=1, prefetch=1, on_error="stop", gpu=gpu)
 
 

@@ -60,7 +60,9 @@ def test_settings_for_another_device_stop_a_training_and_no_later_look(
     tiny: Recipe, index: Index
 ) -> None:
     recipe = with_data(tiny, decode_device="cpu")
-    with pytest.raises(DataError, match="decode_device: cpu acts only where DALI decodes for a"):
+    with pytest.raises(
+        DataError, match="decode_device: cpu has an effect only where DALI decodes for a"
+    ):
         from_recipe.build_decoder(recipe, index, CPU)
     for kind in ("auto", "exact", "dali"):
         from_recipe.build_chosen_decoder(recipe, index, CPU, kind).close()

@@ -116,7 +116,7 @@ def test_an_update_is_the_same_for_any_cut_and_two_processes(
     [
         ("augment", {"repeats": 3}, "is balanced, and augment.repeats 3 shows images several"),
         ("optim", {"class_weights": "balanced"}, "rare classes would count twice"),
-        ("data", {"shots": 5}, "acts only where classes differ"),
+        ("data", {"shots": 5}, "has an effect only where classes differ"),
         ("data", {"sampling": 1.5}, "is 1.5; "),
         ("data", {"sampling": "rare"}, "is 'rare'; "),
     ],

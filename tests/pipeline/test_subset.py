@@ -89,7 +89,11 @@ def test_more_shots_than_images_name_the_class_and_its_number(index: Index) -> N
 
 
 def test_an_unknown_class_is_refused(index: Index) -> None:
-    with pytest.raises(DataError, match=r"data\.classes: cat: no class folder of .*10 classes"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.classes: cat: is not a class folder of .*10 "
+        r"classes",
+    ):
         take_subset(index, recipe(classes=("cat", "one")), "train")
     with pytest.raises(DataError, match=r"data\.classes: empty list"):
         take_subset(index, recipe(classes=()), "train")

@@ -58,7 +58,7 @@ def test_auto_divides_what_each_process_gets(
     monkeypatch.setattr(micro_batch, "_for_all", lambda micro, processes: micro)
     assert resolve_micro_batch(auto(tiny_sections), None, no_model).engine.micro_batch_size == 64
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(EngineError, match="auto: no micro-batch lets 3 processes share"):
+    with pytest.raises(EngineError, match="auto: no micro-batch size lets 3 processes share"):
         resolve_micro_batch(auto(tiny_sections), None, no_model)
 
 
@@ -146,8 +146,9 @@ def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
     with pytest.raises(EngineError) as raised, out_of_memory_explained(resolved, no_model):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (
-        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, in a new run, as other "
-        "images are mixed then: --set engine.micro_batch_size=16 --set augment.mixing_group=16"
+        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, but only in a new run, "
+        "because it changes which images are mixed: --set engine.micro_batch_size=16 --set "
+        "augment.mixing_group=16"
     )
 
 

@@ -185,7 +185,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(
         patch.setattr("ixt.evaluate.inference.new_table", too_large)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         with pytest.raises(
-            EngineError, match=r"with eval\.batch_size 120; lower it, continue with --resume"
+            EngineError, match=r"with eval\.batch_size 120; lower it and continue with --resume"
         ):
             train(recipe, run)
     assert steps(run) == [5]
@@ -241,7 +241,7 @@ def test_tensorboard_shows_no_step_twice(
 def test_a_second_start_in_the_same_folder_is_refused(
     short: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    with locked(tmp_path), pytest.raises(CheckpointError, match="trains in this folder"):
+    with locked(tmp_path), pytest.raises(CheckpointError, match="is training in this folder"):
         train(short(), tmp_path)
     train(short(), tmp_path)
 

@@ -56,7 +56,7 @@ def test_another_version_on_a_rank_stops_both_with_the_same_line(folder: Path) -
     (line,) = told(folder, "of_another_version")
     host = socket.gethostname()
     assert line.startswith(f"rank 1 on {host} has timm 0.0.1 and rank 0 on {host} ")
-    assert line.endswith("; install the same on both")
+    assert line.endswith("; install the same version on both")
 
 
 def test_another_recipe_on_a_rank_stops_both_with_the_same_line(folder: Path) -> None:
@@ -94,6 +94,6 @@ def test_the_rank_that_dawdles_is_named_once_and_in_every_row(folder: Path) -> N
     steps = [row for row in rows(folder / "run", "metrics.jsonl") if row["kind"] == "steps"]
     assert [row["slowest_rank"] for row in steps] == [1] * 5
     said = (folder / "said.txt").read_text()
-    assert said.count(f"rank 1 on {socket.gethostname()} holds the others up") == 1
+    assert said.count(f"rank 1 on {socket.gethostname()} slows the others down") == 1
     seconds = float(said.split("its forward passes took ")[1].split(" s ")[0])
     assert seconds >= SLEEP_S

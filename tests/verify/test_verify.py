@@ -107,7 +107,7 @@ RUN_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "a missing ledger": (
         lambda run: (run / "ledger.jsonl").unlink(),
-        "ledger.jsonl: is missing, with 5 rows",
+        "ledger.jsonl: is missing; it had 5 rows",
     ),
     "a machine that is a list": (
         lambda run: (run / "machine.json").write_text("[]"),

@@ -37,10 +37,10 @@ class Job:
     """Arguments of `ixt`, e.g. ("train", "recipes/x.yaml", "--auto-resume")."""
     num_nodes: int
     gpus_per_node: int
-    """0 for machines without any."""
+    """GPUs of each machine; 0 for machines without any."""
     processes_per_node: int
     notice_s: int = 120
-    """Seconds between being asked to go and being killed."""
+    """Seconds between the request to stop and the kill."""
 
 
 def slurm_script(
@@ -79,7 +79,9 @@ def slurm_script(
         raise EngineError(f"--time: {time!r}: write minutes, 24:00:00, or 2-12 for days")
     wrong = [directive for directive in directives if not directive.startswith("-")]
     if wrong:
-        raise EngineError(f"--sbatch: {wrong[0]!r}: is no option of sbatch; it starts with a dash")
+        raise EngineError(
+            f"--sbatch: {wrong[0]!r}: is not an option of sbatch, which starts with a dash"
+        )
     asked = {
         "gpus-per-node": job.gpus_per_node or None,
         "cpus-per-task": cpus_per_process,
