@@ -10,12 +10,14 @@ from pydantic import Field, field_validator
 from ixt.recipe.section import (
     MAX_SIDE,
     OWN,
-    Aspect,
+    Allowed,
+    AspectRange,
     Fraction,
     Images,
     MayBeNull,
     Problem,
     Section,
+    ShareRange,
     Side,
 )
 
@@ -44,9 +46,9 @@ class Augment(Section):
     crop_mode: Literal["rrc", "src"] = "rrc"
     """rrc: RandomResizedCrop. src: DeiT III's simple random crop, the shorter side resized to
     image_size, four pixels reflected around, a random square cut."""
-    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    scale: ShareRange = (0.08, 1.0)
     """Area range of RandomResizedCrop, as a fraction of the image."""
-    ratio: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    ratio: AspectRange = (3 / 4, 4 / 3)
     """Aspect-ratio range (width / height) of RandomResizedCrop."""
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     """Resampling filter; random draws bilinear or bicubic for each image."""
@@ -60,7 +62,10 @@ class Augment(Section):
     RandAugment: rand-m9-mstd0.5-inc1. AutoAugment: original, originalr, v0 or v0r, and -mstd0.5
     for noise. 3-Augment of DeiT III: 3a. AugMix: augmix-m5-w4-d2. TrivialAugment: trivial.
     """
-    color_jitter: tuple[Strength, ...] | None = None
+    color_jitter: Annotated[
+        tuple[Strength, ...] | None,
+        Allowed("a number from 0 to 100, or a list of 1, 3 or 4 of them, or null"),
+    ] = None
     """Ranges of brightness, contrast and saturation (0.4: factors from 0.6 to 1.4), and a fourth
     one for hue (at most 0.5 turns); one number stands for the first three; null for none. Comes
     after the policy."""
@@ -85,15 +90,17 @@ class Augment(Section):
     """Largest number of boxes per image; each takes its part of the erased area."""
     erase_min_count: Boxes = 1
     """Smallest number of boxes in an image that is erased."""
-    erase_area: tuple[Fraction, Fraction] = (0.02, 1 / 3)
+    erase_area: ShareRange = (0.02, 1 / 3)
     """Range of the erased area, as a fraction of the image."""
-    erase_aspect: tuple[Aspect, Aspect] = (0.3, 1 / 0.3)
+    erase_aspect: AspectRange = (0.3, 1 / 0.3)
     """Range of a box's height / width, drawn log-uniformly."""
     mixup_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of mixup's weight; 0 for no mixup."""
     cutmix_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of CutMix's area; 0 for no CutMix."""
-    cutmix_minmax: tuple[Fraction, Fraction] | None = None
+    cutmix_minmax: Annotated[
+        tuple[Fraction, Fraction] | None, Allowed("[low, high] with 0 <= low < high <= 1, or null")
+    ] = None
     """Range of the CutMix box's sides as a fraction of the image's, instead of cutmix_alpha."""
     mix_mode: Literal["batch", "pair", "elem"] = "batch"
     """Who shares a draw of mixing: a mixing group, two partners in it, or nobody."""

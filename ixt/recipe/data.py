@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ixt.recipe.section import Fraction, Positive, Problem, Section, Threads
+from ixt.recipe.section import Allowed, Fraction, Positive, Problem, Section, Threads
 
 
 class Data(Section):
@@ -23,7 +23,7 @@ class Data(Section):
     decode_device: Literal["auto", "gpu", "cpu"] = "auto"
     """Where DALI decodes for a CUDA device: gpu (auto does the same) with nvJPEG; cpu with
     libjpeg-turbo, and only resizes on the GPU, for GPUs whose decoder is slow or busy."""
-    hw_decoder_load: float = 0.0
+    hw_decoder_load: Annotated[float, Allowed("0 or 1")] = 0.0
     """Share of the JPEGs that go to the GPU's hardware decoder: 0 or 1. Its pixels differ a little
     from the CUDA decoder's, and with a share in between an image's would depend on its batch."""
     num_threads: Threads | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator
 
 from ixt.errors import RecipeError
-from ixt.recipe.section import Duration, Images, Problem, Section
+from ixt.recipe.section import Allowed, Duration, Images, Problem, Section
 
 AUTO = 0
 """Stands for engine.micro_batch_size: auto."""
@@ -65,7 +65,9 @@ class Engine(Section):
     global_batch_size: Images = 4096
     """Images per optimizer update, over all processes. Where it is not given and there are fewer
     training images, a power of two near an eighth of them; the run's own recipe has the number."""
-    micro_batch_size: Annotated[int, Field(ge=0, le=2**20)] = Field(
+    micro_batch_size: Annotated[
+        int, Field(ge=0, le=2**20), Allowed("a whole number from 1 to 1,048,576, or `auto`")
+    ] = Field(
         default_factory=lambda given: largest_micro_batch(given.get("global_batch_size", 4096))
     )
     """Images per forward pass of one process; accumulation is derived. Where it is not given, the

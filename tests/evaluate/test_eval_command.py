@@ -353,7 +353,9 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
 def test_the_name_of_another_model_is_refused_for_a_run_alone(
     files: dict[str, Path], some_digits: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"holds {MODEL}, not resnet18; leave out --model"):
+    with pytest.raises(
+        ModelError, match=f"contains weights of {MODEL}, not of resnet18; leave out --model"
+    ):
         run_evaluation([Source(files["run"], "resnet18")], str(some_digits), QUICK)
     both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
     assert len(run_evaluation(both, str(some_digits), QUICK).rows) == 2

@@ -252,7 +252,7 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
 def test_tars_without_their_index_are_refused(copied: Path) -> None:
     shutil.rmtree(copied / "train" / "index")
     s3_server.upload(copied, "s3://sets/bare")
-    with pytest.raises(DataError, match=r"/bare/train: holds no index/meta\.json; only sets of"):
+    with pytest.raises(DataError, match=r"/bare/train: contains no index/meta\.json; only sets of"):
         load_index("s3://sets/bare", "train")
 
 

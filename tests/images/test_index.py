@@ -442,7 +442,8 @@ def root_is_a_file(root: Path) -> str:
 def no_split(root: Path) -> str:
     (root / "train").rename(root / "training")
     return (
-        f"{root}: holds no train/; found 1 folder (training); put class folders into {root}/train"
+        f"{root}: contains no train/; found 1 folder (training); put class folders into "
+        f"{root}/train"
     )
 
 
@@ -475,7 +476,7 @@ def test_the_train_folder_given_as_root_is_recognised(root: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(root / "train", "val")
     assert str(error.value) == (
-        f"{root}/train: holds no val/ or validation/; it looks like the train folder itself, "
+        f"{root}/train: contains no val/ or validation/; it looks like the train folder itself, "
         f"so give its parent {root}"
     )
 

@@ -200,7 +200,7 @@ def test_a_compressed_tar_under_another_name_is_recognised(tmp_path: Path) -> No
 
 def test_a_tar_without_images_is_refused(tmp_path: Path) -> None:
     one_class(tmp_path, [("notes.txt", b"x")])
-    assert "cat.tar: holds no image files; fill or remove it" in refused(tmp_path)
+    assert "cat.tar: contains no image files; fill or remove it" in refused(tmp_path)
 
 
 def test_a_half_extracted_set_is_refused(tars: Path) -> None:

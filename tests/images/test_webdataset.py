@@ -336,7 +336,7 @@ def test_shards_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     assert "1 compressed tar (0000.tar.gz)" in refused(root)
     shard.with_suffix(".tar.gz").unlink()
     one_shard(root, name="0001.tar")
-    assert "0001.tar: holds no image files" in refused(root)
+    assert "0001.tar: contains no image files" in refused(root)
 
 
 def test_compressed_shards_in_the_root_are_not_left_out(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_extracted_shards_are_no_class_folders(folder: Path, tmp_path: Path) -> 
 def test_a_stray_tar_does_not_stand_in_for_a_missing_split(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "val", tmp_path / "val")
     tar_sets.write_tar(tmp_path / "backup.tar", [A, ZERO])
-    assert "holds no train/" in refused(tmp_path)
+    assert "contains no train/" in refused(tmp_path)
     assert len(load_index(tmp_path, "val")) == len(load_index(folder, "val"))
 
 
@@ -402,7 +402,7 @@ def test_other_tars_beside_class_folders_mean_nothing(folder: Path, tmp_path: Pa
     (tmp_path / "val.tar").write_bytes(b"cut")
     assert_same(load_index(tmp_path, "train"), load_index(folder, "train"))
     assert own_val(str(tmp_path)) is None
-    assert "holds no val/ or validation/" in refused(tmp_path, "val")
+    assert "contains no val/ or validation/" in refused(tmp_path, "val")
 
 
 def test_one_line_says_what_was_found(

@@ -406,7 +406,7 @@ def test_the_two_downloaded_tars_are_remembered_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_folder(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: holds neither val/ nor {names[1]}; put it beside the other tar"
+        f"{tmp_path}: contains neither val/ nor {names[1]}; put it beside the other tar"
     )
 
 
