@@ -100,7 +100,7 @@ def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> st
         if data[split].digest != first[split].digest
     )
     return (
-        f"rank {rank} on {host} has other {split} images than rank 0 on {first_host}: "
+        f"rank {rank} on {host} has different {split} images from rank 0 on {first_host}: "
         f"{data_difference(other, first[split])}; give all processes the same data"
     )
 
@@ -112,15 +112,15 @@ def difference(processes: Sequence[Process]) -> str | None:
         for name, version in first.versions.items():
             if other.versions[name] != version:
                 return (
-                    f"rank {rank} on {other.host} has {name} "
-                    f"{other.versions[name] or 'not at all'} and rank 0 on {first.host} "
-                    f"{version or 'not at all'}; install the same version on both"
+                    f"rank {rank} on {other.host} has {name} {other.versions[name] or '(none)'}, "
+                    f"but rank 0 on {first.host} has {version or '(none)'}; "
+                    "install the same version on both"
                 )
         for key, value in first.recipe.items():
             if other.recipe[key] != value:
                 return (
-                    f"rank {rank} on {other.host} has {key} {other.recipe[key]!r} and rank 0 on "
-                    f"{first.host} {value!r}; give all processes the same recipe"
+                    f"rank {rank} on {other.host} has {key} {other.recipe[key]!r}, but rank 0 on "
+                    f"{first.host} has {value!r}; give all processes the same recipe"
                 )
     return None
 
@@ -132,9 +132,9 @@ def clock_warning(processes: Sequence[Process]) -> str | None:
     if abs(skews[rank]) <= _SKEW_S:
         return None
     return (
-        f"the clock of rank {rank} on {processes[rank].host} is {skews[rank]:+.0f} s off that of "
-        f"rank 0 on {processes[0].host}; synchronise both by NTP, otherwise times in logs are "
-        "misleading"
+        f"the clock of rank {rank} on {processes[rank].host} differs by {skews[rank]:+.0f} s "
+        f"from that of rank 0 on {processes[0].host}; synchronise both by NTP, otherwise times "
+        "in logs are misleading"
     )
 
 

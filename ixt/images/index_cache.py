@@ -86,8 +86,8 @@ def _refuse_missing_shards(own: Path, layout: Layout) -> None:
     missing = [name for name in named if name not in layout.tars]
     if missing:
         raise DataError(
-            f"{layout.folder}: {few(missing, 'shard')} of the packed set are missing; copy the "
-            f"set again, or remove {own} to train on the remaining images"
+            f"{layout.folder}: the packed set lacks {few(missing, 'shard')}; copy the set again, "
+            f"or remove {own} to train on the remaining images"
         )
 
 

@@ -123,9 +123,9 @@ def _told_names(images: Sequence[Labelled]) -> dict[int, str]:
         for first in firsts:
             if first.label[:2] != image.label[:2]:
                 raise DataError(
-                    f"{image.where}: its label gives class {_number(image)} and {name}, that of "
-                    f"{first.where} {_number(first)} and {first.label.name}; write the shards "
-                    "again, one of them is wrong"
+                    f"{image.where}: its label gives class {_number(image)} and {name}, but that "
+                    f"of {first.where} gives {_number(first)} and {first.label.name}; one of them "
+                    "is wrong, so write the shards again"
                 )
     return {number: image.label.name or "" for number, image in by_number.items()}
 
@@ -171,7 +171,7 @@ def _refuse_other_files(images: Sequence[Labelled]) -> None:
             raise DataError(
                 f"{image.where}: its label gives class {_number(image)}, which is {name} in "
                 f"ImageNet-1k, but its file is of {found}; write the shards again, or rename them "
-                "if they hold other classes than ImageNet-1k's"
+                "if they contain other classes than ImageNet-1k's"
             )
 
 

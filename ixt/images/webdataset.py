@@ -149,7 +149,7 @@ def _sort_members(path: Path) -> tuple[dict[bytes, Member], dict[bytes, dict[byt
         if known is not member:
             one, other = os.fsdecode(known.name), os.fsdecode(member.name)
             raise DataError(
-                f"{path}!{other}: has the same key as {one}(the name up to its first dot), but "
+                f"{path}!{other}: has the same key as {one} (the name up to its first dot), but "
                 "every image needs its own key; write the shards again"
             )
     if not images:

@@ -430,13 +430,13 @@ def empty_class(root: Path) -> str:
 
 def no_root(root: Path) -> str:
     root.rename(root.with_name("moved"))
-    return f"{root}: no such folder; give the folder that holds train/ and val/"
+    return f"{root}: no such folder; give the folder that contains train/ and val/"
 
 
 def root_is_a_file(root: Path) -> str:
     no_root(root)
     root.touch()
-    return f"{root}: not a folder; give the folder that holds train/ and val/"
+    return f"{root}: not a folder; give the folder that contains train/ and val/"
 
 
 def no_split(root: Path) -> str:

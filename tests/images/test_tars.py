@@ -107,7 +107,7 @@ def test_hidden_and_other_members_are_left_out(tmp_path: Path) -> None:
 def test_labels_beside_images_are_never_overruled_by_the_name_of_the_tar(tmp_path: Path) -> None:
     members = [(f"{n}.jpg", b"x") for n in range(40)]
     one_class(tmp_path, [*members, ("7.cls", b"3")])
-    assert "holds 7.cls beside the image of that name" in refused(tmp_path)
+    assert "contains 7.cls beside the image of that name" in refused(tmp_path)
 
 
 def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, reason: str)
 
 def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     one_class(tmp_path, [("a.jpg", b"x"), ("a.jpg", b"y")])
-    assert "cat.tar: holds a.jpg twice" in refused(tmp_path)
+    assert "cat.tar: contains a.jpg twice" in refused(tmp_path)
 
 
 def test_a_cut_tar_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_foreign_image_in_the_validation_tar_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(tmp_path, "val")
     assert str(error.value) == (
-        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; get the tar again, or "
+        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; download the tar again, or "
         "give class folders"
     )
 

@@ -268,7 +268,7 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "two images": ([A, ("a.png", b"x"), ZERO], "a.png: has the same key as a.jpg"),
     "two images by the first dot": ([A, ZERO, ("a.mask.png", b"x")], "has the same key as a.jpg"),
     "two labels": ([A, ZERO, ("a.cls", b"1")], "a.cls: has the same key as a.cls"),
-    "not a number": ([A, ("a.cls", b"cat\x1b")], "its .cls holds 'cat\\x1b', neither a class"),
+    "not a number": ([A, ("a.cls", b"cat\x1b")], "its .cls contains 'cat\\x1b', neither a class"),
     "a fraction": (
         [A, ("a.json", b'{"label": 1.5}')],
         "label of its .json contains '1.5', neither",
@@ -276,7 +276,7 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "a truth": ([A, ("a.json", b'{"class": true}')], "class of its .json contains 'true', neither"),
     "negative": ([A, ("a.cls", b"-1")], "its .cls contains -1, but class numbers are from 0 to"),
     "too large": ([A, ("a.json", b'{"label": 100000}')], "contains 100000, but class numbers are"),
-    "empty": ([A, ("a.cls", b"")], "its .cls holds '', neither"),
+    "empty": ([A, ("a.cls", b"")], "its .cls contains '', neither"),
     "no JSON": ([A, ("a.json", b"{")], "a.jpg: its .json cannot be read as JSON"),
     "a list": ([A, ("a.json", b"[1]")], "its .json contains no object"),
     "two numbers": ([A, ZERO, ("a.json", b'{"label": 1}')], "give different class numbers"),
@@ -294,14 +294,14 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
             *(A, ("a.json", b'{"label": 0, "wnid": "n01440764"}')),
             *(B, ("b.json", b'{"label": 0, "wnid": "n01443537"}')),
         ],
-        "b.jpg: its label gives class 0 and n01443537, that of",
+        "b.jpg: its label gives class 0 and n01443537, but that of",
     ),
     "a class of two numbers": (
         [
             *(A, ("a.json", b'{"label": 0, "wnid": "n01440764"}')),
             *(B, ("b.json", b'{"label": 1, "wnid": "n01440764"}')),
         ],
-        "b.jpg: its label gives class 1 and n01440764, that of",
+        "b.jpg: its label gives class 1 and n01440764, but that of",
     ),
     "a number that is missing": (
         [A, ZERO, B, ("b.cls", b"2")],
@@ -309,9 +309,12 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     ),
     "some with numbers, some with names": (
         [A, ZERO, B, ("b.cls", b"n01440764")],
-        "b.jpg: its label gives no class number, but those of others do",
+        "b.jpg: its label gives no class number, but those of other images do",
     ),
-    "a tar": ([A, ZERO, ("n01440764.tar", b"x")], "n01440764.tar: is a tar, which no shard holds"),
+    "a tar": (
+        [A, ZERO, ("n01440764.tar", b"x")],
+        "n01440764.tar: is a tar, which no shard contains",
+    ),
     "a caption": ([A, ("a.txt", b"0")], "a.jpg: has no label"),
 }
 
@@ -354,11 +357,11 @@ def test_shards_beside_other_layouts_are_refused(folder: Path, tmp_path: Path) -
     assert "contains class folders and also 3 tars" in refused(root)
     root = write_set(folder, tmp_path / "c", place="x-{split}-{number}.tar")
     shutil.copytree(folder / "train", root / "train")
-    assert "holds train and also 3 tars (x-train-0.tar, " in refused(root)
+    assert "contains train and also 3 tars (x-train-0.tar, " in refused(root)
     assert len(load_index(root, "val")) == len(load_index(folder, "val"))
     shutil.rmtree(root / "train")
     tar_sets.write_tar(root / "ILSVRC2012_img_train.tar", [A])
-    assert "holds ILSVRC2012_img_train.tar and also 3 tars" in refused(root)
+    assert "contains ILSVRC2012_img_train.tar and also 3 tars" in refused(root)
 
 
 def test_extracted_shards_are_no_class_folders(folder: Path, tmp_path: Path) -> None:

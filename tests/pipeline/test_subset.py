@@ -82,7 +82,7 @@ def test_shots_act_on_training_images_only(digits: Path) -> None:
 
 def test_more_shots_than_images_name_the_class_and_its_number(index: Index) -> None:
     counts = np.bincount(index.labels)
-    poorest = f"train/{index.classes[counts.argmin()]} holds {counts.min()} images"
+    poorest = f"train/{index.classes[counts.argmin()]} contains {counts.min()} images"
     text = rf"data\.shots: is 999; .*{poorest}"
     with pytest.raises(DataError, match=text):
         take_subset(index, recipe(shots=999), "train")

@@ -334,7 +334,7 @@ def test_a_damaged_shard_is_noticed_and_named(packed: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match=rf"{shard}: cannot be read as a tar .*; it is cut off"):
         load_index(out, "train")
     shard.unlink()
-    with pytest.raises(DataError, match=r"1 shard \(train-00001.tar\) of the packed set missing"):
+    with pytest.raises(DataError, match=r"the packed set lacks 1 shard \(train-00001.tar\);"):
         load_index(out, "train")
 
 

@@ -55,7 +55,7 @@ def told(folder: Path, case: str) -> set[str]:
 def test_another_version_on_a_rank_stops_both_with_the_same_line(folder: Path) -> None:
     (line,) = told(folder, "of_another_version")
     host = socket.gethostname()
-    assert line.startswith(f"rank 1 on {host} has timm 0.0.1 and rank 0 on {host} ")
+    assert line.startswith(f"rank 1 on {host} has timm 0.0.1, but rank 0 on {host} has ")
     assert line.endswith("; install the same version on both")
 
 
@@ -63,7 +63,7 @@ def test_another_recipe_on_a_rank_stops_both_with_the_same_line(folder: Path) ->
     (line,) = told(folder, "of_another_recipe")
     host = socket.gethostname()
     assert line == (
-        f"rank 1 on {host} has run.seed 43 and rank 0 on {host} 42; "
+        f"rank 1 on {host} has run.seed 43, but rank 0 on {host} has 42; "
         "give all processes the same recipe"
     )
 
@@ -72,7 +72,8 @@ def test_other_data_on_a_rank_stops_both_with_the_same_line(folder: Path) -> Non
     (line,) = told(folder, "of_other_data")
     host = socket.gethostname()
     assert line == (
-        f"rank 1 on {host} has other train images than rank 0 on {host}: 1,436 images and 1,437; "
+        f"rank 1 on {host} has different train images from rank 0 on {host}: "
+        "1,436 images and 1,437; "
         "class eight first: 140 and 141; give all processes the same data"
     )
 
