@@ -110,7 +110,7 @@ def warn_without_checksums(folder: Path | str) -> None:
 
 @lru_cache
 def say_once(text: str) -> None:
-    """Log a line in the first process only."""
+    """Log a line once, and in the first process only."""
     # Every process of a run reads the same set.
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", text)
@@ -152,7 +152,7 @@ def make_cache(root: Path) -> None:
 
 
 def set_aside(root: Path, split: Split) -> None:
-    """Retire the cached tables of a split; a running job keeps those that it maps.
+    """Set the cached tables of a split aside; a running job keeps those that it maps.
 
     Raises:
         DataError: one cannot be renamed.

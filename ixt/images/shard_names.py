@@ -87,7 +87,7 @@ def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
             raise DataError(
                 f"{path}: no such file, but {pattern} names it; all files of a pattern must exist "
                 "and have train or val in their names: "
-                f"'DIR/x-{{train-{{0000..1023}},validation-{{00..63}}}}.tar'"
+                "'DIR/x-{train-{0000..1023},validation-{00..63}}.tar'"
             )
         found.setdefault(split_of(path.name) or split_of(path.parent.name), []).append(path)
     return found

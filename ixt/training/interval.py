@@ -121,7 +121,7 @@ class IntervalLog(Observer):
         run.reporter.log_spikes(rows)
 
     def _refuse_nonfinite(self, first: int, losses: list[float], undone: list[bool]) -> None:
-        """Stop the run where an update, or too many consecutive undone ones, were not finite."""
+        """Stop the run after an update that is not finite, or after too many undone ones."""
         for place, loss in enumerate(losses):
             if undone:
                 self._undone_running = self._undone_running + 1 if undone[place] else 0
