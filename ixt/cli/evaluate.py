@@ -169,25 +169,26 @@ def evaluate(
             "of models. Several are compared.",
         ),
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with val/, with class folders, or with the numbered validation images of "
-            "ImageNet; or an s3:// address.",
-        ),
-    ],
     weights: Weights,
     files: Results,
     how: How,
     test_set: TestSet,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="the images of the run",
+            help="Folder with val/, with class folders, or with the numbered validation images of "
+            "ImageNet; or an s3:// address.",
+        ),
+    ] = None,
     num_processes: ProcessesOption = None,
 ) -> None:
     """Measure the top-1 and top-5 accuracy of checkpoints.
 
     Each image is counted exactly once, on any number of processes.
 
-    Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
+    Example: `ixt eval runs/inceptionnext_tiny`
     """
     from ixt.distributed.launch.agent import in_processes
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.app import app, say
+from ixt.errors import RecipeError
+from ixt.files import check_outputs, write_text
 
 if TYPE_CHECKING:
     from ixt.runs.image_set import ImageSet
@@ -59,15 +61,14 @@ def init(
 
     Example: `ixt init photos`
     """
-    from ixt.errors import RecipeError
-    from ixt.files import check_outputs, write_text
+    check_outputs(output)
+    if output.exists() and not force:
+        raise RecipeError(f"{output}: exists; give --force to replace it, or another --output")
+
     from ixt.runs.first_recipe import recipe_from_scratch, recipe_to_finetune
     from ixt.runs.image_set import look_at
     from ixt.runs.pace import this_machine
 
-    check_outputs(output)
-    if output.exists() and not force:
-        raise RecipeError(f"{output}: exists; give --force to replace it, or another --output")
     images, machine = look_at(data), this_machine()
     if source is None:
         lines = recipe_from_scratch(images, machine, model, not no_mirror)

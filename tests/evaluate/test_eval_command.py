@@ -138,6 +138,26 @@ def test_every_format_of_the_same_weights_gives_the_same_numbers(
     assert sorted(read) == sorted(name for name in files if ".pth" in name)  # each only once
 
 
+def test_a_run_is_evaluated_on_the_images_that_its_recipe_names(
+    files: dict[str, Path], some_digits: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in (some_digits / "val").iterdir())
+    model = create_model("test_resnet", num_classes=10)
+    content = {"model": {"name": "test_resnet"}, "eval": {"image_size": 32}}
+    recipe = parse_recipe({**content, "data": {"root": str(some_digits)}})
+    state = {"step": 1, "recipe": recipe.model_dump(mode="json"), "class_names": names}
+    save_checkpoint(tmp_path / "run", {"model": model.state_dict()}, state)
+    run = Source(tmp_path / "run")
+    found, given = (
+        run_evaluation([run], data, QUICK).measurements[0] for data in (None, str(some_digits))
+    )
+    assert np.array_equal(found.records.loss, given.records.loss)
+    with pytest.raises(DataError, match=r"paper.pth: no images are recorded; give --data DIR"):
+        run_evaluation([Source(files["paper.pth"], MODEL)], None, QUICK)
+    with pytest.raises(DataError, match="were trained on different images; give --data DIR"):
+        run_evaluation([run, Source(files["paper.pth"], MODEL)], None, QUICK)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_an_average_says_what_it_is_and_where_its_statistics_are_from(
     digits: Path, some_digits: Path, tmp_path: Path, recompute: bool
