@@ -239,8 +239,8 @@ def test_a_foreign_image_in_the_validation_tar_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(tmp_path, "val")
     assert str(error.value) == (
-        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; download the tar again, or "
-        "give class folders"
+        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; download the tar again, "
+        "or give class folders"
     )
 
 
