@@ -119,7 +119,7 @@ def test_what_an_optimizer_does_not_take_is_said(optim: dict[str, Any], message:
     ("what", "message"),
     [
         (["stage.0"], r"model\.freeze: stage\.0: is not a part of the model .*names: stages\.0"),
-        (["xyz"], r"near: stem, stages, head"),
+        (["xyz"], r"similar names: stem, stages, head"),
         (5, r"model\.freeze: 5 stages, but the model has 4"),
         (["stem", "stages", "head"], r"leaves nothing to train"),
     ],
@@ -169,5 +169,7 @@ def test_a_model_for_one_size_is_built_for_the_recipe_s() -> None:
 
 
 def test_a_model_for_one_size_is_not_evaluated_at_another() -> None:
-    with pytest.raises(RecipeError, match=r"eval\.image_size: is 384, augment\.image_size 224;"):
+    with pytest.raises(
+        RecipeError, match=r"eval\.image_size: is 384, but augment\.image_size is 224,"
+    ):
         sized(image_sizes("vit_tiny_patch16_224", 224, 384))

@@ -240,7 +240,7 @@ def test_a_window_outside_the_image_says_that_the_file_changed(
     request = odd_images.plan([native["small"]] * 2, "train")
     window = np.array([[0, 0, 63, 97], [0, 0, 64, 97]], np.int32)
     changed = Request(request.ranges, replace(request.crops, window=window))
-    with pytest.raises(DataError, match=r"small\.JPEG: changed since it was indexed"):
+    with pytest.raises(DataError, match=r"small\.JPEG: has changed since it was indexed"):
         next(make(on_error="skip").stream([changed]))
 
 

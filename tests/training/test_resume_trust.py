@@ -297,11 +297,11 @@ ROW_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "garbage": (
         lambda file: lines(file, lambda rows: ["\0\0\n", *rows[1:]]),
-        "line 1 is no row",
+        "line 1 is not a row",
     ),
     "deep": (
         lambda file: lines(file, lambda rows: ["[" * 100_000 + "\n", *rows[1:]]),
-        "line 1 is no row",
+        "line 1 is not a row",
     ),
     "missing": (lambda file: file.unlink(), "is missing; it had 3 rows"),
     "a folder": (lambda file: (file.unlink(), file.mkdir()), "is not a file"),

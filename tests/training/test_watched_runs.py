@@ -185,7 +185,7 @@ def test_the_command_of_a_row_shows_the_update(
     (row,) = rows(tmp_path / "run", "spikes.jsonl")
     assert row["positions"] == [256, 511]
     said = capsys.readouterr().err
-    assert f"step 2 with loss nan was rolled back; see it: {row['show']}" in said
+    assert f"step 2 with loss nan was rolled back; look at it: {row['show']}" in said
     words = shlex.split(row["show"])
     monkeypatch.setattr("sys.argv", [*words[:-1], "4"])
     with pytest.raises(SystemExit, match="0"):

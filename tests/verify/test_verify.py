@@ -103,7 +103,7 @@ RUN_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "garbage behind the rows": (
         lambda run: append_line(run / "metrics.jsonl", "{}"),
-        "metrics.jsonl: line 7 is no row",
+        "metrics.jsonl: line 7 is not a row",
     ),
     "a missing ledger": (
         lambda run: (run / "ledger.jsonl").unlink(),

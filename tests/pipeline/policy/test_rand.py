@@ -64,7 +64,7 @@ def test_policy_reads_as_timm_reads_it(text: str) -> None:
         ("rand-inc2", "inc must be between 0 and 1"),
         ("rand-m9-m8", "m is given twice"),
         ("rand-tincreasing", "tweights, t3a, t3aw"),
-        ("rand-n15-t3aw", "the set's 14"),
+        ("rand-n15-t3aw", "than the 14 in the set"),
     ],
 )
 def test_bad_policy_is_refused_in_one_line(text: str, told: str) -> None:
