@@ -55,7 +55,7 @@ def test_a_foreign_resnet_gives_its_logits(tmp_path: Path) -> None:
     assert loaded.by_order is not None
     counted = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
     assert list(loaded.by_order.state) == counted
-    assert "none is ambiguous" in loaded.by_order.describe()
+    assert "without ambiguity" in loaded.by_order.describe()
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(other(images), model(images))
@@ -157,7 +157,7 @@ def test_blocks_that_are_listed_in_another_order_are_refused() -> None:
     swapped = items[:start] + second + first + items[start + len(first) + len(second) :]
     assert [v.shape for _, v in swapped] == [v.shape for _, v in items]
     match = match_by_order(dict(swapped), model.state_dict(), {"fc.weight", "fc.bias"})
-    assert match.problem is not None and "order does not tell" in match.problem
+    assert match.problem is not None and "the order does not show" in match.problem
 
 
 def test_what_stands_beside_its_like_is_found_as_by_trying_every_swap() -> None:
