@@ -36,7 +36,7 @@ class Operation:
     flops: float
     """Operations of one forward pass of one image; a multiply-accumulate is 2."""
     activations: float
-    """Elements per image that a pass moves: operands and result, weights not."""
+    """Elements per image that a pass moves: operands and result, without weights."""
     weights: int
     """Elements of weight that a pass moves, whatever the batch size."""
     train_passes: int

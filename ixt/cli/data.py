@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,7 @@ import typer
 
 from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
-from ixt.cli.options import ADVANCED
+from ixt.cli.options import ADVANCED, grouped
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
@@ -96,55 +97,70 @@ def data_index(
         )
 
 
-@data_app.command("prepare")
-def data_prepare(
-    out: Annotated[
-        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
-    ],
+@dataclass(frozen=True)
+class Archives:
+    """Where the images of ImageNet come from; see `ixt.tools.prepare.Sources`."""
+
     train: Annotated[
         Path | None,
         typer.Option(help="Archive of the training images, ILSVRC2012_img_train.tar."),
-    ] = None,
+    ] = None
     val: Annotated[
         Path | None,
         typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
-    ] = None,
+    ] = None
     devkit: Annotated[
         Path | None,
         typer.Option(
             show_default="labels that ixt contains",
             help="Archive with the validation labels, ILSVRC2012_devkit_t12.tar.gz.",
         ),
-    ] = None,
+    ] = None
     kaggle: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Folder with the unpacked download from Kaggle; it contains ILSVRC/Data/CLS-LOC.",
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How they are extracted; see `ixt.tools.prepare.Options`."""
+
     transfer: Annotated[
         Literal["link", "move", "copy"],
         _advanced(
             help="How to take the images from --kaggle. link: hard links, which need no space."
         ),
-    ] = "link",
+    ] = "link"
     verify: Annotated[
         bool, _advanced(help="Compare size and MD5 with those of the published archives.")
-    ] = True,
+    ] = True
     subset: Annotated[
         bool,
         _advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
-    ] = False,
+    ] = False
     delete_class_tars: Annotated[
         bool,
         _advanced(
             "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
         ),
-    ] = False,
+    ] = False
     num_threads: Annotated[
         int, _advanced(min=1, help="Number of classes to extract at the same time.")
-    ] = 4,
+    ] = 4
+
+
+@data_app.command("prepare")
+@grouped
+def data_prepare(
+    out: Annotated[
+        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
+    ],
+    archives: Archives,
+    how: Extraction,
 ) -> None:
     """Extract ImageNet into train/ and val/ with one folder per class.
 
@@ -160,13 +176,11 @@ def data_prepare(
     """
     from ixt.tools.prepare import Options, Sources, prepare
 
-    options = Options(verify, subset, transfer, delete_class_tars, num_threads)
-    sources = Sources(train, val, devkit, kaggle)
     with resumable():
         prepare(
             out,
-            sources,
-            options,
+            Sources(**vars(archives)),
+            Options(**vars(how)),
             on_split=lambda done: say(_split_line(done)),
             progress=lambda title: progress(title, "MB"),
         )

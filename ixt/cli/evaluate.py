@@ -158,18 +158,21 @@ class Results:
     predictions: Annotated[Path | None, _results(help="Write one row per image, as CSV.")] = None
 
 
+CheckpointsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
+        "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
+        "of models. Several are compared.",
+    ),
+]
+
+
 @app.command("eval", rich_help_panel="Use")
 @grouped
 def evaluate(
-    checkpoints: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
-            "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
-            "of models. Several are compared.",
-        ),
-    ],
+    checkpoints: CheckpointsArgument,
     weights: Weights,
     files: Results,
     how: How,

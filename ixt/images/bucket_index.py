@@ -31,7 +31,7 @@ _NUM_THREADS = 16
 
 
 def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
-    """Load the table of a split that `ixt data pack` wrote.
+    """Load the table of a split of a set that `ixt data pack` wrote.
 
     The folder of the split is listed each time; its index is fetched again if one of its files has
     another ETag or length than the one in the cache.
@@ -44,7 +44,7 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
         URL of the split's folder, and its table.
 
     Raises:
-        DataError: the bucket cannot be read, holds no packed set, or a shard is missing or of
+        DataError: the bucket cannot be read, contains no packed set, or a shard is missing or of
             another length than indexed.
     """
     if not root.split("://", 1)[1].strip("/"):
@@ -56,8 +56,8 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
             break
     else:
         raise DataError(
-            f"{root}: holds no {' or '.join(f'{n}/' for n in SPLIT_FOLDERS[split])}; write a set "
-            "with ixt data pack and copy its folder there as it is"
+            f"{root}: contains no {' or '.join(f'{n}/' for n in SPLIT_FOLDERS[split])}; create a "
+            "set with ixt data pack and copy its folder there unchanged"
         )
     files = {
         path.removeprefix(f"{INDEX_FOLDER}/"): file
@@ -66,7 +66,7 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
     }
     if META not in files:
         raise DataError(
-            f"{folder}: holds no {INDEX_FOLDER}/{META}; only sets of ixt data pack can be read "
+            f"{folder}: contains no {INDEX_FOLDER}/{META}; only sets of ixt data pack can be read "
             "from a bucket, together with the index folder beside the tars"
         )
     table = _fetch(folder, files, _cache(root) / f"{split}-{_digest(files)}")
@@ -77,7 +77,7 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
 
 
 def _cache(root: str) -> Path:
-    """The folder for the tables of a set; of a container's user without a home, in /tmp."""
+    """The folder for the tables of a set; in /tmp for a container's user without a home."""
     cache = user_cache(root.rstrip("/").encode())
     if cache is not None:
         return cache
@@ -106,7 +106,7 @@ def _digest(files: dict[str, RemoteFile]) -> str:
 
 
 def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
-    """The table from the cache, put there first where that is needed."""
+    """The table from the cache, fetched first if it is missing or outdated."""
     try:
         if os.path.exists(target):
             return read_table(target, packed=True)
@@ -144,6 +144,6 @@ def _check_shards(folder: str, found: dict[str, RemoteFile], table: Table) -> No
         if file is None or file.size != shard.size:
             has = "is missing" if file is None else f"has {file.size} bytes"
             raise DataError(
-                f"{folder}/{shard.name}: {has}, the index says {shard.size} bytes; "
-                "copy the packed set again, the index last"
+                f"{folder}/{shard.name}: {has}, but the index says {shard.size} bytes; copy the "
+                "packed set again, its index folder last"
             )

@@ -32,11 +32,11 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a bucket is asked before a run stops: about a minute in all."""
+    """How long requests to a bucket are repeated before a run stops: about a minute in total."""
 
     attempts: int = 10
     first_wait_s: float = 0.2
-    """Longest wait behind the first attempt; it doubles with each further one."""
+    """Longest wait after the first attempt; it doubles with each further one."""
     longest_wait_s: float = 30.0
     timeout_s: float = 30.0
     """Longest silence of the server within an attempt."""
@@ -94,7 +94,7 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
 
 
 def _retry(url: str, ask: Callable[[Any], T]) -> T:
-    """Ask until the server answers, with waits that grow and differ from thread to thread."""
+    """Repeat a request until the server answers, with growing waits that differ between threads."""
     filesystem = _filesystem()
     from aiohttp import ClientError as ConnectionLost
     from botocore.exceptions import BotoCoreError, ClientError
@@ -115,7 +115,7 @@ def _retry(url: str, ask: Callable[[Any], T]) -> T:
             if attempt == POLICY.attempts:
                 _OUTAGE.give_up()
             elif attempt >= _ATTEMPTS_IN_SILENCE:
-                _OUTAGE.warn(f"{url}: {_describe(error, status)}, again in {wait_s:.1f} s")
+                _OUTAGE.warn(f"{url}: {_describe(error, status)}; retrying in {wait_s:.1f} s")
             if _OUTAGE.is_given_up_within(wait_s):
                 raise DataError(
                     f"{url}: {_describe(error, status)} in the last of {attempt} attempts; check "
@@ -125,7 +125,7 @@ def _retry(url: str, ask: Callable[[Any], T]) -> T:
 
 
 class _Outage:
-    """What reading threads share about a server that fails: they complain and give up as one."""
+    """What reading threads share about a failing server, so that they warn and give up together."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -144,7 +144,7 @@ class _Outage:
     def is_given_up_within(self, wait_s: float) -> bool:
         """Wait; True, and at once, where a read was given up and none has succeeded since.
 
-        The run stops then, and threads that kept asking would only delay its end.
+        The run then stops, and further attempts would only delay its end.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._given_up, wait_s)
@@ -176,7 +176,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_transient(error: Exception, status: int | None) -> bool:
-    """Whether asking again may help."""
+    """Whether another attempt may succeed."""
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -192,7 +192,7 @@ def _is_transient(error: Exception, status: int | None) -> bool:
 
 
 def _explain(error: Exception, status: int | None) -> str:
-    """What a lasting error means, and what to do."""
+    """What a permanent error means, and what to do."""
     text = _describe(error, status)
     if status in (401, 403) or "credentials" in text.lower():
         return (

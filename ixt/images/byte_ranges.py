@@ -42,7 +42,7 @@ class ByteRange(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What errors call the image: its path, or `shard.tar!member`."""
+        """The image's name in error messages: its path, or `shard.tar!member`."""
         return f"{self.path}!{self.member}" if self.member else self.path
 
     @property
@@ -72,7 +72,7 @@ def read_bytes(source: ByteRange) -> Bytes:
         (size,) uint8.
 
     Raises:
-        WrongBytes: their CRC-32 is another.
+        WrongBytes: their CRC-32 differs.
         OSError: the file is missing, not readable, or ends before the image does.
         DataError: a bucket does not give the bytes, after several attempts.
     """
@@ -128,7 +128,7 @@ def _read_at(descriptor: int, offset: int, size: int, path: str) -> Bytes:
 
 
 class _Shard:
-    """An open file, closed when the last thread that reads it lets go of it."""
+    """An open file that is closed when the last thread has finished reading it."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -164,7 +164,7 @@ class Reading(Generic[T]):
         return data
 
     def cancel(self) -> None:
-        """Give up the reads that no thread has begun."""
+        """Cancel the reads that no thread has begun."""
         for job in self._jobs:
             job.cancel()
 
@@ -206,7 +206,7 @@ def _read_all(sources: Sequence[ByteRange], read: Callable[[ByteRange], T]) -> l
 
 
 def _try_read(source: ByteRange, read: Callable[[ByteRange], T]) -> T | OSError:
-    """A missing file must not hide the images beside it."""
+    """Keep an error as the result of its own image, so that it does not affect the others."""
     try:
         return read(source)
     except OSError as error:

@@ -55,21 +55,21 @@ def find_split(root: Path, split: Split) -> Path:
     Class folders beside no train/ and no val/ are training images, too: then it is the root.
 
     Raises:
-        DataError: root is not a folder, or holds no folder of that split.
+        DataError: root is not a folder, or contains no folder of that split.
     """
     names = SPLIT_FOLDERS[split]
     if not root.exists():
-        raise DataError(f"{root}: no such folder; give the folder that holds train/ and val/")
+        raise DataError(f"{root}: no such folder; give the folder that contains train/ and val/")
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder; give the folder that holds train/ and val/")
+        raise DataError(f"{root}: not a folder; give the folder that contains train/ and val/")
     for name in names:
         if (root / name).is_dir():
             return root / name
     wanted = " or ".join(f"{name}/" for name in names)
     if root.name in chain.from_iterable(SPLIT_FOLDERS.values()):
         raise DataError(
-            f"{root}: holds no {wanted}; it looks like the {root.name} folder itself, "
-            f"so give its parent {root.parent}"
+            f"{root}: contains no {wanted}; it looks like the {root.name} folder itself, so give "
+            f"its parent {root.parent}"
         )
     folders = [entry for entry in root.iterdir() if _is_visible_folder(entry)]
     bare = any(map(holds_images, folders)) and not has_split(root)
@@ -81,15 +81,15 @@ def find_split(root: Path, split: Split) -> Path:
             f"{root}/CLASS/IMAGE"
         )
     found = few(sorted(entry.name for entry in folders), "folder")
-    otherwise = ", or set data.val_fraction: 0.2 to hold training images out" if bare else ""
+    otherwise = ", or set data.val_fraction: 0.2 to hold out training images" if bare else ""
     raise DataError(
-        f"{root}: holds no {wanted}; found {found}; "
-        f"put class folders into {root / names[0]}{otherwise}"
+        f"{root}: contains no {wanted}; found {found}; put class folders into "
+        f"{root / names[0]}{otherwise}"
     )
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether image files lie in a folder itself.
+    """Whether a folder directly contains image files.
 
     Raises:
         OSError: it is not readable.
@@ -153,8 +153,8 @@ def _refuse_other_labels(folder: Path, name: str, labels: list[bytes]) -> None:
     found = {read_regular(folder / os.fsdecode(label)).strip() for label in few_labels}
     if len(found) > 1:
         raise DataError(
-            f"{folder / name}: holds labels of several classes (.cls), so it is no class folder; "
-            "give the WebDataset shards themselves, not extracted, or remove the .cls files"
+            f"{folder / name}: contains labels of several classes (.cls), so it is not a class "
+            "folder; give the WebDataset shards without extracting them, or remove the .cls files"
         )
 
 

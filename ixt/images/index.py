@@ -85,7 +85,7 @@ class Index:
 
     @property
     def place(self) -> str:
-        """What people call the split: its folder, or its tar where that lies in the data root."""
+        """The split's name in messages: its folder, or its tar if that lies in the data root."""
         own = str(self.folder) != str(self.root) or not self.shards
         return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
 
@@ -95,7 +95,7 @@ class Index:
         return self.place.rpartition("/")[2]
 
     def paths(self, samples: ArrayLike) -> list[str]:
-        """Names of some samples for people: the absolute path, or `shard.tar!member`.
+        """Names of some samples for messages: the absolute path, or `shard.tar!member`.
 
         Args:
             samples: (m,) sample numbers, that is row numbers of this table.
@@ -103,7 +103,7 @@ class Index:
         return [source.name for source in self.ranges(samples)]
 
     def by_path(self, samples: NDArray[np.int64], reasons: Mapping[int, str]) -> dict[str, str]:
-        """What is said of rows of a batch, by the names of their images.
+        """The reasons given for rows of a batch, by the names of their images.
 
         Args:
             samples: (m,) sample numbers of the batch.
@@ -285,7 +285,7 @@ def _list_layout(layout: Layout, report: Report) -> TarListing:
 
 
 def _log_progress(folder: Path, noun: str) -> Report:
-    """Progress for whatever command builds a table first, which may take minutes."""
+    """Progress lines for building a table, which may take minutes."""
     return report_lines(f"{folder}: building its index", noun, logger.warning)
 
 

@@ -26,8 +26,8 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 
 TAR_RULES = {"tars": 2}
-"""In place of folders, in a cached table of tars: by which rules they were listed. The first ones
-took each WebDataset shard for a class, so tables of them are built anew."""
+"""In place of folders, in a cached table of tars: by which rules they were listed. The first rules
+treated each WebDataset shard as a class, so their tables are built anew."""
 
 _TAR_BLOCK = 512
 # The largest JPEG; Pillow opens no larger image of another format.
@@ -61,7 +61,7 @@ class Table:
 
 
 def check_table(table: Table, *, packed: bool) -> None:
-    """Refuse a table with a value that no image set gives: of 1.28 million rows within 0.5 s.
+    """Refuse a table with a value that no image set has; 1.28 million rows take 0.5 s.
 
     Args:
         table: its classes and tars have the right types; its columns may hold anything.
@@ -100,7 +100,7 @@ def _check_shapes(table: Table) -> None:
     for name, dtype in COLUMNS.items():
         found = columns[name]
         wrong = found.dtype != dtype or found.shape != shapes[name] or not found.flags.c_contiguous
-        _refuse(wrong, f"{name} holds an array of {found.shape} {found.dtype}")
+        _refuse(wrong, f"{name} contains an array of {found.shape} {found.dtype}")
 
 
 def _check_classes(table: Table) -> None:
@@ -108,21 +108,21 @@ def _check_classes(table: Table) -> None:
     rising = all(a < b for a, b in pairwise(names))
     _refuse(not all(names) or not rising, "the names of the classes are not sorted, or not unique")
     outside = not len(labels) or labels.min() < 0 or labels.max() >= len(names)
-    _refuse(outside, f"labels does not lie within the {len(names)} classes")
+    _refuse(outside, f"labels contains a number outside the {len(names)} classes")
     _refuse((labels[1:] < labels[:-1]).any(), "labels is not sorted by class")
 
 
 def _check_images(table: Table) -> None:
     sizes, formats = table.columns["sizes"], table.columns["formats"]
     known = np.isin(np.unique(formats), list(ImageFormat)).all()
-    _refuse(not known, "formats holds a format that does not exist")
+    _refuse(not known, "formats contains a format that does not exist")
     pixels = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     impossible = (sizes < 0).any() or (pixels > _MAX_PIXELS).any()
-    _refuse(impossible, "sizes holds a height or width that no image has")
+    _refuse(impossible, "sizes contains a height or width that no image has")
     readable = formats != ImageFormat.UNREADABLE
     differ = ((pixels > 0) != readable).any() or sizes[~readable].any()
     _refuse(differ, "sizes and formats disagree about which images are readable")
-    _refuse((table.columns["num_bytes"] < 0).any(), "num_bytes holds a negative length")
+    _refuse((table.columns["num_bytes"] < 0).any(), "num_bytes contains a negative length")
 
 
 def _check_paths(table: Table) -> None:
@@ -130,25 +130,25 @@ def _check_paths(table: Table) -> None:
     ends = offsets[0] != 0 or offsets[-1] != len(blob)
     rises = (offsets[1:] > offsets[:-1]).all()
     _refuse(ends or not rises, "path_offsets does not rise from 0 to the length of path_blob")
-    _refuse((blob == 0).any(), "path_blob holds a zero byte")
+    _refuse((blob == 0).any(), "path_blob contains a zero byte")
 
 
 def _check_shards(table: Table) -> None:
     numbers, starts = table.columns["shard_numbers"], table.columns["shard_offsets"]
     num_bytes = table.columns["num_bytes"]
     outside = numbers.min() < 0 or numbers.max() >= len(table.shards)
-    _refuse(outside, f"shard_numbers does not lie within the {len(table.shards)} tars")
+    _refuse(outside, f"shard_numbers contains a number outside the {len(table.shards)} tars")
     lengths = np.array([shard.size for shard in table.shards], np.int64)[numbers]
     # The start of an image is compared first: the sum of both may be too large for 64 bits.
     outside = (starts < 0).any() or (starts > lengths).any() or (num_bytes > lengths - starts).any()
-    _refuse(outside, "shard_offsets and num_bytes point outside of a tar")
+    _refuse(outside, "shard_offsets and num_bytes point outside a tar")
     _refuse((starts % _TAR_BLOCK).any(), "shard_offsets contains an offset at which no file begins")
     if (numbers[1:] < numbers[:-1]).any() or (starts[1:] < starts[:-1]).any():
         order = np.lexsort((starts, numbers))
         numbers, starts, num_bytes = numbers[order], starts[order], num_bytes[order]
     overlap = starts[:-1] + np.maximum(num_bytes[:-1], 1) > starts[1:]
     overlap &= numbers[1:] == numbers[:-1]
-    _refuse(overlap.any(), "shard_offsets holds images that overlap")
+    _refuse(overlap.any(), "shard_offsets contains images that overlap")
 
 
 def _check_names(table: Table) -> None:
@@ -164,7 +164,7 @@ def _check_names(table: Table) -> None:
         _refuse(differ, f"labels and path_blob disagree about the images of class {name}")
     keys = np.sort(_name_keys(blob, offsets))
     twice = (keys[1:] == keys[:-1]).any() and _has_duplicates(blob, offsets)
-    _refuse(twice, "path_blob holds the same name twice")
+    _refuse(twice, "path_blob contains the same name twice")
 
 
 def _name_keys(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -52,7 +52,7 @@ class Layout:
 
 
 class Stamp(NamedTuple):
-    """What is remembered of a tar in order to notice that it has changed."""
+    """What is stored about a tar in order to detect a change."""
 
     name: str
     size: int
@@ -88,7 +88,7 @@ def find_layout(root: Path, split: Split) -> Layout:
             return _by_name(root, split, named)
         if ilsvrc:
             raise DataError(
-                f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
+                f"{root}: contains neither {split}/ nor {outer.name}; put it beside the other tar"
             ) from None
         raise
     _refuse_beside(root, split, folder, named)
@@ -117,12 +117,12 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
     unclear = named.get(None, [])
     if unclear and len(named) > 1:
         raise DataError(
-            f"{root}: the names of {few([path.name for path in unclear], 'tar')} say neither train "
-            "nor val, and those of others do; rename them, or put each split into a folder"
+            f"{root}: the names of {few([path.name for path in unclear], 'tar')} contain neither "
+            "train nor val, but those of others do; rename them, or put each split into a folder"
         )
     paths = unclear if split == "train" and unclear else named.get(split, [])
     if not paths:
-        held_out = ", or set data.val_fraction: 0.2 to hold training images out"
+        held_out = ", or set data.val_fraction: 0.2 to hold out training images"
         raise DataError(
             f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
             + held_out * (split == "val")
@@ -139,12 +139,12 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
 def _refuse_beside(
     root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
 ) -> None:
-    """Which of two sources of a split's images is meant cannot be known."""
+    """Refuse two sources of a split's images: nobody can know which one is meant."""
     tars = [path.name for path in named.get(split, ())]
     if tars and other != root and other.exists():
         raise DataError(
-            f"{root}: holds {other.name} and also {few(tars, 'tar')} of {split}; move away what "
-            "is not to be read"
+            f"{root}: contains {other.name} and also {few(tars, 'tar')} of {split}; move away "
+            "what should not be read"
         )
 
 
@@ -170,7 +170,7 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
 
 
 def _refuse_compressed(folder: Path, names: list[str]) -> None:
-    """Refuse compressed tars among some files: left out, their images would be missed by nobody."""
+    """Refuse compressed tars among some files: their images would be left out silently."""
     compressed = [
         name
         for name in sorted(names)
@@ -178,19 +178,19 @@ def _refuse_compressed(folder: Path, names: list[str]) -> None:
     ]
     if compressed:
         raise DataError(
-            f"{folder}: {few(compressed, 'compressed tar')}, whose images cannot be read in any "
-            "order; unpack each once (gunzip FILE) so that its name ends in .tar"
+            f"{folder}: {few(compressed, 'compressed tar')}, whose images cannot be read in "
+            "random order; decompress each once (gunzip FILE) so that its name ends in .tar"
         )
 
 
 def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]) -> None:
-    """Class folders beside the tars of other classes would train on some of the classes."""
+    """Refuse class folders beside tars of other classes: a run would train on some classes only."""
     extracted = set(folders)
     left = [os.fsdecode(tar) for tar in sorted(tars) if tar.removesuffix(b".tar") not in extracted]
     if left:
         raise DataError(
-            f"{folder}: holds class folders and also {few(left, 'tar')} without a folder; extract "
-            "these too, or move the folders away to read the tars"
+            f"{folder}: contains class folders and also {few(left, 'tar')} without a folder; "
+            "extract these too, or move the folders away to read the tars"
         )
 
 
@@ -206,7 +206,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def unchanged(folder: Path, stamps: tuple[Stamp, ...], *, by_length: bool = False) -> bool:
-    """Whether tars are what they were: equally long, and of the same time or the same content.
+    """Whether tars are unchanged: of the same length, and of the same time or content.
 
     A set that was copied has other times, so content counts, too. It is compared in blocks all
     over the tar: enough to tell a set packed again, which moves every image.

@@ -104,7 +104,8 @@ def list_tars(
             classes go here, may say something else.
 
     Raises:
-        DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
+        DataError: a tar is cut off, compressed, contains something that cannot be trusted, or
+            contains no image.
     """
     list_one = partial(_list_tar, packed=packed)
     outer = [
@@ -117,7 +118,10 @@ def list_tars(
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
-        raise DataError(f"{tar.path}: {_text(tar.prefix)}: a tar within a tar within a tar")
+        raise DataError(
+            f"{tar.path}: {_text(tar.prefix)}: is a tar within a tar within a tar, "
+            "which ixt does not read"
+        )
     images = list(chain.from_iterable(found for found, _ in (*first, *second)))
     # Stable, so images without an order of their own keep the place that they were given.
     images.sort(key=lambda image: image.class_name)
@@ -142,8 +146,8 @@ def list_members(
         with open(path, "rb", buffering=8 * _BLOCK) as file:
             if os.pread(file.fileno(), 2, offset) == _GZIP:
                 raise DataError(
-                    f"{path}: is compressed, so its images cannot be read in any order; "
-                    f"unpack it once with gunzip (the result ends in .tar), or give the folder"
+                    f"{path}: is compressed, so its images cannot be read in random order; "
+                    "decompress it once with gunzip (the result ends in .tar), or give the folder"
                 )
             length = os.fstat(file.fileno()).st_size - offset if size is None else size
             return [
@@ -186,8 +190,8 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
     # tarfile computes with what headers claim, sizes and sparse maps too.
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(
-            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or "
-            "damaged, get it again"
+            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or damaged; "
+            "download or copy it again"
         ) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, where) from error
@@ -196,12 +200,12 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
 def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
     problem = None
     if info.name.startswith("/") or ".." in info.name.split("/"):
-        problem = "points outside of the tar"
+        problem = "points outside the tar"
     elif not info.isdir() and (not info.isreg() or info.issparse()):
-        kind = "a link" if info.issym() or info.islnk() else "no plain file"
+        kind = "a link" if info.issym() or info.islnk() else "not a plain file"
         problem = f"is {kind}; only plain files are read"
     if problem is not None:
-        raise DataError(f"{where}: member {info.name!r} {problem}; get or pack the tar again")
+        raise DataError(f"{where}: member {info.name!r} {problem}; download or pack the tar again")
 
 
 def _list_all(
@@ -234,7 +238,7 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
             images.append(TarImage(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
-        raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
+        raise DataError(f"{tar.path}: contains no image files{shown}; fill or remove it")
     if not packed:
         _refuse_labels(tar, members)
         images.sort()
@@ -243,11 +247,11 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
 
 
 def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
-    """The name of a tar is not the class of images that have labels of their own."""
+    """Refuse labels beside images whose class would be the name of their tar."""
     label = label_beside_image(member.name for member in members)
     if label is not None:
         raise DataError(
-            f"{tar.path}: holds {_text(tar.prefix + label)} beside the image of that name, as "
+            f"{tar.path}: contains {_text(tar.prefix + label)} beside the image of that name, as "
             "WebDataset shards do, but not at its beginning; write the shards again, each image "
             "next to its label, or remove such members to read the tar as one class"
         )
@@ -263,15 +267,15 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
             raise DataError(
-                f"{tar.path}: member {_text(member.name)} is not a validation image of ILSVRC2012; "
-                "get the tar again, or give class folders"
+                f"{tar.path}: member {_text(member.name)} is not a validation image of "
+                "ILSVRC2012; download the tar again, or give class folders"
             )
         return name.encode()
     folder, _, _ = member.name.rpartition(b"/")
     if packed and not folder:
         raise DataError(
-            f"{tar.path}: member {_text(member.name)} lies in no class, so ixt data pack did not "
-            "write it; move the tar away from the packed set"
+            f"{tar.path}: member {_text(member.name)} is not in a class folder, so ixt data pack "
+            "did not write it; move the tar away from the packed set"
         )
     return folder.split(b"/")[0] if folder else tar.class_name
 
@@ -281,7 +285,8 @@ def _refuse_twice(path: Path, images: Sequence[TarImage]) -> None:
     for image in images:
         if image.name in seen:
             raise DataError(
-                f"{path}: holds {_text(image.name)} twice; pack the images again, each once"
+                f"{path}: contains {_text(image.name)} twice; pack the images again, each of them "
+                "once"
             )
         seen.add(image.name)
 

@@ -141,19 +141,19 @@ def _sort_members(path: Path) -> tuple[dict[bytes, Member], dict[bytes, dict[byt
             known = labels.setdefault(key, {}).setdefault(suffix, member)
         elif suffix == b".tar":
             raise DataError(
-                f"{path}!{os.fsdecode(member.name)}: is a tar, which no shard holds; put the "
-                "shards into a folder of their own"
+                f"{path}!{os.fsdecode(member.name)}: is a tar, which no shard contains; put the "
+                "shards into a separate folder"
             )
         else:
             continue
         if known is not member:
             one, other = os.fsdecode(known.name), os.fsdecode(member.name)
             raise DataError(
-                f"{path}!{other}: has the key of {one}, which ends at the first dot; an image has "
-                "a key of its own, so write the shards again"
+                f"{path}!{other}: has the same key as {one} (the name up to its first dot), but "
+                "every image needs its own key; write the shards again"
             )
     if not images:
-        raise DataError(f"{path}: holds no image files; fill or remove it")
+        raise DataError(f"{path}: contains no image files; fill or remove it")
     return images, labels
 
 

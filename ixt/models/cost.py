@@ -100,7 +100,7 @@ def _count_operations(module: nn.Module, image_size: int) -> list[Operation]:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operations of a forward pass that move memory or multiply."""
+    """Records the operations of a forward pass that move memory or multiply."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Notes an attention as one operation, however many it runs as here."""
+    """Counts an attention as one operation, however many operations it consists of here."""
 
     def __init__(self, operations: list[Operation]) -> None:
         super().__init__()

@@ -72,8 +72,9 @@ class TrainLoader:
     ) -> None:
         if len(index) < recipe.engine.global_batch_size:
             raise DataError(
-                f"{index.folder}: holds {len(index)} images, fewer than engine.global_batch_size "
-                f"{recipe.engine.global_batch_size}; {smaller_batch(len(index))}"
+                f"{index.folder}: contains {len(index)} images, fewer than "
+                f"engine.global_batch_size {recipe.engine.global_batch_size}; "
+                f"{smaller_batch(len(index))}"
             )
         self._index, self._planner, self._decoder = index, planner, decoder
         self._recipe, self._num_classes, self._device = recipe, num_classes, device

@@ -99,7 +99,7 @@ def _engine(engine: Engine, processes: int, device: str) -> Iterator[str]:
     elif processes > 1:
         yield "DDP"
     if engine.offload != "none":
-        yield "optimizer in the host's memory"
+        yield "optimizer state in host memory"
     flags = {
         "channels_last": "NHWC",
         "compile": "compiled",

@@ -57,8 +57,8 @@ def finetune(
         )
         if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
             raise RecipeError(
-                f"model.head_init_scale: only a new head is scaled; that of {loaded.file} fits and "
-                "is kept: leave it at 1"
+                "model.head_init_scale: applies only to a new head, but the head of "
+                f"{loaded.file} fits and is kept; set it to 1"
             )
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""

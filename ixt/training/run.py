@@ -59,7 +59,7 @@ targets, and steps after the last one; gives the loss, 0-d."""
 
 
 class RunReport(Observer):
-    """What is written for people about a run while it trains; this one writes nothing."""
+    """Writes a report for people while a run trains; this base class writes nothing."""
 
     def evaluated(self, step: int, records: Records) -> None:
         """An evaluation is done and its row is written; every process is at this point.
@@ -110,10 +110,11 @@ class Run:
     ledger_format: int = LEDGER_FORMAT
     """Format of the rows to write; a run that is resumed keeps its own."""
     base: dict[str, Any] | None = None
-    """What `ixt.models.Base.record` gave of the weights to start from, in the first process; None
-    where the run starts from its seed."""
+    """What `ixt.models.Base.record` says about the initial weights, in the first process; None if
+    the run starts from its seed."""
     pixels: str | None = None
-    """How images are prepared, in words, beside the model's own way; None for a resumed run."""
+    """How images are prepared, in words, compared with the model's own settings; None for a resumed
+    run."""
     from_scratch: bool | None = None
     """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False

@@ -37,7 +37,7 @@ def watched(
     profile_steps: int = 0,
     report: Callable[[Run], RunReport] | None = None,
 ) -> Iterator[None]:
-    """Within the block a run can be trained, and stopped; at its end it is closed.
+    """Prepare a run to be trained and stopped within a `with` block; close it at the end.
 
     Args:
         run: gets its `micro_step`, `observers`, `report` and `stop` for the time of the block.
@@ -79,7 +79,7 @@ def watched(
 
 
 def _let_go(run: Run) -> None:
-    """Take from a run what refers to it, so that its memory is free as soon as nobody has it."""
+    """Remove a run's references to itself, so that its memory is freed with the last reference."""
     for name in ("micro_step", "observers", "report", "stop"):
         vars(run).pop(name, None)
 
@@ -98,7 +98,7 @@ def choose_micro_step(run: Run, micro_step: Callable[..., Tensor], log: Interval
 
 
 class UndoableStep:
-    """A micro-step after whose last one of an update all is as before, unless it is finite."""
+    """A micro-step that, after an update's last one, undoes the update unless it is finite."""
 
     def __init__(self, micro_step: MicroStep, undo: Undo, micro_batches: int) -> None:
         self._micro_step, self._undo, self._last = micro_step, undo, micro_batches - 1

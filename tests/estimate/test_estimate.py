@@ -25,6 +25,7 @@ from ixt.estimate import RunEstimate, Target, as_data, estimate_run, print_estim
 from ixt.estimate.curve import draw_curve, sample_curve, write_curve
 from ixt.estimate.steps import count_steps
 from ixt.models import create_model, freeze, model_costs
+from ixt.models.cost import count_params
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_optimizer, learning_rate
@@ -238,7 +239,8 @@ def test_a_linear_probe_is_estimated_without_the_state_of_its_frozen_backbone() 
         estimate_run(ATTO, overrides, Target(2, "l4"))
         for overrides in (["model.freeze=backbone"], [])
     )
-    head = sum(p.numel() for p in create_model("inceptionnext_atto").head.fc2.parameters())
+    model: Any = create_model("inceptionnext_atto")
+    head = count_params(model.head.fc2)
     assert probe.costs.params == whole.costs.params
     assert probe.costs.trainable_params == head
     assert (probe.memory.gradients, probe.memory.optimizer) == (4 * head, 8 * head)

@@ -40,7 +40,7 @@ QUICK = Settings(batch_size=16, image_sizes=(64,), crop_pcts=(1.0,))
 
 def state_of(seed: int, num_classes: int = 10) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    model = create_model(MODEL, num_classes=num_classes)
+    model: Any = create_model(MODEL, num_classes=num_classes)
     # timm starts heads near zero, where all classes are nearly equally likely.
     torch.nn.init.normal_(model.head.fc.weight)
     return model.state_dict()
@@ -361,8 +361,8 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
     shapes = refusal(widened, "x.safetensors")
     assert "stem.0.weight (24, 3, 5, 5) instead of (24, 3, 4, 4)" in shapes
     line = refusal(state_of(0, num_classes=7))
-    assert "holds 10 classes, the model has 7 outputs" in line
-    assert "with --class-map or use the data that the model was made for" in line
+    assert "has 10 classes, but the model has 7 outputs" in line
+    assert "with --class-map or use the data that the model was trained on" in line
     torch.save(state, tmp_path / "x.pth")
     whole = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
@@ -373,7 +373,9 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
 def test_the_name_of_another_model_is_refused_for_a_run_alone(
     files: dict[str, Path], some_digits: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"holds {MODEL}, not resnet18; leave out --model"):
+    with pytest.raises(
+        ModelError, match=f"contains weights of {MODEL}, not of resnet18; leave out --model"
+    ):
         run_evaluation([Source(files["run"], "resnet18")], str(some_digits), QUICK)
     both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
     assert len(run_evaluation(both, str(some_digits), QUICK).rows) == 2

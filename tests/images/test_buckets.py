@@ -19,6 +19,7 @@ from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import buckets
 from ixt.images.byte_ranges import ReadAhead, WrongBytes, read_bytes
+from ixt.images.folders import Split
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
@@ -73,7 +74,7 @@ def copied(packed: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_bucket_gives_the_rows_and_bytes_of_the_folder(
-    folder: Path, uploaded: str, split
+    folder: Path, uploaded: str, split: Split
 ) -> None:
     reference, index = load_index(folder, split), load_index(uploaded, split)
     for name, column in tar_sets.columns(reference).items():
@@ -207,7 +208,7 @@ def test_many_threads_warn_once(
         reading.row(0)
     ahead.close()
     assert len(caplog.records) == 1
-    assert "HTTP status 503: no luck, again in 0." in caplog.text
+    assert "HTTP status 503: no luck; retrying in 0." in caplog.text
 
 
 def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None:
@@ -241,8 +242,8 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
     with pytest.raises(DataError) as error:
         load_index(f"{uploaded}/nowhere", "val")
     assert str(error.value) == (
-        f"{uploaded}/nowhere: holds no val/ or validation/; write a set with ixt data pack and "
-        "copy its folder there as it is"
+        f"{uploaded}/nowhere: contains no val/ or validation/; create a set with ixt data pack "
+        "and copy its folder there unchanged"
     )
     with pytest.raises(DataError, match=r"no such object or bucket \(HTTP status 404"):
         load_index("s3://no-such-bucket/x", "train")
@@ -251,7 +252,7 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
 def test_tars_without_their_index_are_refused(copied: Path) -> None:
     shutil.rmtree(copied / "train" / "index")
     s3_server.upload(copied, "s3://sets/bare")
-    with pytest.raises(DataError, match=r"/bare/train: holds no index/meta\.json; only sets of"):
+    with pytest.raises(DataError, match=r"/bare/train: contains no index/meta\.json; only sets of"):
         load_index("s3://sets/bare", "train")
 
 
@@ -259,7 +260,9 @@ def test_a_shard_of_another_length_is_named(copied: Path) -> None:
     shard = copied / "train" / "train-00001.tar"
     shard.write_bytes(shard.read_bytes()[:1024])
     s3_server.upload(copied, "s3://sets/short")
-    with pytest.raises(DataError, match=r"train-00001\.tar: has 1024 bytes, the index says \d+"):
+    with pytest.raises(
+        DataError, match=r"train-00001\.tar: has 1024 bytes, but the index says \d+"
+    ):
         load_index("s3://sets/short", "train")
 
 

@@ -78,7 +78,7 @@ def recipe(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
 
 def train_loader(recipe: Recipe, index: Index, decoder: Decoder) -> TrainLoader:
     planner = build_planner(recipe, target_labels(index, index.classes), index.sizes)
-    share = {"device": CPU, "rank": 0, "world_size": 1}
+    share: dict[str, Any] = {"device": CPU, "rank": 0, "world_size": 1}
     return TrainLoader(index, planner, decoder, recipe, num_classes=3, **share)
 
 
