@@ -27,6 +27,7 @@ from ixt.estimate.memory import (
     zero_stage,
 )
 from ixt.estimate.network import Traffic, find_link, update_traffic
+from ixt.estimate.phases import Phase, find_phases
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.models import Costs, with_own_settings
@@ -80,6 +81,8 @@ class RunEstimate:
     precision: Precision
     engine: str
     steps: Steps
+    phases: tuple[Phase, ...]
+    """Epochs by the size of their images; one without a curriculum."""
     curve: Curve
     costs: Costs
     memory: Memory
@@ -114,10 +117,13 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     device = assumed_device(target.device, target.bench)
     model = empty_model(recipe, num_classes)
     costs = recipe_costs(model, recipe)
-    size = model_size(model, recipe)
-    memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
-    largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
-    _check_memory(recipe, memory, device, largest)
+    phases = find_phases(recipe, model, device)
+    # The phase with the largest images needs the most memory.
+    most = recipe.with_(augment={"image_size": max(phase.image_size for phase in phases)})
+    size = model_size(model, most)
+    memory = rank_memory(size, most, steps.micro_batch, steps.num_gpus)
+    largest = largest_micro_batch(size, most, steps.num_gpus, device.memory_gib * GIB)
+    _check_memory(most, memory, device, largest)
     stage = zero_stage(recipe.engine)
     link = find_link(target.interconnect, device, steps.num_gpus)
     traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
@@ -131,6 +137,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         precision=precision_of(recipe),
         engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
         steps=steps,
+        phases=phases,
         curve=sample_curve(recipe, steps),
         costs=costs,
         memory=memory,
@@ -138,7 +145,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
-        duration=run_duration(recipe, steps, rates, device, traffic.seconds, price),
+        duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price),
     )
 
 
