@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ixt.estimate.memory import (
     zero_stage,
 )
 from ixt.estimate.network import Traffic, find_link, update_traffic
+from ixt.estimate.phases import Phase, find_phases
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
 from ixt.pipeline.plan.subset import recipe_index
@@ -82,6 +84,8 @@ class RunEstimate:
     precision: Precision
     engine: str
     steps: Steps
+    phases: tuple[Phase, ...]
+    """Epochs by the size of their images; one without a curriculum."""
     curve: Curve
     costs: Costs
     memory: Memory
@@ -114,10 +118,19 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         recipe = recipe.with_batches(num_train, target.num_gpus)
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = assumed_device(target.device, target.bench)
-    costs, size = _count_model(recipe, num_classes)
-    memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
-    largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
-    _check_memory(recipe, memory, device, largest)
+
+    @cache
+    def counted(image_size: int) -> tuple[Costs, ModelSize]:
+        return _count_model(recipe.with_(augment={"image_size": image_size}), num_classes)
+
+    costs, _ = counted(recipe.augment.image_size)
+    phases = find_phases(recipe, lambda image_size: counted(image_size)[0], device)
+    # The phase with the largest images needs the most memory.
+    most = recipe.with_(augment={"image_size": max(phase.image_size for phase in phases)})
+    _, size = counted(most.augment.image_size)
+    memory = rank_memory(size, most, steps.micro_batch, steps.num_gpus)
+    largest = largest_micro_batch(size, most, steps.num_gpus, device.memory_gib * GIB)
+    _check_memory(most, memory, device, largest)
     stage = zero_stage(recipe.engine)
     link = find_link(target.interconnect, device, steps.num_gpus)
     traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
@@ -131,6 +144,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         precision=precision_of(recipe),
         engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
         steps=steps,
+        phases=phases,
         curve=sample_curve(recipe, steps),
         costs=costs,
         memory=memory,
@@ -138,7 +152,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
-        duration=run_duration(recipe, steps, rates, device, traffic.seconds, price),
+        duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price),
     )
 
 

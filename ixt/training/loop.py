@@ -89,6 +89,7 @@ def train_epoch(run: Run, step: int, last: int) -> int:
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
     run.wrapped.train()
+    run.phases.begin_epoch(epoch)
     run.observers.epoch_begins()
     for _ in range(min(run.updates_per_epoch - done, last - step)):
         set_learning_rate(run.optimizer, run.learning_rate(step))

@@ -54,7 +54,9 @@ def build_model(
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":
         model = model.to(memory_format=torch.channels_last)
     if recipe.engine.compile:
-        model.compile(mode=recipe.engine.compile_mode)
+        # One version for each size is faster than one for all.
+        fixed = {"dynamic": False} if recipe.curriculum.image_sizes() else {}
+        model.compile(mode=recipe.engine.compile_mode, **fixed)
     return model
 
 
@@ -67,9 +69,13 @@ def _try_sizes(model: nn.Module, recipe: Recipe) -> None:
     Raises:
         ModelError: the model does not accept images of a size in the recipe.
     """
-    sizes = {"augment.image_size": recipe.augment.image_size, "eval.image_size": recipe.eval_size}
+    sizes = [
+        ("augment.image_size", recipe.augment.image_size),
+        ("eval.image_size", recipe.eval_size),
+    ]
+    sizes += [("curriculum.phases", size) for size in recipe.curriculum.image_sizes()]
     model.eval()
-    for key, size in sizes.items():
+    for key, size in sizes:
         if size >= _TRIED_BELOW:
             continue
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -70,6 +70,13 @@ class RunReport(Observer):
         """
 
 
+class EpochStart(Protocol):
+    """What is done before an epoch; see `ixt.training.phases`."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Bring model and update to the settings of an epoch, counted from 0."""
+
+
 @dataclass
 class Run:
     """A training run in memory."""
@@ -121,6 +128,7 @@ class Run:
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
     """Trains on a micro-batch; this and what follows is there while the run is watched."""
+    phases: EpochStart = field(init=False)
     observers: Observer = field(init=False)
     report: RunReport = field(init=False)
     stop: StopAgreement = field(init=False)

@@ -87,6 +87,32 @@ def test_hours_follow_from_rate_and_images(estimate: RunEstimate) -> None:
     assert "19% of the roofline limit" in estimate.rates.basis
 
 
+def test_phases_with_small_images_take_less_time_and_the_memory_of_the_largest() -> None:
+    target = Target(8, "h100")
+    found, flat = (
+        estimate_run(find_recipe("inceptionnext_tiny_fast"), changes, target)
+        for changes in ([], ["curriculum.phases=[]"])
+    )
+    small, large = found.phases
+    assert (small.num_epochs, small.image_size, large.first_epoch, large.speed) == (
+        235,
+        160,
+        235,
+        1,
+    )
+    assert small.speed == pytest.approx((224 / 160) ** 2, rel=0.05)
+    hours = flat.duration.train_hours
+    expected = hours * (235 / small.speed + 80) / 315
+    assert found.duration.train_hours == pytest.approx(expected, rel=1e-6)
+    assert found.memory == flat.memory
+    assert [phase.num_epochs for phase in flat.phases] == [315]
+    console = Console(file=io.StringIO(), width=100)
+    print_estimate(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"0 to 234 +160 px", text)
+    assert "of it" in text
+
+
 def test_a_slow_link_bounds_the_hours() -> None:
     slow = estimate_run(ATTO, [], Target(4, "h100", interconnect="1Gbit/s"))
     assert slow.duration.train_hours == pytest.approx(

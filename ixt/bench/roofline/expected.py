@@ -57,6 +57,12 @@ def _precision_on(device: Device, recipe: Recipe) -> Precision:
     return "fp32" if precision == "tf32" and device.tf32_tflops is None else precision
 
 
+def training_limit(costs: Costs, device: Device, recipe: Recipe) -> float:
+    """Images per second that the roofline lets a recipe train on, for an image of these costs."""
+    batch = recipe.engine.micro_batch_size
+    return limits(costs, device, _precision_on(device, recipe), batch).images_per_s
+
+
 def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
     """Rates at the share of the roofline that this model, or a usual one, was seen to reach.
 
@@ -198,12 +204,11 @@ def _gain_of_freezing(recipe: Recipe, device: Device, num_classes: int) -> float
     if recipe.model.freeze is None:
         return 1.0
     whole = recipe.with_(model={"freeze": None})
-    precision, batch = _precision_on(device, recipe), recipe.engine.micro_batch_size
     frozen_limit, whole_limit = (
-        limits(recipe_costs(empty_model(each, num_classes), each), device, precision, batch)
+        training_limit(recipe_costs(empty_model(each, num_classes), each), device, each)
         for each in (recipe, whole)
     )
-    return frozen_limit.images_per_s / whole_limit.images_per_s
+    return frozen_limit / whole_limit
 
 
 def _measured(path: Path) -> list[Row]:
