@@ -158,7 +158,7 @@ def test_a_size_of_a_phase_that_the_model_does_not_take_is_refused(
     sections: Sections, tmp_path: Path
 ) -> None:
     phases = [{"until": 2, "settings": {"augment.image_size": 8}}]
-    with pytest.raises(ModelError, match=r"curriculum.phases: is 8, and inceptionnext_atto does"):
+    with pytest.raises(ModelError, match=r"curriculum.phases: is 8, but inceptionnext_atto does"):
         train(parse_recipe(sections | {"curriculum": {"phases": phases}}), tmp_path / "run")
 
 
