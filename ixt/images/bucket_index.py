@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.buckets import RemoteFile, list_remote, read_remote
 from ixt.images.folders import SPLIT_FOLDERS, Split
 from ixt.images.index_cache import (
     publish_table,
@@ -24,6 +23,8 @@ from ixt.images.index_cache import (
 from ixt.images.index_table import Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, META
 from ixt.images.table_files import read_table
+from ixt.storage.objects import RemoteFile, list_objects, read_object
+from ixt.storage.urls import object_path
 
 logger = logging.getLogger("ixt")
 
@@ -47,11 +48,10 @@ def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
         DataError: the bucket cannot be read, holds no packed set, or a shard is missing or of
             another length than indexed.
     """
-    if not root.split("://", 1)[1].strip("/"):
-        raise DataError(f"{root}: contains no bucket name; give s3://BUCKET/PREFIX")
+    object_path(root)
     for name in SPLIT_FOLDERS[split]:
         folder = f"{root.rstrip('/')}/{name}"
-        found = list_remote(folder)
+        found = list_objects(folder)
         if found:
             break
     else:
@@ -101,7 +101,7 @@ def _cache(root: str) -> Path:
 
 
 def _digest(files: dict[str, RemoteFile]) -> str:
-    listing = [(name, file.size, file.etag) for name, file in sorted(files.items())]
+    listing = [(name, file.size, file.version) for name, file in sorted(files.items())]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 
@@ -117,7 +117,7 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
         def fetch_file(name: str) -> None:
             size = files[name].size
             # A part of known length, so a file replaced meanwhile is noticed.
-            (staging / name).write_bytes(read_remote(f"{folder}/{INDEX_FOLDER}/{name}", 0, size))
+            (staging / name).write_bytes(read_object(f"{folder}/{INDEX_FOLDER}/{name}", 0, size))
 
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             list(pool.map(fetch_file, (name for name in files if os.sep not in name)))

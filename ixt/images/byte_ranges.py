@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.files import refuse_irregular
+from ixt.storage.urls import is_remote
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
-
-REMOTE_SCHEMES = ("s3://",)
 
 # Reads of a bucket wait for the server: 32 at once fetch some 1,000 images/s at 30 ms each.
 _NUM_READERS = 32
@@ -56,11 +55,6 @@ class ByteRange(NamedTuple):
         return is_remote(self.path)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is the URL of a bucket."""
-    return path.startswith(REMOTE_SCHEMES)
-
-
 class WrongBytes(OSError):
     """An image's bytes are not those that were packed."""
 
@@ -91,11 +85,11 @@ def _read(source: ByteRange) -> Bytes:
     if source.size is None:
         return _read_file(source.path)
     if source.is_remote:
-        from ixt.images.buckets import read_remote
+        from ixt.storage.objects import read_object
 
         # A copy, because torch warns of memory that may not be written.
         return np.frombuffer(
-            bytearray(read_remote(source.path, source.offset, source.size)), np.uint8
+            bytearray(read_object(source.path, source.offset, source.size)), np.uint8
         )
     return _read_shard(source.path, source.offset, source.size)
 

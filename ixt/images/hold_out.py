@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import local_path
 from ixt.images import shards
-from ixt.images.byte_ranges import is_remote
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, take_rows
 from ixt.images.tars import NESTED
 from ixt.images.webdataset import RENAMED
+from ixt.storage.urls import is_remote
 
 
 def load_split(root: str | Path, split: Split, val_fraction: float | None) -> Index:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
-from ixt.images.byte_ranges import ByteRange, is_remote
+from ixt.images.byte_ranges import ByteRange
 from ixt.images.folders import Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
@@ -37,6 +37,7 @@ from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
 from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
 from ixt.images.webdataset import are_shards, list_shards
+from ixt.storage.urls import REMOTE_FORMS, is_remote
 
 logger = logging.getLogger("ixt")
 
@@ -176,7 +177,7 @@ def load_index(
         return _to_index(str(root), folder, table)
     url = as_url(root)
     if url is not None:
-        raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
+        raise DataError(f"{url}: cannot be read; give a folder, or a bucket as {REMOTE_FORMS}")
     root = local_path(root)
     try:
         layout = find_layout(root, split)

@@ -57,10 +57,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     }
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
-        patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3_server.use(bucket, patch)
         s3_server.upload(base / "packed", "s3://sets/imagenet")
         yield {**{name: str(root) for name, root in roots.items()}, "bucket": "s3://sets/imagenet"}
 
@@ -183,12 +180,12 @@ def test_a_bucket_that_fails_for_good_stops_even_where_damaged_images_are_skippe
 ) -> None:
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
-    from ixt.images import buckets
+    from ixt.storage import retries
 
     index = load_index(roots["bucket"], "train")
-    monkeypatch.setattr(buckets, "_OUTAGE", buckets._Outage())
+    monkeypatch.setattr(retries, "_OUTAGE", retries._Outage())
     monkeypatch.setattr(
-        buckets, "POLICY", buckets.RetryPolicy(attempts=2, first_wait_s=0.01, timeout_s=1.0)
+        retries, "POLICY", retries.RetryPolicy(attempts=2, first_wait_s=0.01, timeout_s=1.0)
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     kind: Any = decoder

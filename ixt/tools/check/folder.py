@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ixt.errors import DataError
-from ixt.images.byte_ranges import is_remote
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index
 from ixt.images.progress_lines import Report
+from ixt.storage.urls import is_remote
 from ixt.tools.check.findings import (
     MEANING,
     REMOVABLE,
