@@ -218,7 +218,7 @@ def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None
 
 def test_a_server_that_is_away_is_named(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"/train: .*127\.0\.0\.1:9.* in the last of 4 attempts"):
+    with pytest.raises(DataError, match=r"/imagenet: .*127\.0\.0\.1:9.* in the last of 4 attempts"):
         load_index(uploaded, "train")
 
 
@@ -238,8 +238,8 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
     with pytest.raises(DataError) as error:
         load_index(f"{uploaded}/nowhere", "val")
     assert str(error.value) == (
-        f"{uploaded}/nowhere: holds no val/ or validation/; write a set with ixt data pack and "
-        "copy its folder there as it is"
+        f"{uploaded}/nowhere: holds nothing; check the URL, or upload a set that has val/ or "
+        "validation/ below it (ixt data pack DATA --to URL writes one)"
     )
     with pytest.raises(DataError, match=r"no such object or bucket \(HTTP status 404"):
         load_index("s3://no-such-bucket/x", "train")
@@ -248,7 +248,7 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
 def test_tars_without_their_index_are_refused(copied: Path) -> None:
     shutil.rmtree(copied / "train" / "index")
     s3_server.upload(copied, "s3://sets/bare")
-    with pytest.raises(DataError, match=r"/bare/train: holds no index/meta\.json; only sets of"):
+    with pytest.raises(DataError, match=r"/bare/train: holds no index/meta\.json; a set of"):
         load_index("s3://sets/bare", "train")
 
 

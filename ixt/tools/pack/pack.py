@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
 from ixt.images.folders import Split
-from ixt.images.index import join_paths, load_index
+from ixt.images.index import load_index
 from ixt.images.index_cache import save_packed_table
-from ixt.images.index_table import Table
+from ixt.images.index_table import Table, join_paths
 from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, stamp
 from ixt.images.tars import Member
