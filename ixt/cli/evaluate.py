@@ -174,7 +174,7 @@ def evaluate(
         typer.Option(
             metavar="DIR",
             help="Folder with val/, with class folders, or with the numbered validation images of "
-            "ImageNet; or an s3:// address.",
+            "ImageNet; or a URL in a bucket.",
         ),
     ],
     weights: Weights,

@@ -91,6 +91,8 @@ def list_objects(url: str) -> dict[str, RemoteFile]:
     def find(filesystem: Any, attempt: int) -> dict[str, Any]:
         filesystem.invalidate_cache()
         found: dict[str, Any] = filesystem.find(path, detail=True)
+        if not found and scheme_of(url) in ("az", "abfs"):
+            filesystem.info(path.partition("/")[0])  # adlfs lists nothing where no container is
         return found
 
     prefix = path + "/"

@@ -11,7 +11,9 @@ import pytest
 import s3_server
 import tar_sets
 from s3_server import Bucket
+from typer.testing import CliRunner
 
+from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import tar_bytes
 from ixt.images.byte_ranges import WrongBytes, read_bytes
@@ -20,6 +22,11 @@ from ixt.images.hold_out import load_split, own_val
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
 from ixt.storage import objects, retries
+from ixt.storage.filesystems import filesystem_of
+from ixt.tools.check import check_folder
+from ixt.tools.pack.layout import PackOptions
+from ixt.tools.pack.pack import pack
+from ixt.tools.pack.to_bucket import pack_to_bucket
 
 pytest.importorskip("s3fs")
 
@@ -30,6 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         s3_server.use(bucket, patch)
         patch.setattr(retries, "POLICY", retries.RetryPolicy(attempts=4, first_wait_s=0.02))
+        filesystem_of("s3://", 30.0).mkdir("sets")
         yield bucket
 
 
@@ -92,8 +100,9 @@ def test_a_tar_is_read_once_from_end_to_end(
     served.reads.clear()
     load_index(url, "val", rebuild=True)
     tars = [read.partition(" ")[0] for read in served.reads]
-    # Once to see what it is, and once for all that is in it.
-    assert sorted(tars) == [f"/sets/shards/set-val-000{n}.tar" for n in range(3) for _ in range(2)]
+    # One to see what they are, and then each for all that is in it.
+    names = ["train-0000", "val-0000", "val-0001", "val-0002"]
+    assert sorted(tars) == [f"/sets/shards/set-{name}.tar" for name in names]
 
 
 def test_the_index_is_kept_until_an_object_changes(
@@ -141,6 +150,53 @@ def test_images_to_train_on_are_held_out_where_there_are_no_others(
     reference = load_split(shutil.copytree(folder / "train", tmp_path / "bare"), "val", 0.3)
     held = load_split("s3://sets/bare", "val", 0.3)
     assert tar_sets.contents(held) == tar_sets.contents(reference)
+
+
+def test_data_check_names_what_is_broken_in_a_bucket(
+    folder: Path, tmp_path: Path, served: Bucket
+) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    broken = sorted((changed / "train").rglob("*.JPEG"))[3]
+    broken.write_bytes(broken.read_bytes()[:-40])
+    s3_server.upload(changed, "s3://sets/broken")
+    with_url, on_disk = check_folder("s3://sets/broken"), check_folder(changed)
+    assert with_url.breaking == on_disk.breaking
+    assert len(with_url.breaking) == 1
+    assert with_url.findings == on_disk.findings
+    assert [one.num_read for one in with_url.splits] == [15, 18]
+
+
+def objects_below(url: str) -> dict[str, bytes]:
+    return {name: objects.read_object(f"{url}/{name}") for name in objects.list_objects(url)}
+
+
+def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
+    folder: Path, tmp_path: Path, served: Bucket
+) -> None:
+    root = pack(folder, tmp_path / "out", PackOptions(shard_bytes=12_000)).root
+    words = ["data", "pack", str(folder), "--to", "s3://sets/packed"]
+    url = "s3://sets/packed"
+    assert pack_to_bucket(folder, url, PackOptions(shard_bytes=12_000)).num_written == 16
+    visible = {n: data for n, data in objects_below(url).items() if "/." not in n}
+    files = [path for path in Path(root).rglob("*") if path.is_file()]
+    assert visible == {str(path.relative_to(root)): path.read_bytes() for path in files}
+    # An upload that was cut off: the last shard is not there, nor an index.
+    for name in objects.list_objects(url):
+        if "index/" in name or "val-00003" in name:
+            objects.delete_object(f"{url}/{name}")
+    assert pack_to_bucket(folder, url, PackOptions(shard_bytes=12_000)).num_written == 1
+    assert {n: data for n, data in objects_below(url).items() if "/." not in n} == visible
+    assert tar_sets.contents(load_index(url, "val")) == tar_sets.contents(load_index(root, "val"))
+    other = CliRunner().invoke(app, words)
+    assert str(other.exception) == (
+        "s3://sets/packed: was packed from other images or with other options (see pack.json); "
+        "choose a new place, or delete this one"
+    )
+    objects.write_object("s3://sets/occupied/a", b"x")
+    occupied = CliRunner().invoke(app, [*words[:-1], "s3://sets/occupied"])
+    assert "is not empty and no packed set" in str(occupied.exception)
+    both = CliRunner().invoke(app, [*words, str(tmp_path)])
+    assert (both.exit_code, "either a folder OUT or --to URL" in both.output) == (2, True)
 
 
 def refused(url: str, split: str = "train") -> str:
