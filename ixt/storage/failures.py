@@ -11,6 +11,7 @@ from ixt.storage.urls import scheme_of, service_of
 
 _LIBRARIES = frozenset(
     ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx",
+        "httpx2",
      "huggingface_hub", "requests", "s3fs")
 )  # fmt: skip
 _STATUS_NAMES = {"azure": "status_code", "gcsfs": "code", "aiohttp": "status"}
@@ -37,8 +38,8 @@ def is_of_a_cloud(error: Exception) -> bool:
 
 
 def _is_bad_request(error: ValueError) -> bool:
-    """Whether gcsfs or adlfs raised it, which use ValueError for the server's words."""
-    return str(error).startswith(("Bad Request", "unable to connect to account"))
+    """Whether gcsfs or adlfs raised it, or the Hub's library: their ValueErrors are for users."""
+    return str(error).startswith(("Bad Request", "unable to connect to account", "Repository id"))
 
 
 def status_of(error: BaseException) -> int | None:

@@ -5,6 +5,7 @@ Two loops of retries within each other would wait for minutes and count wrongly.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -97,6 +98,8 @@ def _azure(timeout_s: float) -> Any:
         use_listings_cache=False,
         skip_instance_cache=True,
     )
+    # It logs a paragraph on each way to log in; the error has its first line.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     filesystem._timeout_kwargs["retry_total"] = 0  # handed to each read and write
     return filesystem
 

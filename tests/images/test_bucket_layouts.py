@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         s3_server.use(bucket, patch)
         patch.setattr(retries, "POLICY", retries.RetryPolicy(attempts=4, first_wait_s=0.02))
-        filesystem_of("s3://", 30.0).mkdir("sets")
+        filesystem_of("s3://", 30.0).mkdir("layouts")
         yield bucket
 
 
@@ -60,12 +60,12 @@ def roots(
         "shards": shards,
     }
     for name, root in made.items():
-        s3_server.upload(root, f"s3://sets/{name}")
+        s3_server.upload(root, f"s3://layouts/{name}")
     both: dict[str, tuple[Path | str, str]] = {
-        name: (root, f"s3://sets/{name}") for name, root in made.items()
+        name: (root, f"s3://layouts/{name}") for name, root in made.items()
     }
     pattern = "set-{train-{0000..0002},val-{0000..0002}}.tar"
-    both["pattern"] = (f"{shards}/{pattern}", f"s3://sets/shards/{pattern}")
+    both["pattern"] = (f"{shards}/{pattern}", f"s3://layouts/shards/{pattern}")
     return both
 
 
@@ -102,21 +102,21 @@ def test_a_tar_is_read_once_from_end_to_end(
     tars = [read.partition(" ")[0] for read in served.reads]
     # One to see what they are, and then each for all that is in it.
     names = ["train-0000", "val-0000", "val-0001", "val-0002"]
-    assert sorted(tars) == [f"/sets/shards/set-{name}.tar" for name in names]
+    assert sorted(tars) == [f"/layouts/shards/set-{name}.tar" for name in names]
 
 
 def test_the_index_is_kept_until_an_object_changes(
     folder: Path, tmp_path: Path, served: Bucket
 ) -> None:
     changed = Path(shutil.copytree(folder, tmp_path / "changed"))
-    s3_server.upload(changed, "s3://sets/changing")
-    index = load_index("s3://sets/changing", "train")
+    s3_server.upload(changed, "s3://layouts/changing")
+    index = load_index("s3://layouts/changing", "train")
     served.reads.clear()
-    assert isinstance(load_index("s3://sets/changing", "train").labels.base, np.memmap)
+    assert isinstance(load_index("s3://layouts/changing", "train").labels.base, np.memmap)
     assert served.reads == []
     (one,) = index.ranges([0])
     objects.write_object(one.path, b"x" * int(index.num_bytes[0]))
-    assert load_index("s3://sets/changing", "train").unreadable.tolist() == [0]
+    assert load_index("s3://layouts/changing", "train").unreadable.tolist() == [0]
 
 
 def test_an_object_that_changes_behind_the_index_is_named(
@@ -145,10 +145,10 @@ def test_images_to_train_on_are_held_out_where_there_are_no_others(
 ) -> None:
     for path in (folder / "train").rglob("*.JPEG"):
         below = path.relative_to(folder / "train")
-        objects.write_object(f"s3://sets/bare/{below}", path.read_bytes())
-    assert own_val("s3://sets/bare") is None
+        objects.write_object(f"s3://layouts/bare/{below}", path.read_bytes())
+    assert own_val("s3://layouts/bare") is None
     reference = load_split(shutil.copytree(folder / "train", tmp_path / "bare"), "val", 0.3)
-    held = load_split("s3://sets/bare", "val", 0.3)
+    held = load_split("s3://layouts/bare", "val", 0.3)
     assert tar_sets.contents(held) == tar_sets.contents(reference)
 
 
@@ -158,8 +158,8 @@ def test_data_check_names_what_is_broken_in_a_bucket(
     changed = Path(shutil.copytree(folder, tmp_path / "changed"))
     broken = sorted((changed / "train").rglob("*.JPEG"))[3]
     broken.write_bytes(broken.read_bytes()[:-40])
-    s3_server.upload(changed, "s3://sets/broken")
-    with_url, on_disk = check_folder("s3://sets/broken"), check_folder(changed)
+    s3_server.upload(changed, "s3://layouts/broken")
+    with_url, on_disk = check_folder("s3://layouts/broken"), check_folder(changed)
     assert with_url.breaking == on_disk.breaking
     assert len(with_url.breaking) == 1
     assert with_url.findings == on_disk.findings
@@ -174,8 +174,8 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     folder: Path, tmp_path: Path, served: Bucket
 ) -> None:
     root = pack(folder, tmp_path / "out", PackOptions(shard_bytes=12_000)).root
-    words = ["data", "pack", str(folder), "--to", "s3://sets/packed"]
-    url = "s3://sets/packed"
+    words = ["data", "pack", str(folder), "--to", "s3://layouts/packed"]
+    url = "s3://layouts/packed"
     assert pack_to_bucket(folder, url, PackOptions(shard_bytes=12_000)).num_written == 16
     visible = {n: data for n, data in objects_below(url).items() if "/." not in n}
     files = [path for path in Path(root).rglob("*") if path.is_file()]
@@ -189,11 +189,11 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     assert tar_sets.contents(load_index(url, "val")) == tar_sets.contents(load_index(root, "val"))
     other = CliRunner().invoke(app, words)
     assert str(other.exception) == (
-        "s3://sets/packed: was packed from other images or with other options (see pack.json); "
+        "s3://layouts/packed: was packed from other images or with other options (see pack.json); "
         "choose a new place, or delete this one"
     )
-    objects.write_object("s3://sets/occupied/a", b"x")
-    occupied = CliRunner().invoke(app, [*words[:-1], "s3://sets/occupied"])
+    objects.write_object("s3://layouts/occupied/a", b"x")
+    occupied = CliRunner().invoke(app, [*words[:-1], "s3://layouts/occupied"])
     assert "is not empty and no packed set" in str(occupied.exception)
     both = CliRunner().invoke(app, [*words, str(tmp_path)])
     assert (both.exit_code, "either a folder OUT or --to URL" in both.output) == (2, True)
@@ -209,27 +209,31 @@ def refused(url: str, split: str = "train") -> str:
 def test_what_cannot_be_read_is_said_in_one_line(
     roots: dict[str, tuple[Path | str, str]], served: Bucket
 ) -> None:
-    empty = refused("s3://sets/nothing/here")
-    assert empty.startswith("s3://sets/nothing/here: holds nothing; check the URL, or upload a set")
+    empty = refused("s3://layouts/nothing/here")
+    assert empty.startswith(
+        "s3://layouts/nothing/here: holds nothing; check the URL, or upload a set"
+    )
     assert refused("s3://no-bucket/set").startswith(
         "s3://no-bucket/set: no such object or bucket ("
     )
-    shards = "s3://sets/shards/set-{train,val}-{0000..0007}.tar"
-    assert refused(shards).startswith("s3://sets/shards/set-train-0003.tar: no such object, but ")
-    objects.write_object("s3://sets/mixed/train/a/1.jpg", b"x")
-    objects.write_object("s3://sets/mixed/train/b.tar", b"x")
-    assert refused("s3://sets/mixed") == (
-        "s3://sets/mixed/train: holds class folders and also 1 tar (b.tar); move away what is not "
-        "to be read"
+    shards = "s3://layouts/shards/set-{train,val}-{0000..0007}.tar"
+    assert refused(shards).startswith(
+        "s3://layouts/shards/set-train-0003.tar: no such object, but "
     )
-    assert refused("s3://sets/mixed", "val").startswith(
-        "s3://sets/mixed: holds no val/ or validation/; found 1 name (train/); put class folders,"
+    objects.write_object("s3://layouts/mixed/train/a/1.jpg", b"x")
+    objects.write_object("s3://layouts/mixed/train/b.tar", b"x")
+    assert refused("s3://layouts/mixed") == (
+        "s3://layouts/mixed/train: holds class folders and also 1 tar (b.tar); move away what is "
+        "not to be read"
     )
-    objects.write_object("s3://sets/gz/train/b.tar.gz", b"x")
-    assert "holds neither class folders nor tars" in refused("s3://sets/gz")
+    assert refused("s3://layouts/mixed", "val").startswith(
+        "s3://layouts/mixed: holds no val/ or validation/; found 1 name (train/); put class"
+    )
+    objects.write_object("s3://layouts/gz/train/b.tar.gz", b"x")
+    assert "neither class folders nor tars" in refused("s3://layouts/gz")
     for number in range(2):
-        objects.write_object(f"s3://sets/labels/train/a/{number}.cls", b"%d" % number)
-        objects.write_object(f"s3://sets/labels/train/a/{number}.jpg", b"x")
-    assert "train/a: holds labels of several classes (.cls)" in refused("s3://sets/labels")
-    objects.write_object("s3://sets/torn/train/a.tar", b"x" * 700)
-    assert "a.tar: cannot be read as a tar (" in refused("s3://sets/torn")
+        objects.write_object(f"s3://layouts/labels/train/a/{number}.cls", b"%d" % number)
+        objects.write_object(f"s3://layouts/labels/train/a/{number}.jpg", b"x")
+    assert "train/a: holds labels of several classes (.cls)" in refused("s3://layouts/labels")
+    objects.write_object("s3://layouts/torn/train/a.tar", b"x" * 700)
+    assert "a.tar: cannot be read as a tar (" in refused("s3://layouts/torn")
