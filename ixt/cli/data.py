@@ -26,7 +26,7 @@ _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 FolderArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder with train/ and val/ or with WebDataset shards, or its s3:// address."
+        help="Folder with train/ and val/ or with WebDataset shards, or its URL in a bucket."
     ),
 ]
 SplitOption = Annotated[
@@ -77,9 +77,11 @@ def data_index(
     image that was replaced under the same name is not noticed: use --rebuild.
 
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
-    by `ixt data pack`, in a folder or in an S3 bucket, or WebDataset shards: NAME.jpg beside
+    by `ixt data pack`, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
     line says what names the classes; their order is always that of the class numbers.
+
+    All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
@@ -203,8 +205,18 @@ def data_pack(
         str, typer.Argument(help="Images to pack, in any layout that training reads.")
     ],
     out: Annotated[
-        Path, typer.Argument(help="Folder to write. If it is incomplete, it is completed.")
-    ],
+        Path | None,
+        typer.Argument(
+            show_default=False, help="Folder to write. If it is incomplete, it is completed."
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Write to this place in a bucket instead: s3://, gs:// or az://.",
+        ),
+    ] = None,
     max_side: Annotated[
         int | None,
         typer.Option(
@@ -226,17 +238,24 @@ def data_pack(
 ) -> None:
     """Pack images into a few tar archives with an index.
 
-    Training reads them from a disk with fewer files, or from an S3 bucket. If the command was
-    interrupted, run it again: it resumes where it stopped.
+    Training reads them from a disk with fewer files, or from a bucket; --to writes there and needs
+    room for one archive here. If the command was interrupted, run it again: it resumes where it
+    stopped.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
     from ixt.tools.pack.layout import PackOptions
     from ixt.tools.pack.pack import pack
+    from ixt.tools.pack.to_bucket import pack_to_bucket
 
+    if (out is None) == (to is None):
+        raise typer.BadParameter("give either a folder OUT or --to URL")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
     with resumable(), progress("packing", "images") as report:
-        summary = pack(source, out, options, num_threads=num_threads, report=report)
+        if to is not None:
+            summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)
+        elif out is not None:
+            summary = pack(source, out, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     say(
         f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
@@ -247,7 +266,7 @@ def data_pack(
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/.")],
+    folder: FolderArgument,
     split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,
@@ -276,8 +295,8 @@ def data_check(
     """Find images that are broken, unusual or duplicate.
 
     Every image is decoded once, in tar archives as well. The next check reads only the files that
-    have changed. Images of packed sets are compared with their checksums. In class folders, only
-    --manifest finds changed bits; it reads all files each time.
+    have changed; in a bucket, it reads all again. Images of packed sets are compared with their
+    checksums. In class folders, only --manifest finds changed bits; it reads all files each time.
 
     Exit status: 0 if nothing stops training, 1 if something does, 2 if the folder cannot be
     checked.

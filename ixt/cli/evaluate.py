@@ -183,7 +183,7 @@ def evaluate(
             metavar="DIR",
             show_default="the images of the run",
             help="Folder with val/, with class folders, or with the numbered validation images of "
-            "ImageNet; or an s3:// address.",
+            "ImageNet; or a URL in a bucket.",
         ),
     ] = None,
     num_processes: ProcessesOption = None,

@@ -27,7 +27,7 @@ DataOption = Annotated[
         "--data",
         metavar="DIR",
         help="Folder with train/ and val/ (or validation/) or with WebDataset shards, a brace "
-        "pattern of shards in quotes, or an s3:// address.",
+        "pattern of shards in quotes, or a URL in a bucket.",
     ),
 ]
 SetOption = Annotated[

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.files import refuse_irregular
+from ixt.storage.urls import is_remote
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
-
-REMOTE_SCHEMES = ("s3://",)
 
 # Reads of a bucket wait for the server: 32 at once fetch some 1,000 images/s at 30 ms each.
 _NUM_READERS = 32
@@ -39,6 +38,8 @@ class ByteRange(NamedTuple):
     """The image's name within the shard; empty for a whole file."""
     crc32: int | None = None
     """CRC-32 that its bytes must have; None where it is not known."""
+    version: str = ""
+    """The version of an object in a bucket that is read, and no other; empty for any."""
 
     @property
     def name(self) -> str:
@@ -54,11 +55,6 @@ class ByteRange(NamedTuple):
     def is_remote(self) -> bool:
         """Whether the image lies in a bucket."""
         return is_remote(self.path)
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is the URL of a bucket."""
-    return path.startswith(REMOTE_SCHEMES)
 
 
 class WrongBytes(OSError):
@@ -91,13 +87,25 @@ def _read(source: ByteRange) -> Bytes:
     if source.size is None:
         return _read_file(source.path)
     if source.is_remote:
-        from ixt.images.buckets import read_remote
-
         # A copy, because torch warns of memory that may not be written.
-        return np.frombuffer(
-            bytearray(read_remote(source.path, source.offset, source.size)), np.uint8
-        )
+        return np.frombuffer(bytearray(_read_remote(source, source.size)), np.uint8)
     return _read_shard(source.path, source.offset, source.size)
+
+
+def _read_remote(source: ByteRange, size: int) -> bytes:
+    from ixt.storage.objects import read_object
+
+    if source.member or source.offset:
+        return read_object(source.path, source.offset, size, source.version)
+    data = read_object(source.path, size=None if size else 0)
+    if len(data) != size:
+        raise WrongBytes(
+            errno.EBADMSG,
+            f"has {len(data)} bytes, and had {size} when it was indexed; start again, which looks "
+            "at the images again",
+            source.path,
+        )
+    return data
 
 
 def _read_file(path: str) -> Bytes:

@@ -207,7 +207,7 @@ def _publish(cache: Path, name: str, table: Table) -> None:
     """
     files = encode_table(table)
     target = cache / f"{name}-{hashlib.sha256(files[META]).hexdigest()[:16]}"
-    publish_table(target, lambda staging: _write(files, staging))
+    publish_table(target, lambda staging: write_files(files, staging))
     remove_old(cache, name, target)
 
 
@@ -220,7 +220,7 @@ def save_packed_table(target: Path, table: Table) -> None:
     files = encode_table(table)
     if target.exists() and not _holds(target, files[META]):
         shutil.rmtree(target)  # of an earlier release, or of images that were packed before
-    publish_table(target, lambda staging: _write(files, staging))
+    publish_table(target, lambda staging: write_files(files, staging))
 
 
 def _holds(target: Path, meta: bytes) -> bool:
@@ -286,6 +286,7 @@ def _put_aside(path: Path) -> None:
         os.utime(aside)
 
 
-def _write(files: dict[str, bytes], folder: Path) -> None:
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Write the files of a table into a folder."""
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.images.headers import ImageFormat
+from ixt.images.headers import Headers, ImageFormat
 from ixt.images.shards import Stamp
 
 COLUMNS: dict[str, type[np.generic]] = {
@@ -58,6 +59,46 @@ class Table:
     def has_checksums(self) -> bool:
         """Whether the bytes of each image can be verified."""
         return len(self.columns["crc32"]) > 0
+
+
+def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pack paths into one blob and the (n + 1,) offsets that find them in it."""
+    offsets = np.zeros(len(files) + 1, np.int64)
+    np.cumsum([len(file) for file in files], out=offsets[1:])
+    return np.frombuffer(b"".join(files), np.uint8), offsets
+
+
+class _Listing(Protocol):
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def counts(self) -> tuple[int, ...]: ...
+    @property
+    def names(self) -> list[bytes]: ...
+
+
+def make_table(
+    listing: _Listing,
+    headers: Headers,
+    shards: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    folders: dict[str, int],
+    stamps: tuple[Stamp, ...],
+) -> Table:
+    """The table of listed images whose headers were read, without checksums."""
+    path_blob, path_offsets = join_paths(listing.names)
+    columns: dict[str, NDArray[Any]] = {
+        "labels": np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts),
+        "sizes": headers.sizes,
+        "num_bytes": headers.num_bytes,
+        "formats": headers.formats,
+        "path_blob": path_blob,
+        "path_offsets": path_offsets,
+        "shard_numbers": shards,
+        "shard_offsets": starts,
+        "crc32": np.zeros(0, np.uint32),
+    }
+    return Table(listing.classes, folders, columns, stamps)
 
 
 def check_table(table: Table, *, packed: bool) -> None:

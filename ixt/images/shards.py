@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
@@ -27,6 +28,14 @@ _BLOCK = 512
 _FIRST = 4  # shards looked into by split: some may be damaged, which is said later
 _PROBES = 16
 _NUM_THREADS = 16
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_HasName)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,30 @@ def _named_shards(root: Path) -> dict[str | None, list[Path]]:
 
 
 def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
-    """The tars of a split by their names; all are to train on if no name says a split."""
+    """The tars of a split by their names."""
+    paths = tars_of_split(root, split, named)
+    folders = {path.parent for path in paths}
+    if len(folders) > 1:
+        raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
+    folder = folders.pop()
+    if not is_pattern(root):
+        refuse_compressed(folder, [path.name for path in folder.iterdir()])
+    return Layout(split, folder, tuple(path.name for path in paths))
+
+
+def tars_of_split(
+    root: object, split: Split, named: Mapping[str | None, list[_Named]]
+) -> list[_Named]:
+    """Those of some tars that are of a split; all are to train on if no name says a split.
+
+    Args:
+        root: what they were found in, for messages.
+        split: train or val.
+        named: the tars by the split that their names say.
+
+    Raises:
+        DataError: there are none, or some names say no split.
+    """
     unclear = named.get(None, [])
     if unclear and len(named) > 1:
         raise DataError(
@@ -127,13 +159,7 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
             f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
             + held_out * (split == "val")
         )
-    folders = {path.parent for path in paths}
-    if len(folders) > 1:
-        raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
-    folder = folders.pop()
-    if not is_pattern(root):
-        _refuse_compressed(folder, [path.name for path in folder.iterdir()])
-    return Layout(split, folder, tuple(path.name for path in paths))
+    return paths
 
 
 def _refuse_beside(
@@ -165,11 +191,11 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
     if folders:
         _refuse_half_extracted(folder, folders, tars)
         return ()
-    _refuse_compressed(folder, others)
+    refuse_compressed(folder, others)
     return tuple(os.fsdecode(name) for name in sorted(tars))
 
 
-def _refuse_compressed(folder: Path, names: list[str]) -> None:
+def refuse_compressed(folder: object, names: list[str]) -> None:
     """Refuse compressed tars among some files: their images would be left out silently."""
     compressed = [
         name

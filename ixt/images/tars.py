@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
 from ixt.images.progress_lines import Report
 from ixt.images.shard_labels import label_beside_image
+from ixt.images.tar_bytes import TarPlace, length_of, open_tar
 
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
@@ -60,7 +60,7 @@ class TarImage(NamedTuple):
 class _Tar(NamedTuple):
     """A tar, or one within another."""
 
-    path: Path
+    path: TarPlace
     shard: int
     offset: int
     size: int
@@ -92,7 +92,7 @@ class TarListing:
 
 
 def list_tars(
-    paths: Sequence[Path], report: Report | None = None, *, packed: bool = False
+    paths: Sequence[TarPlace], report: Report | None = None, *, packed: bool = False
 ) -> TarListing:
     """List the images of all tars of a split.
 
@@ -109,7 +109,7 @@ def list_tars(
     """
     list_one = partial(_list_tar, packed=packed)
     outer = [
-        _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
+        _Tar(path, shard, 0, length_of(path), b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
     first = _list_all(outer, list_one, report)
@@ -129,7 +129,7 @@ def list_tars(
 
 
 def list_members(
-    path: Path, offset: int = 0, size: int | None = None, limit: int | None = None
+    path: TarPlace, offset: int = 0, size: int | None = None, limit: int | None = None
 ) -> list[Member]:
     """List the regular files of a tar in the order in which they are stored.
 
@@ -143,17 +143,19 @@ def list_members(
         DataError: as `walk_tar`, or the tar is compressed or not readable.
     """
     try:
-        with open(path, "rb", buffering=8 * _BLOCK) as file:
-            if os.pread(file.fileno(), 2, offset) == _GZIP:
+        with open_tar(path) as tar:
+            if tar.at(offset, 2) == _GZIP:
                 raise DataError(
                     f"{path}: is compressed, so its images cannot be read in random order; "
                     "decompress it once with gunzip (the result ends in .tar), or give the folder"
                 )
-            length = os.fstat(file.fileno()).st_size - offset if size is None else size
-            return [
-                Member(os.fsencode(info.name).removeprefix(b"./"), info.offset_data, info.size)
-                for info in islice(walk_tar(file, offset, length, str(path)), limit)
-            ]
+            length = tar.size - offset if size is None else size
+            members = []
+            for info in islice(walk_tar(tar.file, offset, length, str(path)), limit):
+                name = os.fsencode(info.name).removeprefix(b"./")
+                members.append(Member(name, info.offset_data, info.size))
+                tar.keep(*members[-1])
+            return members
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
@@ -280,7 +282,7 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: Path, images: Sequence[TarImage]) -> None:
+def _refuse_twice(path: TarPlace, images: Sequence[TarImage]) -> None:
     seen: set[bytes] = set()
     for image in images:
         if image.name in seen:

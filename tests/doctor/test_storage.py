@@ -35,7 +35,7 @@ def test_a_bucket_is_asked_for_its_index(monkeypatch: pytest.MonkeyPatch, digits
     monkeypatch.setattr(storage, "load_index", lambda root, split: index)
     assert check_data("s3://bucket/set").status in ("ok", "warn")
     monkeypatch.undo()
-    assert "cannot be read; give a folder, or s3://" in check_data("gs://bucket/set").value
+    assert "cannot be read; give a folder, or a bucket as s3://" in check_data("gcs://b/set").value
 
 
 @pytest.mark.parametrize(("folders", "said"), [((), "no such folder"), (("train",), "no images")])
