@@ -245,12 +245,13 @@ def data_pack(
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
     from ixt.tools.pack.layout import PackOptions
-    from ixt.tools.pack.pack import pack
+    from ixt.tools.pack.pack import PackSummary, pack
     from ixt.tools.pack.to_bucket import pack_to_bucket
 
     if (out is None) == (to is None):
         raise typer.BadParameter("give either a folder OUT or --to URL")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
+    summary: PackSummary[Path] | PackSummary[str]
     with resumable(), progress("packing", "images") as report:
         if to is not None:
             summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import PIL
@@ -34,14 +35,16 @@ from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
 
+Place = TypeVar("Place", Path, str)
+
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
-class PackSummary:
+class PackSummary(Generic[Place]):
     """What lies in a packed set."""
 
-    root: Path | str
+    root: Place
     """The folder or the URL to give to `--data`."""
     num_images: int
     num_shards: int
@@ -62,7 +65,7 @@ def pack(
     *,
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
-) -> PackSummary:
+) -> PackSummary[Path]:
     """Pack the train and val images of a set, or continue a packing that was cut off.
 
     The same images and options give the same bytes, whatever layout the images come in, on any
@@ -115,7 +118,7 @@ def pack(
     return _summary(out, plans, written)
 
 
-def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
+def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary[Path]:
     shards = [path for plan in plans for path in _shard_paths(out, plan)]
     return PackSummary(
         root=out,

@@ -66,7 +66,7 @@ def pack_to_bucket(
     *,
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
-) -> PackSummary:
+) -> PackSummary[str]:
     """Pack the train and val images of a set below a URL, or continue to.
 
     A shard lies in the folder for temporary files (TMPDIR) until it is uploaded.
