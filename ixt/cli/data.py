@@ -90,7 +90,7 @@ def data_index(
     """
     from ixt.images.index import load_index
 
-    for split in ("train", "val"):
+    for split in splits_of("all", folder):
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
         say(
@@ -315,7 +315,7 @@ def data_check(
     with resumable():
         report = check_folder(
             folder,
-            splits=splits_of(split),
+            splits=splits_of(split, folder),
             fix=fix,
             strict=strict,
             manifest=manifest,
@@ -328,6 +328,17 @@ def data_check(
     raise typer.Exit(1 if report.breaking else 0)
 
 
-def splits_of(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
-    """The splits that `--split` names."""
-    return ("train", "val") if choice == "all" else (choice,)
+def splits_of(choice: Literal["train", "val", "all"], root: str) -> tuple[Split, ...]:
+    """The splits that `--split` names; of all, those that are there."""
+    if choice != "all":
+        return (choice,)
+    from ixt.images.hold_out import own_splits
+
+    splits = own_splits(root)
+    if "val" not in splits:
+        say(
+            f"{root}: contains no val/, only images to train on; `ixt init` writes a recipe that "
+            "holds some of them out for validation",
+            error=True,
+        )
+    return splits

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
-from ixt.images.folders import Split
+from ixt.images.hold_out import own_splits
 from ixt.images.index import load_index
 from ixt.images.index_cache import save_packed_table
 from ixt.images.index_table import Table, join_paths
@@ -36,8 +36,6 @@ from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
 
 Place = TypeVar("Place", Path, str)
-
-_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def pack(
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
 ) -> PackSummary[Path]:
-    """Pack the train and val images of a set, or continue a packing that was cut off.
+    """Pack the images of a set, train and val if it has both, or continue a packing.
 
     The same images and options give the same bytes, whatever layout the images come in, on any
     number of threads. The images keep their order, so a run sees the same samples. The index
@@ -85,7 +83,8 @@ def pack(
             disk is too small or full.
     """
     out = local_path(out)
-    plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
+    splits = own_splits(str(source))
+    plans = [plan_pack(load_index(source, split), split, options) for split in splits]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (
         writing(out),
