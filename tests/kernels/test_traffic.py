@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 from torch import nn
-from traffic import Traffic, training_traffic
 
+from ixt.bench.count.traffic import Traffic, training_traffic
 from ixt.kernels.folded import fuse
 from ixt.kernels.modules import fuse_mixers
 from ixt.kernels.residual import keep_residual_half

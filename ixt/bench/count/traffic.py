@@ -11,6 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ixt.bench.count.layers import Layers, Place
+from ixt.bench.count.operations import Products, products_of
+
 BATCH = 128
 
 # Operators of ixt that are more than one kernel.
@@ -40,6 +43,20 @@ class Traffic:
     """What they read and write, each operand once, in 1e6 bytes per image."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """One operator of a step that writes memory."""
+
+    place: Place
+    """The pass and the layer that it belongs to."""
+    launches: int
+    """Its kernels."""
+    moved_bytes: int
+    """What it reads and writes, each operand once."""
+    products: Products
+    """What it multiplies."""
+
+
 def training_traffic(model: nn.Module, image_size: int) -> Traffic:
     """Count a step in NHWC under autocast to bf16.
 
@@ -50,38 +67,54 @@ def training_traffic(model: nn.Module, image_size: int) -> Traffic:
         model: in training mode; it comes back with fake parameters, of no further use.
         image_size: side of the square images, in pixels.
     """
-    counter = _Counter()
+    counter = Counter()
     model.to(memory_format=torch.channels_last)
     with FakeTensorMode() as fake:
-        model._apply(lambda tensor: fake.from_tensor(tensor))  # type: ignore[no-untyped-call]
-        images = torch.empty(BATCH, 3, image_size, image_size)
+        images = faked(model, fake, BATCH, image_size)
         images = images.contiguous(memory_format=torch.channels_last)
         with counter:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = model(images).float().sum()
-            loss.backward()
-    return Traffic(counter.launches, counter.moved / BATCH / 1e6)
+            torch.autograd.backward(loss)
+    moved = sum(each.moved_bytes for each in counter.counted)
+    return Traffic(sum(each.launches for each in counter.counted), moved / BATCH / 1e6)
 
 
-class _Counter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = 0
-        self.moved = 0
+def faked(model: nn.Module, fake: FakeTensorMode, batch: int, image_size: int) -> Tensor:
+    """Take the values from a model's tensors; a batch of images without values."""
+    model._apply(lambda tensor: fake.from_tensor(tensor))  # type: ignore[no-untyped-call]
+    return torch.empty(batch, 3, image_size, image_size)
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator that writes memory, and where it belongs."""
+
+    def __init__(self, layers: Layers | None = None) -> None:
+        """Note nothing yet.
+
+        Args:
+            layers: say where an operator belongs; None where that does not matter.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: list[Counted] = []
+        self._layers = layers or Layers()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        """Carry an operator out, and note it."""
         out = func(*args, **(kwargs or {}))
-        operands, results = _tensors(args), _tensors(out)
+        operands, results = _tensors((args, kwargs)), _tensors(out)
         memory = {_memory(tensor) for tensor in operands}
         writes = func._schema.is_mutable or any(_memory(t) not in memory for t in results)
         if writes and not func.is_view and func not in _ROOM:
-            self.launches += _KERNELS.get(func.name(), 1)
-            self.moved += sum(map(_bytes, {id(t): t for t in (*operands, *results)}.values()))
+            launches = _KERNELS.get(func.name(), 1)
+            moved = sum(map(_bytes, {id(t): t for t in (*operands, *results)}.values()))
             if func is torch.ops.aten.convolution.default and args[2] is not None:
-                self.launches += 1
-                self.moved += 2 * _bytes(out)
+                launches += 1
+                moved += 2 * _bytes(out)
+            place, products = self._layers.place(), products_of(func, args, out)
+            self.counted.append(Counted(place, launches, moved, products))
         return out
 
 
