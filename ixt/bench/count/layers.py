@@ -36,7 +36,7 @@ class Layers:
 
     def place(self) -> Place:
         """The pass and the layer that are at work."""
-        node: Any = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node: Any = torch._C._current_autograd_node()
         if node is None:
             return self._stack[-1]
         number = node._sequence_nr()
@@ -77,7 +77,7 @@ class Layers:
         self._mark()
 
     def _mark(self) -> None:
-        number = torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        number = torch._C._autograd._get_sequence_nr()
         self._since.append((number, self._stack[-1]))
 
 

@@ -28,8 +28,16 @@ _KERNELS = {
 }
 
 
-# Operators that make room and leave it as it is.
-_ROOM = (torch.ops.aten.new_empty.default, torch.ops.aten.empty_like.default)
+# Operators that make room, or look at it in another way, and leave it as it is.
+_ROOM = (
+    torch.ops.aten.as_strided_.default,
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten.new_empty.default,
+)
+
+# Operators whose first operand is written and not read.
+_FILLING = ("aten::bernoulli_", "aten::copy_", "aten::fill_", "aten::zero_")
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Traffic:
     """Operators that write memory, by their kernels where those are ixt's own, and a pass for each
     bias that a convolution adds."""
     mb_per_image: float
-    """What they read and write, each operand once, in 1e6 bytes per image."""
+    """What they read and write, in 1e6 bytes per image."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,12 @@ class Counted:
 
     place: Place
     """The pass and the layer that it belongs to."""
+    operator: str
+    """Its name, e.g. aten::convolution."""
     launches: int
     """Its kernels."""
     moved_bytes: int
-    """What it reads and writes, each operand once."""
+    """What it reads and writes: each operand once, and twice if it is changed in place."""
     products: Products
     """What it multiplies."""
 
@@ -69,8 +79,8 @@ def training_traffic(model: nn.Module, image_size: int) -> Traffic:
     """
     counter = Counter()
     model.to(memory_format=torch.channels_last)
-    with FakeTensorMode() as fake:
-        images = faked(model, fake, BATCH, image_size)
+    with FakeTensorMode():
+        images = faked(model, BATCH, image_size)
         images = images.contiguous(memory_format=torch.channels_last)
         with counter:
             with torch.autocast("cpu", torch.bfloat16):
@@ -80,9 +90,9 @@ def training_traffic(model: nn.Module, image_size: int) -> Traffic:
     return Traffic(sum(each.launches for each in counter.counted), moved / BATCH / 1e6)
 
 
-def faked(model: nn.Module, fake: FakeTensorMode, batch: int, image_size: int) -> Tensor:
-    """Take the values from a model's tensors; a batch of images without values."""
-    model._apply(lambda tensor: fake.from_tensor(tensor))  # type: ignore[no-untyped-call]
+def faked(model: nn.Module, batch: int, image_size: int) -> Tensor:
+    """Take the values from a model, in a `FakeTensorMode`; a batch of images without values."""
+    model._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype))  # type: ignore[no-untyped-call]
     return torch.empty(batch, 3, image_size, image_size)
 
 
@@ -109,13 +119,29 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         writes = func._schema.is_mutable or any(_memory(t) not in memory for t in results)
         if writes and not func.is_view and func not in _ROOM:
             launches = _KERNELS.get(func.name(), 1)
-            moved = sum(map(_bytes, {id(t): t for t in (*operands, *results)}.values()))
+            touched = {id(t): t for t in (*operands, *results)}.values()
+            moved = sum(map(_bytes, (*touched, *_changed(func, args))))
             if func is torch.ops.aten.convolution.default and args[2] is not None:
                 launches += 1
                 moved += 2 * _bytes(out)
             place, products = self._layers.place(), products_of(func, args, out)
-            self.counted.append(Counted(place, launches, moved, products))
+            name = func.name().split(".")[0]
+            self.counted.append(Counted(place, name, launches, moved, products))
         return out
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """What an operator reads and then writes in the same place."""
+    if func.name().split(".")[0] in _FILLING:
+        return []
+    # AdamW's kernel changes gradients only to take a scale off, which there is none of.
+    written = [
+        argument.alias_info is not None
+        and argument.alias_info.is_write
+        and argument.name != "grads"
+        for argument in func._schema.arguments
+    ]
+    return _tensors([given for given, is_written in zip(args, written, strict=False) if is_written])
 
 
 def _tensors(tree: Any) -> list[Tensor]:
