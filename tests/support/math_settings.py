@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,9 +12,15 @@ import torch
 @contextmanager
 def math_settings_restored() -> Iterator[None]:
     """They are as before afterwards."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    parts = (cudnn, cudnn.conv, cudnn.rnn, matmul)  # cuDNN's own sets both of its kinds
+    before = [part.fp32_precision for part in parts]
+    choice = cudnn.benchmark, cudnn.deterministic
     try:
         yield
     finally:
-        conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
+        matmul.allow_tf32 = before[-1] == "tf32"
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+        cudnn.benchmark, cudnn.deterministic = choice
