@@ -11,6 +11,7 @@ from torch import nn
 from ixt.estimate.activations import Activations, saved_activations
 from ixt.models import count_params
 from ixt.recipe import Engine, Optim, Recipe
+from ixt.training.micro_batch import input_bytes
 from ixt.training.optimizer import build_optimizer
 
 GIB = 2**30
@@ -112,7 +113,6 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     buffers = _FP32 * size.buffers
     gradients = _FP32 * size.trained_params
     shard = gradients / num_gpus
-    pixels = 3 * recipe.augment.image_size**2 * micro_batch
     parts = {
         "parameters": weights + buffers,
         "gradients": shard if stage in (2, 3) else gradients,
@@ -121,8 +121,7 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
         "communication": _communication(size, recipe.engine, stage),
         "activations": saved.fixed_bytes + micro_batch * saved.per_image_bytes,
         "working": 2 * micro_batch * saved.largest_bytes,
-        # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
-        "input": (recipe.data.prefetch_batches + 2 * _FP32) * pixels,
+        "input": input_bytes(recipe, micro_batch),
     }
     allowance = _CONTEXT_BYTES + _FRAGMENTATION * sum(parts.values())
     return Memory(**parts, allowance=allowance)

@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ixt.distributed.arithmetic import set_math
 from ixt.distributed.group import join_group
 from ixt.errors import EngineError
 from ixt.models.out_of_memory import ran_out_of_memory
 from ixt.monitor import activity
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.recipe import Recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_loss, build_optimizer
@@ -29,7 +31,12 @@ Build = Callable[[], nn.Module]
 Fits = Callable[[int], bool]
 
 _ON_CPU = 128  # more images at once gain nothing there
-_USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
+_USABLE = 0.9  # the rest is for NCCL and fragments
+# Assumed, not measured: DALI's buffers and those of nvJPEG.
+_DALI_BYTES = 2**29
+# Of a decoded image of ImageNet before it is resized: 469 x 387 pixels on average.
+_DECODED_BYTES = 3 * 469 * 387
+_FP32 = 4
 
 
 def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
@@ -139,22 +146,44 @@ def _judge(recipe: Recipe, build: Build) -> Fits:
 
 
 def device_holds(recipe: Recipe, build: Build, micro: int) -> bool:
-    """Whether the CUDA device can train with a micro-batch and has a tenth of itself left."""
+    """Whether the CUDA device can train with a micro-batch and has a tenth of itself left.
+
+    In the run's arithmetic, as TF32 and cuDNN's trials of its algorithms take memory of their own.
+    """
+    set_math(recipe, cuda=True)
     _clean()
     torch.cuda.reset_peak_memory_stats()
     free, total = torch.cuda.mem_get_info()
     others = total - free - torch.cuda.memory_reserved()
     try:
         train_twice(recipe, build, micro, torch.device("cuda"))
-        return others + torch.cuda.max_memory_reserved() <= _USABLE * total
+        images = input_bytes(recipe, micro) + _dali_bytes(recipe, micro)
+        return others + torch.cuda.max_memory_reserved() + images <= _USABLE * total
     except torch.OutOfMemoryError:
         return False
     finally:
         _clean()
 
 
+def input_bytes(recipe: Recipe, micro: int) -> float:
+    """What the images of a micro-batch take on a device beside the model."""
+    pixels = 3 * recipe.augment.image_size**2 * micro
+    # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
+    return (recipe.data.prefetch_batches + 2 * _FP32) * pixels
+
+
+def _dali_bytes(recipe: Recipe, micro: int) -> float:
+    """What DALI takes past torch's allocator, if it decodes."""
+    if resolve_decoder(recipe.data.decoder) != "dali":
+        return 0.0
+    return _DALI_BYTES + micro * _DECODED_BYTES
+
+
 def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) -> None:
-    """Two updates on random images, the second one with all of the optimizer's state there."""
+    """Two updates on random images, the second one with all of the optimizer's state there.
+
+    With engine.cuda_graph also an evaluation's forward pass beside the memory of a recorded update.
+    """
     engine, size = recipe.engine, recipe.augment.image_size
     model = build().to(device).train()
     optimizer, loss = build_optimizer(model, recipe.optim), build_loss(recipe.optim)
@@ -172,6 +201,24 @@ def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) 
         optimizer.zero_grad()
         if ema is not None:
             ema.update(0.5)
+    if engine.cuda_graph:
+        del logits, targets
+        _evaluate_beside_graph(model, recipe, device)
+
+
+@torch.no_grad()
+def _evaluate_beside_graph(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    """A forward pass while what an update needed is held, as graphs hold it in a pool of theirs."""
+    held = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    _clean()
+    pool = torch.empty(max(0, held), dtype=torch.uint8, device=device)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.engine.precision)
+    images = torch.rand(
+        recipe.eval.batch_size, 3, recipe.eval_size, recipe.eval_size, device=device
+    )
+    with torch.autocast(device.type, low, enabled=low is not None):
+        model.eval()(images)
+    del pool
 
 
 def _for_all(micro: int, processes: int) -> int:
