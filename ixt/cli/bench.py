@@ -120,15 +120,27 @@ class Cells:
 class Timing:
     """How long a cell is measured, and which training step."""
 
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Measure each combination once, for 4 seconds."),
+    ] = False
     seconds: Annotated[
-        float,
+        float | None,
         _advanced(
-            min=0.1, metavar="SECONDS", help="Time to measure each combination in each round."
+            min=0.1,
+            metavar="SECONDS",
+            show_default="20",
+            help="Time to measure each combination in each round.",
         ),
-    ] = 20.0
+    ] = None
     rounds: Annotated[
-        int, _advanced(min=1, help="Number of rounds; each measures all combinations once.")
-    ] = 2
+        int | None,
+        _advanced(
+            min=1,
+            show_default="2",
+            help="Number of rounds; each measures all combinations once.",
+        ),
+    ] = None
     step: Annotated[
         Literal["full", "plain"],
         _advanced(
@@ -166,16 +178,18 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
     Values for --device are written like
     `fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80`.
 
+    A benchmark that was stopped is continued by the same command with --resume, on the same machine
+    with the same software.
+
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench.measure.command import Request, bench
+    from ixt.bench.measure.command import Request, bench, chosen_protocol
     from ixt.bench.report.figures import csv_text
     from ixt.bench.report.notes import markdown_text, print_report
     from ixt.bench.report.peers import print_peers
-    from ixt.bench.results import Protocol
 
     check_outputs(outputs.results, outputs.csv, outputs.markdown)
-    protocol = Protocol(seconds=timing.seconds, rounds=timing.rounds, training_step=timing.step)
+    protocol = chosen_protocol(timing.quick, timing.seconds, timing.rounds, timing.step)
     chosen = {**vars(cells), "models": cells.models or ()}
     request = Request(**chosen, protocol=protocol, results=outputs.results, resume=outputs.resume)
     report = bench(request)
