@@ -1,0 +1,272 @@
+"""Steps as subprocesses with budgets: run, ended when over budget, kept in a file after each one.
+
+Only the standard library is used, so that a missing package is a line and not a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GOOD = "good"
+FAILED = "failed"
+OVER_BUDGET = "over budget"
+INTERRUPTED = "interrupted"
+NEEDS_GPU = "needs a GPU"
+NOT_RUN = "not run"
+SETTLED = (GOOD, NEEDS_GPU)
+"""What is not repeated when a slice is run again. Only a rehearsal has rows that need a GPU."""
+
+SLICE_S = 570.0
+MAX_BYTES = 16 * 2**20
+MAX_FILES = 8
+_LOG_BYTES = 2**18  # of each step's output
+_GRACE_S = 5.0  # from SIGTERM to SIGKILL
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step's process ended."""
+
+    status: int | None
+    """Exit status; None where it was over budget."""
+    output: str
+    """The end of stdout and stderr."""
+    result: Any
+    """What it wrote to its result file, or None."""
+
+    @property
+    def last_line(self) -> str:
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        return lines[-1] if lines else "no output"
+
+
+def by_last_line(ended: Ended) -> tuple[str, str]:
+    """The default verdict: the exit status, and what the process printed last."""
+    return (GOOD if ended.status == 0 else FAILED), ended.last_line
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command with a budget of its own."""
+
+    name: str
+    command: Sequence[str]
+    budget_s: float
+    least_s: float = 20.0
+    """It is not started with less time left in the slice."""
+    result: Path | None = None
+    """JSON file that the command writes, perhaps again and again; it becomes part of the row."""
+    env: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    """Distributions without which it is not run."""
+    on_gpu: bool = True
+    """Whether it is only run where torch sees a CUDA device."""
+    judge: Callable[[Ended], tuple[str, str]] = by_last_line
+    """Status and line, from how it ended."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is kept of a step."""
+
+    status: str
+    line: str
+    seconds: float = 0.0
+    budget_s: float = 0.0
+    commit: str | None = None
+    result: Any = None
+
+
+def run_steps(
+    steps: Sequence[Step],
+    rows: dict[str, Any],
+    write: Callable[[], None],
+    *,
+    log: Path,
+    again: Sequence[str] = (),
+    why_not: Callable[[Step], Row | None] = lambda step: None,
+    commit: str | None = None,
+    total_s: float = SLICE_S,
+) -> int:
+    """Run the steps that have no good row yet; one line each. Exit status: 0, 1 or 128 + signal.
+
+    Args:
+        steps: in order.
+        rows: by name; changed in place.
+        write: keeps the rows, after every step.
+        log: file to which the end of every step's output is added.
+        again: names of steps to repeat.
+        why_not: a row for a step that cannot run here.
+        commit: of the source, kept in each row.
+        total_s: of all steps together.
+    """
+    deadline, stop = time.monotonic() + total_s, 0
+    for step in steps:
+        before = rows.get(step.name)
+        if before and before["status"] in SETTLED and step.name not in again:
+            print(f"{step.name}: kept, {before['status']}: {before['line']}", flush=True)
+            continue
+        left = deadline - time.monotonic()
+        if stop:
+            row = Row(NOT_RUN, f"the slice was stopped by {signal.Signals(stop).name}")
+        elif (refused := why_not(step)) is not None:
+            row = refused
+        elif left < step.least_s:
+            row = Row(
+                NOT_RUN,
+                f"{max(left, 0):.0f} s of the slice's {total_s:.0f} s are left, "
+                f"it needs {step.least_s:.0f}; give the command again",
+            )
+        else:
+            row, stop = _run(step, min(step.budget_s, left), log, commit)
+        rows[step.name] = asdict(row)
+        write()
+        print(f"{step.name}: {row.status}: {row.line} ({row.seconds:.0f} s)", flush=True)
+    if stop:
+        return 128 + stop
+    return int(any(rows[step.name]["status"] not in SETTLED for step in steps))
+
+
+def _run(step: Step, budget_s: float, log: Path, commit: str | None) -> tuple[Row, int]:
+    """A step's row, and the signal that stopped the slice meanwhile, or 0."""
+    began = time.monotonic()
+    if step.result is not None:
+        step.result.unlink(missing_ok=True)
+    output = log.with_suffix(".part")
+    stop, status, line = 0, FAILED, ""
+    try:
+        code = run_session(step.command, budget_s, output, step.env)
+        ended = Ended(code, _tail(output), _read(step.result))
+        status, line = step.judge(ended)
+        if code is None and status != GOOD:
+            status, line = OVER_BUDGET, f"ended after {budget_s:.0f} s; {line}"
+    except Stopped as stopped:
+        stop, status, line = stopped.number, INTERRUPTED, f"stopped by {stopped}"
+    except OSError as error:
+        line = f"{step.command[0]}: cannot be started ({error.strerror})"
+    except Exception as error:  # a judge must not end the slice
+        line = f"its results cannot be read: {type(error).__name__}: {error}"
+    seconds = time.monotonic() - began
+    _keep_log(log, output, f"{step.name}: {status}: {line}")
+    row = Row(status, line, round(seconds, 1), budget_s, commit, _read(step.result))
+    return row, stop
+
+
+def run_session(
+    command: Sequence[str], budget_s: float, output: Path, env: dict[str, str]
+) -> int | None:
+    """Run a command in a session of its own; its exit status, or None if over budget.
+
+    Whatever ends it, no process of its session is left, of whichever process group.
+    """
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+        try:
+            return process.wait(budget_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end_session(process)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+    for number in _session(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.wait()
+
+
+def _session(leader: int) -> Iterator[int]:
+    """The living processes of a session."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # After the name in brackets: state, parent, process group, session.
+            if int(file.read_text().rpartition(")")[2].split()[3]) == leader:
+                yield int(file.parent.name)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block, Ctrl-C and SIGTERM raise `Stopped`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    former = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _tail(file: Path) -> str:
+    data = file.read_bytes() if file.exists() else b""
+    return data[-_LOG_BYTES:].decode(errors="replace")
+
+
+def _read(file: Path | None) -> Any:
+    """What a step has written by now; None where it is missing or half."""
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _keep_log(log: Path, output: Path, heading: str) -> None:
+    """Add a step's output; the oldest is dropped when the file is full."""
+    former = log.read_bytes() if log.exists() else b""
+    new = f"===== {heading}\n{_tail(output)}\n".encode()
+    log.write_bytes((former + new)[-MAX_BYTES:])
+    output.unlink(missing_ok=True)
+
+
+def write_rows(file: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file: a kill leaves the former one."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(file)
+
+
+def over_limits(folder: Path) -> list[str]:
+    """What is too much or too large to bring back, in words."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = [
+        f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, more than {MAX_BYTES // 2**20}"
+        for path in files
+        if path.stat().st_size > MAX_BYTES
+    ]
+    if len(files) > MAX_FILES:
+        found.append(f"{folder}: {len(files)} files, more than {MAX_FILES}")
+    return found
