@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from day_packages import ROOT, misfits, missing
+from day_slices import REHEARSAL_FACTOR, Place, search_path, steps_of
 from step_runner import (
     NOT_RUN,
     SLICE_S,
@@ -51,17 +52,6 @@ from step_runner import (
     stoppable,
     write_rows,
 )
-    FAILED,
-    NOT_RUN,
-    Row,
-    Step,
-    Stopped,
-    over_limits,
-    run_steps,
-    stoppable,
-    write_rows,
-)
-from day_slices import REHEARSAL_FACTOR, Place, search_path, steps_of
 
 FORMAT = 1
 
