@@ -39,14 +39,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from day_packages import ROOT, misfits, missing
+from day_packages import ROOT, missing, package_lines
 from day_slices import REHEARSAL_FACTOR, Place, search_path, steps_of
 from step_runner import (
     NOT_RUN,
     SLICE_S,
     Row,
     Step,
-    Stopped,
+    Stop,
     over_limits,
     run_steps,
     stoppable,
@@ -95,7 +95,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise Refused(
-            f"--out: {folder}: is not writable ({error.strerror}); give another"
+            f"{folder}: is not writable ({error.strerror}); give another folder"
         ) from None
 
 
@@ -122,7 +122,7 @@ def why_not(step: Step, problem: str | None) -> Row | None:
     return None
 
 
-def run_slice(name: str, place: Place, again: list[str]) -> int:
+def run_slice(name: str, place: Place, again: list[str], stop: Stop) -> int:
     """Run a slice; its exit status."""
     check_writable(place.out)
     check_writable(place.scratch)
@@ -141,8 +141,8 @@ def run_slice(name: str, place: Place, again: list[str]) -> int:
         write_rows(file, {**content, "steps": rows})
 
     print(f"slice {name} on {machine['device'] or 'no GPU'}: {machine['problem'] or 'ready'}")
-    for misfit in misfits():
-        print(f"package {misfit.line}")
+    for line in package_lines():
+        print(line)
     status = run_steps(
         steps,
         rows,
@@ -151,6 +151,7 @@ def run_slice(name: str, place: Place, again: list[str]) -> int:
         again=again,
         why_not=lambda step: why_not(step, machine["problem"]),
         commit=machine["commit"],
+        stop=stop,
         total_s=SLICE_S * (REHEARSAL_FACTOR if place.rehearse else 1),
     )
     for line in over_limits(place.out):
@@ -193,14 +194,11 @@ def main() -> int:
         kind = "rehearsal" if given.rehearse else "gpu"
         scratch = given.scratch or Path(tempfile.gettempdir()) / f"ixt-day-{kind}-{os.getuid()}"
         place = Place(given.out.resolve(), scratch.resolve(), given.rehearse)
-        with stoppable():
-            return run_slice(given.slice, place, given.again)
+        with stoppable() as stop:
+            return run_slice(given.slice, place, given.again, stop)
     except Refused as error:
         print(f"day.py: {error}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
-        print(f"day.py: stopped by {stopped}; what had ended is kept", file=sys.stderr)
-        return 128 + stopped.number
 
 
 if __name__ == "__main__":

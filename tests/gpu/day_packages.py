@@ -47,13 +47,9 @@ class Misfit:
     cost: str
 
     @property
-    def line(self) -> str:
-        """What is wrong and what it costs."""
-        if self.found is None:
-            return f"{self.name}: missing: {self.cost}"
-        return (
-            f"{self.name}: {self.found} is installed, {self.wanted} is wanted: perhaps {self.cost}"
-        )
+    def text(self) -> str:
+        """The name, and of a wrong version both."""
+        return self.name if self.found is None else f"{self.name} {self.found} (not {self.wanted})"
 
 
 def installed(name: str) -> str | None:
@@ -84,6 +80,19 @@ def misfits() -> list[Misfit]:
         behind = _needs(name) if here else _BEHIND.get(name, ())
         found += [Misfit(n, "any", None, COSTS[group]) for n in missing(tuple(behind))]
     return list({misfit.name: misfit for misfit in reversed(found)}.values())[::-1]
+
+
+def package_lines() -> list[str]:
+    """What is missing or of another version, a line for each cost."""
+    found = misfits()
+    lines = []
+    for cost in dict.fromkeys(misfit.cost for misfit in found):
+        for word, absent in (("missing", True), ("another version", False)):
+            texts = [m.text for m in found if m.cost == cost and (m.found is None) == absent]
+            if texts:
+                perhaps = "" if absent else "perhaps "
+                lines.append(f"{word}: {', '.join(texts)}: {perhaps}{cost}")
+    return lines
 
 
 def _wanted() -> Iterator[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from step_runner import FAILED, GOOD, NEEDS_GPU, Ended, Step
 
 Judge = Callable[[Ended], tuple[str, str]]
 
-TESTS = ("pytest", "pytest-xdist")
+TESTS = ("pytest", "pytest-xdist", "scikit-learn", "scikit-image")
 DALI = ("nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13")
 PHOTOS = ("scikit-learn", "scikit-image")
 KEPT = ("kernels.json", "bench.json", "paper.json")
@@ -99,7 +99,7 @@ def _tests(
         which = ["-n", "2", "tests/kernels/test_interpreted.py", "-k", "odd_sizes"]
     elif place.rehearse:
         which = ["-m", "gpu", "--collect-only", "-q", *paths]
-        judge = _only_on_gpu(place, lambda ended: (GOOD, ended.last_line))
+        judge = _collected
     command = [sys.executable, "-m", "pytest", "-p", "gpu_results", "-p", "no:cacheprovider"]
     return Step(
         name,
@@ -110,6 +110,11 @@ def _tests(
         needs=(*required(), *TESTS, *needs),
         judge=judge,
     )
+
+
+def _collected(ended: Ended) -> tuple[str, str]:
+    """The verdict of a rehearsal, which collects the tests and runs none."""
+    return (FAILED if ended.status else NEEDS_GPU), f"here: {ended.last_line}"
 
 
 def judge_tests(ended: Ended) -> tuple[str, str]:

@@ -31,14 +31,19 @@ MAX_BYTES = 16 * 2**20
 MAX_FILES = 8
 _LOG_BYTES = 2**18  # of each step's output
 _GRACE_S = 5.0  # from SIGTERM to SIGKILL
+_LOOK_S = 0.05
 
 
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM."""
+@dataclass
+class Stop:
+    """Whether Ctrl-C or SIGTERM has been received: looked at where it can be obeyed."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
+    number: int = 0
+    """The first signal, or 0."""
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def run_steps(
     why_not: Callable[[Step], Row | None] = lambda step: None,
     commit: str | None = None,
     total_s: float = SLICE_S,
+    stop: Stop | None = None,
 ) -> int:
     """Run the steps that have no good row yet; one line each. Exit status: 0, 1 or 128 + signal.
 
@@ -117,16 +123,17 @@ def run_steps(
         why_not: a row for a step that cannot run here.
         commit: of the source, kept in each row.
         total_s: of all steps together.
+        stop: ends the running step and keeps the others from running.
     """
-    deadline, stop = time.monotonic() + total_s, 0
+    deadline, stop = time.monotonic() + total_s, stop or Stop()
     for step in steps:
         before = rows.get(step.name)
         if before and before["status"] in SETTLED and step.name not in again:
             print(f"{step.name}: kept, {before['status']}: {before['line']}", flush=True)
             continue
         left = deadline - time.monotonic()
-        if stop:
-            row = Row(NOT_RUN, f"the slice was stopped by {signal.Signals(stop).name}")
+        if stop.number:
+            row = Row(NOT_RUN, f"the slice was stopped by {stop.name}")
         elif (refused := why_not(step)) is not None:
             row = refused
         elif left < step.least_s:
@@ -136,44 +143,42 @@ def run_steps(
                 f"it needs {step.least_s:.0f}; give the command again",
             )
         else:
-            row, stop = _run(step, min(step.budget_s, left), log, commit)
+            row = _run(step, min(step.budget_s, left), log, commit, stop)
         rows[step.name] = asdict(row)
         write()
         print(f"{step.name}: {row.status}: {row.line} ({row.seconds:.0f} s)", flush=True)
-    if stop:
-        return 128 + stop
+    if stop.number:
+        return 128 + stop.number
     return int(any(rows[step.name]["status"] not in SETTLED for step in steps))
 
 
-def _run(step: Step, budget_s: float, log: Path, commit: str | None) -> tuple[Row, int]:
-    """A step's row, and the signal that stopped the slice meanwhile, or 0."""
+def _run(step: Step, budget_s: float, log: Path, commit: str | None, stop: Stop) -> Row:
     began = time.monotonic()
     if step.result is not None:
         step.result.unlink(missing_ok=True)
     output = log.with_suffix(".part")
-    stop, status, line = 0, FAILED, ""
+    status, line = FAILED, ""
     try:
-        code = run_session(step.command, budget_s, output, step.env)
+        code = run_session(step.command, budget_s, output, step.env, stop)
         ended = Ended(code, _tail(output), _read(step.result))
         status, line = step.judge(ended)
-        if code is None and status != GOOD:
+        if code is None and stop.number:
+            status, line = INTERRUPTED, f"stopped by {stop.name}; {line}"
+        elif code is None:
             status, line = OVER_BUDGET, f"ended after {budget_s:.0f} s; {line}"
-    except Stopped as stopped:
-        stop, status, line = stopped.number, INTERRUPTED, f"stopped by {stopped}"
     except OSError as error:
         line = f"{step.command[0]}: cannot be started ({error.strerror})"
     except Exception as error:  # a judge must not end the slice
         line = f"its results cannot be read: {type(error).__name__}: {error}"
     seconds = time.monotonic() - began
     _keep_log(log, output, f"{step.name}: {status}: {line}")
-    row = Row(status, line, round(seconds, 1), budget_s, commit, _read(step.result))
-    return row, stop
+    return Row(status, line, round(seconds, 1), budget_s, commit, _read(step.result))
 
 
 def run_session(
-    command: Sequence[str], budget_s: float, output: Path, env: dict[str, str]
+    command: Sequence[str], budget_s: float, output: Path, env: dict[str, str], stop: Stop
 ) -> int | None:
-    """Run a command in a session of its own; its exit status, or None if over budget.
+    """Run a command in a session of its own; its exit status, or None if over budget or stopped.
 
     Whatever ends it, no process of its session is left, of whichever process group.
     """
@@ -186,12 +191,12 @@ def run_session(
             env={**os.environ, **env},
             start_new_session=True,
         )
-        try:
-            return process.wait(budget_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end_session(process)
+        deadline = time.monotonic() + budget_s
+        while process.poll() is None and time.monotonic() < deadline and not stop.number:
+            time.sleep(_LOOK_S)
+        status = process.poll()
+        _end_session(process)
+    return status
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
@@ -215,15 +220,16 @@ def _session(leader: int) -> Iterator[int]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Within the block, Ctrl-C and SIGTERM raise `Stopped`."""
+def stoppable() -> Iterator[Stop]:
+    """Within the block, Ctrl-C and SIGTERM are noted."""
+    noted = Stop()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.number = noted.number or number
 
-    former = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    former = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield noted
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
