@@ -62,7 +62,7 @@ def _script(file: str, *arguments: object) -> list[str]:
 
 def _correctness(place: Place) -> list[Step]:
     smoke = place.result("smoke")
-    options = ("--rehearse", "--workers", 2) if place.rehearse else ()
+    options = ("--rehearse", "--workers", 2) if place.rehearse else ("--workers", 6)
     return [
         Step("nvidia-smi", ["sh", "-c", "nvidia-smi -q && nvidia-smi"], 15, 5, on_gpu=False,
              judge=_only_on_gpu(place, lambda e: _status(e, "see day.log"))),
@@ -72,7 +72,7 @@ def _correctness(place: Place) -> list[Step]:
         _tests(place, "other GPU tests", _files_with_gpu_tests(), 120, 4),
         Step("smoke matrix", _script("gpu/smoke.py", smoke, "--work", place.scratch / "smoke",
                                      *options),
-             220, 60, result=smoke, needs=required()),
+             300, 60, result=smoke, resumes=True, needs=required()),
     ]  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def _data(place: Place) -> list[Step]:
         part("rates", "rates", 100, *DALI),
         Step("training steps", _script("gpu/training_steps.py", steps, "--data", photos,
                                        "--seconds", seconds, *rehearse),
-             240, 45, result=steps, needs=(*required(), *PHOTOS)),
+             240, 45, result=steps, resumes=True, needs=(*required(), *PHOTOS)),
     ]  # fmt: skip
 
 

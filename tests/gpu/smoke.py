@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -151,7 +152,7 @@ def judge(cell: Cell, rows: dict[str, Any], rehearsed: bool) -> dict[str, Any]:
     return row | _row(GOOD, f"{compared} (at most {cell.bound:.0e})")
 
 
-def uses(work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+def uses(work: Path, budget_s: float = 60.0) -> dict[str, Callable[[], dict[str, Any]]]:
     """Evaluate, predict with and export what the fp32 cell has trained."""
     run, images = work / "runs" / "fp32", work / "images"
     commands: dict[str, tuple[object, ...]] = {
@@ -164,12 +165,14 @@ def uses(work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
             *("export", run, work / "m.pt2", "--format", "torch-export", "--overwrite"),
         ),
     }
-    return {name: partial(_use, work, name, arguments) for name, arguments in commands.items()}
+    return {
+        name: partial(_use, work, name, arguments, budget_s) for name, arguments in commands.items()
+    }
 
 
-def _use(work: Path, name: str, arguments: tuple[object, ...]) -> dict[str, Any]:
+def _use(work: Path, name: str, arguments: tuple[object, ...], budget_s: float) -> dict[str, Any]:
     began = time.monotonic()
-    status, output = run_ixt(work, name, *arguments, budget_s=60)
+    status, output = run_ixt(work, name, *arguments, budget_s=budget_s)
     verdict = OVER_BUDGET if status is None else {0: GOOD, 2: REFUSED}.get(status, FAILED)
     return _row(verdict, _last_line(output), seconds=round(time.monotonic() - began, 1))
 
@@ -188,7 +191,7 @@ def run_all(
     last = [cell for cell in cells if cell.alone]
     beside = [cell for cell in cells if cell not in (*first, *last)]
     with ThreadPoolExecutor(workers) as pool:
-        for group, more in ((first, {}), (beside, uses(work))):
+        for group, more in ((first, {}), (beside, uses(work, 240.0 if rehearsed else 60.0))):
             named: dict[Future[dict[str, Any]], str] = {
                 pool.submit(one, cell): cell.name for cell in group
             }
@@ -197,6 +200,17 @@ def run_all(
                 keep(named[future], future.result())
     for cell in last:
         keep(cell.name, one(cell))
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    """The settled cells of an earlier call; what others are compared with is trained again."""
+    former: dict[str, Any] = json.loads(file.read_text())["cells"] if file.exists() else {}
+    return {
+        name: row
+        for name, row in former.items()
+        if row["status"] in (GOOD, NEEDS_GPU, REFUSED)
+        and name in {cell.name for cell in CELLS}.difference(BASELINES)
+    }
 
 
 def summary(rows: dict[str, Any], planned: int) -> str:
@@ -225,9 +239,13 @@ def main() -> int:
     size, model = (32, SMALL) if given.rehearse else (96, "")
     (given.work / "smoke.yaml").write_text(RECIPE.format(size=size, model=model))
     wanted = (*BASELINES, *given.only) if given.only else [cell.name for cell in CELLS]
-    cells = [cell for cell in CELLS if cell.name in wanted]
+    factor = 4.0 if given.rehearse else 1.0
+    cells = [
+        replace(cell, budget_s=factor * cell.budget_s) for cell in CELLS if cell.name in wanted
+    ]
     planned = len(cells) + len(uses(given.work))
-    rows: dict[str, Any] = {}
+    rows = _kept(given.out)
+    cells = [cell for cell in cells if cell.name not in rows]
 
     def keep(name: str, row: dict[str, Any]) -> None:
         rows[name] = row

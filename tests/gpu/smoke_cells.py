@@ -60,14 +60,6 @@ CELLS = (
         rounds_differently=True,
     ),
     Cell("Triton products", TRITON, HALF, rounds_differently=True),
-    Cell(
-        "fused_gemm auto",
-        (*TRITON, "model.fused_gemm=auto"),
-        HALF,
-        rounds_differently=True,
-        budget_s=150,
-        alone=True,
-    ),
     Cell("compile", (COMPILE,), rounds_differently=True, budget_s=120),
     Cell(
         "compile max-autotune",
@@ -98,4 +90,12 @@ CELLS = (
     *(Cell(f"ZeRO {stage}", _zero(stage), needs="deepspeed", budget_s=90) for stage in range(4)),
     Cell("ZeRO 2, offload", _zero(2, "engine.offload=cpu"), needs="deepspeed", budget_s=120),
     Cell("micro-batch auto", ("engine.micro_batch_size=auto",), alone=True),
+    Cell(
+        "fused_gemm auto",
+        (*TRITON, "model.fused_gemm=auto"),
+        HALF,
+        rounds_differently=True,
+        budget_s=150,
+        alone=True,
+    ),
 )

@@ -79,6 +79,8 @@ class Step:
     """It is not started with less time left in the slice."""
     result: Path | None = None
     """JSON file that the command writes, perhaps again and again; it becomes part of the row."""
+    resumes: bool = False
+    """Whether the command continues what is in its result file."""
     env: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     """Distributions without which it is not run."""
@@ -143,6 +145,8 @@ def run_steps(
                 f"it needs {step.least_s:.0f}; give the command again",
             )
         else:
+            former = before["result"] if before and step.name not in again else None
+            _begin_result(step, former)
             row = _run(step, min(step.budget_s, left), log, commit, stop)
         rows[step.name] = asdict(row)
         write()
@@ -154,8 +158,6 @@ def run_steps(
 
 def _run(step: Step, budget_s: float, log: Path, commit: str | None, stop: Stop) -> Row:
     began = time.monotonic()
-    if step.result is not None:
-        step.result.unlink(missing_ok=True)
     output = log.with_suffix(".part")
     status, line = FAILED, ""
     try:
@@ -173,6 +175,15 @@ def _run(step: Step, budget_s: float, log: Path, commit: str | None, stop: Stop)
     seconds = time.monotonic() - began
     _keep_log(log, output, f"{step.name}: {status}: {line}")
     return Row(status, line, round(seconds, 1), budget_s, commit, _read(step.result))
+
+
+def _begin_result(step: Step, former: Any) -> None:
+    """Give a step the result of its former call to continue, or nothing."""
+    if step.result is None:
+        return
+    step.result.unlink(missing_ok=True)
+    if step.resumes and former is not None:
+        write_rows(step.result, former)
 
 
 def run_session(
@@ -258,7 +269,7 @@ def _keep_log(log: Path, output: Path, heading: str) -> None:
     output.unlink(missing_ok=True)
 
 
-def write_rows(file: Path, content: dict[str, Any]) -> None:
+def write_rows(file: Path, content: Any) -> None:
     """Replace a JSON file: a kill leaves the former one."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")

@@ -102,6 +102,16 @@ def test_a_good_row_is_kept_and_others_are_repeated(tmp_path: Path) -> None:
     assert count.read_text().split()[3:] == ["good", "bad"]
 
 
+def test_a_step_that_resumes_gets_its_former_result_and_others_do_not(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    script = f"test -e {result} && cat {result} || echo nothing; echo 7 > {result}; exit 1"
+    for resumes, again, says in ((True, [], "7"), (True, ["x"], "nothing"), (False, [], "nothing")):
+        step = shell("x", script, result=result, resumes=resumes)
+        rows = run(tmp_path, step)
+        result.unlink()  # another machine
+        assert run(tmp_path, step, rows=rows, again=again)["x"]["line"] == says
+
+
 def test_a_step_that_does_not_fit_into_the_slice_is_not_run(tmp_path: Path) -> None:
     rows = run(tmp_path, Step("long", ["true"], 100.0, 60.0), total_s=50.0)
     assert rows["long"]["status"] == NOT_RUN
