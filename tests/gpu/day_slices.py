@@ -196,7 +196,7 @@ def _data(place: Place) -> list[Step]:
 
     steps = place.result("training-steps")
     return [
-        part("photographs", "", 80),
+        replace(part("photographs", "", 80), leaves=photos / "val"),
         _tests(place, "DALI tests", [DALI_TESTS], 60, 1, *DALI),
         part("pixels and memory", "pixels,memory", 90, *DALI),
         part("rates", "rates", 100, *DALI),

@@ -81,6 +81,8 @@ class Step:
     """JSON file that the command writes, perhaps again and again; it becomes part of the row."""
     resumes: bool = False
     """Whether the command continues what is in its result file."""
+    leaves: Path | None = None
+    """What later steps need of it; where it is gone, e.g. on another machine, it is repeated."""
     env: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     """Distributions without which it is not run."""
@@ -130,7 +132,8 @@ def run_steps(
     deadline, stop = time.monotonic() + total_s, stop or Stop()
     for step in steps:
         before = rows.get(step.name)
-        if before and before["status"] in SETTLED and step.name not in again:
+        there = step.leaves is None or step.leaves.exists()
+        if before and before["status"] in SETTLED and there and step.name not in again:
             print(f"{step.name}: kept, {before['status']}: {before['line']}", flush=True)
             continue
         left = deadline - time.monotonic()

@@ -100,6 +100,17 @@ def test_a_good_row_is_kept_and_others_are_repeated(tmp_path: Path) -> None:
     assert count.read_text().split()[3:] == ["good", "bad"]
 
 
+def test_a_good_step_is_repeated_where_what_it_leaves_is_gone(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    step = shell("x", f"echo again >> {left}", leaves=left)
+    rows = run(tmp_path, step)
+    run(tmp_path, step, rows=rows)
+    assert left.read_text() == "again\n"
+    left.unlink()
+    run(tmp_path, step, rows=rows)
+    assert left.exists()
+
+
 def test_a_step_that_resumes_gets_its_former_result_and_others_do_not(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     script = f"test -e {result} && cat {result} || echo nothing; echo 7 > {result}; exit 1"
