@@ -15,14 +15,16 @@ import pytest
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a test by its call, or by what kept it from being called."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # the controller hears of all of them
+        return  # the controller gets all reports
     if report.when != "call" and report.outcome == "passed":
         return
     file = Path(os.environ["IXT_GPU_RESULTS"])
     tests = json.loads(file.read_text()) if file.exists() else {}
     entry = {"outcome": report.outcome, "seconds": round(report.duration, 2)}
     if report.outcome == "failed":
-        entry["reason"] = str(report.longrepr).strip().splitlines()[-1][:400]
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = crash.message if crash else str(report.longrepr)
+        entry["reason"] = (reason.strip().splitlines() or ["no reason"])[0][:400]
         entry["text"] = str(report.longrepr)[-6000:]
     tests[report.nodeid] = entry
     part = file.with_suffix(".part")
