@@ -148,6 +148,7 @@ def run_slice(name: str, place: Place, again: list[str], stop: Stop) -> int:
         rows,
         write,
         log=place.out / "day.log",
+        scratch=place.scratch,
         again=again,
         why_not=lambda step: why_not(step, machine["problem"]),
         commit=machine["commit"],

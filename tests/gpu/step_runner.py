@@ -110,6 +110,7 @@ def run_steps(
     write: Callable[[], None],
     *,
     log: Path,
+    scratch: Path,
     again: Sequence[str] = (),
     why_not: Callable[[Step], Row | None] = lambda step: None,
     commit: str | None = None,
@@ -123,6 +124,7 @@ def run_steps(
         rows: by name; changed in place.
         write: keeps the rows, after every step.
         log: file to which the end of every step's output is added.
+        scratch: folder for the output of the step that runs.
         again: names of steps to repeat.
         why_not: a row for a step that cannot run here.
         commit: of the source, kept in each row.
@@ -150,7 +152,9 @@ def run_steps(
         else:
             former = before["result"] if before and step.name not in again else None
             _begin_result(step, former)
-            row = _run(step, min(step.budget_s, left), log, commit, stop)
+            output = scratch / f"{step.name.replace(' ', '-')}.txt"
+            row = _run(step, min(step.budget_s, left), output, commit, stop)
+            _keep_log(log, output, f"{step.name}: {row.status}: {row.line}")
         rows[step.name] = asdict(row)
         write()
         print(f"{step.name}: {row.status}: {row.line} ({row.seconds:.0f} s)", flush=True)
@@ -159,9 +163,8 @@ def run_steps(
     return int(any(rows[step.name]["status"] not in SETTLED for step in steps))
 
 
-def _run(step: Step, budget_s: float, log: Path, commit: str | None, stop: Stop) -> Row:
+def _run(step: Step, budget_s: float, output: Path, commit: str | None, stop: Stop) -> Row:
     began = time.monotonic()
-    output = log.with_suffix(".part")
     status, line = FAILED, ""
     try:
         code = run_session(step.command, budget_s, output, step.env, stop)
@@ -176,7 +179,6 @@ def _run(step: Step, budget_s: float, log: Path, commit: str | None, stop: Stop)
     except Exception as error:  # a judge must not end the slice
         line = f"its results cannot be read: {type(error).__name__}: {error}"
     seconds = time.monotonic() - began
-    _keep_log(log, output, f"{step.name}: {status}: {line}")
     return Row(status, line, round(seconds, 1), budget_s, commit, _read(step.result))
 
 
@@ -269,7 +271,6 @@ def _keep_log(log: Path, output: Path, heading: str) -> None:
     former = log.read_bytes() if log.exists() else b""
     new = f"===== {heading}\n{_tail(output)}\n".encode()
     log.write_bytes((former + new)[-MAX_BYTES:])
-    output.unlink(missing_ok=True)
 
 
 def write_rows(file: Path, content: Any) -> None:

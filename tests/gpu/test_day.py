@@ -43,7 +43,8 @@ def run(
 ) -> dict[str, Any]:
     rows = {} if rows is None else rows
     kept = tmp_path / "x.json"
-    run_steps(steps, rows, lambda: write_rows(kept, rows), log=tmp_path / "day.log", **more)
+    places = {"log": tmp_path / "day.log", "scratch": tmp_path}
+    run_steps(steps, rows, lambda: write_rows(kept, rows), **places, **more)
     assert json.loads(kept.read_text()) == rows
     return rows
 
@@ -153,7 +154,7 @@ steps = [Step(n, ["sh", "-c", c], 50.0, 1.0) for n, c in (
 with stoppable() as stop:
     def write():
         write_rows(out / "x.json", rows)
-    sys.exit(run_steps(steps, rows, write, log=out / "day.log", stop=stop))
+    sys.exit(run_steps(steps, rows, write, log=out / "day.log", scratch=out, stop=stop))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
