@@ -36,6 +36,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def why_not(step: Step, problem: str | None) -> Row | None:
 
 def run_slice(name: str, place: Place, again: list[str], stop: Stop) -> int:
     """Run a slice; its exit status."""
+    began = time.monotonic()
     check_writable(place.out)
     check_writable(place.scratch)
     _set_environment(place.rehearse)
@@ -153,7 +155,7 @@ def run_slice(name: str, place: Place, again: list[str], stop: Stop) -> int:
         why_not=lambda step: why_not(step, machine["problem"]),
         commit=machine["commit"],
         stop=stop,
-        total_s=SLICE_S * (REHEARSAL_FACTOR if place.rehearse else 1),
+        total_s=SLICE_S * (REHEARSAL_FACTOR if place.rehearse else 1) - (time.monotonic() - began),
     )
     for line in over_limits(place.out):
         print(f"too much to bring back: {line}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from smoke_cells import CELLS, Cell
 from step_runner import FAILED, GOOD, NEEDS_GPU, NOT_RUN, OVER_BUDGET, write_rows
 
 REFUSED = "refused"
-UPDATES, BATCH, CLASSES = 16, 32, 4
+UPDATES, BATCH, CLASSES = 20, 32, 4  # a graph replays the last 9
 BASELINES = ("fp32", "fp32 accumulated")
 
 RECIPE = """\
@@ -142,10 +143,12 @@ def judge(cell: Cell, rows: dict[str, Any], rehearsed: bool) -> dict[str, Any]:
         return row | _row(FAILED, f"{len(losses)} losses for {UPDATES} updates")
     if expected is None:
         return row | _row(FAILED, f"nothing to compare with: {cell.against} has no losses")
+    if not all(map(math.isfinite, losses)):
+        return row | _row(FAILED, f"losses are not finite: {losses[:3]} ...")
     worst = max(abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=True))
     row = row | {"difference": worst, "bound": None if cell.bound == float("inf") else cell.bound}
     compared = f"losses within {worst:.1e} of {cell.against}"
-    if not worst <= cell.bound:  # also where it is not a number
+    if worst > cell.bound:
         return row | _row(FAILED, f"{compared}, more than {cell.bound:.0e}")
     if cell.rounds_differently and worst == 0:
         return row | _row(FAILED, f"no effect: the losses are {cell.against}'s, bit for bit")

@@ -18,7 +18,8 @@ import machine_probe
 import psutil
 import pytest
 import smoke
-from smoke_cells import Cell
+import training_steps
+from smoke_cells import CELLS, Cell
 from step_runner import (
     FAILED,
     GOOD,
@@ -30,6 +31,8 @@ from step_runner import (
     run_steps,
     write_rows,
 )
+
+from ixt.recipe import find_recipe, load_recipe
 
 HERE = Path(__file__).parent
 
@@ -272,7 +275,11 @@ def test_failed_tests_are_named_with_their_reason() -> None:
 
 
 def losses(*values: float) -> dict[str, Any]:
-    return {"status": GOOD, "line": "trained", "losses": [*values, *[1.0] * (16 - len(values))]}
+    return {
+        "status": GOOD,
+        "line": "trained",
+        "losses": [*values, *[1.0] * (smoke.UPDATES - len(values))],
+    }
 
 
 def test_a_cell_is_good_only_within_its_bound_and_if_it_had_an_effect() -> None:
@@ -283,12 +290,21 @@ def test_a_cell_is_good_only_within_its_bound_and_if_it_had_an_effect() -> None:
 
     assert verdict(losses(2.002)) == (GOOD, "losses within 1.0e-03 of fp32 (at most 2e-03)")
     assert verdict(losses(2.02)) == (FAILED, "losses within 1.0e-02 of fp32, more than 2e-03")
-    assert verdict(losses(float("nan")))[0] == FAILED
-    assert verdict({**losses(2.0), "losses": [2.0]}) == (FAILED, "1 losses for 16 updates")
+    assert verdict(losses(2.0, float("nan")))[1].startswith("losses are not finite: [2.0, nan")
+    assert verdict({**losses(2.0), "losses": [2.0]}) == (FAILED, "1 losses for 20 updates")
     assert verdict(losses(2.0), rounds_differently=True) == (
         FAILED,
         "no effect: the losses are fp32's, bit for bit",
     )
+
+
+def test_every_cell_of_the_smoke_matrix_and_every_timed_setting_is_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "smoke.yaml"
+    file.write_text(smoke.RECIPE.format(size=96, model=""))
+    for cell in CELLS:
+        load_recipe(file, list(cell.settings))
+    for settings in training_steps.SETTINGS.values():
+        load_recipe(find_recipe("inceptionnext_tiny"), list(settings))
 
 
 def rehearse(name: str, tmp_path: Path) -> Sequence[dict[str, Any]]:

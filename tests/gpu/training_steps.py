@@ -28,6 +28,8 @@ GRAPH = ("engine.cuda_graph=true",)
 MIXED = ("data.decoder=dali", "data.decode_device=gpu")
 CPU_DECODE = ("data.decoder=dali", "data.decode_device=cpu")
 
+_LIMIT_S = 90.0  # for one setting; fused_gemm: auto measures for a minute
+
 DEFAULT = "bf16"
 SETTINGS: dict[str, tuple[str, ...]] = {
     DEFAULT: BF16,
@@ -60,12 +62,17 @@ def measure(name: str, data: Path, seconds: float, rehearse: bool) -> dict[str, 
     results.unlink(missing_ok=True)
     changes = [part for s in (*settings, *_CLASSES, *_SMALL * rehearse) for part in ("--set", s)]
     command = ["bench", "e2e", model, "--data", str(data), "--seconds", str(seconds)]
-    done = subprocess.run(
-        [sys.executable, "-m", "ixt", *command, "--results", str(results), *changes],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    limit = _LIMIT_S * (4 if rehearse else 1)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ixt", *command, "--results", str(results), *changes],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"ended after {limit:.0f} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         return {"error": lines[-1][:400]}
