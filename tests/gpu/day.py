@@ -9,10 +9,12 @@
 Each step is a process with a budget of its own; its row is in DIR before the next one begins, and
 what fails, hangs or is missing is a line, after which the others run. The same command again runs
 what has no good row yet; slice c needs two calls. DIR gets at most eight files of 16 MiB: a.json to
-d.json, kernels.json, bench.json, paper.json, and day.log with the end of every step's output.
+d.json, kernels.json, bench.json, paper.json, and day.log with the end of every step's output. On
+another machine, put what came back into DIR first. bench.json and paper.json are always continued;
+delete them to measure their cells again.
 
---rehearse takes the same way on a CPU, with small models and Triton's interpreter. What needs a GPU
-is then reported as such. A folder of a rehearsal is refused for a real slice, and so is one of
+--rehearse takes the same way on a CPU, with small models and Triton's interpreter (that of Triton 3.6
+needs NumPy below 2.4, which a GPU does not). What needs a GPU is then reported as such. A folder of a rehearsal is refused for a real slice, and so is one of
 another device.
 
 A checkout is enough: nothing is installed, and PYTHONPATH is set here. Beside torch, torchvision,
