@@ -155,7 +155,7 @@ def _smoke_table(result: dict[str, Any]) -> str:
                 name,
                 row["status"],
                 f"{row['difference']:.1e}" if "difference" in row else "",
-                f"{row['bound']:.0e}" if row.get("bound") is not None else "",
+                f"{row['bound']:.0e}" if "bound" in row else "",
                 row.get("seconds", ""),
                 row["line"],
             )

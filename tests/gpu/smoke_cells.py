@@ -45,7 +45,7 @@ def _zero(stage: int, *more: str) -> tuple[str, ...]:
 
 CELLS = (
     Cell("fp32"),
-    Cell("fp32 accumulated", ACCUMULATE, bound=float("inf")),
+    Cell("fp32 accumulated", ACCUMULATE),
     Cell("fp32 again", bound=0.0),
     Cell("tf32", ("engine.tf32=true",), TF32, rounds_differently=True, cuda_only=True),
     Cell("bf16", (BF16,), HALF, rounds_differently=True),
