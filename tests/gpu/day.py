@@ -13,9 +13,9 @@ d.json, kernels.json, bench.json, paper.json, and day.log with the end of every 
 another machine, put what came back into DIR first. bench.json and paper.json are always continued;
 delete them to measure their cells again.
 
---rehearse takes the same way on a CPU, with small models and Triton's interpreter (Triton 3.6's needs
-NumPy below 2.4, its compiler does not). What needs a GPU is then reported as such. A folder of a
-rehearsal is refused for a real slice, and so is one of another device.
+--rehearse takes the same way on a CPU, with small models and Triton's interpreter (that of Triton
+3.6 needs NumPy below 2.4, its compiler does not). What needs a GPU is then reported as such. A
+folder of a rehearsal is refused for a real slice, and so is one of another device.
 
 A checkout is enough: nothing is installed, and PYTHONPATH is set here. Beside torch, torchvision,
 triton, timm, accelerate, typer, rich, numpy, scipy, pillow, safetensors, psutil, jinja2, pytest and
