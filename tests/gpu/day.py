@@ -193,7 +193,9 @@ def main() -> int:
                 raise Refused("report: give the folder of the results")
             from day_report import write_report
 
-            return write_report(given.folder, given.results)
+            folder, results = given.folder.resolve(), given.results.resolve()
+            _set_environment(given.rehearse)
+            return write_report(folder, results)
         if given.slice is None or given.out is None:
             raise Refused("give --slice and --out, or report DIR; --help explains them")
         kind = "rehearsal" if given.rehearse else "gpu"
