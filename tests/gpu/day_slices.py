@@ -48,8 +48,9 @@ def steps_of(name: str, place: Place) -> list[Step]:
 
 
 def search_path(folder: Path) -> str:
-    """PYTHONPATH with a folder before what it has."""
-    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    """PYTHONPATH with a folder before what it has, for any working folder."""
+    former = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(folder), *(os.path.abspath(path) for path in former if path)])
 
 
 def _ixt(*arguments: object) -> list[str]:

@@ -288,8 +288,8 @@ def test_a_cell_is_good_only_within_its_bound_and_if_it_had_an_effect() -> None:
         judged = smoke.judge(cell, {"fp32": losses(2.0), "new": row}, rehearsed=False)
         return judged["status"], judged["line"]
 
-    assert verdict(losses(2.002)) == (GOOD, "losses within 1.0e-03 of fp32 (at most 2e-03)")
-    assert verdict(losses(2.02)) == (FAILED, "losses within 1.0e-02 of fp32, more than 2e-03")
+    assert verdict(losses(2.001)) == (GOOD, "losses within 5.0e-04 of fp32 (at most 1e-03)")
+    assert verdict(losses(2.02)) == (FAILED, "losses within 1.0e-02 of fp32, more than 1e-03")
     assert verdict(losses(2.0, float("nan")))[1].startswith("losses are not finite: [2.0, nan")
     assert verdict({**losses(2.0), "losses": [2.0]}) == (FAILED, "1 losses for 20 updates")
     assert verdict(losses(2.0), rounds_differently=True) == (
