@@ -259,7 +259,7 @@ def main() -> int:
 
     run_all(cells, given.work, given.workers, given.rehearse, keep)
     print(summary(rows, planned))
-    return int(any(row["status"] not in (GOOD, NEEDS_GPU) for row in rows.values()))
+    return int(any(row["status"] in (FAILED, OVER_BUDGET) for row in rows.values()))
 
 
 if __name__ == "__main__":
