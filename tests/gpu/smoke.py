@@ -69,12 +69,15 @@ def write_images(root: Path, side: int = 96) -> None:
 def run_ixt(work: Path, name: str, *arguments: object, budget_s: float) -> tuple[int | None, str]:
     """Exit status, None if over budget, and output of `ixt`."""
     file = work / f"{name.replace(' ', '-').replace(',', '')}.txt"
+    # A compilation that is ended leaves half a library, which others must not find.
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(file.with_suffix(".cache"))}
     with file.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "ixt", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **cache},
             process_group=0,
         )
         try:
