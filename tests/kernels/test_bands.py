@@ -82,7 +82,8 @@ def test_torch_finds_the_operators_well_formed(order: torch.memory_format) -> No
     inputs = draw(torch.bfloat16, torch.float32, order)
     torch.library.opcheck(depthwise_bands, (inputs[0], inputs[1:4], inputs[4:], 1))
     x, *weights = (leaf.detach() for leaf in inputs)
-    torch.library.opcheck(bands_input_grad, (x, weights[:3], 1))
+    for residual in (None, x):
+        torch.library.opcheck(bands_input_grad, (x, weights[:3], 1, residual))
     torch.library.opcheck(bands_weight_grad, (x, x, weights[:3], weights[3:], 1))
 
 

@@ -16,8 +16,7 @@ BATCH = 128
 # Operators of ixt that are more than one kernel.
 _KERNELS = {
     "ixt::bands_moments": 3,
-    "ixt::bands_norm_weight_grad": 2,
-    "ixt::depthwise_bands_weight_grad": 2,
+    "ixt::bands_weight_grad": 2,
     "ixt::product_gelu_grad": 2,
     "ixt::scaled_gelu_grad": 2,
     "ixt::scaled_sum": 2,
