@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from torch import nn
 from traffic import Traffic, training_traffic
+from update_traffic import launches, rest_of_update
 
 from ixt.kernels.folded import fuse
 from ixt.kernels.modules import fuse_mixers
@@ -66,3 +67,23 @@ def count(name: str, change: str) -> Traffic:
 def test_kernels_and_bytes_of_a_training_step(name: str, change: str) -> None:
     found = count(name, change)
     assert (found.launches, round(found.mb_per_image, 1)) == COUNTS[name][change]
+
+
+def test_lists_of_tensors_are_cut_into_launches_as_aten_cuts_them() -> None:
+    assert launches([5] * 7, most_tensors=3, most_blocks=100) == 3
+    assert launches([5 * 65536, 1], most_tensors=9, most_blocks=4) == 2
+    assert launches([8 * 65536], most_tensors=9, most_blocks=4) == 2
+
+
+def test_the_rest_of_an_update_takes_25_launches_and_four_passes() -> None:
+    found = rest_of_update(create_model("inceptionnext_tiny"))
+    assert found.launches == {13: 25, 12: 40}
+    # Norm 4, clipping 8, AdamW 28, EMA 12.
+    assert found.bytes_per_parameter == pytest.approx(52, abs=0.01)
+
+
+@pytest.mark.slow
+def test_without_the_fused_kernel_it_moves_twice_as_much() -> None:
+    found = rest_of_update(create_model("inceptionnext_tiny"), fused=False)
+    assert found.launches == {13: 38, 12: 51}
+    assert found.bytes_per_parameter == pytest.approx(104, abs=0.02)
