@@ -208,7 +208,10 @@ def _build(
 
     model = build_model(start, len(class_names), device, load).to(device)
     stream = update_stream(recipe.engine, device)
-    optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
+    # fp16's scaler would not learn from the fused kernel that it skipped a step.
+    fused = bool(recipe.model.fused) and device.type == "cuda" and recipe.engine.kind == "ddp"
+    fused = fused and recipe.engine.precision != "fp16"
+    optimizer = build_optimizer(model, recipe.optim, stream is not None, fused)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     with torch.cuda.stream(stream):
         wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
