@@ -47,8 +47,9 @@ class Table:
     classes: tuple[str, ...]
     """Names of the class folders, sorted."""
     folders: dict[str, int]
-    """Modification time (ns) of the split's folder (key "") and of each folder below it; TAR_RULES
-    where images lie in tars, empty in a packed set."""
+    """Modification time (ns) of the split's folder (key "") and of each folder below it, or of a
+    list (behind LIST_MARK) and of its images' folders; TAR_RULES where images lie in tars, empty
+    in a packed set."""
     columns: dict[str, NDArray[Any]]
     """The arrays of `ixt.images.index.Index`, by name."""
     shards: tuple[Stamp, ...] = ()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ixt.errors import DataError
 
-_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORD = re.compile(r"[A-Za-z]+")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
@@ -28,8 +28,13 @@ def pattern_folder(pattern: Path) -> Path:
 
 def split_of(name: str) -> str | None:
     """The split that a shard's name says: train, val or test; None if it says none, or several."""
-    found = {_SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in _SPLIT_WORDS}
+    found = {SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in SPLIT_WORDS}
     return found.pop() if len(found) == 1 else None
+
+
+def without_split(name: str) -> str:
+    """A name with an asterisk for each word that says a split: the same for all lists of a set."""
+    return _WORD.sub(lambda word: "*" if word[0].lower() in SPLIT_WORDS else word[0], name)
 
 
 def expand(pattern: str) -> Iterator[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
+from ixt.images.lists import is_list, list_of
 from ixt.images.shard_names import is_pattern, tars_by_split
 from ixt.images.webdataset import begins_as_shard
 
@@ -22,6 +23,7 @@ META = "meta.json"
 PACK_SETTINGS = "pack.json"
 """In the root of a set that `ixt data pack` wrote: with which options."""
 
+_OR_HOLD_OUT = ", or set data.val_fraction: 0.2 to hold training images out"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 512
 _FIRST = 4  # shards looked into by split: some may be damaged, which is said later
@@ -38,6 +40,15 @@ class Layout:
     """The folder of the class folders, or of the tars."""
     tars: tuple[str, ...] = ()
     """Names of the tars in it, sorted byte by byte; empty where images are files."""
+    list_name: str = ""
+    """The list in it that names the images; empty where there is none."""
+    ignored: str = ""
+    """A list beside other images of the split, which is not read."""
+
+    @property
+    def list_path(self) -> Path | None:
+        """The list."""
+        return self.folder / self.list_name if self.list_name else None
 
     @property
     def tar_paths(self) -> list[Path]:
@@ -67,12 +78,44 @@ def find_layout(root: Path, split: Split) -> Layout:
     """Find the images of a split: class folders, tars in the split's folder, or ILSVRC2012's tar.
 
     The tars may also lie in the root and have the split in their names, or be given by a pattern.
+    A list is read where it is the root, or lies in a root without such images of its split.
 
     Raises:
         DataError: there is nothing of that split, or it is in a form that cannot be read.
         OSError: a folder cannot be read.
     """
     named = _named_shards(root)
+    path = _list_to_read(root, split, named)
+    if path is not None:
+        return Layout(split, path.parent, list_name=path.name)
+    if is_list(root):
+        raise DataError(
+            f"{root}: names no images of {split}; put a list with {split} in its name beside it, "
+            "give it a column split" + _OR_HOLD_OUT * (split == "val")
+        )
+    beside = None if is_pattern(root) else list_of(root, split)
+    return replace(_find_unlisted(root, split, named), ignored=beside.name if beside else "")
+
+
+def _list_to_read(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Path | None:
+    """The list of a split, unless a data root has other images of that split."""
+    if is_pattern(root) or (not is_list(root) and _has_unlisted(root, split, named)):
+        return None
+    return list_of(root, split)
+
+
+def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> bool:
+    """Whether a split has tars or class folders; those that lie beside no split may be anything."""
+    folders = [root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()]
+    below = [entry for folder in folders for entry in folder.iterdir()]
+    return (
+        bool(named.get(split))
+        or (root / f"ILSVRC2012_img_{split}.tar").is_file()
+        or any(e.name[0] != "." and (e.is_dir() or e.suffix == ".tar") for e in below)
+    )
+
+
+def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
     if is_pattern(root):
         return _by_name(root, split, named)
     outer = root / f"ILSVRC2012_img_{split}.tar"
@@ -97,9 +140,13 @@ def find_layout(root: Path, split: Split) -> Layout:
 
 def own_val(root: Path) -> str | None:
     """Name of a data root's validation images; None where it has none."""
+    named = _named_shards(root)
+    path = _list_to_read(root, "val", named)
+    if path is not None or is_list(root):
+        return path.name if path else None
     names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
     found = next((name for name in names if (root / name).exists()), None)
-    return found or next((tar.name for tar in _named_shards(root).get("val", ())), None)
+    return found or next((tar.name for tar in named.get("val", ())), None)
 
 
 def _named_shards(root: Path) -> dict[str | None, list[Path]]:
@@ -122,10 +169,9 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
         )
     paths = unclear if split == "train" and unclear else named.get(split, [])
     if not paths:
-        held_out = ", or set data.val_fraction: 0.2 to hold training images out"
         raise DataError(
             f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
-            + held_out * (split == "val")
+            + _OR_HOLD_OUT * (split == "val")
         )
     folders = {path.parent for path in paths}
     if len(folders) > 1:

@@ -50,6 +50,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tar_sets.write_folder(base / "folder")
     roots = {
         "folder": folder,
+        "lists": tar_sets.lists(folder, base / "lists"),
         "tars": tar_sets.class_tars(folder, base / "tars"),
         "outer": tar_sets.outer_tar(folder, base / "outer"),
         "shards": webdataset(folder, base / "shards"),
@@ -104,7 +105,7 @@ def test_every_layout_gives_the_pixels_of_the_folder(
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
     expected = batches(recipe, roots["folder"], decoder)
-    for layout in ("tars", "outer", "shards", "packed", "bucket"):
+    for layout in ("lists", "tars", "outer", "shards", "packed", "bucket"):
         found = batches(recipe, roots[layout], decoder)
         assert found[0] == expected[0], layout
         assert torch.equal(found[1], expected[1]), layout
@@ -133,7 +134,7 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    for layout in ("outer", "shards", "packed", "bucket"):
+    for layout in ("lists", "outer", "shards", "packed", "bucket"):
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import tarfile
 from collections.abc import Callable, Iterable
@@ -81,6 +82,30 @@ def columns(index: Index) -> dict[str, NDArray[np.generic] | tuple[str, ...]]:
 def number_label(path: Path, number: int) -> dict[str, bytes]:
     """The label that most shards have."""
     return {".cls": str(number).encode()}
+
+
+def rows_of(folder: Path, split: str) -> list[tuple[str, str]]:
+    """Absolute path and class of each image of a split, shuffled."""
+    files = sorted((folder / split).glob("*/*"))
+    order = np.random.default_rng(1).permutation(len(files)).tolist()
+    return [(str(files[row]), files[row].parent.name) for row in order]
+
+
+def write_list(path: Path, rows: Iterable[Iterable[object]], header: str = "path,label") -> Path:
+    """A table of these rows, separated by commas or, in a .tsv, by tabs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerow(header.split(","))
+        writer.writerows(rows)
+    return path
+
+
+def lists(folder: Path, root: Path) -> Path:
+    """The images of a folder as train.csv and val.csv in another one."""
+    for split in ("train", "val"):
+        write_list(root / f"{split}.csv", rows_of(folder, split))
+    return root
 
 
 def shards(

@@ -136,8 +136,8 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 def relative_paths(one: Survey) -> list[str]:
     """Paths of a split's images, `shard.tar!member` of those in tars, relative to the data root."""
     index = one.index
-    start = len(os.fspath(index.root)) + 1
-    return [path[start:] for path in index.paths(range(len(index)))]
+    above = f"{os.fspath(index.root)}/"
+    return [path.removeprefix(above) for path in index.paths(range(len(index)))]
 
 
 def _of_files(one: Survey) -> Iterator[Finding]:
@@ -155,7 +155,8 @@ def _of_file(path: str, facts: Facts, indexed: tuple[int, int]) -> Iterator[tupl
     height, width = facts.height, facts.width
     if (height, width) != indexed:
         yield Kind.OUTDATED, f"{height} x {width}, in the index {indexed[0]} x {indexed[1]}"
-    if _SUFFIX_FORMATS[os.path.splitext(path)[1].lower()] != facts.image_format:
+    suffix = os.path.splitext(path)[1].lower()  # a listed file may have any
+    if _SUFFIX_FORMATS.get(suffix, facts.image_format) != facts.image_format:
         yield Kind.MISTYPED, f"holds {facts.image_format.name}"
     if facts.colour == Colour.GREY:
         yield Kind.GREY, ""
@@ -212,8 +213,10 @@ def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) ->
         elif listed[path] != digest:
             yield Finding(Kind.CHANGED, path)
     places = tuple(one.index.name + mark for one in surveys for mark in "/!")
+    # Images of a list lie anywhere.
+    anywhere = len(surveys) > 1 and any(one.index.list_name for one in surveys)
     for path in listed.keys() - found.keys() - unreadable:
-        if path.startswith(places):
+        if anywhere or path.startswith(places):
             yield Finding(Kind.MISSING, path)
 
 
@@ -239,7 +242,7 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
 def _ignored(one: Survey) -> Iterator[Finding]:
     """Files in class folders that the index leaves out because of their names."""
     index = one.index
-    if index.shards:  # what else a tar holds is listed nowhere
+    if index.shards or index.list_name:  # what else a tar holds is listed nowhere
         return
     start = len(os.fspath(index.root)) + 1
     for name in index.classes:

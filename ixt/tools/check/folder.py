@@ -124,7 +124,7 @@ def check_folder(
 
     Raises:
         DataError: the folder is missing, has another layout, or a file cannot be moved; or
-            images to move lie in tars, or any in a bucket; or the manifest is none.
+            images to move lie in tars or are listed, or any in a bucket; or the manifest is none.
     """
     listed = read_checksums(manifest) if manifest is not None and manifest.exists() else None
     if is_remote(str(root)):
@@ -133,7 +133,7 @@ def check_folder(
     indexes = [load_index(root, split) for split in splits]
     if fix == "quarantine":
         for index in indexes:
-            _refuse_tars(index)
+            _refuse_to_move(index)
     surveys, summaries = [], []
     for index in indexes:
         one, summary = _survey(index, threads, progress, all_anew=manifest is not None)
@@ -172,7 +172,12 @@ def _write_list(manifest: Path, surveys: Sequence[Survey]) -> str:
     return f"{manifest}: {len(sums):,} checksums written; give it again to compare with them"
 
 
-def _refuse_tars(index: Index) -> None:
+def _refuse_to_move(index: Index) -> None:
+    if index.list_name:
+        raise DataError(
+            f"--fix quarantine: {index.place} names the images, and would name files that are "
+            "gone; leave it out, and remove their rows"
+        )
     if index.shards:
         raise DataError(
             f"--fix quarantine: the images of {index.folder} lie in tars, which are left as they "

@@ -42,8 +42,8 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
     """
     root, folder = Path(index.root), Path(index.folder)
     sources = index.ranges(range(len(index)))
-    start = len(os.fsencode(folder)) + 1
-    names = [os.fsencode(source.name)[start:] for source in sources]
+    above = f"{folder}/"
+    names = [os.fsencode(source.name.removeprefix(above)) for source in sources]
     known = {} if all_anew else read_manifest(root, index.name)
     found: dict[int, Facts] = {}
     num_read = 0
