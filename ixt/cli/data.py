@@ -25,7 +25,8 @@ _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 FolderArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder with train/ and val/ or with WebDataset shards, or its s3:// address."
+        help="Folder with train/ and val/, with lists or with WebDataset or parquet shards, or its "
+        "s3:// address; or a list."
     ),
 ]
 SplitOption = Annotated[
@@ -78,7 +79,9 @@ def data_index(
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
     by `ixt data pack`, in a folder or in an S3 bucket, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
-    line says what names the classes; their order is always that of the class numbers.
+    line says what names the classes; their order is always that of the class numbers. A list
+    (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, and parquet files of
+    the Hub contain them.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
@@ -213,7 +216,8 @@ def data_pack(
     """Pack images into a few tar archives with an index.
 
     Training reads them from a disk with fewer files, or from an S3 bucket. If the command was
-    interrupted, run it again: it resumes where it stopped.
+    interrupted, run it again: it resumes where it stopped. Compressed parquet files are first
+    copied beside OUT, uncompressed, and the copy is removed in the end.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
@@ -233,7 +237,7 @@ def data_pack(
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/.")],
+    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or a list.")],
     split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,

@@ -1,8 +1,8 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
-`shards` finds out how they are stored; `folders`, `lists`, `tars` or `webdataset` list them,
-`headers` opens them, `index_cache` keeps the result, which `table_files` verifies; `bucket_index`
-does all of that for a bucket.
+`shards` finds out how they are stored; `folders`, `lists`, `tars`, `webdataset` or `parquet`
+list them, `headers` opens them, `index_cache` keeps the result, which `table_files` verifies;
+`bucket_index` does all of that for a bucket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, is_remote
-from ixt.images.folders import Listing, Split, list_images
+from ixt.images.folders import SPLIT_FOLDERS, Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
     current_tables,
@@ -32,6 +32,7 @@ from ixt.images.index_cache import (
 )
 from ixt.images.index_table import TAR_RULES, Table
 from ixt.images.lists import is_list, read_list, refuse_missing
+from ixt.images.parquet import PARQUET, list_parquet
 from ixt.images.progress_lines import Report, report_lines
 from ixt.images.shard_names import is_pattern, pattern_folder, split_of
 from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
@@ -89,11 +90,16 @@ class Index:
 
     @property
     def place(self) -> str:
-        """What people call the split: its folder, its list, or its tar in the data root."""
+        """What people call the split: its folder, its list, or its first tar.
+
+        The tar where it may lie in one folder with those of the other split.
+        """
         if self.list_name:
             return f"{self.folder}/{self.list_name}"
-        own = str(self.folder) != str(self.root) or not self.shards
-        return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
+        base = str(self.folder).rpartition("/")[2]
+        is_split = any(base in names for names in SPLIT_FOLDERS.values())
+        own = str(self.folder) != str(self.root) and is_split
+        return f"{self.folder}/{self.shards[0]}" if self.shards and not own else str(self.folder)
 
     @property
     def name(self) -> str:
@@ -301,12 +307,15 @@ def _list_files(layout: Layout) -> Listing:
 
 
 def _list_layout(layout: Layout, report: Report) -> TarListing:
-    """The images in tars, whatever these are."""
-    if layout.is_packed or not are_shards(layout.tar_paths):
+    """The images in tars or parquet files, whatever these are."""
+    is_parquet = layout.tars[0].endswith(PARQUET)
+    if not is_parquet and (layout.is_packed or not are_shards(layout.tar_paths)):
         return list_tars(layout.tar_paths, report, packed=layout.is_packed)
-    listing, origin = list_shards(layout.tar_paths, layout.split, report)
+    list_all = list_parquet if is_parquet else list_shards
+    listing, origin = list_all(layout.tar_paths, layout.split, report)
     say_once(
-        f"{layout.folder}: {len(layout.tars)} WebDataset shards of {layout.split}, "
+        f"{layout.folder}: {len(layout.tars)} {'parquet' if is_parquet else 'WebDataset'} "
+        f"shards of {layout.split}, "
         f"{len(listing.classes)} classes, which are named by {origin}"
     )
     return listing

@@ -11,14 +11,16 @@ from pathlib import Path
 from ixt.errors import DataError
 
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SHARD_SUFFIXES = (".tar", ".parquet")
 _WORD = re.compile(r"[A-Za-z]+")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a data root is a brace pattern of tars."""
-    return "{" in str(path) and ".tar" in path.name and not path.exists()
+    """Whether a data root is a brace pattern of shards."""
+    is_shard = any(suffix in path.name for suffix in SHARD_SUFFIXES)
+    return is_shard and "{" in str(path) and not path.exists()
 
 
 def pattern_folder(pattern: Path) -> Path:
@@ -99,9 +101,9 @@ def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
 
 
 def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
-    """The tars in a data root, or of a pattern, by the split that their names say, in order.
+    """The shards in a data root, or of a pattern, by the split that their names say, in order.
 
-    Those of ILSVRC2012 are left out.
+    Those of ILSVRC2012 are left out. Data sets of the Hub have theirs in the folder data.
 
     Raises:
         DataError: a tar of the pattern is not there.
@@ -109,8 +111,9 @@ def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
     if is_pattern(root):
         return pattern_tars(root)
     found: dict[str | None, list[Path]] = {}
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+    inner = sorted((root / "data").glob("*.parquet"))
+    for path in [*sorted(root.iterdir()), *inner] if root.is_dir() else ():
         visible = not path.name.startswith((".", "ILSVRC2012_img_"))
-        if visible and path.suffix == ".tar" and path.is_file():
+        if visible and path.suffix in SHARD_SUFFIXES and path.is_file():
             found.setdefault(split_of(path.name), []).append(path)
     return found

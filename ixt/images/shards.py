@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
 from ixt.images.lists import is_list, list_of
-from ixt.images.shard_names import is_pattern, tars_by_split
+from ixt.images.shard_names import SHARD_SUFFIXES, is_pattern, tars_by_split
 from ixt.images.webdataset import begins_as_shard
 
 INDEX_FOLDER = "index"
@@ -39,7 +39,8 @@ class Layout:
     folder: Path
     """The folder of the class folders, or of the tars."""
     tars: tuple[str, ...] = ()
-    """Names of the tars in it, sorted byte by byte; empty where images are files."""
+    """Names of the tars or parquet files in it, sorted byte by byte; empty where images are files.
+    """
     list_name: str = ""
     """The list in it that names the images; empty where there is none."""
     ignored: str = ""
@@ -111,7 +112,7 @@ def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]])
     return (
         bool(named.get(split))
         or (root / f"ILSVRC2012_img_{split}.tar").is_file()
-        or any(e.name[0] != "." and (e.is_dir() or e.suffix == ".tar") for e in below)
+        or any(e.name[0] != "." and (e.is_dir() or e.suffix in SHARD_SUFFIXES) for e in below)
     )
 
 
@@ -126,8 +127,8 @@ def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]
             _refuse_beside(root, split, outer, named)
             return Layout(split, root, (outer.name,))
         ilsvrc = sorted(root.glob("ILSVRC2012_img_*.tar"))
-        # Names that say no split mean something only where nothing else says one.
-        if named.get(split) or (named.keys() == {None} and not ilsvrc and not has_split(root)):
+        # Other names mean something only where nothing else says a split.
+        if named.get(split) or (named and not ilsvrc and not has_split(root)):
             return _by_name(root, split, named)
         if ilsvrc:
             raise DataError(
@@ -150,13 +151,17 @@ def own_val(root: Path) -> str | None:
 
 
 def _named_shards(root: Path) -> dict[str | None, list[Path]]:
-    """WebDataset shards in a data root, or tars of a pattern, by the split in their names.
+    """WebDataset or parquet shards in a data root, or those of a pattern, by split.
 
     Other tars in a root, e.g. those that its class folders were extracted from, mean nothing.
     """
     named = tars_by_split(root)
     first = chain.from_iterable(paths[:_FIRST] for paths in named.values())
-    return named if is_pattern(root) or any(map(begins_as_shard, first)) else {}
+    return named if is_pattern(root) or any(map(_is_named_shard, first)) else {}
+
+
+def _is_named_shard(path: Path) -> bool:
+    return path.suffix != ".tar" or begins_as_shard(path)
 
 
 def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
@@ -170,7 +175,7 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
     paths = unclear if split == "train" and unclear else named.get(split, [])
     if not paths:
         raise DataError(
-            f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
+            f"{root}: no shard has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such shards"
             + _OR_HOLD_OUT * (split == "val")
         )
     folders = {path.parent for path in paths}
@@ -179,7 +184,9 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
     folder = folders.pop()
     if not is_pattern(root):
         _refuse_compressed(folder, [path.name for path in folder.iterdir()])
-    return Layout(split, folder, tuple(path.name for path in paths))
+    names = tuple(path.name for path in paths)
+    _refuse_mixed(folder, names)
+    return Layout(split, folder, names)
 
 
 def _refuse_beside(
@@ -202,7 +209,7 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
                 continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.endswith(b".tar"):
+            elif os.path.splitext(os.fsdecode(entry.name))[1] in SHARD_SUFFIXES:
                 tars.append(entry.name)
             else:
                 others.append(os.fsdecode(entry.name))
@@ -212,7 +219,18 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
         _refuse_half_extracted(folder, folders, tars)
         return ()
     _refuse_compressed(folder, others)
-    return tuple(os.fsdecode(name) for name in sorted(tars))
+    names = tuple(os.fsdecode(name) for name in sorted(tars))
+    _refuse_mixed(folder, names)
+    return names
+
+
+def _refuse_mixed(folder: Path, names: tuple[str, ...]) -> None:
+    """Tars and parquet files of one split may hold the same images."""
+    if len({name.rpartition(".")[2] for name in names}) > 1:
+        raise DataError(
+            f"{folder}: holds tars and parquet files ({names[0]}, {names[-1]}) of one split; move "
+            "away what is not to be read"
+        )
 
 
 def _refuse_compressed(folder: Path, names: list[str]) -> None:

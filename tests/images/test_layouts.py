@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "shards": webdataset(folder, base / "shards"),
         "packed": pack(folder, base / "packed", PackOptions(shard_bytes=12_000)).root,
     }
+    if find_spec("pyarrow"):
+        roots["parquet"] = tar_sets.parquet(folder, base / "parquet")
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
@@ -105,7 +108,7 @@ def test_every_layout_gives_the_pixels_of_the_folder(
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
     expected = batches(recipe, roots["folder"], decoder)
-    for layout in ("lists", "tars", "outer", "shards", "packed", "bucket"):
+    for layout in roots.keys() - {"folder"}:
         found = batches(recipe, roots[layout], decoder)
         assert found[0] == expected[0], layout
         assert torch.equal(found[1], expected[1]), layout
@@ -134,7 +137,7 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    for layout in ("lists", "outer", "shards", "packed", "bucket"):
+    for layout in roots.keys() - {"folder", "tars"}:
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)

@@ -213,8 +213,9 @@ def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) ->
         elif listed[path] != digest:
             yield Finding(Kind.CHANGED, path)
     places = tuple(one.index.name + mark for one in surveys for mark in "/!")
-    # Images of a list lie anywhere.
-    anywhere = len(surveys) > 1 and any(one.index.list_name for one in surveys)
+    # Outside of folders for each split, no path says whether it is of one that was checked.
+    mixed = any(one.index.place != str(one.index.folder) for one in surveys)
+    anywhere = mixed and len(surveys) > 1
     for path in listed.keys() - found.keys() - unreadable:
         if anywhere or path.startswith(places):
             yield Finding(Kind.MISSING, path)

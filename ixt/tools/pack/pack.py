@@ -33,6 +33,7 @@ from ixt.images.tars import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
+from ixt.tools.pack.uncompressed import uncompressed
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -71,7 +72,8 @@ def pack(
     of which none is known, are written anew.
 
     Args:
-        source: a data root in any layout that `load_index` reads.
+        source: a data root in any layout that `load_index` reads, or parquet files whose images
+            are compressed.
         out: a new or empty folder, or an earlier packing of the same images.
         options: how to pack.
         num_threads: threads that read and encode; None for one per core.
@@ -82,6 +84,13 @@ def pack(
             disk is too small or full.
     """
     out = local_path(out)
+    with _writing(out), uncompressed(source, out, _SPLITS) as readable:
+        return _pack(readable, out, options, num_threads, report)
+
+
+def _pack(
+    source: str | Path, out: Path, options: PackOptions, num_threads: int | None, report: Report
+) -> PackSummary:
     plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (
