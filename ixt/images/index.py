@@ -231,7 +231,7 @@ def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         raise DataError(
-            f"{index.folder}: {len(unknown)} of {len(index.classes)} class folders are not among "
+            f"{index.place}: {len(unknown)} of {len(index.classes)} class folders are not among "
             f"the model's {len(outputs)} classes ({shown}); rename or remove them"
         )
     table = np.array([outputs[name] for name in index.classes], np.int64)

@@ -142,7 +142,7 @@ def _check_shards(table: Table) -> None:
     lengths = np.array([shard.size for shard in table.shards], np.int64)[numbers]
     # The start of an image is compared first: the sum of both may be too large for 64 bits.
     outside = (starts < 0).any() or (starts > lengths).any() or (num_bytes > lengths - starts).any()
-    _refuse(outside, "shard_offsets and num_bytes point outside of a shard")
+    _refuse(outside, "shard_offsets and num_bytes point outside of a tar")
     if not all(shard.name.endswith(".tar") for shard in table.shards):
         return  # images begin anywhere in a parquet file, and equal ones may lie there once
     _refuse((starts % _TAR_BLOCK).any(), "shard_offsets contains an offset at which no file begins")

@@ -68,14 +68,9 @@ def open_parquet(path: Path) -> Any:
 
 def compression(file: Any) -> str | None:
     """How the images of an open parquet file are compressed, e.g. SNAPPY; None if they are not."""
-    meta = file.metadata
-    names = {
-        chunk.compression
-        for group in range(meta.num_row_groups)
-        for chunk in (_chunk(meta.row_group(group)),)
-        if chunk is not None
-    }
-    return next((name for name in sorted(names) if name != "UNCOMPRESSED"), None)
+    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+    names = {chunk.compression for chunk in map(_chunk, groups) if chunk is not None}
+    return min(names - {"UNCOMPRESSED"}, default=None)
 
 
 def list_parquet(
@@ -177,19 +172,16 @@ def _rows(file: Any, group: int) -> Iterator[tuple[bytes | None, str | None, int
 def _find(where: str, memory: mmap.mmap, content: bytes, places: tuple[int, int, int]) -> int:
     """Where an image's bytes lie in the file, which is proved by comparing them.
 
-    Behind its length in four bytes, mostly at once behind the image before it. A dictionary holds
-    images that are the same only once, so the search begins anew if need be.
+    Mostly at once behind the image before it and its own length. A dictionary holds images that
+    are the same only once, so the search begins anew if need be.
     """
     start, behind, end = places
-    size = len(content).to_bytes(4, "little")
-    needle = size + content[:_PREFIX]
     for first in (behind, start):
-        at = memory.find(needle, first, end)
+        at = memory.find(content[:_PREFIX], first, end)
         while at >= 0:
-            begin = at + len(size)
-            if memory[begin : begin + len(content)] == content:
-                return begin
-            at = memory.find(needle, at + 1, end)
+            if memory[at : at + len(content)] == content:
+                return at
+            at = memory.find(content[:_PREFIX], at + 1, end)
     raise DataError(
         f"{where}: its bytes do not lie in one piece; write the set anew with datasets 4.6 or "
         "later, or as class folders"

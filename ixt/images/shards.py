@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
-from ixt.images.lists import is_list, list_of
+from ixt.images.lists import is_list, lists_of
 from ixt.images.shard_names import SHARD_SUFFIXES, is_pattern, tars_by_split
 from ixt.images.webdataset import begins_as_shard
 
@@ -86,34 +86,37 @@ def find_layout(root: Path, split: Split) -> Layout:
         OSError: a folder cannot be read.
     """
     named = _named_shards(root)
-    path = _list_to_read(root, split, named)
-    if path is not None:
-        return Layout(split, path.parent, list_name=path.name)
+    lists = [] if is_pattern(root) else lists_of(root, split)
+    if lists and (is_list(root) or not _has_unlisted(root, split, named)):
+        if len(lists) > 1:
+            found = few([path.name for path in lists], "list")
+            raise DataError(
+                f"{lists[0].parent}: holds {found} of {split}; keep one, or give the list itself"
+            )
+        return Layout(split, lists[0].parent, list_name=lists[0].name)
     if is_list(root):
         raise DataError(
             f"{root}: names no images of {split}; put a list with {split} in its name beside it, "
             "give it a column split" + _OR_HOLD_OUT * (split == "val")
         )
-    beside = None if is_pattern(root) else list_of(root, split)
-    return replace(_find_unlisted(root, split, named), ignored=beside.name if beside else "")
-
-
-def _list_to_read(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Path | None:
-    """The list of a split, unless a data root has other images of that split."""
-    if is_pattern(root) or (not is_list(root) and _has_unlisted(root, split, named)):
-        return None
-    return list_of(root, split)
+    unlisted = _find_unlisted(root, split, named)
+    return replace(unlisted, ignored=lists[0].name) if lists else unlisted
 
 
 def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> bool:
     """Whether a split has tars or class folders; those that lie beside no split may be anything."""
-    folders = [root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()]
-    below = [entry for folder in folders for entry in folder.iterdir()]
-    return (
-        bool(named.get(split))
-        or (root / f"ILSVRC2012_img_{split}.tar").is_file()
-        or any(e.name[0] != "." and (e.is_dir() or e.suffix in SHARD_SUFFIXES) for e in below)
-    )
+    if named.get(split) or (root / f"ILSVRC2012_img_{split}.tar").is_file():
+        return True
+    return any(map(_holds_classes, (root / name for name in SPLIT_FOLDERS[split])))
+
+
+def _holds_classes(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    suffixes = tuple(map(os.fsencode, SHARD_SUFFIXES))
+    with os.scandir(os.fsencode(folder)) as entries:
+        visible = (entry for entry in entries if not entry.name.startswith(b"."))
+        return any(entry.name.endswith(suffixes) or entry.is_dir() for entry in visible)
 
 
 def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
@@ -142,9 +145,9 @@ def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]
 def own_val(root: Path) -> str | None:
     """Name of a data root's validation images; None where it has none."""
     named = _named_shards(root)
-    path = _list_to_read(root, "val", named)
-    if path is not None or is_list(root):
-        return path.name if path else None
+    lists = [] if is_pattern(root) else lists_of(root, "val")
+    if is_list(root) or (lists and not _has_unlisted(root, "val", named)):
+        return lists[0].name if lists else None
     names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
     found = next((name for name in names if (root / name).exists()), None)
     return found or next((tar.name for tar in named.get("val", ())), None)

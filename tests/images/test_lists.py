@@ -92,6 +92,20 @@ def test_images_are_held_out_of_a_list_as_of_the_folder(folder: Path, tmp_path: 
     )
 
 
+def test_numbers_keep_their_order_and_take_names_only_in_that_order(
+    folder: Path, tmp_path: Path
+) -> None:
+    files = [path for path, _ in rows_of(folder, "train")[:12]]
+    numbered = write_list(tmp_path / "set.csv", [(p, n) for n, p in enumerate(files)])
+    index = load_index(numbered, "train")
+    assert index.classes == tuple(f"{number:05d}" for number in range(12))
+    assert index.paths(range(12)) == files
+    for names, classes in (("dc", ("00000", "00001")), ("cd", ("c", "d"))):
+        rows = [(path, n % 2, names[n % 2]) for n, path in enumerate(files)]
+        write_list(tmp_path / f"{names}.csv", rows, "path,label,class_name")
+        assert load_index(tmp_path / f"{names}.csv", "train").classes == classes
+
+
 def test_a_changed_list_or_folder_is_noticed(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     shutil.copytree(folder, root)
@@ -151,6 +165,7 @@ def test_class_folders_are_read_before_a_list_beside_them_and_a_line_says_so(
         ("path,label\na.jpg,0\nb.jpg,2\n", "has class number 1, but some have 2; add the images"),
         ("path,label,wnid\na.jpg,0,cat\nb.jpg,0,dog\n", "its label gives class 0 and dog"),
         ("path,label\na.jpg,0\n./x//../a.jpg,1\nb.jpg,1\n", "gives 1 path (/"),
+        ("path,label,split\na.jpg,0,train\nb.jpg,0,val\na.jpg,0,val\n", "gives 1 path (/"),
         ("path,label,split\na.jpg,0,dev\n", "list.csv:2: its split is 'dev'; write train, val"),
         ("path,label\na.jpg,0\nb.jpg,1\nsub,1\n", "names 2 missing files (b.jpg, sub); paths"),
     ],
@@ -169,6 +184,10 @@ def test_other_forms_of_bad_lists_are_refused_in_one_line(tmp_path: Path) -> Non
     assert "a.jsonl:2: cannot be read as JSON" in refused(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text('{"path": "a.jpg", "label": [0, 1]}\n')
     assert "a.jsonl:1: gives several labels ([0, 1])" in refused(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"path": "a", "label": 0}\n{"path": "b", "class": 1}\n')
+    assert "a.jsonl:2: gives path, class, and the first line path, label" in refused(
+        tmp_path / "a.jsonl"
+    )
     assert f"{tmp_path}/b.csv: no such file" in refused(tmp_path / "b.csv")
     write_list(tmp_path / "train.csv", [("a.jpg", 0, "val")], "path,label,split")
     assert "its split is val, and the name of the list says train" in refused(
