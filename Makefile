@@ -36,7 +36,7 @@ format: $(STAMP)  ## Put the code into the house style.
 	$(BIN)/ruff format ixt tests
 	$(BIN)/ruff check --fix ixt tests
 
-typecheck: $(STAMP)  ## Check types.
+typecheck: $(STAMP)  ## Check the types of ixt and of the tests.
 	$(BIN)/mypy
 
 test: lint typecheck  ## Lint, types and the CPU test suite.

@@ -27,6 +27,14 @@ class DataError(IxtError):
     """A data folder, an index or an image is wrong."""
 
 
+class StorageError(DataError):
+    """A bucket does not give, or take, an object."""
+
+
+class MissingObject(StorageError):
+    """An object or its bucket is not there."""
+
+
 class ModelError(IxtError):
     """A model name, its arguments or its weights are wrong."""
 

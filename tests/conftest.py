@@ -87,11 +87,10 @@ def ixt_status() -> Callable[..., int]:
 def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in this process has an infinite loss in every update."""
     from ixt.training import loop as training
-
-    opened = training.open_run
+    from ixt.training.run import open_run
 
     def poisoned(*arguments: Any) -> Any:
-        run = opened(*arguments)
+        run = open_run(*arguments)
         loss = run.loss
         run.loss = lambda logits, targets: loss(logits, targets) * float("inf")
         return run

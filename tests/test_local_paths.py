@@ -22,9 +22,11 @@ def test_a_url_is_recognised_also_behind_a_path() -> None:
     assert local_path("~/set") == Path.home() / "set"
 
 
-@pytest.mark.parametrize("root", ["gs://bucket/set", "https://host/set", "S3://b/x", "s3:/b/x"])
+@pytest.mark.parametrize("root", ["gcs://bucket/set", "https://host/set", "S3://b/x", "s3:/b/x"])
 def test_data_of_another_scheme_is_refused_by_its_url(root: str) -> None:
-    with pytest.raises(DataError, match=r"^\w+://.*: cannot be read; give a folder, or s3://"):
+    with pytest.raises(
+        DataError, match=r"^\w+://.*: cannot be read; give a folder, or a bucket as s3://"
+    ):
         load_index(root, "train")
 
 

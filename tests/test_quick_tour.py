@@ -21,7 +21,7 @@ TREE = ast.parse("\n".join(SOURCES))
 def own_names() -> dict[str, Any]:
     """What the notebook imports from ixt, by name."""
     return {
-        alias.name: getattr(import_module(node.module), alias.name)
+        alias.name: getattr(import_module(str(node.module)), alias.name)
         for node in ast.walk(TREE)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ixt")
         for alias in node.names

@@ -122,7 +122,8 @@ def test_every_promise_of_the_architecture_page_names_its_test() -> None:
 
 def run_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
     """What `python -m MODULE ARGUMENT...` prints, without another start of the interpreter."""
-    (_, dash_m, module, *arguments), printed = command, io.StringIO()
+    dash_m, module, *arguments = command[1:]
+    printed = io.StringIO()
     assert dash_m == "-m"
     found = importlib.util.find_spec(module)
     assert found is not None and found.origin is not None

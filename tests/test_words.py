@@ -61,7 +61,7 @@ def test_no_text_uses_words_that_the_glossary_replaces(kind: str) -> None:
 def test_docstrings_of_fields_say_what_the_field_is() -> None:
     """`Of the process.` needs the field's name to be understood; a full phrase does not."""
     found = [
-        f"{path.relative_to(ROOT)}:{text.lineno}: {text.value}"
+        f"{path.relative_to(ROOT)}:{text.lineno}: {text.value!r}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)

@@ -1,6 +1,7 @@
-"""Weights in files: which file of a run, which entry of a checkpoint, read without running code.
+"""Weights in files: which entry of a checkpoint, read without running code.
 
-Knows containers only; whether the keys fit a model is the business of `models/loading.py`.
+Knows containers only; whether the keys fit a model is the business of `models/loading.py`, and
+which file is read that of `weight_files.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from ixt.checkpoint.address import checkpoint_at, describe_choice
-from ixt.checkpoint.checksums import refuse_changed
+from ixt.checkpoint.address import describe_choice
 from ixt.checkpoint.info import CheckpointInfo, arguments_info, export_info, folder_info
+from ixt.checkpoint.weight_files import Kind, WeightFile, check_weights, damaged, not_safetensors
 from ixt.errors import CheckpointError
 from ixt.files import reason
 
-Kind = Literal["raw", "ema"]
 Container = Literal["plain", "timm", "model", "ixt"]
 
 _BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
@@ -38,8 +38,6 @@ _ENTRIES: dict[str, tuple[Kind, Container]] = {
     "model": ("raw", "model"),
     "model_ema": ("ema", "model"),
 }
-
-_GRAPHS = {".onnx": "an ONNX graph", ".pt2": "a program of torch.export"}
 
 
 @dataclass(frozen=True)
@@ -58,61 +56,24 @@ class Weights:
     """What the checkpoint says about itself; None where it says nothing."""
 
 
-def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]:
-    """The weight file of a run folder, a checkpoint folder or a file.
-
-    A run folder gives its newest checkpoint that verifies, `RUN@best` and the like another one; a
-    checkpoint folder is verified; any other folder that holds model.safetensors will do.
-
-    Args:
-        path: run folder, address (`ixt.checkpoint.address`), checkpoint folder or file.
-        prefer_ema: take the averaged weights of a folder where it has some.
-
-    Returns:
-        The file, and which weights it holds; raw for a file whose name does not tell.
-
-    Raises:
-        CheckpointError: there is nothing at the path, no weights in the folder, or damage.
-    """
-    path = checkpoint_at(Path(path))
-    if path.is_dir():
-        names = ("ema", "model") if prefer_ema else ("model", "ema")
-        files = [path / f"{name}.safetensors" for name in names]
-        path = next((file for file in files if file.is_file()), path)
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path}: no checkpoints/ and no model.safetensors in it; "
-            "give a run folder, a checkpoint folder or a file"
-        )
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file; give a run folder, a checkpoint folder or a file"
-        )
-    return path, "ema" if path.name == "ema.safetensors" else "raw"
-
-
-def read_weights(path: str | Path, prefer_ema: bool = True) -> Weights:
+def read_weights(path: str | Path | WeightFile, prefer_ema: bool = True) -> Weights:
     """Read the weights of a run, a checkpoint folder or a file, without running code from it.
 
     Reads .safetensors, and .pth, .pt, .pth.tar and .bin files with torch's restricted unpickler.
     Where `ixt export` left checksums beside a file, it is compared with them.
 
     Args:
-        path: see `find_weights`; which checkpoint of a run is taken is logged.
+        path: for `check_weights`, or what that gave, to check a file only once; which checkpoint
+            of a run is taken is logged.
         prefer_ema: take averaged weights where there are both; the other kind where not.
 
     Raises:
         CheckpointError: nothing there, another kind of file, damaged, changed since its checksum
             was written, without weights, or holding objects that only code could rebuild.
     """
-    file, kind = find_weights(path, prefer_ema)
-    describe_choice(Path(path), file, kind)
-    if file.suffix in _GRAPHS:
-        raise CheckpointError(
-            f"{file}: is {_GRAPHS[file.suffix]}, which holds no weights by name; give the run that "
-            "it was exported from, or export that with --format timm-pth"
-        )
-    refuse_changed(file)
+    found = path if isinstance(path, WeightFile) else check_weights(path, prefer_ema)
+    file, kind = found.file, found.kind
+    describe_choice(found.given, file, kind)
     if file.suffix == ".safetensors":
         info = folder_info(file.parent)
         container: Container = "plain" if info is None else "ixt"
@@ -131,10 +92,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)  # type: ignore[no-any-return]
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{file}: unreadable: not a safetensors file, or damaged: {error}; "
-            "copy or download it again"
-        ) from error
+        raise not_safetensors(file, error) from error
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {reason(error)}") from error
 
@@ -149,7 +107,7 @@ def _read_pickle(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         blocked = _BLOCKED.search(str(error))
         if blocked is None:
-            raise CheckpointError(_damaged(file)) from error
+            raise damaged(file) from error
         raise CheckpointError(
             f"{file}: refused, nothing was run: to rebuild {blocked[1]} means running code from "
             "the file; give a file that holds the state dict alone"
@@ -158,15 +116,7 @@ def _read_pickle(file: Path) -> Any:
         raise CheckpointError(f"{file}: cannot be read: {reason(error)}") from error
     except Exception as error:
         # Fed damaged bytes, the unpickler fails in any way: struct.error, IndexError, OSError, ...
-        raise CheckpointError(_damaged(file)) from error
-
-
-def _damaged(file: Path) -> str:
-    size = file.stat().st_size
-    return (
-        f"{file}: unreadable: not a file of torch.save, or damaged ({size:,} bytes); "
-        "copy or download it again"
-    )
+        raise damaged(file) from error
 
 
 def _choose_entry(content: Any, prefer_ema: bool) -> str | None:

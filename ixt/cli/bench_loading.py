@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,17 +10,16 @@ from typing import Annotated
 import typer
 
 from ixt.cli.bench import ResultsOption, bench_app
-from ixt.cli.options import ADVANCED, DataOption, RecipeArgument, SetOption, all_overrides
+from ixt.cli.options import ADVANCED, DataOption, RecipeArgument, SetOption, all_overrides, grouped
 from ixt.files import check_outputs, write_json
 
 _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 
-@bench_app.command("data")
-def data(
-    recipe: RecipeArgument,
-    data: DataOption = None,
-    overrides: SetOption = None,
+@dataclass(frozen=True)
+class Varied:
+    """The settings of a loader of which each combination is measured."""
+
     decoder: Annotated[
         str | None,
         typer.Option(
@@ -27,7 +27,7 @@ def data(
             show_default="that of the recipe",
             help="Libraries that decode images: torch, dali, exact.",
         ),
-    ] = None,
+    ] = None
     num_threads: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +35,7 @@ def data(
             show_default="1 and the number of cores",
             help="Numbers of decoding threads, e.g. 1,2,4.",
         ),
-    ] = None,
+    ] = None
     prefetch: Annotated[
         str | None,
         _advanced(
@@ -43,7 +43,17 @@ def data(
             show_default="that of the recipe",
             help="Numbers of batches to load in advance, e.g. 2,4.",
         ),
-    ] = None,
+    ] = None
+
+
+@bench_app.command("data")
+@grouped
+def data(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    *,
+    varied: Varied,
     seconds: Annotated[
         float, _advanced(min=0.1, metavar="SECONDS", help="Time to measure each stage.")
     ] = 5.0,
@@ -67,22 +77,28 @@ def data(
     """
     from ixt.bench.data.demand import find_demand
     from ixt.bench.data.stages import bench_data, print_stages, settings_of
-    from ixt.bench.measure.command import integers, words
     from ixt.models import with_own_settings
-    from ixt.pipeline.decode.thread_pool import cores_per_process
     from ixt.recipe import find_recipe, load_recipe
 
     check_outputs(results)
     loaded = with_own_settings(load_recipe(find_recipe(recipe), all_overrides(overrides, data)))
-    kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
-    cores = cores_per_process()
-    threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
-    ahead = integers("--prefetch", prefetch) if prefetch else []
     demand = find_demand(loaded, device, bench)
-    report = bench_data(loaded, settings_of(loaded, kinds, threads, ahead), demand, seconds)
+    report = bench_data(loaded, settings_of(loaded, *_listed(varied)), demand, seconds)
     if results is not None:
         write_json(results, report.as_json())
     print_stages(report)
+
+
+def _listed(varied: Varied) -> tuple[list[str], list[int], list[int]]:
+    """Decoders, numbers of threads, and numbers of batches; empty for those of the recipe."""
+    from ixt.bench.measure.command import integers, words
+    from ixt.pipeline.decode.thread_pool import cores_per_process
+
+    decoder, num_threads, prefetch = varied.decoder, varied.num_threads, varied.prefetch
+    kinds = words("--decoder", decoder, ("torch", "dali", "exact", "auto")) if decoder else []
+    cores = cores_per_process()
+    threads = integers("--num-threads", num_threads) if num_threads else sorted({1, cores})
+    return kinds, threads, integers("--prefetch", prefetch) if prefetch else []
 
 
 @bench_app.command("e2e")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,7 @@ import typer
 
 from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
-from ixt.cli.options import ADVANCED
+from ixt.cli.options import ADVANCED, grouped
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
@@ -26,7 +27,7 @@ FolderArgument = Annotated[
     str,
     typer.Argument(
         help="Folder with train/ and val/, with lists or with WebDataset or parquet shards, or its "
-        "s3:// address; or a list."
+        "URL in a bucket; or a list."
     ),
 ]
 SplitOption = Annotated[
@@ -77,11 +78,13 @@ def data_index(
     image that was replaced under the same name is not noticed: use --rebuild.
 
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
-    by `ixt data pack`, in a folder or in an S3 bucket, or WebDataset shards: NAME.jpg beside
+    by `ixt data pack`, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
     line says what names the classes; their order is always that of the class numbers. A list
     (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, and parquet files of
     the Hub contain them.
+
+    All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
@@ -99,55 +102,70 @@ def data_index(
         )
 
 
-@data_app.command("prepare")
-def data_prepare(
-    out: Annotated[
-        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
-    ],
+@dataclass(frozen=True)
+class Archives:
+    """Where the images of ImageNet come from; see `ixt.tools.prepare.Sources`."""
+
     train: Annotated[
         Path | None,
         typer.Option(help="Archive of the training images, ILSVRC2012_img_train.tar."),
-    ] = None,
+    ] = None
     val: Annotated[
         Path | None,
         typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
-    ] = None,
+    ] = None
     devkit: Annotated[
         Path | None,
         typer.Option(
             show_default="labels that ixt contains",
             help="Archive with the validation labels, ILSVRC2012_devkit_t12.tar.gz.",
         ),
-    ] = None,
+    ] = None
     kaggle: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Folder with the unpacked download from Kaggle; it contains ILSVRC/Data/CLS-LOC.",
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How they are extracted; see `ixt.tools.prepare.Options`."""
+
     transfer: Annotated[
         Literal["link", "move", "copy"],
         _advanced(
             help="How to take the images from --kaggle. link: hard links, which need no space."
         ),
-    ] = "link",
+    ] = "link"
     verify: Annotated[
         bool, _advanced(help="Compare size and MD5 with those of the published archives.")
-    ] = True,
+    ] = True
     subset: Annotated[
         bool,
         _advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
-    ] = False,
+    ] = False
     delete_class_tars: Annotated[
         bool,
         _advanced(
             "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
         ),
-    ] = False,
+    ] = False
     num_threads: Annotated[
         int, _advanced(min=1, help="Number of classes to extract at the same time.")
-    ] = 4,
+    ] = 4
+
+
+@data_app.command("prepare")
+@grouped
+def data_prepare(
+    out: Annotated[
+        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
+    ],
+    archives: Archives,
+    how: Extraction,
 ) -> None:
     """Extract ImageNet into train/ and val/ with one folder per class.
 
@@ -163,13 +181,11 @@ def data_prepare(
     """
     from ixt.tools.prepare import Options, Sources, prepare
 
-    options = Options(verify, subset, transfer, delete_class_tars, num_threads)
-    sources = Sources(train, val, devkit, kaggle)
     with resumable():
         prepare(
             out,
-            sources,
-            options,
+            Sources(**vars(archives)),
+            Options(**vars(how)),
             on_split=lambda done: say(_split_line(done)),
             progress=lambda title: progress(title, "MB"),
         )
@@ -192,8 +208,18 @@ def data_pack(
         str, typer.Argument(help="Images to pack, in any layout that training reads.")
     ],
     out: Annotated[
-        Path, typer.Argument(help="Folder to write. If it is incomplete, it is completed.")
-    ],
+        Path | None,
+        typer.Argument(
+            show_default=False, help="Folder to write. If it is incomplete, it is completed."
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Write to this place in a bucket instead: s3://, gs:// or az://.",
+        ),
+    ] = None,
     max_side: Annotated[
         int | None,
         typer.Option(
@@ -215,18 +241,25 @@ def data_pack(
 ) -> None:
     """Pack images into a few tar archives with an index.
 
-    Training reads them from a disk with fewer files, or from an S3 bucket. If the command was
-    interrupted, run it again: it resumes where it stopped. Compressed parquet files are first
-    copied beside OUT, uncompressed, and the copy is removed in the end.
+    Training reads them from a disk with fewer files, or from a bucket; --to writes there and needs
+    room for one archive here. If the command was interrupted, run it again: it resumes where it
+    stopped. Compressed parquet files are first copied beside OUT, uncompressed, and the copy is
+    removed in the end.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
     from ixt.tools.pack.layout import PackOptions
     from ixt.tools.pack.pack import pack
+    from ixt.tools.pack.to_bucket import pack_to_bucket
 
+    if (out is None) == (to is None):
+        raise typer.BadParameter("give either a folder OUT or --to URL")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
     with resumable(), progress("packing", "images") as report:
-        summary = pack(source, out, options, num_threads=num_threads, report=report)
+        if to is not None:
+            summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)
+        elif out is not None:
+            summary = pack(source, out, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     say(
         f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
@@ -237,7 +270,7 @@ def data_pack(
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[str, typer.Argument(help="Folder with train/ and val/, or a list.")],
+    folder: FolderArgument,
     split: SplitOption = "all",
     fix: Annotated[
         Literal["quarantine", "restore"] | None,
@@ -266,8 +299,8 @@ def data_check(
     """Find images that are broken, unusual or duplicate.
 
     Every image is decoded once, in tar archives as well. The next check reads only the files that
-    have changed. Images of packed sets are compared with their checksums. In class folders, only
-    --manifest finds changed bits; it reads all files each time.
+    have changed; in a bucket, it reads all again. Images of packed sets are compared with their
+    checksums. In class folders, only --manifest finds changed bits; it reads all files each time.
 
     Exit status: 0 if nothing stops training, 1 if something does, 2 if the folder cannot be
     checked.

@@ -20,6 +20,13 @@ from ixt.cli.options import DecoderOption, SetOption
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or the folder of a run."
+    ),
+]
+
 
 @data_app.command("stats")
 def data_stats(
@@ -68,13 +75,7 @@ def data_stats(
 @data_app.command("show")
 def data_show(
     folder: FolderArgument,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            metavar="RECIPE",
-            help="A YAML file, the name of a shipped recipe, or the folder of a run.",
-        ),
-    ] = "inceptionnext_tiny",
+    recipe: RecipeOption = "inceptionnext_tiny",
     epoch: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Epoch, counted from 0.")] = 0,
     position: Annotated[
         int, typer.Option(min=0, help="Position of the first sample in the order of the epoch.")

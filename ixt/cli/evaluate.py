@@ -23,6 +23,7 @@ from ixt.errors import IxtError
 from ixt.files import append_line, check_outputs, write_json, write_text
 
 if TYPE_CHECKING:
+    from ixt.checkpoint.weight_files import WeightFile
     from ixt.evaluate.outcome import Outcome
 
 _weights = partial(typer.Option, rich_help_panel="Weights")
@@ -157,43 +158,48 @@ class Results:
     predictions: Annotated[Path | None, _results(help="Write one row per image, as CSV.")] = None
 
 
+CheckpointsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
+        "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
+        "of models. Several are compared.",
+    ),
+]
+
+
 @app.command("eval", rich_help_panel="Use")
 @grouped
 def evaluate(
-    checkpoints: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
-            "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
-            "of models. Several are compared.",
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with val/, with class folders, or with the numbered validation images of "
-            "ImageNet; or an s3:// address.",
-        ),
-    ],
+    checkpoints: CheckpointsArgument,
     weights: Weights,
     files: Results,
     how: How,
     test_set: TestSet,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="the images of the run",
+            help="Folder with val/, with class folders, or with the numbered validation images of "
+            "ImageNet; or a URL in a bucket.",
+        ),
+    ] = None,
     num_processes: ProcessesOption = None,
 ) -> None:
     """Measure the top-1 and top-5 accuracy of checkpoints.
 
     Each image is counted exactly once, on any number of processes.
 
-    Example: `ixt eval runs/inceptionnext_tiny --data /data/imagenet`
+    Example: `ixt eval runs/inceptionnext_tiny`
     """
     from ixt.distributed.launch.agent import in_processes
 
     first = os.environ.get("RANK", "0") == "0"
     if first:
         check_outputs(*vars(files).values())
+    found = [_checked(path, weights) for path in checkpoints]
     status = in_processes(num_processes)
     if status is not None:
         sys.exit(status)
@@ -213,12 +219,22 @@ def evaluate(
         **vars(test_set),
     )
     kind = (weights.model, weights.pretrained, weights.average, not weights.raw)
-    sources = [Source(path, *kind) for path in checkpoints]
+    sources = [Source(path, *kind, file) for path, file in zip(checkpoints, found, strict=True)]
     with progress("evaluating", "images", shown=first) as report:
         outcome = run_evaluation(sources, data, settings, report)
     if first:
         _print_outcome(outcome)
         _write_files(outcome, files)
+
+
+def _checked(path: Path, weights: Weights) -> WeightFile | None:
+    """What was found at a path, before torch is imported; None where more than a file is needed."""
+    from ixt.checkpoint.weight_files import check_weights, may_name_a_model
+
+    is_onnx = path.suffix == ".onnx" and path.is_file()
+    if weights.pretrained or weights.average or is_onnx or may_name_a_model(path):
+        return None
+    return check_weights(path, prefer_ema=not weights.raw)
 
 
 def _numbers(option: str, text: str | None, kind: type[Any]) -> Iterator[Any]:

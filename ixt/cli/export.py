@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import app, say
 from ixt.cli.imports import uncollected
 from ixt.cli.options import ADVANCED, ModelOption, RawOption
+
+if TYPE_CHECKING:
+    from ixt.export.exporting import Exported
 
 
 class ExportFormat(StrEnum):
@@ -24,6 +27,42 @@ class ExportFormat(StrEnum):
     TORCH_EXPORT = "torch-export"
 
 
+FormatOption = Annotated[
+    ExportFormat,
+    typer.Option(
+        "--format",
+        help="timm-folder: config.json and model.safetensors. hub: the same and a model card. "
+        "timm-pth: a state dict. paper: a state dict with the names that the paper's code "
+        "uses. onnx, torch-export: a graph for any batch size.",
+    ),
+]
+DataFreeOption = Annotated[
+    bool,
+    typer.Option(
+        "--data-free",
+        rich_help_panel=ADVANCED,
+        help="Compare on random images only, not on validation images as well.",
+    ),
+]
+LicenseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        metavar="ID",
+        help="License to name in the model card of format hub, e.g. apache-2.0.",
+    ),
+]
+SignOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="KEY",
+        rich_help_panel=ADVANCED,
+        help="Sign the export with this private key, a PEM file.",
+    ),
+]
+
+
 @app.command(rich_help_panel="Use")
 def export(
     checkpoint: Annotated[
@@ -34,45 +73,15 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    format_name: Annotated[
-        ExportFormat,
-        typer.Option(
-            "--format",
-            help="timm-folder: config.json and model.safetensors. hub: the same and a model card. "
-            "timm-pth: a state dict. paper: a state dict with the names that the paper's code "
-            "uses. onnx, torch-export: a graph for any batch size.",
-        ),
-    ],
+    format_name: FormatOption,
     model: ModelOption = None,
     raw: RawOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an export that exists.")
     ] = False,
-    data_free: Annotated[
-        bool,
-        typer.Option(
-            "--data-free",
-            rich_help_panel=ADVANCED,
-            help="Compare on random images only, not on validation images as well.",
-        ),
-    ] = False,
-    license_id: Annotated[
-        str | None,
-        typer.Option(
-            "--license",
-            metavar="ID",
-            help="License to name in the model card of format hub, e.g. apache-2.0.",
-        ),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign",
-            metavar="KEY",
-            rich_help_panel=ADVANCED,
-            help="Sign the export with this private key, a PEM file.",
-        ),
-    ] = None,
+    data_free: DataFreeOption = False,
+    license_id: LicenseOption = None,
+    key: SignOption = None,
 ) -> None:
     """Convert a checkpoint for timm, the Hugging Face Hub, or ONNX.
 
@@ -104,6 +113,14 @@ def export(
         license_id=license_id,
         key=key,
     )
+    _report(done, out)
+    if format_name is ExportFormat.HUB:
+        if license_id is None:
+            say("note: the model card says `license: unknown`; set it with --license")
+        say(f"publish it with: hf upload USER/{out.name} {out} .")
+
+
+def _report(done: Exported, out: Path) -> None:
     found, source = done.agreement, done.source
     say(
         f"{out}: {source.recipe.model.name}, {source.loaded.kind} weights of "
@@ -112,7 +129,3 @@ def export(
     )
     if done.note is not None:
         say(f"note: {done.note}")
-    if format_name is ExportFormat.HUB:
-        if license_id is None:
-            say("note: the model card says `license: unknown`; set it with --license")
-        say(f"publish it with: hf upload USER/{out.name} {out} .")

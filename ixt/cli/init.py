@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ixt.cli.app import app, say
+from ixt.errors import RecipeError
+from ixt.files import check_outputs, write_text
+
+if TYPE_CHECKING:
+    from ixt.runs.image_set import ImageSet
+
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Weights to fine-tune: a run, a checkpoint, or a weights file.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        show_default="a choice that fits the images",
+        help="Name of the model. Needed with --from if the file does not contain it.",
+    ),
+]
 
 
 @app.command(rich_help_panel="Train")
@@ -18,22 +41,8 @@ def init(
         typer.Argument(help="Folder with one folder of images per class, or with train/ and val/."),
     ],
     output: Annotated[Path, typer.Option(help="Recipe file to write.")] = Path("recipe.yaml"),
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Weights to fine-tune: a run, a checkpoint, or a weights file.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            show_default="a choice that fits the images",
-            help="Name of the model. Needed with --from if the file does not contain it.",
-        ),
-    ] = None,
+    source: WeightsOption = None,
+    model: ModelOption = None,
     no_mirror: Annotated[
         bool,
         typer.Option(
@@ -52,15 +61,14 @@ def init(
 
     Example: `ixt init photos`
     """
-    from ixt.errors import RecipeError
-    from ixt.files import check_outputs, write_text
+    check_outputs(output)
+    if output.exists() and not force:
+        raise RecipeError(f"{output}: exists; give --force to replace it, or another --output")
+
     from ixt.runs.first_recipe import recipe_from_scratch, recipe_to_finetune
     from ixt.runs.image_set import look_at
     from ixt.runs.pace import this_machine
 
-    check_outputs(output)
-    if output.exists() and not force:
-        raise RecipeError(f"{output}: exists; give --force to replace it, or another --output")
     images, machine = look_at(data), this_machine()
     if source is None:
         lines = recipe_from_scratch(images, machine, model, not no_mirror)
@@ -68,11 +76,7 @@ def init(
     else:
         lines = recipe_to_finetune(images, machine, source, model, not no_mirror)
         train = f"ixt finetune {shlex.quote(str(output))} --from {shlex.quote(str(source))}"
-    held = " held out" if images.val_fraction is not None else ""
-    facts = (
-        f"{images.num_train:,} training and {images.num_val:,} validation images{held}, "
-        f"{len(images.classes):,} classes"
-    )
+    facts = _facts(images)
     write_text(output, lines.text([f"{facts}.", "", f"  {train}", ""]))
     recipe = lines.recipe()
     say(f"{data}: {facts}")
@@ -83,3 +87,11 @@ def init(
     folder, path = shlex.quote(data), shlex.quote(str(output))
     say(f"look at the samples: ixt data show {folder} --recipe {path} --out samples.png")
     say(f"train:               {train}")
+
+
+def _facts(images: ImageSet) -> str:
+    held = " held out" if images.val_fraction is not None else ""
+    return (
+        f"{images.num_train:,} training and {images.num_val:,} validation images{held}, "
+        f"{len(images.classes):,} classes"
+    )

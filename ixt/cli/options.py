@@ -28,7 +28,7 @@ DataOption = Annotated[
         metavar="DIR",
         help="Folder with train/ and val/ (or validation/), with lists, or with WebDataset or "
         "parquet shards; a list (.csv, .tsv, .txt, .jsonl); a brace pattern of shards in quotes; "
-        "or an s3:// address.",
+        "or a URL in a bucket.",
     ),
 ]
 SetOption = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,22 +18,27 @@ from ixt.cli.options import (
     RecipeArgument,
     SetOption,
     all_overrides,
+    grouped,
 )
 from ixt.files import check_outputs
 
 
-@app.command(rich_help_panel="Train")
-def plan(
-    recipe: RecipeArgument,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs, on all machines together.")] = 8,
+@dataclass(frozen=True)
+class Machine:
+    """The machine that an estimate is for; see `ixt.estimate.Target`."""
+
+    num_gpus: Annotated[
+        int, typer.Option("--gpus", min=1, help="Number of GPUs, on all machines together.")
+    ] = 8
     device: Annotated[
         str | None,
         typer.Option(
             metavar="GPU", help="Type of GPU, e.g. h100, a100-40gb or l4, or a YAML file."
         ),
-    ] = None,
-    data: DataOption = None,
-    overrides: SetOption = None,
+    ] = None
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option("--price", min=0.0, metavar="X", help="Price of one GPU-hour.")
+    ] = None
     interconnect: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +46,7 @@ def plan(
             rich_help_panel=ADVANCED,
             help="Slowest link between the GPUs, e.g. nvlink4, pcie4, ndr400 or 100Gbit/s.",
         ),
-    ] = None,
+    ] = None
     bench: Annotated[
         Path | None,
         typer.Option(
@@ -48,10 +54,16 @@ def plan(
             help="File of `ixt bench --results`; the training time is then computed from measured "
             "throughput.",
         ),
-    ] = None,
-    price: Annotated[
-        float | None, typer.Option(min=0.0, metavar="X", help="Price of one GPU-hour.")
-    ] = None,
+    ] = None
+
+
+@app.command(rich_help_panel="Train")
+@grouped
+def plan(
+    recipe: RecipeArgument,
+    machine: Machine,
+    data: DataOption = None,
+    overrides: SetOption = None,
     png: Annotated[
         Path | None,
         typer.Option(
@@ -78,8 +90,8 @@ def plan(
         from ixt.estimate import Target, as_data, estimate_run, print_estimate, write_curve
         from ixt.recipe import find_recipe
 
-        target = Target(gpus, device, interconnect, bench, price)
-        estimate = estimate_run(find_recipe(recipe), all_overrides(overrides, data), target)
+        changes, target = all_overrides(overrides, data), Target(**vars(machine))
+        estimate = estimate_run(find_recipe(recipe), changes, target)
         if png is not None:
             write_curve(estimate.curve, estimate.name, png)
         if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,83 +11,93 @@ import typer
 
 from ixt.cli.app import app, say
 from ixt.cli.imports import uncollected
-from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption
+from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption, grouped
+from ixt.errors import IxtError
 from ixt.files import check_outputs
 
 if TYPE_CHECKING:
     from ixt.predict import Outcome
 
 
-GridOption = Annotated[
-    Path | None,
-    typer.Option(
-        rich_help_panel=OUTPUT, help="Draw the images with their classes into this PNG file."
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
+        "checkpoint, or a weights file. With --pretrained: name of a model."
     ),
 ]
-CamOption = Annotated[
-    Path | None,
-    typer.Option(
-        rich_help_panel=OUTPUT,
-        metavar="PATH",
-        help="Draw the class activation maps: which parts of an image decided. A PNG file for all "
-        "images (FILE-1.png and so on for many), or a folder for one file per image.",
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE", help="Files, folders, or quoted patterns; - for standard input."
     ),
 ]
-CamClassOption = Annotated[
-    str | None,
+BatchSizeOption = Annotated[
+    int | None,
     typer.Option(
-        rich_help_panel=OUTPUT,
-        metavar="CLASS",
-        show_default="the most probable class",
-        help="Class of the activation maps of --cam, by name or number.",
+        min=1,
+        rich_help_panel=ADVANCED,
+        show_default="that of the recipe",
+        help="Number of images per forward pass.",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is printed and drawn."""
+
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object per image."),
+    ] = False
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv", rich_help_panel=OUTPUT, help="Print CSV, one row per image and class."
+        ),
+    ] = False
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Draw the images with their classes into this PNG file."
+        ),
+    ] = None
+    cam: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            metavar="PATH",
+            help="Draw the class activation maps: which parts of an image decided. A PNG file for "
+            "all images (FILE-1.png and so on for many), or a folder for one file per image.",
+        ),
+    ] = None
+    cam_class: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            metavar="CLASS",
+            show_default="the most probable class",
+            help="Class of the activation maps of --cam, by name or number.",
+        ),
+    ] = None
 
 
 @app.command(rich_help_panel="Use")
+@grouped
 def predict(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
-            "checkpoint, or a weights file. With --pretrained: name of a model."
-        ),
-    ],
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE", help="Files, folders, or quoted patterns; - for standard input."
-        ),
-    ],
+    checkpoint: CheckpointArgument,
+    images: ImagesArgument,
     model: ModelOption = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Use the weights that timm publishes for a model.")
     ] = False,
     raw: RawOption = False,
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=ADVANCED,
-            show_default="that of the recipe",
-            help="Number of images per forward pass.",
-        ),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     decoder: DecoderOption = "auto",
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object per image."),
-    ] = False,
-    as_csv: Annotated[
-        bool,
-        typer.Option(
-            "--csv", rich_help_panel=OUTPUT, help="Print CSV, one row per image and class."
-        ),
-    ] = False,
-    grid: GridOption = None,
-    cam: CamOption = None,
-    cam_class: CamClassOption = None,
+    *,
+    output: Output,
 ) -> None:
     """Classify images with a checkpoint.
 
@@ -99,29 +110,35 @@ def predict(
 
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
     """
-    from ixt.errors import IxtError
+    from ixt.checkpoint.weight_files import check_weights, may_name_a_model
 
+    cam = output.cam
+    check_outputs(output.grid, cam if cam is not None and cam.suffix else None)
+    if output.as_json and output.as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
+    if pretrained and (model is not None or raw):
+        raise IxtError("--pretrained takes published weights; leave out --model and --raw")
+    # What is no checkpoint is refused before torch is imported, which takes seconds.
+    is_name = pretrained or may_name_a_model(checkpoint)
+    source = checkpoint if is_name else check_weights(checkpoint, prefer_ema=not raw)
     with uncollected(at_exit=True):
         from ixt.models.out_of_memory import memory_for
         from ixt.predict import Album, open_classifier, open_inputs
         from ixt.predict import predict as predict_images
 
-    show = _printer(as_json, as_csv)
-    check_outputs(grid, cam if cam is not None and cam.suffix else None)
-    if pretrained and (model is not None or raw):
-        raise IxtError("--pretrained takes published weights; leave out --model and --raw")
+    show = _printer(output)
     problems: list[str] = []
     with open_inputs(images) as files:
         num_images = len(files)
         classifier = open_classifier(
-            checkpoint,
+            source,
             model_name=model,
             pretrained=pretrained,
             prefer_ema=not raw,
             batch_size=batch_size,
             decoder=decoder,
         )
-        album = Album(classifier, grid=grid, cam=cam, cam_class=cam_class)
+        album = Album(classifier, grid=output.grid, cam=cam, cam_class=output.cam_class)
         outcomes = album.watch(predict_images(classifier, files, top=top))
         size = classifier.recipe.eval.batch_size
         with memory_for(f"--batch-size {size}", "lower it"):
@@ -132,13 +149,10 @@ def predict(
     raise typer.Exit(2 if nothing_read else 1 if problems else 0)
 
 
-def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Outcome]], None]:
-    from ixt.errors import IxtError
+def _printer(output: Output) -> Callable[[Iterable[Outcome]], None]:
     from ixt.predict import print_csv, print_json, print_table
 
-    if as_json and as_csv:
-        raise IxtError("--json and --csv exclude each other; give one of them")
-    return print_json if as_json else print_csv if as_csv else print_table
+    return print_json if output.as_json else print_csv if output.as_csv else print_table
 
 
 def _telling(outcomes: Iterable[Outcome], problems: list[str]) -> Iterator[Outcome]:

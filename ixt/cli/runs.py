@@ -18,28 +18,31 @@ if TYPE_CHECKING:
     from ixt.runs.state import RunState
 
 
+SortOption = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        help="Order of the list: changed, name, state, epoch, top1, or a setting, e.g. optim.lr.",
+    ),
+]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Show only these runs. KEY is state (running, stopped, finished, crashed or unknown), "
+        "name (with a pattern), or a setting, e.g. optim.lr=1e-3.",
+    ),
+]
+
+
 @app.command(rich_help_panel="Train")
 def runs(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder that contains the folders of runs.")
     ] = Path("runs"),
-    sort: Annotated[
-        str,
-        typer.Option(
-            metavar="KEY",
-            help="Order of the list: changed, name, state, epoch, top1, or a setting, e.g. "
-            "optim.lr.",
-        ),
-    ] = "changed",
-    filters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter",
-            metavar="KEY=VALUE",
-            help="Show only these runs. KEY is state (running, stopped, finished, crashed or "
-            "unknown), name (with a pattern), or a setting, e.g. optim.lr=1e-3.",
-        ),
-    ] = None,
+    sort: SortOption = "changed",
+    filters: FilterOption = None,
     diff: Annotated[
         tuple[str, str] | None,
         typer.Option(

@@ -218,8 +218,11 @@ def _train(
     source: Path | None = None,
     match_by_order: bool = False,
 ) -> None:
+    from ixt.checkpoint.folder import checkpoint_folders
+    from ixt.checkpoint.weight_files import check_weights
     from ixt.distributed.launch.agent import in_processes
     from ixt.distributed.launch.nodes import parse_nodes
+    from ixt.errors import Interrupted
     from ixt.files import refuse_url
 
     nodes = parse_nodes(
@@ -227,26 +230,25 @@ def _train(
     )
     recipe = read()
     refuse_url(folder)
+    # Processes that start again within a run always resume it.
+    may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
+    resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
+    # Weights that those of the run replace are not read.
+    weights = source if source is None or resume else check_weights(source)
     status = in_processes(execution.num_processes, nodes, recipe.num_shares, folder)
     if status is not None:
         sys.exit(status)
-    from ixt.checkpoint.folder import checkpoint_folders
-    from ixt.errors import Interrupted
-
     with uncollected():
         from ixt.runs.report.writer import ReportWriter
         from ixt.training.finetune import finetune
         from ixt.training.loop import train
 
-    # Processes that start again within a run always resume it.
-    may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
-    resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
     profile, until = execution.profile, execution.until
     try:
-        if source is None:
+        if weights is None:
             train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
         else:
-            finetune(recipe, folder, source, resume, profile, match_by_order, until, ReportWriter)
+            finetune(recipe, folder, weights, resume, profile, match_by_order, until, ReportWriter)
     except Interrupted as error:
         command = _resume_command(folder, execution)
         raise Interrupted(f"{error}; continue with: {command}", error.signum) from None

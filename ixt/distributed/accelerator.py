@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from ixt.distributed.launch.meeting import wait_for_store
+from ixt.distributed.launch.rendezvous import wait_for_store
 from ixt.errors import EngineError
 from ixt.pipeline.decode.thread_pool import cores_per_process
 from ixt.pipeline.plan.hashing import Draw, hash64
@@ -57,7 +57,8 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
         raise EngineError(
-            f"{where}: the processes cannot meet there: {reason}; set MASTER_PORT to a free port"
+            f"{where}: the process group cannot start there: {reason}; set MASTER_PORT to a free "
+            "port"
         ) from error
     except ValueError as error:  # an unknown or missing tracker
         raise EngineError(f"run.trackers: {error}") from error

@@ -16,6 +16,9 @@ import psutil
 
 import ixt
 
+# Device files of NVIDIA's drivers (also Jetson's), of Windows' Linux, and of AMD's.
+_GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
+
 MACHINE = "machine.json"
 """Name of the description in a run's folder."""
 
@@ -55,6 +58,11 @@ def describe_machine() -> dict[str, Any]:
         "devices": devices,
         "processes": world_size(),
     }
+
+
+def may_have_gpu() -> bool:
+    """Whether a driver of GPUs is there; False is sure, for True torch has to be asked."""
+    return any(any(Path("/dev").glob(name)) for name in _GPU_FILES)
 
 
 def package_version(package: str) -> str | None:

@@ -91,7 +91,7 @@ def compare_data(accelerator: Accelerator, data: Mapping[Any, DataDigest]) -> No
 
 
 def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> str:
-    """One line about the first split that a process has otherwise than rank 0."""
+    """One line about the first split that differs from rank 0's; None if none does."""
     first_host, first = processes[0]
     rank, host, split, other = next(
         (rank, host, split, data[split])
@@ -100,27 +100,27 @@ def _other_data(processes: Sequence[tuple[str, Mapping[str, DataDigest]]]) -> st
         if data[split].digest != first[split].digest
     )
     return (
-        f"rank {rank} on {host} has other {split} images than rank 0 on {first_host}: "
+        f"rank {rank} on {host} has different {split} images from rank 0 on {first_host}: "
         f"{data_difference(other, first[split])}; give all processes the same data"
     )
 
 
 def difference(processes: Sequence[Process]) -> str | None:
-    """One line about the first version or key that a process has otherwise than rank 0."""
+    """One line about the first version or key that differs from rank 0's; None if none does."""
     first = processes[0]
     for rank, other in enumerate(processes):
         for name, version in first.versions.items():
             if other.versions[name] != version:
                 return (
-                    f"rank {rank} on {other.host} has {name} {other.versions[name] or 'not at all'}"
-                    f" and rank 0 on {first.host} {version or 'not at all'}; "
-                    "install the same on both"
+                    f"rank {rank} on {other.host} has {name} {other.versions[name] or '(none)'}, "
+                    f"but rank 0 on {first.host} has {version or '(none)'}; "
+                    "install the same version on both"
                 )
         for key, value in first.recipe.items():
             if other.recipe[key] != value:
                 return (
-                    f"rank {rank} on {other.host} has {key} {other.recipe[key]!r} and rank 0 on "
-                    f"{first.host} {value!r}; give all processes the same recipe"
+                    f"rank {rank} on {other.host} has {key} {other.recipe[key]!r}, but rank 0 on "
+                    f"{first.host} has {value!r}; give all processes the same recipe"
                 )
     return None
 
@@ -132,8 +132,9 @@ def clock_warning(processes: Sequence[Process]) -> str | None:
     if abs(skews[rank]) <= _SKEW_S:
         return None
     return (
-        f"the clock of rank {rank} on {processes[rank].host} is {skews[rank]:+.0f} s off that of "
-        f"rank 0 on {processes[0].host}; set both by NTP, or times in logs will mislead"
+        f"the clock of rank {rank} on {processes[rank].host} differs by {skews[rank]:+.0f} s "
+        f"from that of rank 0 on {processes[0].host}; synchronise both by NTP, otherwise times "
+        "in logs are misleading"
     )
 
 

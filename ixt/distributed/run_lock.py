@@ -26,7 +26,7 @@ _log = logging.getLogger("ixt")
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Make a run folder and hold it alone for the time of a `with` block.
+    """Make a run folder and lock it for the duration of a `with` block.
 
     The first process of a run holds it for all of them. The lock is the kernel's (flock), so a
     killed owner never blocks the next one; Linux passes it on to the server on NFS, where it
@@ -78,8 +78,8 @@ def _take(stream: IO[str], run_dir: Path) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise CheckpointError(
-            f"{run_dir}: {_owner(stream)} trains in this folder; wait for its end, stop it, "
-            "or give another --run-dir"
+            f"{run_dir}: {_owner(stream)} is training in this folder; wait until it ends, stop "
+            "it, or give another --run-dir"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:

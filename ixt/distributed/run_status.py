@@ -1,4 +1,4 @@
-"""How a run fares, in its folder: `status.json`, written when it begins to train and when it ends.
+"""The state of a run in its folder: `status.json`, written when training begins and when it ends.
 
 A run that was killed outright leaves the state `running` behind, without the lock of `run_lock`.
 """
@@ -47,7 +47,7 @@ def new_status(
     updates_per_epoch: int | None = None,
     words: str | None = None,
 ) -> RunStatus:
-    """A status of now and of this process; see `RunStatus`."""
+    """The present status of this process; see `RunStatus`."""
     return RunStatus(
         state=state,
         words=words,
@@ -80,7 +80,7 @@ def read_status(run_dir: Path) -> RunStatus | None:
 
 
 def write_status(run_dir: Path, status: RunStatus) -> None:
-    """Write a status in one step; what prevents it is logged, since no run is to fail over it."""
+    """Write a status atomically; an error is logged only, because no run should fail over it."""
     file = run_dir / STATUS
     try:
         with published(file, unique=True) as beside:

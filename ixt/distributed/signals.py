@@ -22,7 +22,7 @@ class Received:
     """The stop signals that a process has received so far, and what they ask for together."""
 
     def __init__(self, clock: Callable[[], float] = time.time, forced: bool = True) -> None:
-        """Nothing has been received.
+        """Start with nothing received.
 
         Args:
             clock: seconds; processes of a run compare what it says.
@@ -64,7 +64,7 @@ class StopRequest:
     def __init__(
         self, also: Sequence[signal.Signals] = (), raises: bool = True, forced: bool = True
     ) -> None:
-        """Note nothing yet.
+        """Prepare to note signals; the `with` block begins it.
 
         Args:
             also: signals to note beside the usual ones.
@@ -166,7 +166,7 @@ class SignalListener:
 
 
 def ignore_stop_signals() -> None:
-    """Let no later signal change the exit status of a process that is about to leave."""
+    """Ignore later signals: they could change the exit status of a process that is ending."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

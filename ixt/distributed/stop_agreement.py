@@ -191,7 +191,7 @@ class Guard:
 
 
 def _leave(reason: str | None) -> None:
-    """End without having saved, with a status that no queue takes for a finished save."""
+    """End without having saved, with an exit status that no queue mistakes for a finished save."""
     if reason is None:
         os._exit(128 + signal.SIGINT)
     worker.exit_now(f"{reason}; nothing was saved after the last checkpoint", True)

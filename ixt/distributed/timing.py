@@ -26,7 +26,7 @@ class Timing:
     """Run a function in a thread of this name; returns what waits for its end."""
 
     def sleep(self, duration_s: float) -> None:
-        """Wait for nothing."""
+        """Wait for that many seconds."""
         self.wait(threading.Event(), duration_s)
 
 

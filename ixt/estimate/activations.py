@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook
 
 from ixt.errors import ModelError
+from ixt.estimate.memory import Activations
 
 _BATCHES = (2, 4)
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What autograd saves in a forward pass: bytes(batch) = fixed + batch * per_image."""
-
-    per_image_bytes: float
-    """Grows with the batch."""
-    fixed_bytes: float
-    """Does not: autocast's copies of the weights, batch norm's statistics."""
-    largest_bytes: float
-    """The largest tensor of one image that a layer gives, saved or not: a frozen one saves none."""
 
 
 def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activations:

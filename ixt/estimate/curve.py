@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ixt.bench.report.svg import figure_class
+from ixt.costs import kept_count
 from ixt.errors import EngineError, first_line
 from ixt.estimate.steps import Steps
 from ixt.files import published
 from ixt.recipe import Recipe
-from ixt.training.optimizer import learning_rate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -36,14 +35,21 @@ def sample_curve(recipe: Recipe, steps: Steps) -> Curve:
 
     Where it changes once per epoch, once per epoch suffices.
     """
-    rate = learning_rate(recipe.schedule, recipe.optim.lr, steps.updates_per_epoch)
     points = steps.epochs
     if recipe.schedule.unit != "epoch":
         points *= max(1, min(steps.updates_per_epoch, 1200 // steps.epochs))
     updates = sorted({*(steps.updates * n // points for n in range(points)), steps.updates - 1})
+    schedule, peak, per_epoch = recipe.schedule, recipe.optim.lr, steps.updates_per_epoch
+
+    def count() -> list[float]:
+        from ixt.training.optimizer import learning_rate
+
+        return [*map(learning_rate(schedule, peak, per_epoch), updates)]
+
+    inputs = [schedule.model_dump(mode="json"), peak, per_epoch, updates]
     return Curve(
-        epochs=tuple(update / steps.updates_per_epoch for update in updates),
-        values=tuple(map(rate, updates)),
+        epochs=tuple(update / per_epoch for update in updates),
+        values=tuple(kept_count("learning-rate", inputs, count)),
     )
 
 
@@ -77,6 +83,8 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
         EngineError: matplotlib is not installed, or the format is not one of its own.
         OSError: the file cannot be written.
     """
+    from ixt.bench.report.svg import figure_class
+
     figure = figure_class("--png needs matplotlib")(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     axes.step(curve.epochs, curve.values, where="post")

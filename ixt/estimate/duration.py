@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ixt.bench.roofline import Device
 from ixt.bench.roofline.expected import Rates
+from ixt.estimate.phases import Phase
 from ixt.estimate.steps import Steps
 from ixt.recipe import Recipe
 
@@ -33,6 +35,7 @@ class Duration:
 def run_duration(
     recipe: Recipe,
     steps: Steps,
+    phases: Sequence[Phase],
     rates: Rates,
     device: Device,
     exchange_s: float,
@@ -43,7 +46,8 @@ def run_duration(
     Args:
         recipe: evaluations and EMA.
         steps: counts.
-        rates: of one GPU.
+        phases: of the run, by the size of its images.
+        rates: of one GPU, at the recipe's own image size.
         device: its power.
         exchange_s: for the communication of one update.
         price: of a GPU-hour, in any currency.
@@ -51,7 +55,13 @@ def run_duration(
     images_per_gpu = steps.global_batch / steps.num_gpus
 
     def train_hours(rate: float) -> float:
-        return steps.updates * max(images_per_gpu / rate, exchange_s) / 3600
+        seconds = (
+            phase.num_epochs
+            * steps.updates_per_epoch
+            * max(images_per_gpu / (rate * phase.speed), exchange_s)
+            for phase in phases
+        )
+        return sum(seconds) / 3600
 
     evaluations = -(-steps.epochs // recipe.eval.every_epochs)
     passes = evaluations * (2 if recipe.ema.decay is not None else 1)

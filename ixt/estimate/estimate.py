@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ixt.bench.roofline import Device, Precision
-from ixt.bench.roofline.expected import (
-    Rates,
-    assumed_device,
-    empty_model,
-    expected_rates,
-    precision_of,
-    recipe_costs,
-)
+from ixt.bench.roofline.expected import Rates, assumed_device, expected_rates, precision_of
+from ixt.costs import Costs, kept_count
 from ixt.errors import EngineError
 from ixt.estimate.curve import Curve, sample_curve
 from ixt.estimate.duration import Duration, run_duration
 from ixt.estimate.memory import (
     GIB,
+    Activations,
     Memory,
     ModelSize,
     largest_micro_batch,
-    model_size,
     rank_memory,
     zero_stage,
 )
 from ixt.estimate.network import Traffic, find_link, update_traffic
+from ixt.estimate.phases import Phase, find_phases
 from ixt.estimate.steps import Steps, count_steps
 from ixt.images.folders import Split
-from ixt.models import Costs, with_own_settings
 from ixt.pipeline.plan.subset import recipe_index
-from ixt.recipe import Origins, Recipe, refuse_null_arguments, trace_recipe
+from ixt.recipe import (
+    Origins,
+    Recipe,
+    completed,
+    is_complete,
+    refuse_null_arguments,
+    trace_recipe,
+)
 
 # Training images, validation images and classes of ImageNet-1k.
 # Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", table 2.
@@ -80,6 +84,8 @@ class RunEstimate:
     precision: Precision
     engine: str
     steps: Steps
+    phases: tuple[Phase, ...]
+    """Epochs by the size of their images; one without a curriculum."""
     curve: Curve
     costs: Costs
     memory: Memory
@@ -106,18 +112,25 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     """
     recipe, origins = trace_recipe(path, overrides)
     refuse_null_arguments(recipe, origins)
-    recipe = with_own_settings(recipe)
+    recipe = _with_own_settings(recipe)
     num_train, num_val, num_classes = _data_size(recipe)
     if recipe.data.root is not None:
         recipe = recipe.with_batches(num_train, target.num_gpus)
     steps = count_steps(recipe, target.num_gpus, num_train, num_val)
     device = assumed_device(target.device, target.bench)
-    model = empty_model(recipe, num_classes)
-    costs = recipe_costs(model, recipe)
-    size = model_size(model, recipe)
-    memory = rank_memory(size, recipe, steps.micro_batch, steps.num_gpus)
-    largest = largest_micro_batch(size, recipe, steps.num_gpus, device.memory_gib * GIB)
-    _check_memory(recipe, memory, device, largest)
+
+    @cache
+    def counted(image_size: int) -> tuple[Costs, ModelSize]:
+        return _count_model(recipe.with_(augment={"image_size": image_size}), num_classes)
+
+    costs, _ = counted(recipe.augment.image_size)
+    phases = find_phases(recipe, lambda image_size: counted(image_size)[0], device)
+    # The phase with the largest images needs the most memory.
+    most = recipe.with_(augment={"image_size": max(phase.image_size for phase in phases)})
+    _, size = counted(most.augment.image_size)
+    memory = rank_memory(size, most, steps.micro_batch, steps.num_gpus)
+    largest = largest_micro_batch(size, most, steps.num_gpus, device.memory_gib * GIB)
+    _check_memory(most, memory, device, largest)
     stage = zero_stage(recipe.engine)
     link = find_link(target.interconnect, device, steps.num_gpus)
     traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
@@ -131,6 +144,7 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         precision=precision_of(recipe),
         engine="ddp" if stage is None else f"DeepSpeed ZeRO {stage}",
         steps=steps,
+        phases=phases,
         curve=sample_curve(recipe, steps),
         costs=costs,
         memory=memory,
@@ -138,8 +152,39 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
-        duration=run_duration(recipe, steps, rates, device, traffic.seconds, price),
+        duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price),
     )
+
+
+def _with_own_settings(recipe: Recipe) -> Recipe:
+    """As `ixt.models.with_own_settings`, with the settings of models that were met before kept."""
+    if is_complete(recipe):
+        return recipe
+    name, eval_size = recipe.model.name, recipe.eval.image_size
+
+    def count() -> Mapping[str, Any]:
+        from ixt.models import own_settings
+
+        return own_settings(name, eval_size=eval_size).sections
+
+    return completed(recipe, kept_count("own-settings", [name, eval_size], count))
+
+
+def _count_model(recipe: Recipe, num_classes: int) -> tuple[Costs, ModelSize]:
+    """As `ixt.estimate.counting.count_model`, with the counts of models that were met before kept.
+
+    A count does not depend on batch sizes or the schedule, so other ones need no new count.
+    """
+
+    def count() -> list[dict[str, Any]]:
+        from ixt.estimate.counting import count_model
+
+        return [asdict(part) for part in count_model(recipe, num_classes)]
+
+    sections = recipe.model_dump(mode="json", include={"model", "optim", "augment", "eval"})
+    costs, size = kept_count("model", [sections, recipe.engine.precision, num_classes], count)
+    activations = Activations(**size.pop("activations"))
+    return Costs.from_data(costs), ModelSize(**size, activations=activations)
 
 
 def _data_size(recipe: Recipe) -> tuple[int, int, int]:

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-import torch
-from torch import nn
-
-from ixt.estimate.activations import Activations, saved_activations
-from ixt.models import count_params
-from ixt.recipe import Engine, Optim, Recipe
-from ixt.training.optimizer import build_optimizer
+from ixt.recipe import Engine, Recipe
 
 GIB = 2**30
 _FP32 = 4
@@ -23,6 +17,18 @@ _FRAGMENTATION = 0.05
 
 # Elements of DeepSpeed's flat buffer of gradients under way: `reduce_bucket_size`, its default.
 _ZERO_BUCKET_ELEMENTS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What autograd saves in a forward pass: bytes(batch) = fixed + batch * per_image."""
+
+    per_image_bytes: float
+    """Grows with the batch."""
+    fixed_bytes: float
+    """Does not: autocast's copies of the weights, batch norm's statistics."""
+    largest_bytes: float
+    """The largest tensor of one image that a layer gives, saved or not: a frozen one saves none."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +45,6 @@ class ModelSize:
     """State of the optimizer for each trained one: 8 for Adam's two fp32 moments."""
     activations: Activations
     """What the forward pass saves."""
-
-
-def model_size(model: nn.Module, recipe: Recipe) -> ModelSize:
-    """The sizes of a recipe's model, which is of no further use.
-
-    Args:
-        model: of `empty_model`.
-        recipe: optimizer, image size and precision.
-
-    Raises:
-        ModelError: the model cannot run without values.
-    """
-    image_size, half = recipe.augment.image_size, recipe.engine.precision != "fp32"
-    return ModelSize(
-        params=count_params(model),
-        trained_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        buffers=sum(b.numel() for b in model.buffers() if b.is_floating_point()),
-        optimizer_bytes_per_param=optimizer_bytes_per_param(recipe.optim),
-        activations=saved_activations(model, image_size, half=half),
-    )
 
 
 @dataclass(frozen=True)
@@ -154,25 +140,3 @@ def largest_micro_batch(
         if rank_memory(size, recipe, micro, num_gpus).total <= memory_bytes:
             return micro
     return None
-
-
-def optimizer_bytes_per_param(optim: Optim) -> float:
-    """State that the recipe's optimizer keeps for each parameter, found by one step of it.
-
-    Raises:
-        RecipeError: unknown optimizer, or an argument that it does not take.
-    """
-    probe = nn.Linear(64, 64)
-    # Layer decay groups parameters by the depth of a timm model and changes no state.
-    optimizer = build_optimizer(probe, optim.model_copy(update={"layer_decay": None}))
-    for parameter in probe.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    state = [
-        value
-        for values in optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, torch.Tensor) and value.numel() > 1
-    ]
-    params = sum(parameter.numel() for parameter in probe.parameters())
-    return sum(value.numel() * value.element_size() for value in state) / params

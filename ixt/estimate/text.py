@@ -39,6 +39,7 @@ def as_data(estimate: RunEstimate) -> dict[str, Any]:
             for key, value, origin in rows
         ],
         "steps": asdict(estimate.steps),
+        "phases": [asdict(phase) for phase in estimate.phases],
         "curve": asdict(estimate.curve),
         "model": {
             "params": costs.params,
@@ -69,6 +70,8 @@ def print_estimate(
     console = console or Console()
     console.print(_recipe(estimate, console.width, every_setting))
     console.print(_curve(estimate, console.width))
+    if estimate.recipe.curriculum.phases:
+        console.print(Panel(_phases(estimate), title="phases"))
     wide = console.width >= 100
     width = (console.width - 2) // 2 if wide else None
     for row in ((_steps, _memory), (_disk_and_network, _cost)):
@@ -151,6 +154,8 @@ def _value(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)}, see below"
     if isinstance(value, list):
         return ", ".join(_value(item) for item in value) or "-"
     return str(value).lower() if isinstance(value, bool) else str(value) or "-"
@@ -170,6 +175,29 @@ def _curve(estimate: RunEstimate, width: int) -> RenderableType:
     title = f"learning rate: {schedule.name}, changes per {schedule.unit}"
     reached = f"peak reached {curve.peak:.4g}, last {curve.values[-1]:.4g}"
     return Panel(plot, title=title, subtitle=reached)
+
+
+def _phases(estimate: RunEstimate) -> RenderableType:
+    """What each size of images costs, and the whole run without its curriculum."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("epochs", "image size", "images/s per GPU", "training"):
+        table.add_column(title, justify="right")
+    flat, sent_s = 0.0, estimate.traffic.seconds
+    images = estimate.steps.global_batch / estimate.steps.num_gpus
+    for phase in estimate.phases:
+        rate = estimate.rates.train * phase.speed
+        updates = phase.num_epochs * estimate.steps.updates_per_epoch
+        flat += updates * max(images / estimate.rates.train, sent_s) / 3600
+        last = phase.first_epoch + phase.num_epochs - 1
+        hours = updates * max(images / rate, sent_s) / 3600
+        epochs = f"{phase.first_epoch} to {last}" if phase.num_epochs > 1 else f"{last}"
+        table.add_row(epochs, f"{phase.image_size} px", f"{rate:,.0f}", _hours(hours))
+    own = estimate.recipe.augment.image_size
+    share = estimate.duration.train_hours / flat
+    table.add_section()
+    table.add_row("all", "", "", _hours(estimate.duration.train_hours))
+    table.add_row("all", f"{own} px", "", f"{_hours(flat)}, so phases take {share:.0%} of it")
+    return table
 
 
 def _rows(rows: Iterable[tuple[str, str] | tuple[str, str, str | Text]]) -> Table:

@@ -19,7 +19,8 @@ from torch.optim.swa_utils import update_bn
 from ixt.checkpoint.address import split_address
 from ixt.checkpoint.folder import Checkpoint, checkpoint_folders, read_checkpoint
 from ixt.checkpoint.info import folder_info
-from ixt.checkpoint.weights import Kind, Weights
+from ixt.checkpoint.weight_files import Kind
+from ixt.checkpoint.weights import Weights
 from ixt.errors import CheckpointError
 from ixt.images.index import Index
 from ixt.pipeline.augment import normalise

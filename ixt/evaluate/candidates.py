@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ixt.checkpoint.folder import sha256
+from ixt.checkpoint.weight_files import WeightFile
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, has_batch_norm
@@ -39,6 +40,8 @@ class Source:
     """best:N or last:N checkpoints of a run, averaged."""
     prefer_ema: bool = True
     """Take averaged weights where there are some."""
+    found: WeightFile | None = None
+    """What `check_weights` gave of the checkpoint, if it was called before."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def _open(
     average = None
     if source.average is not None:
         average = average_checkpoints(source.checkpoint, source.average, source.prefer_ema)
-    weights = average.weights if average else read_weights(source.checkpoint, source.prefer_ema)
+    file = source.found or source.checkpoint
+    weights = average.weights if average else read_weights(file, source.prefer_ema)
     recorded = weights.info is not None and weights.info.recipe is not None
     # Among several, --model is for those that do not record it.
     given = None if recorded and not alone else source.model_name

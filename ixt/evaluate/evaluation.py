@@ -73,13 +73,13 @@ class Settings:
 
 
 def run_evaluation(
-    sources: Sequence[Source], data: str, settings: Settings, report: Report | None = None
+    sources: Sequence[Source], data: str | None, settings: Settings, report: Report | None = None
 ) -> Outcome:
     """Evaluate models on the images of a folder. Every process of a group must call it.
 
     Args:
         sources: what to evaluate.
-        data: see `open_test_set`.
+        data: see `open_test_set`; None takes the folder that the checkpoints' recipes name.
         settings: how.
         report: called with the progress.
 
@@ -87,9 +87,11 @@ def run_evaluation(
         IxtError: a checkpoint, the data or a setting does not fit.
     """
     _check_sizes(settings)
-    overrides = {"root": data} | ({"on_error": "skip"} if settings.skip_damaged else {})
+    overrides = {"root": data} if data is not None else {}
+    overrides |= {"on_error": "skip"} if settings.skip_damaged else {}
     candidates = open_candidates(sources, overrides, settings.batch_size)
     recipe = candidates[0].recipe
+    data = data or _own_images(candidates)
     index = _test_images(data, candidates)
     if recipe.data.on_error == "stop":
         refuse_unreadable(index, leave_out="give --skip-damaged")
@@ -108,6 +110,23 @@ def run_evaluation(
         ]
         protocol = _protocol(candidates[0], accelerator, settings)
         return Outcome(index, tuple(measurements), protocol)
+
+
+def _own_images(candidates: Sequence[Candidate]) -> str:
+    """The data root of the models' recipes.
+
+    Raises:
+        DataError: there is none, e.g. in exports and published weights, or they differ.
+    """
+    roots = {candidate.recipe.data.root for candidate in candidates}
+    root = next(iter(roots))
+    if root is None or len(roots) > 1:
+        names = ", ".join(candidate.origin["checkpoint"] for candidate in candidates)
+        cause = "were trained on different images" if len(roots) > 1 else "no images are recorded"
+        raise DataError(f"{names}: {cause}; give --data DIR")
+    if os.environ.get("RANK", "0") == "0":
+        _log.warning("%s: the images of the recipe; --data takes others", root)
+    return root
 
 
 def _test_images(data: str, candidates: Sequence[Candidate]) -> Index:

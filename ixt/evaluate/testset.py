@@ -12,7 +12,8 @@ from ixt.errors import DataError
 from ixt.files import local_path, reason
 from ixt.images.folders import SPLIT_FOLDERS, Listing, holds_images, is_image, list_images
 from ixt.images.headers import read_headers
-from ixt.images.index import Index, join_paths, load_index
+from ixt.images.index import Index, load_index
+from ixt.images.index_table import join_paths
 from ixt.images.shards import own_val
 
 

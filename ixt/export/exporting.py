@@ -9,7 +9,7 @@ from typing import Any
 
 from ixt.checkpoint.checksums import write_checksums
 from ixt.checkpoint.folder import sha256
-from ixt.checkpoint.weights import find_weights
+from ixt.checkpoint.weight_files import find_weights
 from ixt.errors import ExportError, IxtError
 from ixt.export import card, graphs, weights
 from ixt.export.output_paths import check_place, staged

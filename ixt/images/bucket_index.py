@@ -1,4 +1,4 @@
-"""The index of a packed set in a bucket: fetched once, then mapped from the user's cache."""
+"""The index of images in a bucket: fetched or built once, then mapped from the user's cache."""
 
 from __future__ import annotations
 
@@ -6,78 +6,118 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.buckets import RemoteFile, list_remote, read_remote
-from ixt.images.folders import SPLIT_FOLDERS, Split
+from ixt.images.bucket_build import build_from_folders, build_from_tars, list_class_objects
+from ixt.images.bucket_layout import RemoteLayout, find_remote_layout
+from ixt.images.folders import Split
 from ixt.images.index_cache import (
     publish_table,
     remove_old,
     user_cache,
     warn_without_checksums,
+    write_files,
 )
-from ixt.images.index_table import Table, UnusableTable
+from ixt.images.index_table import TAR_RULES, Table, UnusableTable
+from ixt.images.progress_lines import Report, report_lines
 from ixt.images.shards import INDEX_FOLDER, META
-from ixt.images.table_files import read_table
+from ixt.images.table_files import encode_table, read_table
+from ixt.storage.objects import RemoteFile, list_objects, read_object
 
 logger = logging.getLogger("ixt")
 
 _NUM_THREADS = 16
 
 
-def load_remote_table(root: str, split: Split) -> tuple[str, Table]:
-    """Load the table of a split that `ixt data pack` wrote.
+def load_remote_table(
+    root: str, split: Split, report: Report | None = None, *, rebuild: bool = False
+) -> tuple[str, str, Table]:
+    """Load the table of a split in a bucket; it is fetched or built once, and then in the cache.
 
-    The folder of the split is listed each time; its index is fetched again if one of its files has
-    another ETag or length than the one in the cache.
+    The split is listed each time: an object of another length or version than before makes another
+    table.
 
     Args:
-        root: `s3://BUCKET/PREFIX`, the place of the packed set.
+        root: URL of a data root, or a brace pattern of tars.
         split: train or val.
+        report: as for `load_index`.
+        rebuild: look at every image again, whatever is in the cache.
 
     Returns:
-        URL of the split's folder, and its table.
+        URL of the data root, URL of the folder of the class folders or tars, and the table.
 
     Raises:
-        DataError: the bucket cannot be read, holds no packed set, or a shard is missing or of
-            another length than indexed.
+        DataError: there is nothing of that split, or something that cannot be read as images.
+        StorageError: the bucket cannot be read.
     """
-    if not root.split("://", 1)[1].strip("/"):
-        raise DataError(f"{root}: contains no bucket name; give s3://BUCKET/PREFIX")
-    for name in SPLIT_FOLDERS[split]:
-        folder = f"{root.rstrip('/')}/{name}"
-        found = list_remote(folder)
-        if found:
-            break
-    else:
-        raise DataError(
-            f"{root}: holds no {' or '.join(f'{n}/' for n in SPLIT_FOLDERS[split])}; write a set "
-            "with ixt data pack and copy its folder there as it is"
-        )
-    files = {
-        path.removeprefix(f"{INDEX_FOLDER}/"): file
-        for path, file in found.items()
-        if path.startswith(f"{INDEX_FOLDER}/")
-    }
+    layout = find_remote_layout(root, split)
+    if layout.is_packed:
+        if rebuild:
+            raise DataError(
+                f"{root}: a packed set contains its own index, which is not rebuilt in a bucket; "
+                "pack the set and copy it again"
+            )
+        return layout.root, layout.folder, _packed_table(layout, split)
+    noun = "tars" if layout.tars else "images"
+    report = report or report_lines(f"{layout.folder}: building its index", noun, logger.warning)
+    files = {tar.name: tar.file for tar in layout.tars} or list_class_objects(layout)
+    target = _cache(root) / f"{split}-{_digest(files)}"
+    if rebuild:
+        shutil.rmtree(target, ignore_errors=True)
+
+    def build() -> Table:
+        if layout.tars:
+            return build_from_tars(layout, split, report)
+        return build_from_folders(layout, files, report)
+
+    return layout.root, layout.folder, _kept(target, build)
+
+
+def _packed_table(layout: RemoteLayout, split: Split) -> Table:
+    """The table that `ixt data pack` wrote."""
+    folder, shards = layout.folder, {tar.name: tar.file for tar in layout.tars}
+    files = list_objects(f"{folder}/{INDEX_FOLDER}")
     if META not in files:
         raise DataError(
-            f"{folder}: holds no {INDEX_FOLDER}/{META}; only sets of ixt data pack can be read "
-            "from a bucket, together with the index folder beside the tars"
+            f"{folder}: contains no {INDEX_FOLDER}/{META}; a set of ixt data pack is read from a "
+            "bucket together with the index folder beside the tars, so copy it, too"
         )
-    table = _fetch(folder, files, _cache(root) / f"{split}-{_digest(files)}")
-    _check_shards(folder, found, table)
+    table = _fetch(folder, files, _cache(layout.root) / f"{split}-{_digest(files)}")
+    _check_shards(folder, shards, table)
     if not table.has_checksums:
         warn_without_checksums(folder)
-    return folder, table
+    return table
+
+
+def _kept(target: Path, build: Callable[[], Table]) -> Table:
+    """The table at a place of the cache, built first where there is none that can be used."""
+    if target.exists():
+        try:
+            return read_table(target)
+        except UnusableTable as error:
+            logger.warning("%s: %s; the images are looked at again", target, error)
+    table = build()
+    try:
+        publish_table(target, lambda staging: write_files(encode_table(table), staging))
+        remove_old(target.parent, target.name.partition("-")[0], target)
+        return read_table(target)  # mapped, which holds no memory
+    except OSError as error:
+        logger.warning(
+            "%s: the index is not kept (%s), so each run looks at every image again; make room or "
+            "set XDG_CACHE_HOME", target, reason(error)
+        )  # fmt: skip
+        return table
 
 
 def _cache(root: str) -> Path:
-    """The folder for the tables of a set; of a container's user without a home, in /tmp."""
+    """The folder for the tables of a set; in /tmp for a container's user without a home."""
     cache = user_cache(root.rstrip("/").encode())
     if cache is not None:
         return cache
@@ -100,13 +140,14 @@ def _cache(root: str) -> Path:
     return folder / hashlib.sha256(root.rstrip("/").encode()).hexdigest()[:16]
 
 
-def _digest(files: dict[str, RemoteFile]) -> str:
-    listing = [(name, file.size, file.etag) for name, file in sorted(files.items())]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+def _digest(files: Mapping[str, RemoteFile]) -> str:
+    """Changes with a name, length or version, and with the rules by which tables are built."""
+    listing = [(name, file.size, file.version) for name, file in sorted(files.items())]
+    return hashlib.sha256(json.dumps([listing, TAR_RULES]).encode()).hexdigest()[:16]
 
 
 def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
-    """The table from the cache, put there first where that is needed."""
+    """The table from the cache, fetched first if it is missing or outdated."""
     try:
         if os.path.exists(target):
             return read_table(target, packed=True)
@@ -117,7 +158,7 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
         def fetch_file(name: str) -> None:
             size = files[name].size
             # A part of known length, so a file replaced meanwhile is noticed.
-            (staging / name).write_bytes(read_remote(f"{folder}/{INDEX_FOLDER}/{name}", 0, size))
+            (staging / name).write_bytes(read_object(f"{folder}/{INDEX_FOLDER}/{name}", 0, size))
 
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             list(pool.map(fetch_file, (name for name in files if os.sep not in name)))
@@ -138,12 +179,12 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
         ) from error
 
 
-def _check_shards(folder: str, found: dict[str, RemoteFile], table: Table) -> None:
+def _check_shards(folder: str, found: Mapping[str, RemoteFile], table: Table) -> None:
     for shard in table.shards:
         file = found.get(shard.name)
         if file is None or file.size != shard.size:
             has = "is missing" if file is None else f"has {file.size} bytes"
             raise DataError(
-                f"{folder}/{shard.name}: {has}, the index says {shard.size} bytes; "
-                "copy the packed set again, the index last"
+                f"{folder}/{shard.name}: {has}, but the index says {shard.size} bytes; copy the "
+                "packed set again, its index folder last"
             )

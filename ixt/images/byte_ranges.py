@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.files import refuse_irregular
+from ixt.storage.urls import is_remote
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
-
-REMOTE_SCHEMES = ("s3://",)
 
 # Reads of a bucket wait for the server: 32 at once fetch some 1,000 images/s at 30 ms each.
 _NUM_READERS = 32
@@ -39,10 +38,12 @@ class ByteRange(NamedTuple):
     """The image's name within the shard; empty for a whole file."""
     crc32: int | None = None
     """CRC-32 that its bytes must have; None where it is not known."""
+    version: str = ""
+    """The version of an object in a bucket that is read, and no other; empty for any."""
 
     @property
     def name(self) -> str:
-        """What errors call the image: its path, or `shard.tar!member`."""
+        """The image's name in error messages: its path, or `shard.tar!member`."""
         return f"{self.path}!{self.member}" if self.member else self.path
 
     @property
@@ -56,11 +57,6 @@ class ByteRange(NamedTuple):
         return is_remote(self.path)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is the URL of a bucket."""
-    return path.startswith(REMOTE_SCHEMES)
-
-
 class WrongBytes(OSError):
     """An image's bytes are not those that were packed."""
 
@@ -72,7 +68,7 @@ def read_bytes(source: ByteRange) -> Bytes:
         (size,) uint8.
 
     Raises:
-        WrongBytes: their CRC-32 is another.
+        WrongBytes: their CRC-32 differs.
         OSError: the file is missing, not readable, or ends before the image does.
         DataError: a bucket does not give the bytes, after several attempts.
     """
@@ -91,13 +87,25 @@ def _read(source: ByteRange) -> Bytes:
     if source.size is None:
         return _read_file(source.path)
     if source.is_remote:
-        from ixt.images.buckets import read_remote
-
         # A copy, because torch warns of memory that may not be written.
-        return np.frombuffer(
-            bytearray(read_remote(source.path, source.offset, source.size)), np.uint8
-        )
+        return np.frombuffer(bytearray(_read_remote(source, source.size)), np.uint8)
     return _read_shard(source.path, source.offset, source.size)
+
+
+def _read_remote(source: ByteRange, size: int) -> bytes:
+    from ixt.storage.objects import read_object
+
+    if source.member or source.offset:
+        return read_object(source.path, source.offset, size, source.version)
+    data = read_object(source.path, size=None if size else 0)
+    if len(data) != size:
+        raise WrongBytes(
+            errno.EBADMSG,
+            f"has {len(data)} bytes, and had {size} when it was indexed; start again, which looks "
+            "at the images again",
+            source.path,
+        )
+    return data
 
 
 def _read_file(path: str) -> Bytes:
@@ -128,7 +136,7 @@ def _read_at(descriptor: int, offset: int, size: int, path: str) -> Bytes:
 
 
 class _Shard:
-    """An open file, closed when the last thread that reads it lets go of it."""
+    """An open file that is closed when the last thread has finished reading it."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -164,7 +172,7 @@ class Reading(Generic[T]):
         return data
 
     def cancel(self) -> None:
-        """Give up the reads that no thread has begun."""
+        """Cancel the reads that no thread has begun."""
         for job in self._jobs:
             job.cancel()
 
@@ -206,7 +214,7 @@ def _read_all(sources: Sequence[ByteRange], read: Callable[[ByteRange], T]) -> l
 
 
 def _try_read(source: ByteRange, read: Callable[[ByteRange], T]) -> T | OSError:
-    """A missing file must not hide the images beside it."""
+    """Keep an error as the result of its own image, so that it does not affect the others."""
     try:
         return read(source)
     except OSError as error:

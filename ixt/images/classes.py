@@ -107,8 +107,8 @@ def output_classes(
     reason = f" ({unknown[0]} is not one of ImageNet-1k)" if num_classes == IMAGENET_CLASSES else ""
     remedy = remedy or f"set model.num_classes to {len(folder_names)}"
     raise DataError(
-        f"the data holds {len(folder_names)} classes{reason}, the model has {num_classes} outputs; "
-        f"{remedy} or use the data that the model was made for"
+        f"the data has {len(folder_names)} classes{reason}, but the model has {num_classes} "
+        f"outputs; {remedy} or use the data that the model was trained on"
     )
 
 

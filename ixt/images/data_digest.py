@@ -68,7 +68,7 @@ def digest_images(index: Index) -> DataDigest:
 
 
 def difference(one: DataDigest, other: DataDigest) -> str:
-    """Where two splits that differ do so first, in words that follow `others than ...:`."""
+    """The first difference of two splits that differ, in words that follow `others than ...:`."""
     text = f"{one.num_images:,} images and {other.num_images:,}"
     for name in sorted({*one.classes, *other.classes}, key=os.fsencode):
         has, had = (digest.classes.get(name) for digest in (one, other))

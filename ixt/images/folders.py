@@ -6,16 +6,18 @@ Names only; `headers` opens the files.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ixt.errors import DataError
 from ixt.files import read_regular, reason
 
 Split = Literal["train", "val"]
+_Name = TypeVar("_Name", str, bytes)
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation")}
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -55,21 +57,21 @@ def find_split(root: Path, split: Split) -> Path:
     Class folders beside no train/ and no val/ are training images, too: then it is the root.
 
     Raises:
-        DataError: root is not a folder, or holds no folder of that split.
+        DataError: root is not a folder, or contains no folder of that split.
     """
     names = SPLIT_FOLDERS[split]
     if not root.exists():
-        raise DataError(f"{root}: no such folder; give the folder that holds train/ and val/")
+        raise DataError(f"{root}: no such folder; give the folder that contains train/ and val/")
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder; give the folder that holds train/ and val/")
+        raise DataError(f"{root}: not a folder; give the folder that contains train/ and val/")
     for name in names:
         if (root / name).is_dir():
             return root / name
     wanted = " or ".join(f"{name}/" for name in names)
     if root.name in chain.from_iterable(SPLIT_FOLDERS.values()):
         raise DataError(
-            f"{root}: holds no {wanted}; it looks like the {root.name} folder itself, "
-            f"so give its parent {root.parent}"
+            f"{root}: contains no {wanted}; it looks like the {root.name} folder itself, so give "
+            f"its parent {root.parent}"
         )
     folders = [entry for entry in root.iterdir() if _is_visible_folder(entry)]
     bare = any(map(holds_images, folders)) and not has_split(root)
@@ -81,15 +83,15 @@ def find_split(root: Path, split: Split) -> Path:
             f"{root}/CLASS/IMAGE"
         )
     found = few(sorted(entry.name for entry in folders), "folder")
-    otherwise = ", or set data.val_fraction: 0.2 to hold training images out" if bare else ""
+    otherwise = ", or set data.val_fraction: 0.2 to hold out training images" if bare else ""
     raise DataError(
-        f"{root}: holds no {wanted}; found {found}; "
-        f"put class folders into {root / names[0]}{otherwise}"
+        f"{root}: contains no {wanted}; found {found}; put class folders into "
+        f"{root / names[0]}{otherwise}"
     )
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether image files lie in a folder itself.
+    """Whether a folder directly contains image files.
 
     Raises:
         OSError: it is not readable.
@@ -121,7 +123,9 @@ def list_images(folder: Path) -> Listing:
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             found = list(pool.map(lambda name: _list_class(top, name), names))
         for name, listed in zip(names, found, strict=True):
-            _refuse_other_labels(folder, os.fsdecode(name), listed.labels)
+            place = folder / os.fsdecode(name)
+            labels = [folder / os.fsdecode(label) for label in some_labels(listed.labels)]
+            refuse_several_labels(place, [read_regular(label) for label in labels])
     except OSError as error:
         raise DataError(
             f"{os.fsdecode(error.filename or top)}: cannot be listed "
@@ -144,17 +148,20 @@ def list_images(folder: Path) -> Listing:
     )
 
 
-def _refuse_other_labels(folder: Path, name: str, labels: list[bytes]) -> None:
+def some_labels(labels: Sequence[_Name]) -> list[_Name]:
+    """A few of a class folder's labels (.cls), from all over it."""
+    return sorted(labels)[:: max(1, len(labels) // _FEW_LABELS)]
+
+
+def refuse_several_labels(place: object, labels: Sequence[bytes]) -> None:
     """Refuse an extracted WebDataset shard, whose labels say another class than its folder.
 
     An extracted packed set is fine: the labels of a class are the same.
     """
-    few_labels = sorted(labels)[:: max(1, len(labels) // _FEW_LABELS)]
-    found = {read_regular(folder / os.fsdecode(label)).strip() for label in few_labels}
-    if len(found) > 1:
+    if len({label.strip() for label in labels}) > 1:
         raise DataError(
-            f"{folder / name}: holds labels of several classes (.cls), so it is no class folder; "
-            "give the WebDataset shards themselves, not extracted, or remove the .cls files"
+            f"{place}: contains labels of several classes (.cls), so it is not a class folder; "
+            "give the WebDataset shards without extracting them, or remove the .cls files"
         )
 
 

@@ -19,6 +19,7 @@ from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.image import FORMATS
 from ixt.images.jpeg import find_frame
 from ixt.images.progress_lines import Report
+from ixt.storage.objects import RemoteFile, read_object
 
 
 class ImageFormat(IntEnum):
@@ -65,7 +66,8 @@ PILLOW_FORMATS = {
 # cost little where files lie in memory (25,000 files/s on two cores instead of 70,000).
 _NUM_THREADS = 16
 _CHUNK = 512
-_HEAD_BYTES = 4096  # one page; holds the frame header of most photographs
+HEAD_BYTES = 4096
+"""One page; holds the frame header of most photographs."""
 
 
 def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = None) -> Headers:
@@ -103,6 +105,29 @@ def read_shard_headers(
     return _read_all(len(numbers), read, report)
 
 
+def read_object_headers(
+    urls: Sequence[str], files: Sequence[RemoteFile], report: Report | None = None
+) -> Headers:
+    """Read the header of each object of a bucket, as `read_headers` does for files.
+
+    Args:
+        urls: of the objects.
+        files: their lengths and versions; no other version is read.
+        report: called from this thread with the progress.
+
+    Raises:
+        StorageError: as `read_object`.
+    """
+
+    def read(row: int) -> _Row:
+        url, file = urls[row], files[row]
+        head = read_object(url, 0, min(file.size, HEAD_BYTES), file.version)
+        whole = lambda: io.BytesIO(read_object(url, 0, file.size, file.version))  # noqa: E731
+        return (*identify(head, whole), file.size)
+
+    return _read_all(len(urls), read, report)
+
+
 def _read_all(count: int, read: Callable[[int], _Row], report: Report | None) -> Headers:
     table = np.empty((count, 4), np.int64)
 
@@ -134,26 +159,26 @@ def _read_header(path: bytes) -> _Row:
         return (ImageFormat.UNREADABLE, 0, 0, 0)
     try:
         status = os.fstat(descriptor)
-        head = os.read(descriptor, _HEAD_BYTES) if stat.S_ISREG(status.st_mode) else b""
+        head = os.read(descriptor, HEAD_BYTES) if stat.S_ISREG(status.st_mode) else b""
     except OSError:
         return (ImageFormat.UNREADABLE, 0, 0, 0)
     finally:
         os.close(descriptor)
-    return (*_identify(head, lambda: os.fsdecode(path)), status.st_size)
+    return (*identify(head, lambda: os.fsdecode(path)), status.st_size)
 
 
 def _read_part(source: ByteRange) -> _Row:
     """Identify one image within a tar."""
     assert source.size is not None
     try:
-        head = read_bytes(source._replace(size=min(source.size, _HEAD_BYTES))).tobytes()
-        found = _identify(head, lambda: io.BytesIO(read_bytes(source).data))
+        head = read_bytes(source._replace(size=min(source.size, HEAD_BYTES))).tobytes()
+        found = identify(head, lambda: io.BytesIO(read_bytes(source).data))
     except OSError:
         return (ImageFormat.UNREADABLE, 0, 0, source.size)
     return (*found, source.size)
 
 
-def _identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> tuple[int, int, int]:
+def identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> tuple[int, int, int]:
     """Format, height and width by an image's first bytes, or by all of it where these do not do."""
     found = jpeg_size(head)
     if found is not None:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import local_path
 from ixt.images import shards
-from ixt.images.byte_ranges import is_remote
+from ixt.images.bucket_layout import own_remote_val
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, take_rows
 from ixt.images.lists import portable_part
 from ixt.images.tars import NESTED
 from ixt.images.webdataset import RENAMED
+from ixt.storage.urls import is_remote
 
 
 def load_split(root: str | Path, split: Split, val_fraction: float | None) -> Index:
@@ -48,8 +49,8 @@ def load_split(root: str | Path, split: Split, val_fraction: float | None) -> In
 
 def own_val(root: str) -> str | None:
     """Name of a data root's validation images; None where it has none."""
-    if is_remote(root):  # a packed set, which has both splits
-        return "val"
+    if is_remote(root):
+        return own_remote_val(root)
     return shards.own_val(local_path(root))
 
 

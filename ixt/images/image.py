@@ -15,7 +15,7 @@ does Ghostscript: a file's name must not decide that its content is executed."""
 
 
 class DamagedImage(Exception):
-    """A file cannot be decoded: the message is one line that names it and says why."""
+    """An image cannot be decoded: the message is one line that names the file and the reason."""
 
 
 def load_image(source: ByteRange) -> Image.Image:

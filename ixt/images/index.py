@@ -12,14 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
-from ixt.images.byte_ranges import ByteRange, is_remote
+from ixt.images.byte_ranges import ByteRange
 from ixt.images.folders import SPLIT_FOLDERS, Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
@@ -30,7 +29,7 @@ from ixt.images.index_cache import (
     warn_without_checksums,
     write_table,
 )
-from ixt.images.index_table import TAR_RULES, Table
+from ixt.images.index_table import TAR_RULES, Table, join_paths, make_table
 from ixt.images.lists import is_list, read_list, refuse_missing
 from ixt.images.parquet import PARQUET, list_parquet
 from ixt.images.progress_lines import Report, report_lines
@@ -39,6 +38,7 @@ from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
 from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
 from ixt.images.webdataset import are_shards, list_shards
+from ixt.storage.urls import REMOTE_FORMS, is_remote
 
 logger = logging.getLogger("ixt")
 
@@ -74,6 +74,8 @@ class Index:
     """(n + 1,) where each path starts in `path_blob`; the last one is its length."""
     shards: tuple[str, ...] = ()
     """Names of the tars in `folder`; empty where each image is a file."""
+    versions: tuple[str, ...] = ()
+    """Version of each tar in a bucket that is not a packed set; no other is read."""
     shard_numbers: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     """(n,) place of the image's tar in `shards`; (0,) where each image is a file."""
     shard_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -90,7 +92,7 @@ class Index:
 
     @property
     def place(self) -> str:
-        """What people call the split: its folder, its list, or its first tar.
+        """The split's name in messages: its folder, its list, or its first tar.
 
         The tar where it may lie in one folder with those of the other split.
         """
@@ -107,7 +109,7 @@ class Index:
         return self.place.rpartition("/")[2]
 
     def paths(self, samples: ArrayLike) -> list[str]:
-        """Names of some samples for people: the absolute path, or `shard.tar!member`.
+        """Names of some samples for messages: the absolute path, or `shard.tar!member`.
 
         Args:
             samples: (m,) sample numbers, that is row numbers of this table.
@@ -115,7 +117,7 @@ class Index:
         return [source.name for source in self.ranges(samples)]
 
     def by_path(self, samples: NDArray[np.int64], reasons: Mapping[int, str]) -> dict[str, str]:
-        """What is said of rows of a batch, by the names of their images.
+        """The reasons given for rows of a batch, by the names of their images.
 
         Args:
             samples: (m,) sample numbers of the batch.
@@ -136,12 +138,20 @@ class Index:
         names = [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
         if not self.shards:
             # A list may name images anywhere.
-            return [ByteRange(os.fsdecode(os.path.join(prefix, name))) for name in names]
+            paths = [os.fsdecode(os.path.join(prefix, name)) for name in names]
+            if not is_remote(str(self.folder)):
+                return [ByteRange(path) for path in paths]
+            lengths = self.num_bytes[rows].tolist()
+            return [ByteRange(path, 0, size) for path, size in zip(paths, lengths, strict=True)]
         numbers, offsets = self.shard_numbers[rows].tolist(), self.shard_offsets[rows].tolist()
         sums = self.crc32[rows].tolist() if self.has_checksums else [None] * len(rows)
         places = zip(numbers, offsets, self.num_bytes[rows].tolist(), names, sums, strict=True)
+        versions = self.versions or ("",) * len(self.shards)
+        tars = [
+            (f"{self.folder}/{shard}", versions[number]) for number, shard in enumerate(self.shards)
+        ]
         return [
-            ByteRange(f"{self.folder}/{self.shards[number]}", offset, size, os.fsdecode(name), crc)
+            ByteRange(tars[number][0], offset, size, os.fsdecode(name), crc, tars[number][1])
             for number, offset, size, name, crc in places
         ]
 
@@ -180,16 +190,11 @@ def load_index(
     if is_remote(str(root)):
         from ixt.images.bucket_index import load_remote_table
 
-        if rebuild:
-            raise DataError(
-                f"{root}: a packed set contains its own index, which is not rebuilt in a bucket; "
-                "pack the set and copy it again"
-            )
-        folder, table = load_remote_table(str(root), split)
-        return _to_index(str(root), folder, table)
+        place, folder, table = load_remote_table(str(root), split, report, rebuild=rebuild)
+        return _to_index(place, folder, table)
     url = as_url(root)
     if url is not None:
-        raise DataError(f"{url}: cannot be read; give a folder, or s3://BUCKET/PREFIX")
+        raise DataError(f"{url}: cannot be read; give a folder, or a bucket as {REMOTE_FORMS}")
     root = local_path(root)
     try:
         layout = find_layout(root, split)
@@ -276,21 +281,9 @@ def _build(layout: Layout, report: Report | None) -> Table:
         headers = read_headers(os.fsencode(folder), listing.names, report)
         if layout.list_path:
             refuse_missing(layout.list_path, listing, headers)
-    path_blob, path_offsets = join_paths(listing.names)
-    columns: dict[str, NDArray[Any]] = {
-        "labels": np.repeat(np.arange(len(listing.counts), dtype=np.int32), listing.counts),
-        "sizes": headers.sizes,
-        "num_bytes": headers.num_bytes,
-        "formats": headers.formats,
-        "path_blob": path_blob,
-        "path_offsets": path_offsets,
-        "shard_numbers": shards,
-        "shard_offsets": starts,
-        "crc32": np.zeros(0, np.uint32),
-    }
-    table = Table(listing.classes, folders, columns, stamps)
+    table = make_table(listing, headers, shards, starts, folders, stamps)
     if layout.tars:
-        columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
+        table.columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
     return table
 
 
@@ -322,15 +315,8 @@ def _list_layout(layout: Layout, report: Report) -> TarListing:
 
 
 def _log_progress(folder: Path, noun: str) -> Report:
-    """Progress for whatever command builds a table first, which may take minutes."""
+    """Progress lines for building a table, which may take minutes."""
     return report_lines(f"{folder}: building its index", noun, logger.warning)
-
-
-def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pack paths into one blob and the (n + 1,) offsets that find them in it."""
-    offsets = np.zeros(len(files) + 1, np.int64)
-    np.cumsum([len(file) for file in files], out=offsets[1:])
-    return np.frombuffer(b"".join(files), np.uint8), offsets
 
 
 def take_rows(index: Index, samples: NDArray[np.int64]) -> Index:
@@ -356,7 +342,11 @@ def _to_index(
     root: Path | str, folder: Path | str, table: Table, layout: Layout | None = None
 ) -> Index:
     shards = tuple(shard.name for shard in table.shards)
+    # The tars of a packed set have checksums, and may be copied from bucket to bucket.
+    pinned = is_remote(str(folder)) and bool(table.folders)
+    versions = tuple(shard.probe for shard in table.shards) if pinned else ()
     name = layout.list_name if layout else ""
     if layout and name and split_of(name) is None:
         name = f"{name}:{layout.split}"
-    return Index(root, folder, table.classes, **table.columns, shards=shards, list_name=name)
+    index = Index(root, folder, table.classes, **table.columns, shards=shards, versions=versions)
+    return replace(index, list_name=name)

@@ -79,7 +79,7 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
 
 
 def _refuse_missing_shards(own: Path, layout: Layout) -> None:
-    """Fewer images than were packed would train without anybody noticing."""
+    """Refuse a packed set that lacks shards: a run would silently train on fewer images."""
     try:
         named = [shard.name for shard in read_table(own, packed=True).shards]
     except UnusableTable:
@@ -87,13 +87,13 @@ def _refuse_missing_shards(own: Path, layout: Layout) -> None:
     missing = [name for name in named if name not in layout.tars]
     if missing:
         raise DataError(
-            f"{layout.folder}: {few(missing, 'shard')} of the packed set missing; copy the set "
-            f"again, or remove {own} to train on the images that remain"
+            f"{layout.folder}: the packed set lacks {few(missing, 'shard')}; copy the set again, "
+            f"or remove {own} to train on the remaining images"
         )
 
 
 def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, str]:
-    """A table that describes the images as they are now, or None and why there is none."""
+    """A table that describes the present images, or None and the reason."""
     try:
         table = read_table(path, packed=packed)
     except UnusableTable as error:
@@ -102,16 +102,16 @@ def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, st
 
 
 def warn_without_checksums(folder: Path | str) -> None:
-    """Say once that damage in a packed set cannot be noticed: for an old or damaged index."""
+    """Warn once that an old or damaged index cannot show damage in its packed set."""
     say_once(
-        f"{folder}/{INDEX_FOLDER}: gives no checksums, so damage in it or in an image may go "
-        "unnoticed; pack the set again to have them"
+        f"{folder}/{INDEX_FOLDER}: contains no checksums, so damage in it or in an image may go "
+        "unnoticed; pack the set again to add them"
     )
 
 
 @lru_cache
 def say_once(text: str) -> None:
-    """Log a line once, whatever the number of processes that would."""
+    """Log a line once, and in the first process only."""
     # Every process of a run reads the same set.
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", text)
@@ -153,7 +153,7 @@ def make_cache(root: Path) -> None:
 
 
 def set_aside(root: Path, split: Split) -> None:
-    """Read none of the cached tables of a split again; a running job keeps those that it maps.
+    """Set the cached tables of a split aside; a running job keeps those that it maps.
 
     Raises:
         DataError: one cannot be renamed.
@@ -183,9 +183,9 @@ def user_cache(root: bytes) -> Path | None:
 
 
 def _is_current(table: Table, layout: Layout, *, packed: bool) -> bool:
-    """Whether no folder was touched: adding or removing a file renews its folder's time.
+    """Whether no folder has changed: adding or removing a file renews its folder's time.
 
-    Tars are compared themselves, and lists by their time.
+    Tars are compared by their own stamps, and lists by their times.
     """
     if layout.tars:
         names = tuple(shard.name for shard in table.shards)
@@ -211,7 +211,7 @@ def _publish(cache: Path, name: str, table: Table) -> None:
     """
     files = encode_table(table)
     target = cache / f"{name}-{hashlib.sha256(files[META]).hexdigest()[:16]}"
-    publish_table(target, lambda staging: _write(files, staging))
+    publish_table(target, lambda staging: write_files(files, staging))
     remove_old(cache, name, target)
 
 
@@ -224,7 +224,7 @@ def save_packed_table(target: Path, table: Table) -> None:
     files = encode_table(table)
     if target.exists() and not _holds(target, files[META]):
         shutil.rmtree(target)  # of an earlier release, or of images that were packed before
-    publish_table(target, lambda staging: _write(files, staging))
+    publish_table(target, lambda staging: write_files(files, staging))
 
 
 def _holds(target: Path, meta: bytes) -> bool:
@@ -266,7 +266,7 @@ def publish_table(target: Path, fill: Callable[[Path], None], *, packed: bool = 
 
 
 def remove_old(cache: Path, name: str, kept: Path) -> None:
-    """Put old tables of a name aside, and remove those that were put aside long ago."""
+    """Move old tables of a name aside, and remove those that were moved long ago."""
 
     def is_old(table: Path) -> bool:
         return table != kept and time.time() - table.stat().st_mtime > _KEEP_S
@@ -290,6 +290,7 @@ def _put_aside(path: Path) -> None:
         os.utime(aside)
 
 
-def _write(files: dict[str, bytes], folder: Path) -> None:
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Write the files of a table into a folder."""
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -82,7 +82,7 @@ def find_frame(data: bytes | memoryview) -> Frame | None:
         data: the file, or its beginning.
 
     Returns:
-        None also where no frame is found: then Pillow has to decide.
+        None also if no frame is found; Pillow then has to decide.
     """
     if data[: len(START)] != START:
         return None
@@ -106,7 +106,7 @@ def whole_frame(data: Bytes) -> Frame | None:
         data: all of the file.
 
     Returns:
-        its frame, or None: then a full decoding has to say what is wrong, if anything is.
+        its frame, or None; a full decoding then has to show what is wrong, if anything.
     """
     raw = data.tobytes()
     if not raw.startswith(START):

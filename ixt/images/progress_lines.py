@@ -46,7 +46,7 @@ class Pace:
 def report_lines(
     title: str, noun: str, write: Callable[[str], None], period_s: float = _PERIOD_S
 ) -> Report:
-    """A report of progress that writes a line now and then, and none of what is soon done.
+    """A report of progress that writes a line now and then, but none for short work.
 
     Args:
         title: what is being done.

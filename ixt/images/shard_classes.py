@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
     """An image and its label."""
 
     where: str
-    """What errors call it: `shard.tar!member`, or `list.csv:2`."""
+    """Its name in error messages: `shard.tar!member`, or `list.csv:2`."""
     folder: str
     """The first folder of its member, or the one that a listed file lies in; may be empty."""
     file: str
@@ -71,8 +71,8 @@ def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split
     if None in numbers:
         bare = next(image for image in images if image.label.number is None)
         raise DataError(
-            f"{bare.where}: its label gives no class number, and those of others do; write the "
-            "labels again, all in one way"
+            f"{bare.where}: its label gives no class number, but those of other images do; write "
+            "the labels again, all of one kind"
         )
     known = {number for number in numbers if number is not None}
     is_imagenet = max(known) < IMAGENET_CLASSES and all(map(_IMAGENET_SHARD.fullmatch, shards))
@@ -106,7 +106,7 @@ def _tables(
         _refuse_other_files(images)
         if len(known) == IMAGENET_CLASSES:
             table = dict(enumerate(imagenet_synsets()))
-            yield table, "ImageNet-1k's class order, for its shards are called imagenet1k"
+            yield table, "ImageNet-1k's class order, because its shards are called imagenet1k"
 
 
 def _told_names(images: Sequence[Labelled]) -> dict[int, str]:
@@ -123,9 +123,9 @@ def _told_names(images: Sequence[Labelled]) -> dict[int, str]:
         for first in firsts:
             if first.label[:2] != image.label[:2]:
                 raise DataError(
-                    f"{image.where}: its label gives class {_number(image)} and {name}, that of "
-                    f"{first.where} {_number(first)} and {first.label.name}; write the labels "
-                    "again, one of them is wrong"
+                    f"{image.where}: its label gives class {_number(image)} and {name}, but that "
+                    f"of {first.where} gives {_number(first)} and {first.label.name}; one of them "
+                    "is wrong, so write the labels again"
                 )
     return {number: image.label.name or "" for number, image in by_number.items()}
 
@@ -171,7 +171,7 @@ def _refuse_other_files(images: Sequence[Labelled]) -> None:
             raise DataError(
                 f"{image.where}: its label gives class {_number(image)}, which is {name} in "
                 f"ImageNet-1k, but its file is of {found}; write the shards again, or rename them "
-                "if they hold other classes than ImageNet-1k's"
+                "if they contain other classes than ImageNet-1k's"
             )
 
 

@@ -19,7 +19,7 @@ _SHOWN = 40
 
 
 class Label(NamedTuple):
-    """What is said of an image; at least one of number and name is given."""
+    """What a label says about an image; at least one of number and name is given."""
 
     number: int | None
     """Its class number, below MAX_CLASSES."""
@@ -73,8 +73,8 @@ def parse_label(cls: bytes | None, described: bytes | None) -> Label:
         raise ValueError(f"its label gives two WordNet IDs ({', '.join(sorted(ids))})")
     if not numbers and not names:
         raise ValueError(
-            "has no label; it needs a member of the same key that ends in .cls and holds a class "
-            "number, or a .json with label, class, wnid or class_name"
+            "has no label; it needs a member of the same key that ends in .cls and contains a "
+            "class number, or a .json with label, class, wnid or class_name"
         )
     file = next((label.file for label in labels if label.file), "")
     return Label(next(iter(numbers), None), next(iter(ids or names), None), file)
@@ -85,7 +85,7 @@ def _parse_text(text: str, what: str) -> Label:
         return Label(None, text)
     if not CLASS_NUMBER.fullmatch(text):
         raise ValueError(
-            f"{what} holds {_shown(text)}, neither a class number nor a WordNet ID; write the "
+            f"{what} contains {_shown(text)}, neither a class number nor a WordNet ID; write the "
             "shards again with class numbers from 0"
         )
     return Label(_in_range(int(text), what), None)
@@ -94,7 +94,7 @@ def _parse_text(text: str, what: str) -> Label:
 def _in_range(number: int, what: str) -> int:
     if not 0 <= number < MAX_CLASSES:
         raise ValueError(
-            f"{what} holds {number}, and class numbers lie within 0 to {MAX_CLASSES - 1}; write "
+            f"{what} contains {number}, but class numbers are from 0 to {MAX_CLASSES - 1}; write "
             "the shards again"
         )
     return number
@@ -106,7 +106,7 @@ def _parse_json(content: bytes) -> Label:
     except (ValueError, RecursionError) as error:
         raise ValueError("its .json cannot be read as JSON; write the shards again") from error
     if not isinstance(row, dict):
-        raise ValueError("its .json holds no object with the class; write the shards again")
+        raise ValueError("its .json contains no object with the class; write the shards again")
     given = [_parse_value(row[key], key) for key in _NUMBER_KEYS if row.get(key) is not None]
     numbers = {label.number for label in given} - {None}
     if len(numbers) > 1:

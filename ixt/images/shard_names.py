@@ -67,7 +67,7 @@ def _alternatives(body: str) -> list[str]:
         width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
         count = int(last) - int(first) + 1
         if not 0 < count <= _MOST:
-            raise DataError(f"{{{body}}}: gives {count:,} names; give from 1 to {_MOST:,}")
+            raise DataError(f"{{{body}}}: stands for {count:,} names; allowed are 1 to {_MOST:,}")
         return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
     parts: list[str] = []
     depth, part = 0, ""
@@ -92,8 +92,8 @@ def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
         path = Path(name)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file, but {pattern} names it; a pattern names only files that "
-                "are there, with train or val in their names: "
+                f"{path}: no such file, but {pattern} names it; all files of a pattern must exist "
+                "and have train or val in their names: "
                 "'DIR/x-{train-{0000..1023},validation-{00..63}}.tar'"
             )
         found.setdefault(split_of(path.name) or split_of(path.parent.name), []).append(path)

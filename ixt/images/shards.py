@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
@@ -23,12 +24,20 @@ META = "meta.json"
 PACK_SETTINGS = "pack.json"
 """In the root of a set that `ixt data pack` wrote: with which options."""
 
-_OR_HOLD_OUT = ", or set data.val_fraction: 0.2 to hold training images out"
+_OR_HOLD_OUT = ", or set data.val_fraction: 0.2 to hold out training images"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 512
 _FIRST = 4  # shards looked into by split: some may be damaged, which is said later
 _PROBES = 16
 _NUM_THREADS = 16
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_HasName)
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Layout:
 
 
 class Stamp(NamedTuple):
-    """What is remembered of a tar in order to notice that it has changed."""
+    """What is stored about a tar in order to detect a change."""
 
     name: str
     size: int
@@ -135,7 +144,7 @@ def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]
             return _by_name(root, split, named)
         if ilsvrc:
             raise DataError(
-                f"{root}: holds neither {split}/ nor {outer.name}; put it beside the other tar"
+                f"{root}: contains neither {split}/ nor {outer.name}; put it beside the other tar"
             ) from None
         raise
     _refuse_beside(root, split, folder, named)
@@ -168,12 +177,37 @@ def _is_named_shard(path: Path) -> bool:
 
 
 def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
-    """The tars of a split by their names; all are to train on if no name says a split."""
+    """The tars of a split by their names."""
+    paths = tars_of_split(root, split, named)
+    folders = {path.parent for path in paths}
+    if len(folders) > 1:
+        raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
+    folder = folders.pop()
+    if not is_pattern(root):
+        refuse_compressed(folder, [path.name for path in folder.iterdir()])
+    names = tuple(path.name for path in paths)
+    _refuse_mixed(folder, names)
+    return Layout(split, folder, names)
+
+
+def tars_of_split(
+    root: object, split: Split, named: Mapping[str | None, list[_Named]]
+) -> list[_Named]:
+    """Those of some tars that are of a split; all are to train on if no name says a split.
+
+    Args:
+        root: what they were found in, for messages.
+        split: train or val.
+        named: the tars by the split that their names say.
+
+    Raises:
+        DataError: there are none, or some names say no split.
+    """
     unclear = named.get(None, [])
     if unclear and len(named) > 1:
         raise DataError(
-            f"{root}: the names of {few([path.name for path in unclear], 'tar')} say neither train "
-            "nor val, and those of others do; rename them, or put each split into a folder"
+            f"{root}: the names of {few([path.name for path in unclear], 'tar')} contain neither "
+            "train nor val, but those of others do; rename them, or put each split into a folder"
         )
     paths = unclear if split == "train" and unclear else named.get(split, [])
     if not paths:
@@ -181,26 +215,18 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
             f"{root}: no shard has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such shards"
             + _OR_HOLD_OUT * (split == "val")
         )
-    folders = {path.parent for path in paths}
-    if len(folders) > 1:
-        raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
-    folder = folders.pop()
-    if not is_pattern(root):
-        _refuse_compressed(folder, [path.name for path in folder.iterdir()])
-    names = tuple(path.name for path in paths)
-    _refuse_mixed(folder, names)
-    return Layout(split, folder, names)
+    return paths
 
 
 def _refuse_beside(
     root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
 ) -> None:
-    """Which of two sources of a split's images is meant cannot be known."""
+    """Refuse two sources of a split's images: nobody can know which one is meant."""
     tars = [path.name for path in named.get(split, ())]
     if tars and other != root and other.exists():
         raise DataError(
-            f"{root}: holds {other.name} and also {few(tars, 'tar')} of {split}; move away what "
-            "is not to be read"
+            f"{root}: contains {other.name} and also {few(tars, 'tar')} of {split}; move away "
+            "what should not be read"
         )
 
 
@@ -221,7 +247,7 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
     if folders:
         _refuse_half_extracted(folder, folders, tars)
         return ()
-    _refuse_compressed(folder, others)
+    refuse_compressed(folder, others)
     names = tuple(os.fsdecode(name) for name in sorted(tars))
     _refuse_mixed(folder, names)
     return names
@@ -236,8 +262,8 @@ def _refuse_mixed(folder: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def _refuse_compressed(folder: Path, names: list[str]) -> None:
-    """Refuse compressed tars among some files: left out, their images would be missed by nobody."""
+def refuse_compressed(folder: object, names: list[str]) -> None:
+    """Refuse compressed tars among some files: their images would be left out silently."""
     compressed = [
         name
         for name in sorted(names)
@@ -245,19 +271,19 @@ def _refuse_compressed(folder: Path, names: list[str]) -> None:
     ]
     if compressed:
         raise DataError(
-            f"{folder}: {few(compressed, 'compressed tar')}, whose images cannot be read in any "
-            "order; unpack each once (gunzip FILE) so that its name ends in .tar"
+            f"{folder}: {few(compressed, 'compressed tar')}, whose images cannot be read in "
+            "random order; decompress each once (gunzip FILE) so that its name ends in .tar"
         )
 
 
 def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]) -> None:
-    """Class folders beside the tars of other classes would train on some of the classes."""
+    """Refuse class folders beside tars of other classes: a run would train on some classes only."""
     extracted = set(folders)
     left = [os.fsdecode(tar) for tar in sorted(tars) if tar.removesuffix(b".tar") not in extracted]
     if left:
         raise DataError(
-            f"{folder}: holds class folders and also {few(left, 'tar')} without a folder; extract "
-            "these too, or move the folders away to read the tars"
+            f"{folder}: contains class folders and also {few(left, 'tar')} without a folder; "
+            "extract these too, or move the folders away to read the tars"
         )
 
 
@@ -273,7 +299,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def unchanged(folder: Path, stamps: tuple[Stamp, ...], *, by_length: bool = False) -> bool:
-    """Whether tars are what they were: equally long, and of the same time or the same content.
+    """Whether tars are unchanged: of the same length, and of the same time or content.
 
     A set that was copied has other times, so content counts, too. It is compared in blocks all
     over the tar: enough to tell a set packed again, which moves every image.

@@ -118,9 +118,9 @@ def _read_meta(path: Path, packed: bool) -> dict[str, Any]:
     elif version == _WITHOUT_DIGESTS and meta.keys() == _KEYS:
         if packed:
             return meta
-        raise UnusableTable("is of an earlier release of ixt, without checksums")
+        raise UnusableTable("was written by an earlier release of ixt, without checksums")
     elif isinstance(version, int) and version not in (FORMAT_VERSION, _WITHOUT_DIGESTS):
-        raise UnusableTable(f"is of another release of ixt (its format is {version})")
+        raise UnusableTable(f"was written by another release of ixt (its format is {version})")
     raise UnusableTable(f"{META} is damaged")
 
 

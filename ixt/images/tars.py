@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import is_image
 from ixt.images.progress_lines import Report
 from ixt.images.shard_labels import label_beside_image
+from ixt.images.tar_bytes import TarPlace, length_of, open_tar
 
 _NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
@@ -60,7 +60,7 @@ class TarImage(NamedTuple):
 class _Tar(NamedTuple):
     """A tar, or one within another."""
 
-    path: Path
+    path: TarPlace
     shard: int
     offset: int
     size: int
@@ -92,7 +92,7 @@ class TarListing:
 
 
 def list_tars(
-    paths: Sequence[Path], report: Report | None = None, *, packed: bool = False
+    paths: Sequence[TarPlace], report: Report | None = None, *, packed: bool = False
 ) -> TarListing:
     """List the images of all tars of a split.
 
@@ -104,11 +104,12 @@ def list_tars(
             classes go here, may say something else.
 
     Raises:
-        DataError: a tar is cut off, compressed, or holds what cannot be trusted; or no image.
+        DataError: a tar is cut off, compressed, contains something that cannot be trusted, or
+            contains no image.
     """
     list_one = partial(_list_tar, packed=packed)
     outer = [
-        _Tar(path, shard, 0, path.stat().st_size, b"", os.fsencode(path.stem))
+        _Tar(path, shard, 0, length_of(path), b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
     first = _list_all(outer, list_one, report)
@@ -117,7 +118,10 @@ def list_tars(
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
-        raise DataError(f"{tar.path}: {_text(tar.prefix)}: a tar within a tar within a tar")
+        raise DataError(
+            f"{tar.path}: {_text(tar.prefix)}: is a tar within a tar within a tar, "
+            "which ixt does not read"
+        )
     images = list(chain.from_iterable(found for found, _ in (*first, *second)))
     # Stable, so images without an order of their own keep the place that they were given.
     images.sort(key=lambda image: image.class_name)
@@ -125,7 +129,7 @@ def list_tars(
 
 
 def list_members(
-    path: Path, offset: int = 0, size: int | None = None, limit: int | None = None
+    path: TarPlace, offset: int = 0, size: int | None = None, limit: int | None = None
 ) -> list[Member]:
     """List the regular files of a tar in the order in which they are stored.
 
@@ -139,17 +143,19 @@ def list_members(
         DataError: as `walk_tar`, or the tar is compressed or not readable.
     """
     try:
-        with open(path, "rb", buffering=8 * _BLOCK) as file:
-            if os.pread(file.fileno(), 2, offset) == _GZIP:
+        with open_tar(path) as tar:
+            if tar.at(offset, 2) == _GZIP:
                 raise DataError(
-                    f"{path}: is compressed, so its images cannot be read in any order; "
-                    f"unpack it once with gunzip (the result ends in .tar), or give the folder"
+                    f"{path}: is compressed, so its images cannot be read in random order; "
+                    "decompress it once with gunzip (the result ends in .tar), or give the folder"
                 )
-            length = os.fstat(file.fileno()).st_size - offset if size is None else size
-            return [
-                Member(os.fsencode(info.name).removeprefix(b"./"), info.offset_data, info.size)
-                for info in islice(walk_tar(file, offset, length, str(path)), limit)
-            ]
+            length = tar.size - offset if size is None else size
+            members = []
+            for info in islice(walk_tar(tar.file, offset, length, str(path)), limit):
+                name = os.fsencode(info.name).removeprefix(b"./")
+                members.append(Member(name, info.offset_data, info.size))
+                tar.keep(*members[-1])
+            return members
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
@@ -186,8 +192,8 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
     # tarfile computes with what headers claim, sizes and sparse maps too.
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(
-            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or "
-            "damaged, get it again"
+            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or damaged; "
+            "download or copy it again"
         ) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, where) from error
@@ -196,12 +202,12 @@ def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[ta
 def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
     problem = None
     if info.name.startswith("/") or ".." in info.name.split("/"):
-        problem = "points outside of the tar"
+        problem = "points outside the tar"
     elif not info.isdir() and (not info.isreg() or info.issparse()):
-        kind = "a link" if info.issym() or info.islnk() else "no plain file"
+        kind = "a link" if info.issym() or info.islnk() else "not a plain file"
         problem = f"is {kind}; only plain files are read"
     if problem is not None:
-        raise DataError(f"{where}: member {info.name!r} {problem}; get or pack the tar again")
+        raise DataError(f"{where}: member {info.name!r} {problem}; download or pack the tar again")
 
 
 def _list_all(
@@ -234,7 +240,7 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
             images.append(TarImage(class_name, name, tar.shard, member.offset, member.size))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
-        raise DataError(f"{tar.path}: holds no image files{shown}; fill or remove it")
+        raise DataError(f"{tar.path}: contains no image files{shown}; fill or remove it")
     if not packed:
         _refuse_labels(tar, members)
         images.sort()
@@ -243,11 +249,11 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
 
 
 def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
-    """The name of a tar is not the class of images that have labels of their own."""
+    """Refuse labels beside images whose class would be the name of their tar."""
     label = label_beside_image(member.name for member in members)
     if label is not None:
         raise DataError(
-            f"{tar.path}: holds {_text(tar.prefix + label)} beside the image of that name, as "
+            f"{tar.path}: contains {_text(tar.prefix + label)} beside the image of that name, as "
             "WebDataset shards do, but not at its beginning; write the shards again, each image "
             "next to its label, or remove such members to read the tar as one class"
         )
@@ -263,25 +269,26 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
         if name is None:
             raise DataError(
-                f"{tar.path}: member {_text(member.name)} is not a validation image of ILSVRC2012; "
-                "get the tar again, or give class folders"
+                f"{tar.path}: member {_text(member.name)} is not a validation image of "
+                "ILSVRC2012; download the tar again, or give class folders"
             )
         return name.encode()
     folder, _, _ = member.name.rpartition(b"/")
     if packed and not folder:
         raise DataError(
-            f"{tar.path}: member {_text(member.name)} lies in no class, so ixt data pack did not "
-            "write it; move the tar away from the packed set"
+            f"{tar.path}: member {_text(member.name)} is not in a class folder, so ixt data pack "
+            "did not write it; move the tar away from the packed set"
         )
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: Path, images: Sequence[TarImage]) -> None:
+def _refuse_twice(path: TarPlace, images: Sequence[TarImage]) -> None:
     seen: set[bytes] = set()
     for image in images:
         if image.name in seen:
             raise DataError(
-                f"{path}: holds {_text(image.name)} twice; pack the images again, each once"
+                f"{path}: contains {_text(image.name)} twice; pack the images again, each of them "
+                "once"
             )
         seen.add(image.name)
 

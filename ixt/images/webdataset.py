@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 from ixt.errors import DataError
@@ -22,6 +21,7 @@ from ixt.images.folders import IMAGE_SUFFIXES, Split, is_image
 from ixt.images.progress_lines import Report
 from ixt.images.shard_classes import Labelled, name_classes
 from ixt.images.shard_labels import Label, label_beside_image, parse_label, sample_key
+from ixt.images.tar_bytes import TarBytes, TarPlace, open_tar
 from ixt.images.tars import (
     Member,
     TarImage,
@@ -49,7 +49,7 @@ class _Sample(NamedTuple):
     label: Label
 
 
-def are_shards(paths: Sequence[Path]) -> bool:
+def are_shards(paths: Sequence[TarPlace]) -> bool:
     """Whether any of some tars begins with an image and a label, or whatever else, beside it.
 
     Raises:
@@ -59,7 +59,7 @@ def are_shards(paths: Sequence[Path]) -> bool:
         return any(pool.map(_is_shard, paths))
 
 
-def begins_as_shard(path: Path) -> bool:
+def begins_as_shard(path: TarPlace) -> bool:
     """Whether a tar begins with an image and a label beside it; damaged ones do not."""
     try:
         return _is_shard(path)
@@ -67,14 +67,14 @@ def begins_as_shard(path: Path) -> bool:
         return False
 
 
-def _is_shard(path: Path) -> bool:
+def _is_shard(path: TarPlace) -> bool:
     members = list_members(path, limit=_PEEK)
     names = (member.name for member in members if not is_hidden(member.name))
     return label_beside_image(names) is not None
 
 
 def list_shards(
-    paths: Sequence[Path], split: Split, report: Report | None = None
+    paths: Sequence[TarPlace], split: Split, report: Report | None = None
 ) -> tuple[TarListing, str]:
     """List the images of all shards of a split.
 
@@ -107,7 +107,7 @@ def list_shards(
     return to_listing(images), naming.origin
 
 
-def _read_shard(number: int, path: Path) -> list[_Sample]:
+def _read_shard(number: int, path: TarPlace) -> list[_Sample]:
     images, labels = _sort_members(path)
     lone = labels.keys() - images.keys()
     if lone:
@@ -117,16 +117,16 @@ def _read_shard(number: int, path: Path) -> list[_Sample]:
             f"({' '.join(IMAGE_SUFFIXES)}); add the image, or remove the label"
         )
     try:
-        with open(path, "rb") as file:
+        with open_tar(path) as tar:
             return [
-                _Sample(number, image, _label(path, file.fileno(), image, labels.get(key, {})))
+                _Sample(number, image, _label(path, tar, image, labels.get(key, {})))
                 for key, image in images.items()
             ]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def _sort_members(path: Path) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
+def _sort_members(path: TarPlace) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
     """The image of each key, and its labels by suffix."""
     images: dict[bytes, Member] = {}
     labels: dict[bytes, dict[bytes, Member]] = {}
@@ -141,39 +141,39 @@ def _sort_members(path: Path) -> tuple[dict[bytes, Member], dict[bytes, dict[byt
             known = labels.setdefault(key, {}).setdefault(suffix, member)
         elif suffix == b".tar":
             raise DataError(
-                f"{path}!{os.fsdecode(member.name)}: is a tar, which no shard holds; put the "
-                "shards into a folder of their own"
+                f"{path}!{os.fsdecode(member.name)}: is a tar, which no shard contains; put the "
+                "shards into a separate folder"
             )
         else:
             continue
         if known is not member:
             one, other = os.fsdecode(known.name), os.fsdecode(member.name)
             raise DataError(
-                f"{path}!{other}: has the key of {one}, which ends at the first dot; an image has "
-                "a key of its own, so write the shards again"
+                f"{path}!{other}: has the same key as {one} (the name up to its first dot), but "
+                "every image needs its own key; write the shards again"
             )
     if not images:
-        raise DataError(f"{path}: holds no image files; fill or remove it")
+        raise DataError(f"{path}: contains no image files; fill or remove it")
     return images, labels
 
 
-def _label(path: Path, descriptor: int, image: Member, labels: dict[bytes, Member]) -> Label:
+def _label(path: TarPlace, tar: TarBytes, image: Member, labels: dict[bytes, Member]) -> Label:
     try:
-        texts = [_content(descriptor, labels.get(suffix)) for suffix in (_CLS, _JSON)]
+        texts = [_content(tar, labels.get(suffix)) for suffix in (_CLS, _JSON)]
         return parse_label(*texts)
     except ValueError as error:
         raise DataError(f"{path}!{os.fsdecode(image.name)}: {error}") from error
 
 
-def _content(descriptor: int, label: Member | None) -> bytes | None:
+def _content(tar: TarBytes, label: Member | None) -> bytes | None:
     if label is None:
         return None
     if label.size > _MAX_LABEL:
         raise ValueError(f"its label has more than {_MAX_LABEL:,} bytes; write the shards again")
-    return os.pread(descriptor, label.size, label.offset)
+    return tar.at(label.offset, label.size)
 
 
-def _describe(path: Path, sample: _Sample) -> Labelled:
+def _describe(path: TarPlace, sample: _Sample) -> Labelled:
     name = os.fsdecode(sample.image.name)
     folder = name.partition("/")[0] if "/" in name else ""
     file = sample.label.file or name.rpartition("/")[2]

@@ -8,9 +8,10 @@
 Importing this package registers what timm lacks (`ixt.models.variants`) with timm.
 """
 
+from ixt.costs import Costs
 from ixt.models.adapt import freeze, scale_classifier, sized
 from ixt.models.base import Base, published_base
-from ixt.models.cost import Costs, count_macs, count_params, model_costs
+from ixt.models.cost import count_macs, count_params, model_costs
 from ixt.models.create import (
     EvalSettings,
     create_empty_model,

@@ -1,4 +1,4 @@
-"""What fine-tuning does to a model before it trains: another image size, a scaled head, freezing.
+"""How fine-tuning changes a model before training: another image size, a scaled head, freezing.
 
 Loading weights is `loading.py`'s business.
 """
@@ -25,7 +25,7 @@ def sized(recipe: Recipe) -> Recipe:
     Written into the recipe so that whoever builds the model from a checkpoint builds the same.
 
     Raises:
-        RecipeError: the model takes one size, and evaluation has another than training.
+        RecipeError: the model supports a single size, and evaluation has another one than training.
     """
     settings, size = recipe.model, recipe.augment.image_size
     fixed = fixed_image_size(settings.name)
@@ -33,9 +33,9 @@ def sized(recipe: Recipe) -> Recipe:
         return recipe
     if recipe.eval_size != size:
         raise RecipeError(
-            f"eval.image_size: is {recipe.eval_size}, augment.image_size {size}; "
-            f"{settings.name} takes one size: make them equal, or add dynamic_img_size: true to "
-            "model.kwargs"
+            f"eval.image_size: is {recipe.eval_size}, but augment.image_size is {size}, and "
+            f"{settings.name} supports a single size: make them equal, or add dynamic_img_size: "
+            "true to model.kwargs"
         )
     if size == fixed:
         return recipe
@@ -67,7 +67,7 @@ def scale_classifier(model: nn.Module, factor: float) -> None:
 
 
 def freeze(model: nn.Module, what: int | str | Sequence[str]) -> int:
-    """Take parameters out of training, and keep their batch norms in evaluation mode.
+    """Freeze parameters, and keep their batch norms in evaluation mode.
 
     Args:
         model: a timm model.
@@ -121,7 +121,7 @@ def _first_stages(model: nn.Module, count: int) -> Iterator[str]:
     head = classifier_parameters(model)
     stages = [number for number, names in groups.items() if not head.intersection(names)][1:]
     if count > len(stages):
-        raise ModelError(f"model.freeze: {count} stages; the model has {len(stages)}")
+        raise ModelError(f"model.freeze: {count} stages, but the model has {len(stages)}")
     for number in range(count + 1):
         yield from groups[number]
 
@@ -134,4 +134,7 @@ def _unknown_part(model: nn.Module, prefix: str) -> str:
     ]
     top = [name for name, _ in model.named_children()]
     near = difflib.get_close_matches(prefix, parts, n=3, cutoff=0.6) or top
-    return f"model.freeze: {prefix}: no part of the model with parameters; near: {', '.join(near)}"
+    return (
+        f"model.freeze: {prefix}: is not a part of the model with parameters; similar names: "
+        f"{', '.join(near)}"
+    )

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 
 from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import CheckpointInfo
-from ixt.checkpoint.weights import Kind
+from ixt.checkpoint.weight_files import Kind
 from ixt.models.create import name_in_timm
 from ixt.recipe import Model
 

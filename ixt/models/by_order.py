@@ -31,14 +31,14 @@ class OrderMatch:
     problem: str | None
     """Why they do not match; None where they do."""
     told_apart: int = 0
-    """Tensors beside others of the same shapes: their numbers or names tell which is which."""
+    """Tensors beside others of the same shapes, which their numbers or names distinguish."""
 
     def describe(self) -> str:
         """One line: how many were matched, and how."""
         return (
-            f"{len(self.state)} tensors matched by order and shape, none is ambiguous; "
-            f"{self.told_apart} of them are beside others of the same shapes, and only the numbers "
-            "in their names tell which is which"
+            f"{len(self.state)} tensors matched by order and shape, without ambiguity; "
+            f"{self.told_apart} of them have neighbours of the same shape, from which only the "
+            "numbers in their names distinguish them"
         )
 
 
@@ -56,7 +56,7 @@ def match_by_order(state: State, own: State, head: set[str]) -> OrderMatch:
     if len(names) == len(wanted) - len(head):
         wanted = [key for key in wanted if key not in head]
     if len(names) != len(wanted):
-        return OrderMatch({}, f"it has {len(names)} tensors, the model {len(wanted)}")
+        return OrderMatch({}, f"it has {len(names)} tensors, but the model has {len(wanted)}")
     pairs = list(zip(names, wanted, strict=True))
     for name, key in pairs:
         if (problem := _mismatch(name, key, state, own, head)) is not None:
@@ -70,7 +70,7 @@ def match_by_order(state: State, own: State, head: set[str]) -> OrderMatch:
         told_apart |= set(range(run.start, run.start + run.length + run.period))
     if doubts:
         shown = ", ".join(f"{a[0]} and {b[0]}" for a, b in doubts[:_SHOWN])
-        return OrderMatch({}, f"order does not tell which is which of {shown}")
+        return OrderMatch({}, f"the order does not show which of {shown} is which")
     return OrderMatch({key: state[name] for name, key in pairs}, None, len(told_apart))
 
 
@@ -89,7 +89,7 @@ class _Repetition:
 
 
 def _repetitions(kinds: Sequence[tuple[object, str]]) -> Iterator[_Repetition]:
-    """Whatever stands twice or more in a row."""
+    """Sequences that are repeated at least once, one directly after the other."""
     for period in range(1, len(kinds) // 2 + 1):
         start = None
         for place in range(len(kinds) - period + 1):

@@ -1,10 +1,9 @@
-"""What a model costs: parameters, FLOPs by torch's formulas, and the least memory traffic."""
+"""Count what a model costs: parameters, FLOPs by torch's formulas, the least memory traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,78 +14,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from ixt.costs import Costs, Operation
 from ixt.errors import ModelError
 from ixt.models.create import create_empty_model, given_name
 
-Mode = Literal["train", "infer"]
-Kind = Literal["dense", "depthwise", "shortcut"]
-
 _ATEN = torch.ops.aten
 _BATCH = 2  # tells tensors of a batch from those that all images share
-# fp32 weight, gradient and two Adam moments read, three of them written, and the average read and
-# written: 28 + 12 bytes, with one fused kernel for each of the two.
-_UPDATE_BYTES_PER_PARAM = 40
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A convolution, a matrix product, an attention or a residual addition of the forward pass."""
-
-    kind: Kind
-    """depthwise: a convolution with one input channel per group, which no tensor core takes."""
-    flops: float
-    """Operations of one forward pass of one image; a multiply-accumulate is 2."""
-    activations: float
-    """Elements per image that a pass moves: operands and result, weights not."""
-    weights: int
-    """Elements of weight that a pass moves, whatever the batch size."""
-    train_passes: int
-    """Passes in a training step: forward, and gradients of the operands that need one."""
-
-    def passes(self, mode: Mode) -> int:
-        """How often operands and result cross the memory bus in a step."""
-        return self.train_passes if mode == "train" else 1
-
-    def moved_bytes(self, element_bytes: int, batch: int) -> float:
-        """Bytes that one pass moves for one image of a batch."""
-        return (self.activations + self.weights / batch) * element_bytes
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one image costs in a model, by the assumptions of `model_costs`."""
-
-    name: str
-    """The model's name."""
-    image_size: int
-    """Side of the square image, in pixels."""
-    params: int
-    """Parameters, frozen ones included."""
-    trainable_params: int
-    """Parameters that the optimizer updates."""
-    operations: tuple[Operation, ...]
-    """All operations, in the order of the forward pass."""
-
-    @property
-    def macs(self) -> float:
-        """Multiply-accumulates of one image's forward pass."""
-        return self.flops("infer") / 2
-
-    def flops(self, mode: Mode, kind: Kind | None = None) -> float:
-        """FLOPs of one image, of one kind of operation or of all."""
-        chosen = (op for op in self.operations if kind in (None, op.kind))
-        return sum(op.flops * op.passes(mode) for op in chosen)
-
-    def traffic_bytes(self, mode: Mode, element_bytes: int, batch: int) -> float:
-        """Least bytes moved for one image of a batch, the optimizer's and the EMA's included."""
-        moved = sum(
-            op.moved_bytes(element_bytes, batch) * op.passes(mode) for op in self.operations
-        )
-        return moved + self.update_bytes(mode, batch)
-
-    def update_bytes(self, mode: Mode, batch: int) -> float:
-        """One image's share of the bytes that optimizer and EMA move."""
-        return _UPDATE_BYTES_PER_PARAM * self.trainable_params / batch if mode == "train" else 0.0
 
 
 def count_params(model: nn.Module) -> int:
@@ -167,7 +100,7 @@ def _count_operations(module: nn.Module, image_size: int) -> list[Operation]:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operations of a forward pass that move memory or multiply."""
+    """Records the operations of a forward pass that move memory or multiply."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -213,7 +146,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Notes an attention as one operation, however many it runs as here."""
+    """Counts an attention as one operation, however many operations it consists of here."""
 
     def __init__(self, operations: list[Operation]) -> None:
         super().__init__()

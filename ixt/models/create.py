@@ -75,7 +75,7 @@ def create_model(
 
     Raises:
         ModelError: the name or an argument is unknown, the arguments do not fit, or the published
-            weights are out of reach.
+            weights are not available.
     """
     timm_name = name_in_timm(name)
     try:
@@ -182,7 +182,7 @@ def is_known_model(name: str) -> bool:
 
 
 def fixed_image_size(name: str) -> int | None:
-    """Side of the images, in pixels, that a model is built for; None where any size will do.
+    """Side of the images, in pixels, that a model is built for; None if any size is possible.
 
     Another size needs the argument `img_size`.
 
@@ -203,7 +203,7 @@ def name_in_timm(name: str) -> str:
     tagged = list(get_arch_pretrained_cfgs(name.partition(".")[0]))
     known = [*(row.name for row in paper_models()), *list_models(), *tagged]
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5)
-    hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists what there is"
+    hint = f"similar names: {', '.join(near)}" if near else "timm.list_models() lists all names"
     raise ModelError(f"{name}: no such model in timm or the paper; {hint}")
 
 
@@ -223,7 +223,7 @@ def _paper_settings(name: str) -> dict[str, Any]:
 def _does_not_build(
     name: str, timm_name: str, kwargs: Mapping[str, Any], error: Exception
 ) -> Exception:
-    """The arguments' fault, where some are given that the user may choose; else the error."""
+    """An error about the user's arguments, if there are any; otherwise the error itself."""
     given = sorted(kwargs.keys() - _INTERNAL)
     if not given:
         return error
@@ -234,26 +234,26 @@ def _does_not_build(
 
 
 def _how_to_fetch(name: str, timm_name: str, cache_dir: str | Path | None) -> str:
-    """Which file to bring to this machine, and where to put it."""
+    """Which file to copy to this machine, and where to."""
     cfg = get_pretrained_cfg(timm_name)
     if cfg.hf_hub_id:
         folder = f"models--{cfg.hf_hub_id.replace('/', '--')}"
         how = (
-            f"run `hf download {cfg.hf_hub_id} model.safetensors` where there is one and copy "
-            f"the folder {folder} of its hub cache into {cache_dir or constants.HF_HUB_CACHE} "
-            "(HF_HUB_CACHE sets it)"
+            f"run `hf download {cfg.hf_hub_id} model.safetensors` on a machine with network "
+            f"access and copy the folder {folder} of its hub cache into "
+            f"{cache_dir or constants.HF_HUB_CACHE} (HF_HUB_CACHE sets it)"
         )
     else:
         cache = cache_dir or Path(torch.hub.get_dir()) / "checkpoints"
         how = f"put {cfg.url} into {cache} (TORCH_HOME sets it)"
     return (
-        f"{name}: the published weights are not cached and the network does not give them; {how}, "
-        "or load a checkpoint file instead"
+        f"{name}: the published weights are not cached and cannot be downloaded; {how}, or load a "
+        "checkpoint file instead"
     )
 
 
 def _why_not_pretrained(name: str, timm_name: str, error: Exception) -> str:
-    """Why published weights that are within reach did not load."""
+    """Why published weights could not be loaded although they are available."""
     cfg = get_pretrained_cfg(timm_name)
     if not cfg.has_weights:
         return f"{name}: has no published weights; load a checkpoint file, or train from scratch"
@@ -264,7 +264,7 @@ def _why_not_pretrained(name: str, timm_name: str, error: Exception) -> str:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out what only sets values; torch would run most of it in Python, and slowly."""
+    """Skips operations that only set values; torch would run most of them slowly in Python."""
 
     def __torch_function__(
         self,

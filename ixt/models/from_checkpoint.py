@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ixt.checkpoint.info import CheckpointInfo
+from ixt.checkpoint.weight_files import may_name_a_model
 from ixt.checkpoint.weights import Weights
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import (
@@ -45,7 +46,9 @@ def recipe_of(
     if held is not None:
         name = info.model_name if info is not None else None
         if name and model_name and _architecture(name) != _architecture(model_name):
-            raise ModelError(f"{checkpoint}: holds {name}, not {model_name}; leave out --model")
+            raise ModelError(
+                f"{checkpoint}: contains weights of {name}, not of {model_name}; leave out --model"
+            )
         sections = {**held, "run": {**held.get("run", {}), "trackers": []}}
     else:
         name = model_name or (info.model_name if info is not None else None)
@@ -81,8 +84,8 @@ def _known_mode(name: str, mode: str) -> str:
     if mode != "border":
         return mode
     _log.warning(
-        "%s: is evaluated with padded borders in timm, here with a centre crop: "
-        "expect another accuracy than the published one",
+        "%s: timm evaluates it with padded borders, ixt with a centre crop: expect a different "
+        "accuracy from the published one",
         name,
     )
     return "center"
@@ -122,7 +125,7 @@ def published_model(
         batch_size: images per forward pass of an evaluation; None for the default.
 
     Raises:
-        ModelError: the name is unknown, or the weights are out of reach.
+        ModelError: the name is unknown, or the weights are not available.
     """
     recipe = recipe_of(Path(name), None, name, data, batch_size)
     return create_model(name, pretrained=True), recipe
@@ -134,7 +137,7 @@ def refuse_bare_name(checkpoint: str | Path) -> None:
     Raises:
         CheckpointError: no file is called so, but a model is.
     """
-    if not Path(checkpoint).exists() and is_known_model(str(checkpoint)):
+    if may_name_a_model(checkpoint) and is_known_model(str(checkpoint)):
         raise CheckpointError(
             f"{checkpoint}: no such file; add --pretrained for the model's published weights"
         )

@@ -130,8 +130,8 @@ def _from_torchvision(key: str) -> str:
 def _from_lukemelas(state: State, model: EfficientNet) -> State:
     if not isinstance(model.conv_stem, Conv2dSame):
         raise ModelError(
-            "these weights pad images as TensorFlow does, and this model does not: the numbers "
-            "would be wrong; create the model whose name begins with tf_"
+            "these weights were trained with TensorFlow's padding, which this model does not "
+            "use, so its results would be wrong; create the model whose name begins with tf_"
         )
     blocks = [
         (f"blocks.{stage}.{index}", block)

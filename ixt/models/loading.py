@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ixt.checkpoint.weights import Container, Kind, Weights, read_weights
+from ixt.checkpoint.weight_files import Kind
+from ixt.checkpoint.weights import Container, Weights, read_weights
 from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.by_order import OrderMatch, match_by_order
@@ -36,12 +37,12 @@ _POSITIONS = re.compile(r"pos_embed|relative_position|rel_pos|attention_bias")
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What `load_weights` took."""
+    """What `load_weights` has loaded."""
 
     file: Path
     """The file read."""
     kind: Kind
-    """raw, or ema for averaged weights, as far as the container tells."""
+    """raw, or ema for averaged weights, as far as the container says."""
     format: Format
     """Whose key names it has, where they are not the model's own (`ixt.models.key_names`), else the
     container (`ixt.checkpoint.weights`)."""
@@ -106,7 +107,7 @@ def load_weights(
         Which file, which weights, in which format.
 
     Raises:
-        CheckpointError: the file is missing, damaged, without weights, or holds code.
+        CheckpointError: the file is missing, damaged, without weights, or contains code.
         ModelError: the weights do not fit; the message shows the first keys that differ and the
             likely cause.
     """
@@ -133,7 +134,7 @@ def load_weights(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Weights made to fit a model as far as that goes."""
+    """Weights adapted to a model as far as possible."""
 
     state: State
     names: Names | None
@@ -175,7 +176,9 @@ def _named(weights: Weights, model: nn.Module) -> tuple[State, Names | None]:
 
 def _match_by_order(weights: Weights, model: nn.Module, fitted: _Fitted) -> OrderMatch:
     if not fitted.difference:
-        raise ModelError(f"{weights.file}: fits by its names; leave out --match-by-order")
+        raise ModelError(
+            f"{weights.file}: its tensor names fit the model; leave out --match-by-order"
+        )
     match = match_by_order(weights.state, model.state_dict(), classifier_parameters(model))
     if match.problem is not None:
         raise ModelError(
@@ -186,11 +189,11 @@ def _match_by_order(weights: Weights, model: nn.Module, fitted: _Fitted) -> Orde
 
 
 def _offer(weights: Weights, model: nn.Module, fit: Callable[[State], _Fitted]) -> str:
-    """What to do where order would tell, and only there."""
+    """A hint to use --match-by-order, only where it would succeed."""
     match = match_by_order(weights.state, model.state_dict(), classifier_parameters(model))
     if match.problem is not None or fit(match.state).difference:
         return ""
-    return "; --match-by-order takes its tensors by their order, which fits one to one"
+    return "; --match-by-order matches its tensors by their order, which fits one to one"
 
 
 def classes_in(weights: Weights, model: nn.Module) -> int | None:
@@ -253,7 +256,7 @@ def _likely_cause(
         if found in (None, wanted):
             return "the file has no head, or one of another kind: replace the head"
         return (
-            f"its head has {found} classes, the model {wanted}: create the model with "
+            f"its head has {found} classes, but the model has {wanted}: create the model with "
             f"num_classes={found}, or replace the head"
         )
     recorded = weights.info.model_name if weights.info else None

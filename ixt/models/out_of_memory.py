@@ -1,4 +1,4 @@
-"""Running out of memory as what it mostly is: a batch or an image that was asked too large."""
+"""Report running out of memory by its usual cause: a batch or image size that is too large."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(what: str, remedy: str) -> Iterator[None]:
-    """Say within a `with` block, where memory runs out, for what and what to do.
+    """If memory runs out within a `with` block, say for what it was needed and what to do.
 
     Raises:
         EngineError: memory ran out.

@@ -1,6 +1,6 @@
-"""How a model's images are prepared by its own account: what a recipe leaves open takes these.
+"""How a model's images should be prepared: the values for what a recipe leaves open.
 
-The account is, in this order, the recipe in the checkpoint that a run starts from, the paper's
+They come from, in this order, the recipe in the checkpoint that a run starts from, the paper's
 table, and timm's configuration of the published weights.
 """
 
@@ -21,7 +21,7 @@ class OwnSettings:
     """Sizes, crop and colours that a model was made for."""
 
     source: str
-    """Whose account it is, in words."""
+    """Where the settings come from, in words."""
     sections: Mapping[str, Mapping[str, Any]]
     """The values by section and key of a recipe (`ixt.recipe.LEFT_TO_THE_MODEL`)."""
 
@@ -47,7 +47,7 @@ def own_settings(
     crop = test if eval_size == test.image_size else settings
     whose = "the paper's settings" if find_paper_model(name) else "timm's configuration"
     padded = settings.crop_mode == "border"
-    but = ", which pads borders where a centre crop is taken here" if padded else ""
+    but = ", which pads borders where ixt takes a centre crop" if padded else ""
     return OwnSettings(f"{whose} of {name}{but}", _as_sections(settings, crop.crop_pct))
 
 

@@ -27,7 +27,7 @@ class Activity:
 
 
 class _Own:
-    """This process's. Replaced as a whole, so that a thread never sees half of it."""
+    """This process's activity. Replaced as a whole, so that a thread never sees half of it."""
 
     last = Activity("starting", 0, time.monotonic(), _LONG)
     usual = _LONG
@@ -41,7 +41,7 @@ def note(doing: str, patience: float | None = None) -> None:
 
 @contextmanager
 def doing(what: str, patience: float | None = None) -> Iterator[None]:
-    """Do this within a `with` block, and then again what was done before."""
+    """Note an activity within a `with` block, and the previous one again after it."""
     before = _Own.last.doing
     note(what, patience)
     try:
@@ -51,12 +51,12 @@ def doing(what: str, patience: float | None = None) -> Iterator[None]:
 
 
 def long(what: str) -> AbstractContextManager[None]:
-    """Do within a `with` block what may take six times as long as an update."""
+    """Note an activity that may take six times as long as an update, within a `with` block."""
     return doing(what, _LONG)
 
 
 def restart() -> None:
-    """Begin anew. Up to the first update's end all may take long: caches are cold."""
+    """Begin anew. Until the first update ends everything may take long: caches are cold."""
     _Own.usual = _LONG
     _Own.last = Activity("starting", 0, time.monotonic(), _LONG)
 

@@ -58,7 +58,7 @@ class HangWatch:
         Args:
             run_dir: where stacks are written, as stacks-rank-N.txt.
             timeout_s: how long an update's part (loading, computing), an evaluation's batch or a
-                sixth of a checkpoint may take; None for ever.
+                sixth of a checkpoint may take; None for no limit.
             peers: processes of the run, by rank.
         """
         self._board = Board(run_dir, rank(), peers)
@@ -173,7 +173,7 @@ class Watch:
         self._wait(_REST_S)
 
     def _answers(self) -> dict[int, Position]:
-        """What the others wrote since the last time: what a stopped one left then is no answer."""
+        """What the others wrote since the last call; older positions do not count."""
         read = self._board.read().items()
         return {rank: position for rank, position in read if position != self._seen.get(rank)}
 

@@ -1,4 +1,4 @@
-"""How far each process of a run got, whom the others wait for, and where they write it."""
+"""How far each process of a run got, which one the others wait for, and where they write it."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Position:
     since_s: float
     """How long it has done this."""
     left_s: float
-    """How much longer it may; negative where its time is up."""
+    """Seconds that it may still take; negative if its time is up."""
     where: str
     """Innermost place of the main thread, and the innermost one of ours."""
     waits: bool
     """Whether it seems to wait for other processes."""
 
     def describe(self) -> str:
-        """What is known of it, after its name and step."""
+        """What is known about it, to follow its name and step."""
         return f"no progress for {self.since_s:.0f} s while {self.doing}; main thread {self.where}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whom the others wait for for too long."""
+    """The process that the others have waited for too long."""
 
     rank: int
     reporter: int
-    """The one that reports it first: itself, or one that is able to."""
+    """The process that reports it: itself, or another one if it cannot."""
     step: int | None
     """Updates that it has done, or at least those that the others have done."""
 
@@ -105,7 +105,7 @@ def describe_silent(peer: Peer, own_host: str) -> str:
     """One line about a process that does not answer, after its name and step."""
     state = rank_file.state_of(peer.pid) if peer.host == own_host else None
     why = {
-        None: "it is stopped, or its machine or its way to the run folder hangs",
+        None: "it is stopped, or its machine or its access to the run folder hangs",
         "T": "it is stopped (SIGSTOP)",
         "t": "it is stopped by a debugger",
         "D": "it waits for a device or a disk",
@@ -117,7 +117,7 @@ class Board:
     """Where processes read each other's positions: a file each in the run's folder."""
 
     def __init__(self, run_dir: Path, rank: int, peers: list[Peer]) -> None:
-        """Write nothing yet.
+        """Prepare the board; nothing is written yet.
 
         Args:
             run_dir: folder of the run.

@@ -62,7 +62,7 @@ class StepProfiler:
             return
         if self._left > self._num_steps:
             steps = self._skip + _WARMUP_STEPS
-            self._say(f"no profile: the run ended within the {steps} steps of warm-up")
+            self._say(f"no profile: the run ended within its {steps} steps of warm-up")
         self._stop()
 
     def step(self) -> None:
@@ -92,7 +92,7 @@ class StepProfiler:
         whole = sum(_own_us(event, self._device) for event in operators) or 1.0
         names = ", ".join(f"{e.key} {_own_us(e, self._device) / whole:.0%}" for e in top)
         self._say(f"profile of {self._num_steps} steps in {trace.with_suffix('')}.json and .txt")
-        self._say(f"most time of its own on the {self._device}: {names}")
+        self._say(f"most self time on the {self._device}: {names}")
 
 
 def _own_us(event: Any, device: str) -> float:

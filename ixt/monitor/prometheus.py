@@ -45,7 +45,7 @@ class Exporter:
         if find_spec("prometheus_client") is None:
             raise EngineError(
                 "run.prometheus: needs the package prometheus-client, which is not installed; "
-                "run `pip install 'ixt[prometheus]'`, or leave run.prometheus out"
+                "run `pip install 'ixt[prometheus]'`, or remove run.prometheus"
             )
         import prometheus_client as client
 
@@ -71,12 +71,12 @@ class Exporter:
             except OSError as error:
                 raise EngineError(
                     f"run.prometheus: port {settings.port} of {settings.address}: "
-                    f"{reason(error)}; give another one"
+                    f"{reason(error)}; choose another port"
                 ) from error
         self._write()
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Take over what a log row or an evaluation says."""
+        """Update the values from a log row or an evaluation."""
         for name, gauge in self._gauges.items():
             if name in row:
                 gauge.labels(self._run).set(row[name])
@@ -88,7 +88,7 @@ class Exporter:
         self._write()
 
     def close(self) -> None:
-        """Take the page down; a file stays with its last numbers."""
+        """Close the page; a file keeps its last numbers."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -105,5 +105,5 @@ class Exporter:
             write_to_textfile(str(path), self._registry)
         except OSError as error:
             raise EngineError(
-                f"run.prometheus: {path}: cannot be written ({reason(error)}); give another file"
+                f"run.prometheus: {path}: cannot be written ({reason(error)}); choose another file"
             ) from error

@@ -115,16 +115,16 @@ class Reporter:
             self._files[LEDGER].append(rows)
 
     def log_spikes(self, rows: list[dict[str, Any]]) -> None:
-        """Record updates whose loss stands out, and tell people how to look at them."""
+        """Record updates whose loss stands out, and print how to look at them."""
         if self._console is None or not rows:
             return
         self._files[SPIKES].append(rows)
         row = rows[-1]
         what = "was rolled back" if row.get("taken_back") else "stands out"
-        self.say(f"step {row['step']} with loss {row['loss']} {what}; see it: {row['show']}")
+        self.say(f"step {row['step']} with loss {row['loss']} {what}; look at it: {row['show']}")
 
     def saved(self, step: int) -> None:
-        """A checkpoint of this step is on the disk."""
+        """Note that a checkpoint of this step is on the disk."""
         if self._exporter is not None:
             self._exporter.record({"last_checkpoint_step": step})
 

@@ -50,8 +50,8 @@ class RowFile:
                 aside = _free_name(self.path)
                 if os.path.lexists(self.path):
                     self.path.rename(aside)
-                    damage += f"; it is kept as {aside.name}"
-                damage = f"{self.path}: {damage}; a new one begins after step {step}"
+                    damage += f"; the old file is kept as {aside.name}"
+                damage = f"{self.path}: {damage}; a new file begins after step {step}"
             elif self.path.exists():
                 content = self.path.read_bytes()
                 if record is not None:
@@ -79,8 +79,8 @@ class RowFile:
                 stream.write(text)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: cannot be written ({reason(error)}); checkpoints are intact, make "
-                "room, then continue with --resume"
+                f"{self.path}: cannot be written ({reason(error)}); the checkpoints are intact; "
+                "make room, then continue with --resume"
             ) from error
         self._count(text)
 
@@ -109,7 +109,7 @@ def find_damage(path: Path, record: Record | None) -> str | None:
     """
     expected = record["rows"] if record is not None else 0
     if not os.path.lexists(path):
-        return f"is missing, with {expected:,} rows" if expected else None
+        return f"is missing; it had {expected:,} rows" if expected else None
     if not path.is_file():
         return "is not a file"
     if record is None:
@@ -135,7 +135,7 @@ def first_gap(lines: Iterable[bytes], dense: bool) -> str | None:
     for number, line in enumerate(lines, 1):
         row = read_row(line)
         if row is None:
-            return f"line {number:,} is no row"
+            return f"line {number:,} is not a row"
         step = row["step"]
         if dense and step != last + 1:
             return f"line {number:,} is of step {step:,}, expected was {last + 1:,}"

@@ -1,4 +1,4 @@
-"""Which process holds the others up: compared from numbers that come with every log row."""
+"""Which process slows the others down, found from numbers that come with every log row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def slowest(times: Sequence[RankTimes]) -> int:
 
 
 class SlowRank:
-    """Says once per rank that it holds the others up."""
+    """Says once per rank that it slows the others down."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         """Take note of where the ranks are.
@@ -48,7 +48,7 @@ class SlowRank:
         self._named: set[int] = set()
 
     def look(self, times: Sequence[RankTimes], elapsed_s: float) -> str | None:
-        """A line about a rank that was slow in three intervals running; None if all is well.
+        """A line about a rank that was slow in three consecutive intervals; None if there is none.
 
         Slow is 1.5 times the median wait for data, or the median forward pass, and more than 5 %
         of the interval above it.
@@ -65,10 +65,10 @@ class SlowRank:
         # The lower one of two: else nothing is 1.5 times the mean of itself and a small number.
         wait, forward = statistics.median_low(waits), statistics.median_low(forwards)
         return (
-            f"rank {rank} on {self._hosts[rank]} holds the others up: it waited for data "
+            f"rank {rank} on {self._hosts[rank]} slows the others down: it waited for data "
             f"{waits[rank] / elapsed_s:.0%} of the time (median {wait / elapsed_s:.0%}) and its "
-            f"forward passes took {forwards[rank]:.2f} s (median {forward:.2f} s) "
-            f"in the last {elapsed_s:.1f} s"
+            f"forward passes took {forwards[rank]:.2f} s (median {forward:.2f} s) in the last "
+            f"{elapsed_s:.1f} s"
         )
 
 

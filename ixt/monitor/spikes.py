@@ -23,7 +23,7 @@ class Spikes:
     """Compares each loss with the ones shortly before it."""
 
     def __init__(self, sigma: float | None) -> None:
-        """Start without a past.
+        """Start without previous losses.
 
         Args:
             sigma: standard deviations above the mean from which on a loss stands out; None for

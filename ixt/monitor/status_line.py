@@ -42,7 +42,7 @@ def terminal() -> Console | None:
 
 @dataclass(frozen=True)
 class Status:
-    """How far work is."""
+    """How far the work has got."""
 
     done: int
     total: int | None

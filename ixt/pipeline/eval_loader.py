@@ -103,7 +103,7 @@ class EvalLoader:
         world_size: int,
         views: Sequence[View] = (),
     ) -> None:
-        """Settle what the batches hold.
+        """Decide which images the batches contain.
 
         Args:
             index: the images.
@@ -133,7 +133,7 @@ class EvalLoader:
             yield batch
 
     def blank(self) -> Tensor | None:
-        """An image without content, where this process has one batch less than others."""
+        """One image of zeros, for a process that has one batch less than others; else None."""
         more = self.num_batches % self._world_size  # processes that have one batch more
         if self._rank < more or more == 0:
             return None

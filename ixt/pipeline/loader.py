@@ -22,7 +22,7 @@ from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import Decoded, Decoder, Request
 from ixt.pipeline.decode.thread_pool import ThreadPool, one_torch_thread
-from ixt.pipeline.plan.plan import Plan, Planner
+from ixt.pipeline.plan.plan import Plan, Planner, planner_by_epoch
 from ixt.pipeline.plan.policy import fill_colour
 from ixt.pipeline.prefetch_stream import made_beside
 from ixt.recipe import Recipe, smaller_batch
@@ -72,15 +72,17 @@ class TrainLoader:
     ) -> None:
         if len(index) < recipe.engine.global_batch_size:
             raise DataError(
-                f"{index.folder}: holds {len(index)} images, fewer than engine.global_batch_size "
-                f"{recipe.engine.global_batch_size}; {smaller_batch(len(index))}"
+                f"{index.folder}: contains {len(index)} images, fewer than "
+                f"engine.global_batch_size {recipe.engine.global_batch_size}; "
+                f"{smaller_batch(len(index))}"
             )
-        self._index, self._planner, self._decoder = index, planner, decoder
+        self._index, self._decoder = index, decoder
         self._recipe, self._num_classes, self._device = recipe, num_classes, device
         self._rank, self._world_size = rank, world_size
         self._stream: torch.cuda.Stream | None = None
         self._pool: ThreadPool | None = None
         self._memory = BatchMemory()
+        self._planner_in = planner_by_epoch(recipe, planner)
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         else:
@@ -119,13 +121,13 @@ class TrainLoader:
 
     def _requests(self, epoch: int, first_update: int) -> Iterator[PlannedRequest]:
         """Plan ahead of the decoder."""
-        order = self._planner.order(epoch)
-        engine = self._recipe.engine
+        planner, engine = self._planner_in(epoch), self._recipe.engine
+        order = planner.order(epoch)
         within = np.arange(engine.micro_batch_size)
         for update in range(first_update, self.updates_per_epoch):
             for micro in range(self._rank, engine.micro_batches, self._world_size):
                 start = update * engine.global_batch_size + micro * engine.micro_batch_size
-                plan = self._planner.plan(epoch, order, start + within)
+                plan = planner.plan(epoch, order, start + within)
                 ranges = self._index.ranges(plan.samples)
                 yield PlannedRequest(ranges, plan.crops, plan=plan, micro_batch=micro)
 
@@ -167,7 +169,7 @@ class TrainLoader:
 
     def _augment_rows(self, plan: Plan, images: Tensor, rows: slice) -> Tensor:
         """`augment` for some rows of a plan, given their images."""
-        fill = fill_colour(self._planner.policy, self._recipe.augment.mean)
+        fill = fill_colour(self._planner_in(plan.epoch).policy, self._recipe.augment.mean)
         if plan.crops.shift is not None:
             images = reflect_shift(images, plan.crops.shift[rows])
         if plan.augmix is not None:
@@ -188,7 +190,7 @@ class TrainLoader:
             (B, 3, S, S) float32.
         """
         if plan.mix is not None:
-            images = mix_images(images, plan.mix, self._planner.mixing_group)
+            images = mix_images(images, plan.mix, self._recipe.mixing_group)
         layout = torch.contiguous_format
         if self._recipe.engine.channels_last or not images.is_contiguous():
             layout = torch.channels_last
@@ -208,11 +210,11 @@ class TrainLoader:
 
     def _normalise_rows(self, plan: Plan, images: Tensor, rows: slice, out: Tensor) -> None:
         """Normalise and erase some rows of a plan, given their images."""
-        augment = self._recipe.augment
+        augment = self._planner_in(plan.epoch).augment
         channels_last = self._recipe.engine.channels_last
         normalise(images, augment.mean, augment.std, channels_last, out)
         if plan.boxes is not None:
-            noise_keys = (self._planner.seed, plan.epoch, plan.positions[rows])
+            noise_keys = (self._recipe.run.seed, plan.epoch, plan.positions[rows])
             erase(out, plan.boxes.take(rows), augment.erase_mode, noise_keys)
 
     def _targets(self, plan: Plan, damaged: dict[int, str]) -> Tensor:
@@ -223,5 +225,5 @@ class TrainLoader:
         if plan.mix is None:
             return smooth_targets(labels, self._num_classes, smoothing)
         return mix_targets(
-            labels, self._num_classes, smoothing, plan.mix, self._planner.mixing_group
+            labels, self._num_classes, smoothing, plan.mix, self._recipe.mixing_group
         )

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from ixt.checkpoint.weight_files import WeightFile
 from ixt.checkpoint.weights import read_weights
 from ixt.distributed.accelerator import build_accelerator
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
@@ -40,7 +41,7 @@ class Classifier:
 
 
 def open_classifier(
-    source: str | Path,
+    source: str | Path | WeightFile,
     *,
     model_name: str | None = None,
     pretrained: bool = False,
@@ -51,7 +52,8 @@ def open_classifier(
     """Load a model, onto the GPU if there is one.
 
     Args:
-        source: a run folder, a checkpoint folder or a weights file; a model's name, if pretrained.
+        source: a run folder, a checkpoint folder or a weights file, or what `check_weights` gave
+            of it; a model's name, if pretrained.
         model_name: architecture, where the file does not hold it.
         pretrained: take the published weights of the model that `source` names.
         prefer_ema: take averaged weights where there are some.
@@ -68,9 +70,10 @@ def open_classifier(
     if pretrained:
         model, recipe = published_model(str(source), data, batch_size)
     else:
-        refuse_bare_name(source)
+        given = source.given if isinstance(source, WeightFile) else Path(source)
+        refuse_bare_name(given)
         weights = read_weights(source, prefer_ema)
-        recipe = recipe_of(Path(source), weights.info, model_name, data, batch_size)
+        recipe = recipe_of(given, weights.info, model_name, data, batch_size)
         model, _, names = build_model(weights, recipe)
     if recipe.engine.precision == "fp16" and not torch.cuda.is_available():
         recipe = recipe.with_(engine={"precision": "fp32"})

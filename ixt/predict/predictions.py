@@ -16,7 +16,8 @@ from ixt.images.byte_ranges import ByteRange
 from ixt.images.classes import class_label
 from ixt.images.headers import Headers, read_headers
 from ixt.images.image import image_problem
-from ixt.images.index import Index, join_paths
+from ixt.images.index import Index
+from ixt.images.index_table import join_paths
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 from ixt.pipeline.from_recipe import build_chosen_decoder
 from ixt.predict.classifier import Classifier, logits

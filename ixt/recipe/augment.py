@@ -10,12 +10,14 @@ from pydantic import Field, field_validator
 from ixt.recipe.section import (
     MAX_SIDE,
     OWN,
-    Aspect,
+    Allowed,
+    AspectRange,
     Fraction,
     Images,
     MayBeNull,
     Problem,
     Section,
+    ShareRange,
     Side,
 )
 
@@ -44,9 +46,9 @@ class Augment(Section):
     crop_mode: Literal["rrc", "src"] = "rrc"
     """rrc: RandomResizedCrop. src: DeiT III's simple random crop, the shorter side resized to
     image_size, four pixels reflected around, a random square cut."""
-    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    scale: ShareRange = (0.08, 1.0)
     """Area range of RandomResizedCrop, as a fraction of the image."""
-    ratio: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    ratio: AspectRange = (3 / 4, 4 / 3)
     """Aspect-ratio range (width / height) of RandomResizedCrop."""
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     """Resampling filter; random draws bilinear or bicubic for each image."""
@@ -60,7 +62,10 @@ class Augment(Section):
     RandAugment: rand-m9-mstd0.5-inc1. AutoAugment: original, originalr, v0 or v0r, and -mstd0.5
     for noise. 3-Augment of DeiT III: 3a. AugMix: augmix-m5-w4-d2. TrivialAugment: trivial.
     """
-    color_jitter: tuple[Strength, ...] | None = None
+    color_jitter: Annotated[
+        tuple[Strength, ...] | None,
+        Allowed("a number from 0 to 100, or a list of 1, 3 or 4 of them, or null"),
+    ] = None
     """Ranges of brightness, contrast and saturation (0.4: factors from 0.6 to 1.4), and a fourth
     one for hue (at most 0.5 turns); one number stands for the first three; null for none. Comes
     after the policy."""
@@ -85,15 +90,17 @@ class Augment(Section):
     """Largest number of boxes per image; each takes its part of the erased area."""
     erase_min_count: Boxes = 1
     """Smallest number of boxes in an image that is erased."""
-    erase_area: tuple[Fraction, Fraction] = (0.02, 1 / 3)
+    erase_area: ShareRange = (0.02, 1 / 3)
     """Range of the erased area, as a fraction of the image."""
-    erase_aspect: tuple[Aspect, Aspect] = (0.3, 1 / 0.3)
+    erase_aspect: AspectRange = (0.3, 1 / 0.3)
     """Range of a box's height / width, drawn log-uniformly."""
     mixup_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of mixup's weight; 0 for no mixup."""
     cutmix_alpha: Alpha = 0.0
     """Beta(alpha, alpha) of CutMix's area; 0 for no CutMix."""
-    cutmix_minmax: tuple[Fraction, Fraction] | None = None
+    cutmix_minmax: Annotated[
+        tuple[Fraction, Fraction] | None, Allowed("[low, high] with 0 <= low < high <= 1, or null")
+    ] = None
     """Range of the CutMix box's sides as a fraction of the image's, instead of cutmix_alpha."""
     mix_mode: Literal["batch", "pair", "elem"] = "batch"
     """Who shares a draw of mixing: a mixing group, two partners in it, or nobody."""
@@ -140,7 +147,7 @@ class Augment(Section):
         size = self.image_size or MAX_SIDE  # checked again once it is known
         if self.crop_mode == "src":
             for name in self._changed("scale", "ratio"):
-                yield name, "acts only with crop_mode: rrc"
+                yield name, "has an effect only with crop_mode: rrc"
             if size <= _SRC_PADDING:
                 yield (
                     "crop_mode",
@@ -152,10 +159,10 @@ class Augment(Section):
     def _jitter_problems(self) -> Iterator[Problem]:
         jitter, policy = self.color_jitter, self.policy
         if self.force_color_jitter and not policy:
-            yield "force_color_jitter", "acts only with a policy"
+            yield "force_color_jitter", "has an effect only with a policy"
         if jitter is None:
             for name in self._changed("color_jitter_prob", "force_color_jitter"):
-                yield name, "acts only with color_jitter"
+                yield name, "has an effect only with color_jitter"
             return
         if len(jitter) not in (3, 4):
             yield "color_jitter", f"has {len(jitter)} numbers; give 1, 3 or 4"
@@ -173,7 +180,7 @@ class Augment(Section):
     def _erasing_problems(self) -> Iterator[Problem]:
         if self.erase_prob == 0:
             for name in self._changed("erase_min_count", "erase_area", "erase_aspect"):
-                yield name, "acts only with erase_prob above 0"
+                yield name, "has an effect only with erase_prob above 0"
         if self.erase_min_count > self.erase_count:
             yield (
                 "erase_min_count",
@@ -184,7 +191,7 @@ class Augment(Section):
         if self.mixes and self.mixing_group is not None and self.mixing_group % 2:
             yield "mixing_group", f"is {self.mixing_group}; mixing pairs need an even number"
         if not self.mixes and self.mix_mode != "batch":
-            yield "mix_mode", "acts only with mixup or CutMix on"
+            yield "mix_mode", "has an effect only with mixup or CutMix on"
         if self.cutmix_minmax is None:
             return
         (low, high), size = self.cutmix_minmax, self.image_size or MAX_SIDE
@@ -193,4 +200,4 @@ class Augment(Section):
         if self.cutmix_alpha > 0:
             yield "cutmix_alpha", "has no effect with cutmix_minmax; set it to 0"
         if self.mix_prob == 0:
-            yield "cutmix_minmax", "acts only with mix_prob above 0"
+            yield "cutmix_minmax", "has an effect only with mix_prob above 0"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ixt.recipe.section import Fraction, Positive, Problem, Section, Threads
+from ixt.recipe.section import Allowed, Fraction, Positive, Problem, Section, Threads
 
 
 class Data(Section):
@@ -24,7 +24,7 @@ class Data(Section):
     decode_device: Literal["auto", "gpu", "cpu"] = "auto"
     """Where DALI decodes for a CUDA device: gpu (auto does the same) with nvJPEG; cpu with
     libjpeg-turbo, and only resizes on the GPU, for GPUs whose decoder is slow or busy."""
-    hw_decoder_load: float = 0.0
+    hw_decoder_load: Annotated[float, Allowed("0 or 1")] = 0.0
     """Share of the JPEGs that go to the GPU's hardware decoder: 0 or 1. Its pixels differ a little
     from the CUDA decoder's, and with a share in between an image's would depend on its batch."""
     num_threads: Threads | None = None
@@ -59,7 +59,7 @@ class Data(Section):
         if self.shots is not None and self.sampling_power != 1:
             yield (
                 "sampling",
-                "acts only where classes differ, and shots makes them equal; remove it",
+                "has an effect only where classes differ, and shots makes them equal; remove it",
             )
         load = self.hw_decoder_load
         if load not in (0.0, 1.0):
@@ -69,7 +69,10 @@ class Data(Section):
                 "others in its batch, and a run cannot be repeated",
             )
         if load and self.decode_device == "cpu":
-            yield "hw_decoder_load", "acts only where decode_device is gpu or auto"
+            yield "hw_decoder_load", "has an effect only where decode_device is gpu or auto"
         if self.decoder not in ("auto", "dali"):
             for name in self._changed("decode_device", "hw_decoder_load"):
-                yield name, f"acts only with decoder: dali or auto, not {self.decoder}; remove it"
+                yield (
+                    name,
+                    f"has an effect only with decoder: dali or auto, not {self.decoder}; remove it",
+                )

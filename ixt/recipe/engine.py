@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator
 
 from ixt.errors import RecipeError
-from ixt.recipe.section import Duration, Images, Problem, Section
+from ixt.recipe.section import Allowed, Duration, Images, Problem, Section
 
 AUTO = 0
 """Stands for engine.micro_batch_size: auto."""
@@ -65,7 +65,9 @@ class Engine(Section):
     global_batch_size: Images = 4096
     """Images per optimizer update, over all processes. Where it is not given and there are fewer
     training images, a power of two near an eighth of them; the run's own recipe has the number."""
-    micro_batch_size: Annotated[int, Field(ge=0, le=2**20)] = Field(
+    micro_batch_size: Annotated[
+        int, Field(ge=0, le=2**20), Allowed("a whole number from 1 to 1,048,576, or `auto`")
+    ] = Field(
         default_factory=lambda given: largest_micro_batch(given.get("global_batch_size", 4096))
     )
     """Images per forward pass of one process; accumulation is derived. Where it is not given, the
@@ -136,16 +138,19 @@ class Engine(Section):
                 f"{self.global_batch_size}; change one of them",
             )
         if self.half_residual and self.precision == "fp32":
-            yield "half_residual", "acts only with precision: bf16 or fp16; set that, or remove it"
+            yield (
+                "half_residual",
+                "has an effect only with precision: bf16 or fp16; set that, or remove it",
+            )
         if self.compile_mode != "default" and not self.compile:
-            yield "compile_mode", "acts only with compile: true; set that, or remove it"
+            yield "compile_mode", "has an effect only with compile: true; set that, or remove it"
         yield from self._ddp_problems() if self.kind == "ddp" else self._deepspeed_problems()
         if self.cuda_graph:
             yield from self._graph_problems()
 
     def _ddp_problems(self) -> Iterator[Problem]:
         for name in self._changed("zero_stage", "offload", "ds_config"):
-            yield name, "acts only with kind: deepspeed; set that, or remove it"
+            yield name, "has an effect only with kind: deepspeed; set that, or remove it"
 
     def _deepspeed_problems(self) -> Iterator[Problem]:
         if self.zero_stage is None:
@@ -158,7 +163,7 @@ class Engine(Section):
         if self.precision == "bf16" and self.gradient_dtype == "fp16":
             yield "gradient_dtype", "is fp16; DeepSpeed sends fp32 or bf16 with precision: bf16"
         if self.static_graph:
-            yield "static_graph", "acts only with kind: ddp; remove it"
+            yield "static_graph", "has an effect only with kind: ddp; remove it"
         if self.zero_stage == 0 and self.offload != "none":
             yield "offload", "needs zero_stage 1 or more; ZeRO-0 leaves the optimizer to torch"
         if self.zero_stage == 0 and self.bucket_mib is not None:
@@ -173,7 +178,10 @@ class Engine(Section):
     def _graph_problems(self) -> Iterator[Problem]:
         """What a CUDA graph of a whole update cannot hold."""
         if self.kind != "ddp":
-            yield "cuda_graph", f"acts only with kind: ddp, not {self.kind}; set it to false"
+            yield (
+                "cuda_graph",
+                f"has an effect only with kind: ddp, not {self.kind}; set it to false",
+            )
         if self.precision == "fp16":
             yield (
                 "cuda_graph",

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from ixt.errors import RecipeError
 from ixt.files import reason
@@ -120,6 +120,24 @@ def parse_recipe(
     Raises:
         RecipeError: one line for each problem.
     """
+    recipe = _validated(data, source, origins or {})
+    for number, epochs in enumerate(recipe.curriculum.bounds()):
+        place = _place(("curriculum", "phases", str(number)), source, origins or {})
+        for epoch in epochs:
+            _check_epoch(data, recipe.curriculum.values(epoch), f"{place}: in epoch {epoch}")
+    return recipe
+
+
+def _check_epoch(data: Mapping[str, Any], values: Mapping[str, Any], place: str) -> None:
+    """Check the recipe of an epoch of a curriculum as if it were a recipe of its own."""
+    sections = {name: dict(section) for name, section in data.items() if name != "curriculum"}
+    for key, value in values.items():
+        name, _, setting = key.partition(".")
+        sections.setdefault(name, {})[setting] = value
+    _validated(sections, place, {})
+
+
+def _validated(data: Mapping[str, Any], source: str, origins: Origins) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -127,7 +145,7 @@ def parse_recipe(
         for item in error.errors():  # several about one value that may have several types
             found.setdefault(_written(item, data), []).append(item)
         lines = [
-            f"{_place(parts, source, origins or {})}: {line}"
+            f"{_place(parts, source, origins)}: {line}"
             for parts, items in found.items()
             for line in _problems(parts, items)
         ]
@@ -176,11 +194,15 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
     return data, origins
 
 
-def _note_lines(node: CommentedMap, source: str, path: tuple[str, ...], origins: Origins) -> None:
-    for key, value in node.items():
+def _note_lines(
+    node: CommentedMap | CommentedSeq, source: str, path: tuple[str, ...], origins: Origins
+) -> None:
+    items = node.items() if isinstance(node, CommentedMap) else enumerate(node)
+    for key, value in items:
         here = (*path, str(key))
-        origins[".".join(here)] = f"{source}:{node.lc.key(key)[0] + 1}"
-        if isinstance(value, CommentedMap):
+        line, _ = node.lc.key(key) if isinstance(node, CommentedMap) else node.lc.item(key)
+        origins[".".join(here)] = f"{source}:{line + 1}"
+        if isinstance(value, CommentedMap | CommentedSeq):
             _note_lines(value, source, here, origins)
 
 
@@ -200,6 +222,8 @@ def _apply_override(data: dict[str, Any], origins: Origins, override: str) -> No
         if not isinstance(section, dict):
             raise RecipeError(f"{name}: {part} is a value, not a section")
     section[parts[-1]] = value
+    for replaced in [other for other in origins if other.startswith(f"{key.strip()}.")]:
+        del origins[replaced]
     origins[".".join(parts)] = name
 
 

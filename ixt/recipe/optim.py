@@ -63,7 +63,10 @@ class Optim(Section):
     def problems(self) -> Iterator[Problem]:
         """Contradictions between settings of this section."""
         if self.bce_target_threshold is not None and self.loss != "bce":
-            yield "bce_target_threshold", "acts only with loss: bce; set that, or remove it"
+            yield (
+                "bce_target_threshold",
+                "has an effect only with loss: bce; set that, or remove it",
+            )
         if isinstance(self.class_weights, dict):
             for name, weight in self.class_weights.items():
                 if not 0 < weight <= _MAX_WEIGHT:

@@ -13,16 +13,18 @@ from pydantic_core import PydanticUndefined
 
 from ixt.errors import RecipeError, printable
 from ixt.recipe.schema import Recipe
-from ixt.recipe.section import MayBeNull
+from ixt.recipe.section import Allowed, MayBeNull, Section
 
 _TYPES = {
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     bool: "true or false",
     dict: "a mapping",
     NoneType: "null",
 }
+_UNLIMITED = (2**31 - 1, 2**63 - 1)
+"""Limits of whole numbers that only exclude slips: no reader needs them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ def _yaml(value: Any) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
+    for limit in field.metadata:
+        if isinstance(limit, Allowed):
+            return limit.words
     left_open = any(isinstance(limit, MayBeNull) for limit in field.metadata)
     return _kind(field.annotation, field.metadata) + (", or null" if left_open else "")
 
@@ -137,31 +142,33 @@ def _kind(annotation: Any, limits: Any = ()) -> str:
         return _either([f"`{value}`" for value in args])
     if origin is tuple:
         return _tuple(args)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"a mapping of {_either([f'`{name}`' for name in annotation.model_fields], 'and')}"
     words = _TYPES.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
     return words + _range(limits)
 
 
 def _tuple(args: tuple[Any, ...]) -> str:
     if args[-1] is ...:
-        return f"a list, each {_kind(args[0])}"
-    return f"a list of {len(args)}, each {_kind(args[0])}"
+        return f"a list, each item {_kind(args[0])}"
+    return f"a list of {len(args)} items, each {_kind(args[0])}"
 
 
-def _either(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+def _either(words: list[str], joined_by: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joined_by} {words[-1]}"
 
 
 def _range(limits: Any) -> str:
-    """The limits of a number, e.g. " from 0.0 to 1.0"."""
+    """The limits of a number, e.g. " from 0 to 1"."""
     found = {
         kind: getattr(limit, kind)
         for limit in _flat(limits)
         for kind in ("ge", "gt", "le", "lt")
-        if hasattr(limit, kind)
+        if getattr(limit, kind, None) not in (None, *_UNLIMITED)
     }
     if "ge" in found and "le" in found:
         return f" from {_number(found['ge'])} to {_number(found['le'])}"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    words = {"ge": "of at least", "gt": "above", "le": "up to", "lt": "below"}
     parts = [f"{words[kind]} {_number(value)}" for kind, value in sorted(found.items())]
     return f" {' and '.join(parts)}" if parts else ""
 
@@ -173,5 +180,5 @@ def _flat(limits: Any) -> Iterator[Any]:
 
 
 def _number(value: Any) -> str:
-    """Whole numbers with separators: 2,147,483,647."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    """A limit with separators and without an empty fraction: 1,000,000."""
+    return f"{int(value):,}" if value == int(value) else str(value)

@@ -14,12 +14,16 @@ from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ixt.recipe.augment import Augment
+from ixt.recipe.curriculum import Curriculum
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine, fitting_global_batch, largest_micro_batch
 from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, RunSettings
 from ixt.recipe.section import Problem, Section
+
+_MOST_COMPILED = 6
+"""torch.compile falls back to uncompiled code after 8 versions; evaluation takes one or two."""
 
 CONTRADICTION = "contradiction"
 """Type of a pydantic error about a value that is right by itself; its message is the sentence."""
@@ -40,6 +44,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
+    curriculum: Curriculum = Curriculum()
     ema: Ema = Ema()
     engine: Engine = Engine()
     eval: Eval = Eval()
@@ -51,11 +56,17 @@ class Recipe(Section):
         return self.augment.mixing_group or self.engine.micro_batch_size
 
     @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in some epoch."""
+        ends = (epoch for bounds in self.curriculum.bounds() for epoch in bounds)
+        return self.augment.mixes or any(self.in_epoch(epoch).augment.mixes for epoch in ends)
+
+    @property
     def num_shares(self) -> int:
         """Parts of an update that processes can share: micro-batches, or what auto can make."""
-        if not self.engine.is_auto and (self.augment.mixes or self._gives("micro_batch_size")):
+        if not self.engine.is_auto and (self.mixes or self._gives("micro_batch_size")):
             return self.engine.micro_batches
-        return self.engine.global_batch_size // (self.mixing_group if self.augment.mixes else 1)
+        return self.engine.global_batch_size // (self.mixing_group if self.mixes else 1)
 
     def _gives(self, setting: str) -> bool:
         """Whether the engine section gives a setting, or leaves it to its default."""
@@ -77,7 +88,7 @@ class Recipe(Section):
         if not self._gives("micro_batch_size"):
             share, rest = divmod(total, num_processes)
             # Which images are mixed must not depend on the number of processes.
-            micro = largest_micro_batch(total if rest or self.augment.mixes else share)
+            micro = largest_micro_batch(total if rest or self.mixes else share)
         return self.with_(engine={"global_batch_size": total, "micro_batch_size": micro})
 
     @property
@@ -93,7 +104,7 @@ class Recipe(Section):
         share, rest = divmod(self.engine.global_batch_size, num_processes)
         if rest:
             return []
-        multiple = (self.augment.mixing_group or 2) if self.augment.mixes else 1
+        multiple = (self.augment.mixing_group or 2) if self.mixes else 1
         return [m for m in range(share, 0, -1) if share % m == 0 and m % multiple == 0]
 
     def with_(self, **sections: Mapping[str, Any]) -> Self:
@@ -106,6 +117,24 @@ class Recipe(Section):
             for name, values in sections.items()
         }
         return self.model_copy(update=changed)
+
+    def in_epoch(self, epoch: int) -> Self:
+        """The recipe whose settings hold in an epoch, counted from 0; itself without a curriculum.
+
+        Raises:
+            ValidationError: a value of the phase has the wrong type or size.
+        """
+        return self.with_checked(self.curriculum.values(epoch))
+
+    def with_checked(self, values: Mapping[str, Any]) -> Self:
+        """This recipe with values by their dotted keys, each checked in its section."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            name, _, setting = key.partition(".")
+            given = sections.setdefault(name, getattr(self, name).model_dump(exclude_unset=True))
+            given[setting] = value
+        changed = {n: type(getattr(self, n)).model_validate(d) for n, d in sections.items()}
+        return self.model_copy(update=changed) if changed else self
 
     def problems(self) -> Iterator[Problem]:
         """Contradictions within and between sections."""
@@ -234,6 +263,44 @@ def _patience_problems(schedule: Schedule, evaluation: Eval, run: RunSettings) -
         )
 
 
+def _phase_problems(curriculum: Curriculum, schedule: Schedule) -> Iterator[Problem]:
+    for number, phase in enumerate(curriculum.phases):
+        if phase.until > schedule.total_epochs:
+            yield (
+                f"curriculum.phases.{number}.until",
+                f"is {phase.until}, and the run has {schedule.total_epochs} epochs; give at most "
+                "that",
+            )
+
+
+def _graph_problems(curriculum: Curriculum, model: Model, engine: Engine) -> Iterator[Problem]:
+    if any(curriculum.problems()):
+        return
+    for number, (first, last) in enumerate(curriculum.bounds()):
+        key = "model.drop_path_rate"
+        rates = [curriculum.values(epoch).get(key) for epoch in (first, last)]
+        # timm builds no layer for a rate of 0, and each layer's rate is its share of the largest.
+        if any(isinstance(rate, int | float) and rate > model.drop_path_rate for rate in rates):
+            yield (
+                f"curriculum.phases.{number}.settings.{key}",
+                f"exceeds {key} {model.drop_path_rate:g}, which the model is built with; give at "
+                "most that",
+            )
+        if rates[0] != rates[1] and (engine.compile or engine.cuda_graph):
+            yield (
+                f"curriculum.phases.{number}.settings.{key}",
+                "changes with every epoch, and engine.compile or engine.cuda_graph would prepare "
+                "the model again each time; give one value per phase",
+            )
+    sizes = curriculum.image_sizes()
+    if engine.compile and len(sizes) > _MOST_COMPILED:
+        yield (
+            "curriculum.phases",
+            f"has {len(sizes)} image sizes, and engine.compile prepares the model for each; give "
+            f"at most {_MOST_COMPILED}, e.g. with a larger step `by`",
+        )
+
+
 def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
     if engine.cuda_graph and run.on_nonfinite == "skip":
         yield (
@@ -249,5 +316,7 @@ _BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] =
     (("engine", "run"), _skipping_problems),
     (("data", "augment", "optim"), _sampling_problems),
     (("schedule", "eval", "run"), _patience_problems),
+    (("curriculum", "schedule"), _phase_problems),
+    (("curriculum", "model", "engine"), _graph_problems),
 )
 """Checks between sections, by the sections that each needs."""

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a field allows, in words, where its type does not show it: for `ixt explain`."""
+
+    words: str
+
 
 # Beyond these limits a value is a slip of the finger, or exceeds any machine.
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -21,7 +30,11 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 LearningRate = Annotated[float, Field(ge=0.0, le=1000.0)]
 Duration = Annotated[float, Field(gt=0.0, le=1e9)]
 """Seconds or minutes; a system's timers take no more."""
-Aspect = Annotated[float, Field(le=1000.0)]
+_Aspect = Annotated[float, Field(le=1000.0)]
+ShareRange = Annotated[tuple[Fraction, Fraction], Allowed("[low, high] with 0 < low <= high <= 1")]
+AspectRange = Annotated[
+    tuple[_Aspect, _Aspect], Allowed("[low, high] with 0 < low <= high <= 1,000")
+]
 MAX_SIDE = 4096
 """Pixels: beyond it, a batch of any size exceeds the memory of any device."""
 MIN_CROP_PCT = 0.1

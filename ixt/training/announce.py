@@ -46,6 +46,8 @@ def _opening(run: Run) -> Iterator[tuple[str, str]]:
         yield "SHA-256", run.base["sha256"]
     if run.pixels is not None:
         yield "pixels", run.pixels
+    if recipe.curriculum.phases:
+        yield "phases", "; ".join(_phases(recipe))
     yield "device", _devices(run)
     yield "engine", ", ".join(_engine(settings, len(run.peers), run.accelerator.device.type))
     accumulation = run.accelerator.gradient_accumulation_steps
@@ -58,6 +60,16 @@ def _opening(run: Run) -> Iterator[tuple[str, str]]:
         "length",
         f"{_count(epochs, 'epoch')} x {run.updates_per_epoch:,} = {run.total_steps:,} updates",
     )
+
+
+def _phases(recipe: Recipe) -> Iterator[str]:
+    """The image sizes of each phase, and its epochs."""
+    for first, last in recipe.curriculum.bounds():
+        sizes = {recipe.in_epoch(epoch).augment.image_size: None for epoch in (first, last)}
+        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        yield f"{' to '.join(map(str, sizes))} px in {epochs}"
+    if last + 1 < recipe.schedule.total_epochs:
+        yield f"then {recipe.augment.image_size} px"
 
 
 def _size(recipe: Recipe, num_classes: int) -> str:
@@ -99,7 +111,7 @@ def _engine(engine: Engine, processes: int, device: str) -> Iterator[str]:
     elif processes > 1:
         yield "DDP"
     if engine.offload != "none":
-        yield "optimizer in the host's memory"
+        yield "optimizer state in host memory"
     flags = {
         "channels_last": "NHWC",
         "compile": "compiled",

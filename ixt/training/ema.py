@@ -39,13 +39,13 @@ class Ema:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move each average by (1 - decay) of the way to the model's present value."""
+        """Move each average by (1 - decay) of its distance to the model's present value."""
         sources = [source.detach().float() for source in self._sources.values()]
         torch._foreach_lerp_(list(self.tensors.values()), sources, 1.0 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Put the averages into the model for the time of a `with` block."""
+        """Put the averages into the model for the duration of a `with` block."""
         self._swap()
         try:
             yield

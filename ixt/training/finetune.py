@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ixt.checkpoint.weight_files import WeightFile
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import RecipeError
 from ixt.models import Base, load_weights
@@ -19,7 +20,7 @@ from ixt.training.run import Run, RunReport
 def finetune(
     recipe: Recipe,
     run_dir: Path,
-    source: Path,
+    source: Path | WeightFile,
     resume: bool = False,
     profile_steps: int = 0,
     match_by_order: bool = False,
@@ -31,9 +32,9 @@ def finetune(
     Args:
         recipe: with data.root set.
         run_dir: folder of the run.
-        source: a run folder, a checkpoint folder, or a weights file; its EMA weights are
-            preferred. A head of another number of classes is replaced by a new one, and position
-            embeddings of another image size are resampled.
+        source: a run folder, a checkpoint folder, or a weights file, or what `check_weights` gave
+            of it; its EMA weights are preferred. A head of another number of classes is replaced
+            by a new one, and position embeddings of another image size are resampled.
         resume: continue the run in `run_dir`; its own weights then replace the source's.
         profile_steps: steps to trace.
         match_by_order: match tensors by order where their names do not fit.
@@ -56,8 +57,8 @@ def finetune(
         )
         if recipe.model.head_init_scale != 1 and not loaded.head_replaced:
             raise RecipeError(
-                f"model.head_init_scale: only a new head is scaled; that of {loaded.file} fits and "
-                "is kept: leave it at 1"
+                "model.head_init_scale: applies only to a new head, but the head of "
+                f"{loaded.file} fits and is kept; set it to 1"
             )
         head = "; the head is new" if loaded.head_replaced else ""
         sized = "; position embeddings resampled" if loaded.resampled else ""
@@ -65,5 +66,6 @@ def finetune(
         return f"{loaded.kind} weights of {loaded.file}{head}{sized}{order}"
 
     start = held[0]
-    base = Base(str(source), start.file, start.kind, start.info, match_by_order)
+    given = source.given if isinstance(source, WeightFile) else source
+    base = Base(str(given), start.file, start.kind, start.info, match_by_order)
     return train(recipe, run_dir, False, prepare, profile_steps, base, until, report)

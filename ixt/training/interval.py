@@ -33,7 +33,7 @@ class IntervalLog(Observer):
         self._spikes = Spikes(run.recipe.run.spike_sigma)
         self._slow_rank = SlowRank([peer.host for peer in run.peers])
         self._undone_running = 0
-        """Updates undone one after another, up to the last row."""
+        """Consecutive updates that were undone, up to the last row."""
         self.epoch_begins()
 
     @override
@@ -75,7 +75,8 @@ class IntervalLog(Observer):
         """Read the losses, check them, write a row and the ledger.
 
         Raises:
-            Diverged: a loss is infinite or not a number, or too many updates running were undone.
+            Diverged: a loss is infinite or not a number, or too many consecutive updates were
+                undone.
         """
         run, count = self._run, len(self._losses)
         losses = run.accelerator.reduce(torch.stack(self._losses), reduction="mean").tolist()
@@ -120,7 +121,7 @@ class IntervalLog(Observer):
         run.reporter.log_spikes(rows)
 
     def _refuse_nonfinite(self, first: int, losses: list[float], undone: list[bool]) -> None:
-        """Stop where an update spoiled the weights, or where too many running would have."""
+        """Stop the run after an update that is not finite, or after too many undone ones."""
         for place, loss in enumerate(losses):
             if undone:
                 self._undone_running = self._undone_running + 1 if undone[place] else 0
@@ -129,7 +130,7 @@ class IntervalLog(Observer):
                 bad = not math.isfinite(loss)
             if bad:
                 n = self._undone_running
-                also = f", {n} updates running were rolled back" if n else ""
+                also = f", {n} consecutive updates were rolled back" if n else ""
                 raise diverged(self._run, f"the loss is {loss}", first + place, also)
 
     def _compare_ranks(self, elapsed_s: float) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def train_epoch(run: Run, step: int, last: int) -> int:
     epoch, done = divmod(step, run.updates_per_epoch)
     batches = run.train_loader.epoch(epoch, first_update=done)
     run.wrapped.train()
+    run.phases.begin_epoch(epoch)
     run.observers.epoch_begins()
     for _ in range(min(run.updates_per_epoch - done, last - step)):
         set_learning_rate(run.optimizer, run.learning_rate(step))
@@ -231,7 +232,7 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
 
 
 def _finished(run: Run, step: int, top1: float | None) -> str:
-    """One line for who resumes a run that is over, with what to do next."""
+    """One line for a user who resumes a finished run: its state, and what to do next."""
     folder, epochs = shlex.quote(str(run.run_dir)), run.recipe.schedule.total_epochs
     data = shlex.quote(str(run.recipe.data.root))
     done = step // run.updates_per_epoch
@@ -242,8 +243,7 @@ def _finished(run: Run, step: int, top1: float | None) -> str:
             f"with N above {run.patience.waited} or null"
         )
     return (
-        f"{run.run_dir}: is finished, {done} of {epochs} epochs are done at step {step}{words}; "
-        f"next: ixt eval {folder} --data {data}, "
-        f"ixt export {folder} OUT --format hub, or train on in a new run: "
-        f"ixt finetune RECIPE --from {folder} --run-dir OTHER"
+        f"{run.run_dir}: this run is finished: {done} of {epochs} epochs are done at step "
+        f"{step}{words}; next: ixt eval {folder} --data {data}, ixt export {folder} OUT --format "
+        f"hub, or train further in a new run: ixt finetune RECIPE --from {folder} --run-dir OTHER"
     )

@@ -33,15 +33,15 @@ _USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
 
 
 def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
-    """Put a number where the recipe says engine.micro_batch_size: auto. Every process must call it.
+    """Replace `auto` in engine.micro_batch_size by a number. Every process must call it.
 
     The largest micro-batch that divides a process's share of an update, that mixing allows, and
     that fits on the device of every process; on a CPU the largest one up to 128.
 
     Args:
         recipe: with auto or a number, which is left as it is.
-        stored: the resolved recipe of the run to continue; its number is kept if the processes of
-            now can share it.
+        stored: the resolved recipe of the run to continue; its number is kept if the present
+            processes can share it.
         build: makes the model, on the CPU.
 
     Raises:
@@ -53,7 +53,7 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
     candidates = recipe.fitting_micro_batches(processes)
     if not candidates:
         raise EngineError(
-            f"engine.micro_batch_size: auto: no micro-batch lets {processes} processes share "
+            f"engine.micro_batch_size: auto: no micro-batch size lets {processes} processes share "
             f"engine.global_batch_size {recipe.engine.global_batch_size}; change one of them"
         )
     micro = stored.engine.micro_batch_size if stored is not None else 0
@@ -62,7 +62,8 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
     if not micro:
         raise EngineError(
             f"engine.micro_batch_size: auto: not even {candidates[-1]} images of "
-            f"{recipe.augment.image_size} pixels fit on every device; take a smaller model or image"
+            f"{recipe.augment.image_size} pixels fit on every device; choose a smaller model or "
+            "image size"
         )
     return recipe.with_(engine={"micro_batch_size": micro})
 
@@ -80,7 +81,7 @@ def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
 
 @contextmanager
 def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
-    """Say within a `with` block, where memory runs out, which micro-batch would fit.
+    """If memory runs out within a `with` block, say which micro-batch would fit.
 
     Raises:
         EngineError: memory ran out.
@@ -97,12 +98,12 @@ def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
 
 
 def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
-    """One line after memory ran out."""
+    """The error message after memory ran out: what did not fit, and what to do."""
     where = f"cuda:{torch.cuda.current_device()}" if on_device else "the host"
     if activity.last().doing == "evaluating":
         size = recipe.eval.batch_size
         text = f"{where}: out of memory with eval.batch_size {size}"
-        return f"{text}; lower it, continue with --resume"
+        return f"{text}; lower it and continue with --resume"
     micro = recipe.engine.micro_batch_size
     text = f"{where}: out of memory with engine.micro_batch_size {micro}"
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -111,18 +112,18 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
     if regroup:
         smaller = [m for m in _ungrouped(recipe).fitting_micro_batches(processes) if m < micro]
     if not smaller:
-        return f"{text}; there is no smaller one; take a smaller model or image"
+        return f"{text}; no smaller micro-batch is possible; choose a smaller model or image size"
     best = smaller[0]
     if on_device:
         best = largest_that_fits(smaller, lambda size: device_holds(recipe, build, size))
     if not best:
-        return f"{text}; not even {smaller[-1]} fits; take a smaller model or image"
+        return f"{text}; not even {smaller[-1]} fits; choose a smaller model or image size"
     what = f"{text}; {best} fits" if on_device else f"{text}; try {best}"
     setting = f"--set engine.micro_batch_size={best}"
     if regroup:
         return (
-            f"{what}, in a new run, as other images are mixed then: "
-            f"{setting} --set augment.mixing_group={best}"
+            f"{what}, but only in a new run, because it changes which images are mixed: {setting} "
+            f"--set augment.mixing_group={best}"
         )
     return f"{what}: {setting} --auto-resume"
 
@@ -139,7 +140,7 @@ def _judge(recipe: Recipe, build: Build) -> Fits:
 
 
 def device_holds(recipe: Recipe, build: Build, micro: int) -> bool:
-    """Whether the CUDA device can train with a micro-batch and has a tenth of itself left."""
+    """Whether a CUDA device can train with a micro-batch and keeps a tenth of its memory free."""
     _clean()
     torch.cuda.reset_peak_memory_stats()
     free, total = torch.cuda.mem_get_info()
@@ -154,7 +155,7 @@ def device_holds(recipe: Recipe, build: Build, micro: int) -> bool:
 
 
 def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) -> None:
-    """Two updates on random images, the second one with all of the optimizer's state there."""
+    """Do two updates on random images; in the second, all of the optimizer's state exists."""
     engine, size = recipe.engine, recipe.augment.image_size
     model = build().to(device).train()
     optimizer, loss = build_optimizer(model, recipe.optim), build_loss(recipe.optim)
@@ -175,7 +176,7 @@ def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) 
 
 
 def _for_all(micro: int, processes: int) -> int:
-    """The smallest number of all processes; joins them, as Accelerate does if they are not yet."""
+    """The minimum over all processes; joins the process group first, if nobody has."""
     if processes == 1:
         return micro
     cuda = torch.cuda.is_available()

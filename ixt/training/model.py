@@ -16,7 +16,7 @@ from ixt.recipe import Recipe
 _TRIED_BELOW = 96  # pixels
 
 Prepare = Callable[[nn.Module], None]
-"""Called with a fresh model, to load weights for instance."""
+"""Called with a fresh model, e.g. to load weights."""
 
 
 def build_model(
@@ -54,7 +54,9 @@ def build_model(
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":
         model = model.to(memory_format=torch.channels_last)
     if recipe.engine.compile:
-        model.compile(mode=recipe.engine.compile_mode)
+        # One version for each size is faster than one for all.
+        fixed = {"dynamic": False} if recipe.curriculum.image_sizes() else {}
+        model.compile(mode=recipe.engine.compile_mode, **fixed)
     return model
 
 
@@ -65,30 +67,34 @@ def _try_sizes(model: nn.Module, recipe: Recipe) -> None:
     Small ones alone are tried, which takes milliseconds; nothing is drawn and nothing is learned.
 
     Raises:
-        ModelError: the model does not take images of a size of the recipe.
+        ModelError: the model does not accept images of a size in the recipe.
     """
-    sizes = {"augment.image_size": recipe.augment.image_size, "eval.image_size": recipe.eval_size}
+    sizes = [
+        ("augment.image_size", recipe.augment.image_size),
+        ("eval.image_size", recipe.eval_size),
+    ]
+    sizes += [("curriculum.phases", size) for size in recipe.curriculum.image_sizes()]
     model.eval()
-    for key, size in sizes.items():
+    for key, size in sizes:
         if size >= _TRIED_BELOW:
             continue
         try:
             model(torch.zeros(1, 3, size, size))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ModelError(
-                f"{key}: is {size}, and {recipe.model.name} does not take images of that size "
-                f"({first_line(error)}); give a larger one"
+                f"{key}: is {size}, but {recipe.model.name} does not accept images of that size "
+                f"({first_line(error)}); choose a larger size"
             ) from error
     model.train()
 
 
 def unfetched(recipe: Recipe) -> Recipe:
-    """The recipe without its model's published weights: others take their place, or none matter."""
+    """The recipe with `pretrained` off, for when other weights are loaded or none are needed."""
     return recipe.with_(model={"pretrained": False})
 
 
 def probe_model(recipe: Recipe) -> nn.Module:
-    """The model of a recipe as far as memory depends on it: fresh, and not compiled."""
+    """The model of a recipe for a memory probe: with fresh weights, and not compiled."""
     plain = recipe.with_(model={"pretrained": False}, engine={"compile": False})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return build_model(plain, recipe.model.num_classes or 1000, device, None)

@@ -57,21 +57,21 @@ def build_optimizer(
 
 
 def _refuse_unused(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse what timm would leave out silently, and what an update does not compute."""
+    """Refuse settings that timm would silently ignore, and optimizers that ixt cannot drive."""
     info = get_optimizer_info(name.lower().removeprefix("lookahead_"))
     if info.second_order:
         raise RecipeError(
-            f"optim.name: {name} needs second-order gradients, which no update computes; "
-            "take one of first order, e.g. adamw"
+            f"optim.name: {name} needs second-order gradients, which ixt does not compute; choose "
+            "a first-order optimizer, e.g. adamw"
         )
     takes = {"betas": info.has_betas, "eps": info.has_eps}
     for key in given:
         if not takes[key]:
-            raise RecipeError(f"optim.{key}: {name} has none; set it to null")
+            raise RecipeError(f"optim.{key}: {name} has no such setting; set it to null")
 
 
 def _one_group(model: nn.Module) -> list[dict[str, Any]]:
-    """What timm takes where nothing divides the parameters, without the frozen ones."""
+    """The trainable parameters as one group, for when nothing divides them into several."""
     return [{"params": [p for p in model.parameters() if p.requires_grad]}]
 
 

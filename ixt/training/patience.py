@@ -30,7 +30,7 @@ class Patience:
         return self.limit is not None and self.waited >= self.limit
 
     def after(self, metrics: Mapping[str, Any]) -> Patience:
-        """Count an evaluation; an equal score is no better one."""
+        """Count an evaluation; an equal score does not count as better."""
         score = score_of(metrics)
         assert score is not None
         if self.best is None or score > self.best:

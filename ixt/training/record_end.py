@@ -27,8 +27,8 @@ def end_recorded(
         recipe: as it was given, for a run that ends before its own is known.
         until: step to end at; None for the recipe's last.
 
-    Yields what is to be called when training begins. Who is refused before that changes nothing
-    of a run that is there already, but leaves its error in a new folder.
+    Yields what is to be called when training begins. An error before that leaves an existing run as
+    it is, and is recorded only in a new folder.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda run: None
@@ -67,7 +67,7 @@ def _end(
 
 
 def _ending(error: BaseException) -> tuple[State, str] | None:
-    """State and last words; None for who lost another process: the launcher knows why."""
+    """State and final message; None where another process is to blame: the launcher knows why."""
     if lost_another(error):
         return None
     if isinstance(error, Interrupted):

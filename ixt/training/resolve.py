@@ -64,20 +64,20 @@ def resolve_recipe(
 
 
 def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:
-    """The same data, also for who resumes in another working folder."""
+    """The recipe with an absolute data root, so that it is valid in any working folder."""
     root = recipe.data.root
     if root is None or as_url(root) is not None:
         return recipe
     if resume and not Path(root).is_absolute() and not local_path(root).exists():
         raise CheckpointError(
-            f"data.root: {root}: there is no {local_path(root)}, and the run does not say below "
-            "which folder it was; give --data DIR"
+            f"data.root: {root}: {local_path(root)} does not exist, and the run does not record "
+            "which folder this relative path starts from; give --data DIR"
         )
     return recipe.with_(data={"root": str(local_path(root))})
 
 
 def _with_batches(recipe: Recipe, before: Recipe | None) -> Recipe:
-    """The recipe with the batch sizes that it leaves open, which a run to continue has chosen."""
+    """The recipe with the batch sizes it leaves open, taken from the run that it continues."""
     left_open = {"global_batch_size", "micro_batch_size"} - recipe.engine.model_fields_set
     if not left_open or recipe.data.root is None:
         return recipe
@@ -92,19 +92,20 @@ def _with_group(recipe: Recipe, group: int | None) -> Recipe:
 
 
 def _compare(stored: StoredRecipe, recipe: Recipe, run_dir: Path) -> None:
-    """Refuse a recipe that would compute something else; print what differs without doing so."""
+    """Refuse a recipe that would compute something else; print differences that do not matter."""
     found = changes(stored, recipe)
     fixed = [change for change in found if not change.free]
     if fixed:
         raise CheckpointError(
-            f"{stored.checkpoint}: the run to resume has another recipe: {few_changes(fixed)}; "
-            "give the same recipe, or start a new run with another --run-dir"
+            f"{stored.checkpoint}: the run to resume has a different recipe: "
+            f"{few_changes(fixed)}; give the same recipe, or start a new run with another "
+            "--run-dir"
         )
     if os.environ.get("RANK", "0") != "0":
         return
     printed = [change for change in found if change.key != "data.root"]  # the images are compared
     if printed:
-        _log.warning("%s: resumed with other settings: %s", run_dir, few_changes(printed))
+        _log.warning("%s: resumed with different settings: %s", run_dir, few_changes(printed))
     if not (run_dir / RUN_RECIPE).exists():
         name, file = stored.checkpoint.name, run_dir / RUN_RECIPE
-        _log.warning("%s: is missing; it is written again as it is in %s", file, name)
+        _log.warning("%s: is missing; it is restored from %s", file, name)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +59,7 @@ targets, and steps after the last one; gives the loss, 0-d."""
 
 
 class RunReport(Observer):
-    """What is written for people about a run while it trains; this one writes nothing."""
+    """Writes a report for people while a run trains; this base class writes nothing."""
 
     def evaluated(self, step: int, records: Records) -> None:
         """An evaluation is done and its row is written; every process is at this point.
@@ -68,6 +68,13 @@ class RunReport(Observer):
             step: updates done.
             records: of the averaged weights where there are some, else of the raw ones.
         """
+
+
+class EpochStart(Protocol):
+    """What is done before an epoch; see `ixt.training.phases`."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Bring model and update to the settings of an epoch, counted from 0."""
 
 
 @dataclass
@@ -110,16 +117,18 @@ class Run:
     ledger_format: int = LEDGER_FORMAT
     """Format of the rows to write; a run that is resumed keeps its own."""
     base: dict[str, Any] | None = None
-    """What `ixt.models.Base.record` gave of the weights to start from, in the first process; None
-    where the run starts from its seed."""
+    """What `ixt.models.Base.record` says about the initial weights, in the first process; None if
+    the run starts from its seed."""
     pixels: str | None = None
-    """How images are prepared, in words, beside the model's own way; None for a resumed run."""
+    """How images are prepared, in words, compared with the model's own settings; None for a resumed
+    run."""
     from_scratch: bool | None = None
     """Whether its first weights follow from the recipe; None where an earlier version began it."""
     keeps_gradients: bool = False
     """Whether gradients are zeroed in place, as recorded updates need it."""
     micro_step: MicroStep = field(init=False)
     """Trains on a micro-batch; this and what follows is there while the run is watched."""
+    phases: EpochStart = field(init=False)
     observers: Observer = field(init=False)
     report: RunReport = field(init=False)
     stop: StopAgreement = field(init=False)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
-    """Compare the images of now with those that a checkpoint was trained and evaluated on.
+    """Compare the present images with those that a checkpoint was trained and evaluated on.
 
-    Checkpoints of earlier versions say nothing of them but the classes; the images of now are then
-    taken for the same, which is printed.
+    Checkpoints of earlier versions record only the classes; the present images are then assumed to
+    be the same, and a line says so.
 
     Raises:
         CheckpointError: they differ.
@@ -36,13 +36,13 @@ def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
         )
     if not saved:
         run.reporter.say(
-            f"{checkpoint.path}: an earlier version wrote it, without a digest of the data; "
-            f"{run.recipe.data.root} is taken to be the same, and compared from now on"
+            f"{checkpoint.path}: was written by an earlier version, without a digest of the data; "
+            f"{run.recipe.data.root} is assumed to be the same data, and is compared from now on"
         )
 
 
 def other_data(checkpoint: Checkpoint, data: Mapping[Any, DataDigest]) -> str | None:
-    """One line about the first split that a checkpoint knows otherwise; None where none differs."""
+    """One line about the first split that differs from a checkpoint's; None if none does."""
     for split, now in data.items():
         saved = checkpoint.state.get("data", {}).get(split)
         if saved is not None and saved["digest"] != now.digest:

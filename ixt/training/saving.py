@@ -29,7 +29,7 @@ from ixt.training.run import Run
 def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     """Copy the state of this step and have it written. Every process must call it.
 
-    Training continues meanwhile; a save that finds the one before it unfinished waits for it.
+    Training continues meanwhile; a save waits for the one before it if that is unfinished.
 
     Raises:
         CheckpointError: the one before it could not be written.
@@ -38,7 +38,7 @@ def save(run: Run, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     if run.undo is not None:
         run.undo.finish_previous()
     _refuse_spoiled(run, step)
-    with activity.long("writing the checkpoint before"):
+    with activity.long("waiting for the previous checkpoint"):
         run.writer.wait()
     # No more patience than usual for what all processes exchange; who waits for the one that
     # writes finds that one patient.
@@ -78,7 +78,7 @@ def _start_to_write(
 
 
 def _refuse_spoiled(run: Run, step: int) -> None:
-    """Keep weights that are not finite out of checkpoints, which would resume none.
+    """Refuse to save weights that are not finite: no run could be resumed from them.
 
     An infinite gradient spoils them one update before a loss tells.
     """
@@ -91,13 +91,13 @@ def _refuse_spoiled(run: Run, step: int) -> None:
 
 
 def diverged(run: Run, what: str, at: int, also: str = "") -> Diverged:
-    """The error of a run whose numbers are spoiled, once what was saved is on the disk.
+    """The error of a run whose numbers are no longer finite; waits until its saves are on the disk.
 
     Args:
         run: the run.
-        what: is wrong.
-        at: updates done before the one that tells.
-        also: more about it.
+        what: what is wrong.
+        at: updates done before the one that showed it.
+        also: further details.
     """
     finish_saves(run)
     newest = newest_checkpoint(run.run_dir)
@@ -111,7 +111,7 @@ def diverged(run: Run, what: str, at: int, also: str = "") -> Diverged:
 def finish_saves(run: Run) -> None:
     """Wait, in every process, until what was saved is on the disk.
 
-    A process that left earlier would make the launcher end the one that still writes.
+    If a process left earlier, the launcher would end the one that is still writing.
     """
     with activity.long("writing a checkpoint"):
         run.writer.wait()
@@ -129,7 +129,7 @@ def newest_for_all(run: Run) -> Checkpoint | None:
 
 
 def _write(run: Run, tensors: dict[str, dict[str, Tensor]], content: dict[str, Any]) -> None:
-    """Write a checkpoint and delete what it makes superfluous; runs in the writer's thread."""
+    """Write a checkpoint and delete those that it replaces; runs in the writer's thread."""
     settings = run.recipe.run
     run.writer.copies.wait()
     run.reporter.keep_rows()

@@ -39,7 +39,7 @@ def capture(
         model: the plain module, not its wrapper.
         optimizer: as it steps.
         ema: the average, if there is one.
-        copies: where the copies go; to be waited for before they are read.
+        copies: where the copies go; wait for them before reading.
 
     Returns:
         Named tensors per file (model, ema, optimizer, ranks), and JSON-able scalars. Batch-norm

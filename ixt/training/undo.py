@@ -22,7 +22,7 @@ from ixt.training.ema import Ema
 
 
 class Undo:
-    """Around every update, in every process: `remember`, `finish_previous`, `unless_finite`."""
+    """Undoes an update that is not finite; every process calls its methods around each update."""
 
     def __init__(
         self, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
@@ -41,7 +41,7 @@ class Undo:
         self._room: dict[Any, Tensor] = {}
         self._before: dict[Any, Tensor] = {}
         self._host: dict[int, tuple[dict[str, Any], set[str], dict[str, Any]]] = {}
-        """Keys and host numbers of the optimizer's dictionaries, by identity."""
+        """Keys and host numbers of the optimizer's dictionaries, by the dictionary's identity."""
         self.undone = torch.zeros((), device=self._device)
         """Whether the last update was undone, on the device: 1 if so."""
         self._broken: Tensor | None = None
@@ -58,7 +58,7 @@ class Undo:
         torch._foreach_copy_(list(self._before.values()), list(live.values()))
 
     def finish_previous(self) -> None:
-        """Finish the update before: restore what the host holds, if it was undone.
+        """Finish the previous update: if it was undone, restore the numbers that the host keeps.
 
         Call it after the forward pass, which keeps the device busy meanwhile, and before the
         optimizer steps; and before the state is saved.
@@ -97,9 +97,9 @@ class Undo:
         self.undone = broken
 
     def _live(self) -> dict[Any, Tensor]:
-        """Every tensor on the device that an update changes, this process's part of it, by place.
+        """Every tensor on the device that an update changes (this process's part), by its place.
 
-        Not by identity: some optimizers put new tensors into the old places.
+        Identity would not do: some optimizers put new tensors into the old places.
         """
         live: dict[Any, Tensor] = dict(parts(self._model))
         live |= {("buffer", name): tensor for name, tensor in self._model.named_buffers()}
@@ -143,7 +143,7 @@ class Undo:
 
 
 def _is_of_host(value: Any, device: torch.device) -> bool:
-    """Whether a value of the optimizer's cannot be changed by the device: a count on the CPU."""
+    """Whether an optimizer's value is out of the device's reach, such as a count on the CPU."""
     if isinstance(value, Tensor):
         return value.device.type == "cpu" and device.type != "cpu" and value.dim() == 0
     return isinstance(value, int | float)

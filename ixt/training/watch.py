@@ -26,6 +26,7 @@ from ixt.pipeline.loader import Batch
 from ixt.training.interval import IntervalLog
 from ixt.training.micro_batch import out_of_memory_explained
 from ixt.training.model import probe_model
+from ixt.training.phases import Phases
 from ixt.training.run import MicroStep, Run, RunReport
 from ixt.training.undo import Undo
 
@@ -37,10 +38,11 @@ def watched(
     profile_steps: int = 0,
     report: Callable[[Run], RunReport] | None = None,
 ) -> Iterator[None]:
-    """Within the block a run can be trained, and stopped; at its end it is closed.
+    """Prepare a run to be trained and stopped within a `with` block; close it at the end.
 
     Args:
-        run: gets its `micro_step`, `observers`, `report` and `stop` for the time of the block.
+        run: gets its `micro_step`, `phases`, `observers`, `report` and `stop` for the time of the
+            block.
         micro_step: trains on one micro-batch; see `ixt.training.loop.micro_step`.
         profile_steps: steps to trace; 0 for none.
         report: makes what writes the run's report.
@@ -51,6 +53,7 @@ def watched(
     """
     log = IntervalLog(run)
     run.micro_step = choose_micro_step(run, micro_step, log)
+    run.phases = Phases(run, partial(choose_micro_step, run, micro_step, log))
     with ExitStack() as stack:
         stack.callback(_let_go, run)
         # First: also for the time of closing.
@@ -79,8 +82,8 @@ def watched(
 
 
 def _let_go(run: Run) -> None:
-    """Take from a run what refers to it, so that its memory is free as soon as nobody has it."""
-    for name in ("micro_step", "observers", "report", "stop"):
+    """Remove a run's references to itself, so that its memory is freed with the last reference."""
+    for name in ("micro_step", "phases", "observers", "report", "stop"):
         vars(run).pop(name, None)
 
 
@@ -98,7 +101,7 @@ def choose_micro_step(run: Run, micro_step: Callable[..., Tensor], log: Interval
 
 
 class UndoableStep:
-    """A micro-step after whose last one of an update all is as before, unless it is finite."""
+    """A micro-step that, after an update's last one, undoes the update unless it is finite."""
 
     def __init__(self, micro_step: MicroStep, undo: Undo, micro_batches: int) -> None:
         self._micro_step, self._undo, self._last = micro_step, undo, micro_batches - 1

@@ -21,7 +21,7 @@ from ixt.errors import CheckpointError
 from ixt.recipe import load_recipe
 from ixt.tools.demo import write_demo
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluate"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 THREADS = 1  # sums are cut up by threads: their number decides about bits
 _FILES = ("model.safetensors", "ema.safetensors")

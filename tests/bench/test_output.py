@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from samples import report, row, small_report
+from bench_samples import report, row, small_report
 from typer.testing import CliRunner, Result
 
 from ixt.bench.results import Report, write_report

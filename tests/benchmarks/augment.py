@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,10 +51,15 @@ def main() -> None:
             columns = ((op, np.uint8), (ARGUMENTS.get(op, 0.3), np.float64), (kernel, np.uint8))
             table = OpTable(*(np.full((COUNT, 1), value, kind) for value, kind in columns))
             name = f"{op.name.lower()}{' cubic' if kernel == BICUBIC else ''}"
-            show(name, lambda _, table=table: apply_policy(images, table, FILL))
+            show(name, partial(apply_again, images, table))
     for text in ("rand-m9-mstd0.5-inc1", "original", "3a", "trivial", "augmix"):
-        show(text, lambda epoch, text=text: augment(images, text, epoch))
+        show(text, partial(augment, images, text))
     show("whole recipe", lambda epoch: whole_recipe(images, epoch))
+
+
+def apply_again(images: torch.Tensor, table: OpTable, _: int) -> torch.Tensor:
+    """One operation, the same in every run."""
+    return apply_policy(images, table, FILL)
 
 
 def augment(images: torch.Tensor, text: str, epoch: int) -> torch.Tensor:

@@ -124,9 +124,9 @@ def main() -> None:
     update_ms = 1e3 * plain_s / options.updates
     print(f"{device}, {torch.get_num_threads()} threads; a checkpoint has {size_mb:.0f} MB")
     print(f"an update takes {update_ms:.0f} ms; {options.updates} per checkpoint")
-    for name, measured in times.items():
-        held_up_s = min(held for held, _ in measured)
-        round_s = min(total for _, total in measured)
+    for name, rounds in times.items():
+        held_up_s = min(held for held, _ in rounds)
+        round_s = min(total for _, total in rounds)
         print(
             f"{name:18} held up {1e3 * held_up_s:7.0f} ms ({held_up_s / plain_s:6.1%} of a round)"
             f"   round {round_s:6.2f} s ({round_s / plain_s - 1:+6.1%})"

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluate"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 BATCH_SIZE = 64
 SIDES = ("timm", "ixt torch", "ixt exact")

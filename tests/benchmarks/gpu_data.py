@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -162,7 +162,7 @@ def main() -> None:
             "images": {"count": given.images, "mean_kb": mean_kb(root)},
             "modes": {mode: asdict(gpu) for mode, gpu in MODES.items()},
         }
-        parts = {
+        parts: dict[str, Callable[[], object]] = {
             "pixels": lambda: check_pixels(root),
             "rates": lambda: measure_rates(root, threads, given.seconds),
             "memory": lambda: measure_memory(root),

@@ -97,7 +97,7 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
         prefetch=recipe.data.prefetch_batches,
         on_error="stop",
     )
-    where = {"device": device, "rank": 0, "world_size": 1}
+    where: dict[str, Any] = {"device": device, "rank": 0, "world_size": 1}
     if case == "validation":
         while True:
             yield EvalLoader(index, labels, decoder, recipe, **where)
@@ -118,13 +118,14 @@ def cpu_s() -> float:
     """CPU time of this process and of its running children."""
     me = psutil.Process()
     times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
-    return sum(spent.user + spent.system for spent in times)
+    return float(sum(spent.user + spent.system for spent in times))
 
 
 def resident_mib() -> float:
     """Memory of this process and its children, shared pages counted once."""
     me = psutil.Process()
-    return sum(p.memory_full_info().pss for p in (me, *me.children(recursive=True))) / 2**20
+    held = (p.memory_full_info().pss for p in (me, *me.children(recursive=True)))
+    return float(sum(held)) / 2**20
 
 
 def measure_rate(contender: str, case: str, root: Path) -> dict[str, float]:
@@ -164,7 +165,7 @@ def measure_first_batch(contender: str, root: Path) -> dict[str, float]:
 
     small = load_index(root, "train")
     whole = repeat_index(small, IMAGENET)
-    index_module.load_index = lambda *_: whole  # type: ignore[assignment]
+    index_module.load_index = lambda *_: whole
     torch.ones(1)
     start_s = time.perf_counter()
     next(iter(next(own_epochs("first_batch", root, contender))))

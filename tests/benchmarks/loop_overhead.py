@@ -28,7 +28,7 @@ from ixt.tools.demo import write_demo
 from ixt.training import loop as training
 from ixt.training.ema import Ema
 from ixt.training.model import probe_model
-from ixt.training.optimizer import build_loss, build_optimizer
+from ixt.training.optimizer import build_loss, build_optimizer, set_learning_rate
 from ixt.training.run import Run, open_run
 from ixt.training.watch import watched
 
@@ -55,7 +55,7 @@ def ours(run: Run, batch: Batch, stack: ExitStack) -> Callable[[int], None]:
     run.wrapped.train()
 
     def update(step: int) -> None:
-        training.set_learning_rate(run.optimizer, run.learning_rate(step % 10))
+        set_learning_rate(run.optimizer, run.learning_rate(step % 10))
         loss = training.train_step(run, step, repeat(batch))
         run.observers.update_done(step + 1, loss)
 

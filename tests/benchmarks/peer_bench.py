@@ -27,7 +27,7 @@ from torch import nn
 
 from ixt.bench.measure.steps import build_workload
 from ixt.bench.measure.timing import time_step
-from ixt.bench.report.peers import architecture
+from ixt.bench.report.names import architecture
 from ixt.bench.results import Cell, Mode, Protocol
 from ixt.distributed.machine import describe_machine
 from ixt.models import create_model

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ixt.tools.prepare import Archive, ArchiveSet, Options, Sources, prepare
@@ -77,11 +78,11 @@ def main() -> None:
         works: dict[str, Callable[[], object]] = {}
         for md5 in (True, False):
             note = "MD5" if md5 else "no MD5"
-            works[f"GNU tar, {note}"] = lambda md5=md5: with_gnu_tar(path, out, md5)
+            works[f"GNU tar, {note}"] = partial(with_gnu_tar, path, out, md5)
             for num_threads in (1, 2, 4):
                 options = Options(verify=md5, num_threads=num_threads)
-                works[f"ixt, {num_threads} threads, {note}"] = lambda options=options: prepare(
-                    out, Sources(train=path), options, published
+                works[f"ixt, {num_threads} threads, {note}"] = partial(
+                    prepare, out, Sources(train=path), options, published
                 )
         for name, work in works.items():
             elapsed_s = best_s(path, out, work)

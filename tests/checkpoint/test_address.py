@@ -10,7 +10,8 @@ import torch
 
 from ixt.checkpoint.address import locate
 from ixt.checkpoint.folder import save_checkpoint
-from ixt.checkpoint.weights import find_weights, read_weights
+from ixt.checkpoint.weight_files import find_weights
+from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError, DamagedCheckpoint
 from ixt.evaluate.average import average_checkpoints
 from ixt.verify import verify

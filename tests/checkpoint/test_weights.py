@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ixt.checkpoint.folder import save_checkpoint
-from ixt.checkpoint.weights import find_weights, read_weights
+from ixt.checkpoint.weight_files import find_weights
+from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError, ModelError
 from ixt.models import create_model, load_weights
 
@@ -24,7 +26,7 @@ STATE = {
 }
 
 
-def small(name: str = "convnext_tiny", num_classes: int = 5, **kwargs) -> nn.Module:
+def small(name: str = "convnext_tiny", num_classes: int = 5, **kwargs: Any) -> nn.Module:
     return create_model(name, num_classes=num_classes, **{**SMALL, **kwargs})
 
 
@@ -68,13 +70,15 @@ class Marker:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".pth.tar"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_plain_state_dict_loads_from_every_file_type(name, suffix, tmp_path) -> None:
+def test_a_plain_state_dict_loads_from_every_file_type(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
     source, model = small(name), small(name)
     file = tmp_path / f"weights{suffix}"
     write = save_file if suffix == ".safetensors" else torch.save
@@ -90,7 +94,9 @@ def test_a_plain_state_dict_loads_from_every_file_type(name, suffix, tmp_path) -
     [("state_dict", "state_dict_ema", "timm"), ("model", "model_ema", "model")],
 )
 @pytest.mark.parametrize("prefer_ema", [True, False])
-def test_training_checkpoints_give_the_wanted_weights(raw, ema, container, prefer_ema, tmp_path):
+def test_training_checkpoints_give_the_wanted_weights(
+    raw: str, ema: str, container: str, prefer_ema: bool, tmp_path: Path
+) -> None:
     source, model = small(), small()
     state = {f"module.{key}": value for key, value in source.state_dict().items()}
     args = argparse.Namespace(model="convnext_tiny", num_classes=5)
@@ -101,7 +107,7 @@ def test_training_checkpoints_give_the_wanted_weights(raw, ema, container, prefe
     assert_same(model, scaled(source.state_dict(), 2.0 if prefer_ema else 1.0))
 
 
-def test_without_averaged_weights_the_raw_ones_are_taken_and_said(tmp_path) -> None:
+def test_without_averaged_weights_the_raw_ones_are_taken_and_said(tmp_path: Path) -> None:
     source = small()
     torch.save({"state_dict": source.state_dict()}, tmp_path / "x.pth")
     assert load_weights(small(), tmp_path / "x.pth").kind == "raw"
@@ -112,7 +118,9 @@ def test_without_averaged_weights_the_raw_ones_are_taken_and_said(tmp_path) -> N
 @pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize("conv_mlp", [True, False])
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_facebook_keys_load_into_timm_s_convnext(name, conv_mlp, wrapped, tmp_path) -> None:
+def test_facebook_keys_load_into_timm_s_convnext(
+    name: str, conv_mlp: bool, wrapped: bool, tmp_path: Path
+) -> None:
     source = small(name)
     model = small(name, conv_mlp=conv_mlp)
     state = with_facebook_keys(source.state_dict())
@@ -131,7 +139,7 @@ def test_partial_variants_have_the_paper_s_keys() -> None:
     assert "stages.0.0.pwconv1.weight" in keys
 
 
-def test_a_run_folder_gives_its_newest_checkpoint(tmp_path) -> None:
+def test_a_run_folder_gives_its_newest_checkpoint(tmp_path: Path) -> None:
     source, model = small(), small()
     save_run(tmp_path, 9, scaled(source.state_dict(), 3.0))
     newest = save_run(tmp_path, 10, source.state_dict())
@@ -143,7 +151,7 @@ def test_a_run_folder_gives_its_newest_checkpoint(tmp_path) -> None:
     assert_same(model, source.state_dict())
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     older = save_run(tmp_path, 9, {"x": torch.ones(3)})
     newest = save_run(tmp_path, 10, {"x": torch.ones(3)})
     (newest / "model.safetensors").write_bytes(b"")
@@ -152,7 +160,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path) -> None:
         find_weights(newest)
 
 
-def test_averages_without_batch_norm_counters_load(tmp_path) -> None:
+def test_averages_without_batch_norm_counters_load(tmp_path: Path) -> None:
     source = create_model("resnet50", layers=(1, 1, 1, 1), num_classes=5)
     model = create_model("resnet50", layers=(1, 1, 1, 1), num_classes=5)
     state = {k: v for k, v in source.state_dict().items() if "num_batches" not in k}
@@ -161,27 +169,29 @@ def test_averages_without_batch_norm_counters_load(tmp_path) -> None:
     assert_same(model, source.state_dict())
 
 
-def test_checkpoint_info_holds_model_recipe_and_classes(tmp_path) -> None:
+def test_checkpoint_info_holds_model_recipe_and_classes(tmp_path: Path) -> None:
     folder = save_run(tmp_path, 3, {"x": torch.ones(1)})
     for path in (tmp_path, folder, folder / "model.safetensors"):
         info = read_weights(path).info
+        assert info is not None
         assert info.model_name == "convnext_tiny"
         assert info.class_names == ("cat", "dog")
         assert info.num_classes == 2
         assert info.recipe == STATE["recipe"]
 
 
-def test_checkpoint_info_reads_stored_command_lines(tmp_path) -> None:
+def test_checkpoint_info_reads_stored_command_lines(tmp_path: Path) -> None:
     args = argparse.Namespace(model="inceptionnext_tiny", nb_classes=1000)
     torch.save({"args": args, "state_dict": {"x": torch.ones(1)}}, tmp_path / "x.pth.tar")
     info = read_weights(tmp_path / "x.pth.tar").info
+    assert info is not None
     assert (info.model_name, info.num_classes, info.recipe) == ("inceptionnext_tiny", 1000, None)
     torch.save({"x": torch.ones(1)}, tmp_path / "y.pth")
     assert read_weights(tmp_path / "y.pth").info is None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_replacing_the_head_loads_all_the_rest(name, tmp_path) -> None:
+def test_replacing_the_head_loads_all_the_rest(name: str, tmp_path: Path) -> None:
     source, model = small(name, num_classes=5), small(name, num_classes=3)
     torch.save(source.state_dict(), tmp_path / "x.pth")
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -193,20 +203,22 @@ def test_replacing_the_head_loads_all_the_rest(name, tmp_path) -> None:
         assert torch.equal(value, before[key] if mine else source.state_dict()[key])
 
 
-def test_a_head_of_the_right_size_is_kept(tmp_path) -> None:
+def test_a_head_of_the_right_size_is_kept(tmp_path: Path) -> None:
     source, model = small(), small()
     torch.save(source.state_dict(), tmp_path / "x.pth")
     assert not load_weights(model, tmp_path / "x.pth", replace_head=True).head_replaced
     assert_same(model, source.state_dict())
 
 
-def test_another_class_count_is_named_as_the_cause(tmp_path) -> None:
+def test_another_class_count_is_named_as_the_cause(tmp_path: Path) -> None:
     torch.save(small(num_classes=5).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ModelError, match="its head has 5 classes, the model 3: create the model"):
+    with pytest.raises(
+        ModelError, match="its head has 5 classes, but the model has 3: create the model"
+    ):
         load_weights(small(num_classes=3), tmp_path / "x.pth")
 
 
-def test_a_misfit_shows_keys_and_names_the_model_of_the_file(tmp_path) -> None:
+def test_a_misfit_shows_keys_and_names_the_model_of_the_file(tmp_path: Path) -> None:
     source = create_model("inceptionnext_atto", num_classes=5)
     torch.save(source.state_dict(), tmp_path / "x.pth")
     model = small()
@@ -222,13 +234,13 @@ def test_a_misfit_shows_keys_and_names_the_model_of_the_file(tmp_path) -> None:
     assert_same(model, before)
 
 
-def test_a_misfit_believes_the_checkpoint_s_own_name(tmp_path) -> None:
+def test_a_misfit_believes_the_checkpoint_s_own_name(tmp_path: Path) -> None:
     save_run(tmp_path, 1, small().state_dict())
     with pytest.raises(ModelError, match="this is a checkpoint of convnext_tiny: create"):
         load_weights(small("inceptionnext_atto"), tmp_path)
 
 
-def test_a_misfit_names_the_model_as_it_was_asked_for(tmp_path) -> None:
+def test_a_misfit_names_the_model_as_it_was_asked_for(tmp_path: Path) -> None:
     state = small("inceptionnext_atto").state_dict()
     torch.save(dict(list(state.items())[1:]), tmp_path / "x.pth")
     with pytest.raises(ModelError, match=r"does not fit inceptionnext_atto: 1 missing") as caught:
@@ -236,7 +248,7 @@ def test_a_misfit_names_the_model_as_it_was_asked_for(tmp_path) -> None:
     assert str(caught.value).endswith("of another architecture, or with other arguments")
 
 
-def test_a_deeper_facebook_checkpoint_is_a_difference_by_key(tmp_path) -> None:
+def test_a_deeper_facebook_checkpoint_is_a_difference_by_key(tmp_path: Path) -> None:
     source = small(depths=(1, 1, 2, 1))
     args = argparse.Namespace(model="convnext_small")
     torch.save({"model": with_facebook_keys(source.state_dict()), "args": args}, tmp_path / "x.pth")
@@ -246,7 +258,7 @@ def test_a_deeper_facebook_checkpoint_is_a_difference_by_key(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy"])
-def test_code_in_a_pickle_is_refused_and_not_run(protocol, tmp_path) -> None:
+def test_code_in_a_pickle_is_refused_and_not_run(protocol: str, tmp_path: Path) -> None:
     marker, file = tmp_path / "executed", tmp_path / "x.pth"
     content = {"state_dict": {"x": torch.ones(1)}, "args": Marker(marker)}
     torch.save(content, file, _use_new_zipfile_serialization=protocol == "zip")
@@ -255,7 +267,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(protocol, tmp_path) -> None:
     assert not marker.exists()
 
 
-def test_code_in_a_bare_pickle_is_refused_and_not_run(tmp_path) -> None:
+def test_code_in_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     marker, file = tmp_path / "executed", tmp_path / "x.pth"
     file.write_bytes(pickle.dumps({"x": Marker(marker)}))
     with pytest.raises(CheckpointError):
@@ -265,7 +277,7 @@ def test_code_in_a_bare_pickle_is_refused_and_not_run(tmp_path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 20, 2000, 12_000])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_a_truncated_file_is_one_line(kind, kept, tmp_path) -> None:
+def test_a_truncated_file_is_one_line(kind: str, kept: int, tmp_path: Path) -> None:
     file = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
     if kind == "safetensors":
         save_file({"x": torch.ones(4000)}, file)
@@ -277,7 +289,7 @@ def test_a_truncated_file_is_one_line(kind, kept, tmp_path) -> None:
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_legacy_file_with_one_byte_changed_never_escapes_as_another_error(tmp_path) -> None:
+def test_a_legacy_file_with_one_byte_changed_never_escapes_as_another_error(tmp_path: Path) -> None:
     file = tmp_path / "x.pth"
     torch.save({"x": torch.ones(3)}, file, _use_new_zipfile_serialization=False)
     good = file.read_bytes()
@@ -291,7 +303,7 @@ def test_a_legacy_file_with_one_byte_changed_never_escapes_as_another_error(tmp_
     assert refused > len(good) // 6
 
 
-def test_a_safetensors_header_with_wrong_shapes_is_refused(tmp_path) -> None:
+def test_a_safetensors_header_with_wrong_shapes_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"x": torch.ones(10, 10)}, file)
     file.write_bytes(file.read_bytes().replace(b"[10,10]", b"[10,99]"))
@@ -299,7 +311,7 @@ def test_a_safetensors_header_with_wrong_shapes_is_refused(tmp_path) -> None:
         read_weights(file)
 
 
-def test_what_is_not_there_or_holds_no_weights_is_said(tmp_path) -> None:
+def test_what_is_not_there_or_holds_no_weights_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such file"):
         read_weights(tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match=r"no checkpoints/ and no model\.safetensors"):

@@ -82,7 +82,7 @@ def test_a_mistake_in_a_real_process_is_one_line_and_status_2(here: Path) -> Non
         (("x.yaml", "--resume", "--run-dir", "none"), "no checkpoint"),
         (
             ("x.yaml", "--set", "model.num_classes=12"),
-            "holds 10 classes, the model has 12 outputs",
+            "has 10 classes, but the model has 12 outputs",
         ),
     ],
 )
@@ -149,6 +149,6 @@ def test_a_name_that_is_no_text_is_printed_as_it_is(tmp_path: Path) -> None:
         os.makedirs(os.path.join(root, split, b"a"))
         Image.fromarray(pixels).save(os.path.join(os.fsdecode(root), split.decode(), "a", "x.jpg"))
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in en_US.UTF-8
-    command = [sys.executable, "-m", "ixt", "data", "index", root]
+    command: list[str | bytes] = [sys.executable, "-m", "ixt", "data", "index", root]
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert done.stdout.splitlines()[0] == root + b"/train: 1 images, 1 classes, 0 unreadable"

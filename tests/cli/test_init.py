@@ -108,12 +108,12 @@ PROBLEMS: dict[str, tuple[list[str], str]] = {
     "one class": ([f"a/{n}.png" for n in range(20)], "holds one class (a); a classifier needs"),
     "three images": (["a/1.png", "a/2.png", "b/1.png"], "holds 3 images in 2 classes, too few"),
     "loose images": (["1.png", "2.png"], "contains images but no class folders"),
-    "an empty folder": ([".hidden"], "holds no train/; found no folders"),
+    "an empty folder": ([".hidden"], "contains no train/; found no folders"),
     "a class only in val": (
         [*(f"train/{k}/{n}.png" for k in "ab" for n in range(9)), "val/a/1.png", "val/c/1.png"],
         "val: 1 of 2 class folders are not among the model's 2 classes (c)",
     ),
-    "val alone": (["val/a/1.png", "val/b/1.png"], "holds no train/; found 1 folder (val)"),
+    "val alone": (["val/a/1.png", "val/b/1.png"], "contains no train/; found 1 folder (val)"),
 }
 
 

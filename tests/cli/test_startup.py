@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from small_images import write_images
 
+from ixt.bench.results import read_report
+from ixt.bench.roofline.limits import costs_of
 from ixt.recipe import parse_recipe
 from ixt.training.loop import train
 
@@ -63,12 +65,25 @@ def run(tmp_path: Path, tiny_sections: dict[str, dict[str, object]]) -> Path:
 
 
 def test_what_needs_no_model_loads_no_torch(
-    tmp_path: Path, run: Path, ixt_status: Callable[..., int]
+    tmp_path: Path,
+    run: Path,
+    ixt_status: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = tmp_path / "data"
     for split in ("train", "val"):
         write_images(data / split, ["cat/a.JPEG", "dog/b.JPEG"])
     assert ixt_status("data", "check", str(data)) == 0
+    plan = ["plan", "inceptionnext_atto", "--gpus", "4"]
+    assert ixt_status(*plan) == 0
+    costs_of.cache_clear()
+    for row in read_report(BENCH_RESULTS).rows:
+        costs_of(row.model, row.image_size)
+    text, cut = tmp_path / "text.pth", tmp_path / "cut.safetensors"
+    text.write_bytes(b"no weights")
+    cut.write_bytes(next(run.glob("checkpoints/*/model.safetensors")).read_bytes()[:99])
+    finetune = ["finetune", "demo", "--data", str(data), "--from"]
     commands = {
         "explain": (["explain", "optim.lr"], 0),
         "a wrong recipe": (["train", "demo", "--set", "optim.lrr=1"], 2),
@@ -84,8 +99,24 @@ def test_what_needs_no_model_loads_no_torch(
             ["bench", "report", str(BENCH_RESULTS), "--out", str(tmp_path / "report.md")],
             0,
         ),
+        "plan of a model planned before": (
+            [*plan, "--device", "a100", "--set", "engine.micro_batch_size=160"],
+            0,
+        ),
+        "predict, a wrong option": (["predict", "x", "y", "--json", "--csv"], 2),
+        "predict, no weights": (["predict", str(text), "x.jpeg"], 2),
+        "predict, cut weights": (["predict", str(cut), "x.jpeg"], 2),
+        "predict, no file": (["predict", str(tmp_path / "none"), "x.jpeg"], 2),
+        "eval, no weights": (["eval", str(run), str(text), "--data", str(data)], 2),
+        "finetune, no weights": ([*finetune, str(text)], 2),
+        "finetune, no file": ([*finetune, str(tmp_path / "none.pth")], 2),
+        "bench report with charts": (
+            ["bench", "report", str(BENCH_RESULTS), "--out", str(tmp_path / "report.html")],
+            0,
+        ),
     }
     found = loaded([words for words, _ in commands.values()])
     assert dict(zip(commands, found, strict=True)) == {
-        name: [status, []] for name, (_, status) in commands.items()
+        name: [status, ["matplotlib"] if "charts" in name else []]
+        for name, (_, status) in commands.items()
     }

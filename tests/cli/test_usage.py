@@ -27,7 +27,7 @@ FORMATS = "timm-folder, hub, timm-pth, paper, onnx, torch-export"
         ("tran", "ixt: no such command 'tran'; did you mean 'train'?"),
         ("data chek", "ixt data: no such command 'chek'; did you mean 'check'?"),
         ("train", "ixt train: missing argument 'RECIPE'; see `ixt train --help`"),
-        ("eval x", "ixt eval: missing option '--data'; see `ixt eval --help`"),
+        ("finetune x", "ixt finetune: missing option '--from'; see `ixt finetune --help`"),
         (
             "bench kernels --precision fp8",
             "ixt bench kernels: --precision: is 'fp8'; give one of bf16, fp16, fp32",

@@ -66,5 +66,5 @@ def test_a_port_in_use_is_one_line_and_status_2(
         with patch.dict(os.environ, rank_environment(0, 2, port)):
             assert ixt_status("train", tmp_path / "x.yaml", "--run-dir", tmp_path / "run") == 2
     *_, last = capfd.readouterr().err.strip().splitlines()
-    assert last.startswith(f"127.0.0.1:{port}: the processes cannot meet there")
+    assert last.startswith(f"127.0.0.1:{port}: the process group cannot start there")
     assert "MASTER_PORT" in last

@@ -46,7 +46,7 @@ def test_options_about_machines(
         (("4:1", "n1"), "'4:1' is neither a number nor a range, e.g. 1:4"),
         (("0", "n1"), "'0' is neither"),
         (("two", "n1"), "'two' is neither"),
-        (("2", None), "several machines need a place to meet; add --rdzv-endpoint"),
+        (("2", None), "several machines need a rendezvous; on all of them, add --rdzv-endpoint"),
         ((None, "n1"), "for several machines; add --nodes N"),
     ],
 )

@@ -104,8 +104,8 @@ def test_what_even_a_kill_does_not_end_is_given_up() -> None:
         (
             [Left(-9, None, 9, killed=True)],
             143,
-            "killed as some processes did not end, after step 9; "
-            "nothing was saved after the last checkpoint",
+            "killed because some processes did not end, after step 9; nothing was saved after "
+            "the last checkpoint",
         ),
     ],
 )

@@ -132,7 +132,7 @@ def test_accelerate_that_started_one_process_of_two_is_refused(env: dict[str, st
     assert not join(starts_its_own=False)  # asked for one process
     assert alone_by_choice()
     env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
-    with pytest.raises(EngineError, match=r"started only this one; .* ixt --num-processes N"):
+    with pytest.raises(EngineError, match=r"started only this one; .* give --num-processes N"):
         join(starts_its_own=False)
     assert not join(starts_its_own=True)
 

@@ -83,7 +83,9 @@ def test_the_sbatch_script_is_this_text() -> None:
 
 def test_the_sbatch_script_is_a_shell_script(tmp_path: Path) -> None:
     (tmp_path / "job.sh").write_text(script())
-    subprocess.run(["bash", "-n", "job.sh"], cwd=tmp_path, check=True)
+    command = ["bash", "-n", str(tmp_path / "job.sh")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_spaces_stay_inside_a_value_of_the_sbatch_script() -> None:
@@ -113,7 +115,7 @@ def test_what_a_queue_would_refuse_is_refused_here() -> None:
         slurm(time="tomorrow")
     with pytest.raises(EngineError, match=r"--memory: 'lots': write megabytes, or e\.g\. 256G"):
         slurm(memory="lots")
-    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is no option"):
+    with pytest.raises(EngineError, match=r"--sbatch: 'exclusive': is not an option"):
         slurm(directives=("exclusive",))
     with pytest.raises(EngineError, match=r"--memory: 'lots': write a quantity"):
         kubernetes_manifest(JOB, image="x", memory="lots")
@@ -159,8 +161,8 @@ def test_the_trainjob_starts_an_agent_per_machine_that_meet_at_the_first() -> No
     assert (trainer["image"], trainer["numNodes"]) == ("registry.example/ixt:1", 4)
     assert trainer["command"] == ["ixt"]
     processes = ["--num-processes", "8", "--max-restarts", "3"]
-    meeting = ["--nodes", "4", "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)"]
-    assert trainer["args"] == [*JOB.arguments, *processes, *meeting]
+    rendezvous = ["--nodes", "4", "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)"]
+    assert trainer["args"] == [*JOB.arguments, *processes, *rendezvous]
     resources = {"nvidia.com/gpu": 8, "memory": "256Gi"}
     assert trainer["resourcesPerNode"] == {"requests": resources, "limits": resources}
 

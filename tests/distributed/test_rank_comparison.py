@@ -26,20 +26,21 @@ ONE = Process(
 def test_another_version_is_named_with_rank_host_and_both_values() -> None:
     other = replace(ONE, host="node-b", versions={"torch": "2.13.0", "timm": "1.0.31"})
     assert difference([ONE, ONE, other]) == (
-        "rank 2 on node-b has torch 2.13.0 and rank 0 on node-a 2.14.1; install the same on both"
+        "rank 2 on node-b has torch 2.13.0, but rank 0 on node-a has 2.14.1; "
+        "install the same version on both"
     )
     assert difference([ONE, ONE]) is None
 
 
 def test_a_package_that_one_host_lacks_is_a_difference() -> None:
     other = replace(ONE, versions={"torch": "2.14.1", "timm": None})
-    assert "has timm not at all and rank 0 on node-a 1.0.31" in str(difference([ONE, other]))
+    assert "has timm (none), but rank 0 on node-a has 1.0.31" in str(difference([ONE, other]))
 
 
 def test_another_recipe_is_named_by_its_first_key() -> None:
     other = replace(ONE, recipe={"optim.lr": 0.2, "run.seed": 2})
     assert difference([ONE, other]) == (
-        "rank 1 on node-a has optim.lr 0.2 and rank 0 on node-a 0.1; "
+        "rank 1 on node-a has optim.lr 0.2, but rank 0 on node-a has 0.1; "
         "give all processes the same recipe"
     )
 
@@ -50,7 +51,7 @@ def test_other_images_are_named_with_split_rank_host_counts_and_first_class() ->
     other = DataDigest("c", 12, {"cat": "5 z", "dog": "7 y"})
     one = ("node-a", {"train": whole, "val": whole})
     assert _other_data([one, one, ("node-b", {"train": whole, "val": fewer})]) == (
-        "rank 2 on node-b has other val images than rank 0 on node-a: 11 images and 12; "
+        "rank 2 on node-b has different val images from rank 0 on node-a: 11 images and 12; "
         "class dog first: 6 and 7; give all processes the same data"
     )
     assert "12 images and 12; class cat first: 5 and 5, with different names or sizes; give" in (
@@ -61,7 +62,7 @@ def test_other_images_are_named_with_split_rank_host_counts_and_first_class() ->
 @pytest.mark.parametrize("skew_s", [61.0, -3600.0])
 def test_a_clock_that_is_a_minute_off_is_named(skew_s: float) -> None:
     other = replace(ONE, host="node-b", clock_s=1000.0 + skew_s)
-    assert f"rank 1 on node-b is {skew_s:+.0f} s off" in str(clock_warning([ONE, other]))
+    assert f"rank 1 on node-b differs by {skew_s:+.0f} s" in str(clock_warning([ONE, other]))
     assert clock_warning([ONE, replace(ONE, clock_s=1059.0)]) is None
 
 

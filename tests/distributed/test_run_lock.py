@@ -35,8 +35,8 @@ def test_a_second_process_learns_who_holds_the_folder_until_that_one_is_killed(
             pass
         owner.kill()
     assert str(caught.value) == (
-        f"{tmp_path}/run: process {owner.pid} on {socket.gethostname()} trains in this folder; "
-        "wait for its end, stop it, or give another --run-dir"
+        f"{tmp_path}/run: process {owner.pid} on {socket.gethostname()} is training in this "
+        "folder; wait until it ends, stop it, or give another --run-dir"
     )
     with locked(tmp_path / "run"):
         pass
@@ -61,6 +61,10 @@ def test_the_other_processes_of_a_run_need_no_lock(
     with locked(tmp_path):
         monkeypatch.setenv("RANK", "1")
         with locked(tmp_path):
+            pass
+        monkeypatch.delenv("RANK")
+        # What the other process did has not released the lock of the first.
+        with pytest.raises(CheckpointError, match="is training in this folder"), locked(tmp_path):
             pass
 
 

@@ -69,7 +69,7 @@ class Session:
         """The exit status, and the lines that tell of ends and starts."""
         status = self.agent.wait(limit_s)
         lines = self.said()
-        told = re.compile(r"stopped |resumed |rank \d+ (?!.* holds the others up)")
+        told = re.compile(r"stopped |resumed |rank \d+ (?!.* slows the others down)")
         return status, [line for line in lines if told.match(line)]
 
     def said(self) -> list[str]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ixt.cli import app
 from ixt.doctor import examine as examining
+from ixt.doctor import network
 from ixt.doctor.examine import run_checks
 from ixt.doctor.result import Result, print_results, results_data
 
@@ -85,7 +86,7 @@ def test_the_exit_status_shows_a_failing_machine(
     run: object, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(examining, "_checks", lambda data, run_dir: {"x": run})
-    monkeypatch.setattr(examining.network, "check_local_network", good)
+    monkeypatch.setattr(network, "check_local_network", good)
     done = CliRunner().invoke(app, ["doctor", "--json", "--run-dir", str(tmp_path)])
     assert done.exit_code == status
     data = json.loads(done.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ixt.bench.measure.sensors import Reading
 from ixt.doctor import machine
@@ -93,14 +94,14 @@ def test_gpus_that_torch_cannot_use_are_a_failure(
     for number in range(8):
         (tmp_path / f"0000:0{number}:00.0").mkdir()
     monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path)
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = check_gpu()
     assert result.status == "fail"
     assert result.value.startswith("the driver has 8 GPUs and torch for CUDA")
 
 
 def test_sound_gpus_are_named_with_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = machine.torch.cuda
+    cuda = torch.cuda
     monkeypatch.setattr(cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "device_count", lambda: 2)
     monkeypatch.setattr(cuda, "get_device_name", lambda device: H100)
@@ -115,7 +116,7 @@ def test_sound_gpus_are_named_with_their_driver(monkeypatch: pytest.MonkeyPatch)
 def test_a_machine_without_a_driver_has_no_gpus(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path / "none")
     assert check_gpu().value == "no CUDA device"
 

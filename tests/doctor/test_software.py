@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_dali_must_be_of_torchs_cuda(world: dict[str, str]) -> None:
 def test_python_is_held_against_the_declared_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "metadata", lambda name: {"Requires-Python": ">=3.11"})
     assert check_python().status == "ok"
-    monkeypatch.setattr(software.platform, "python_version", lambda: "3.9.1")
+    monkeypatch.setattr(platform, "python_version", lambda: "3.9.1")
     result = check_python()
     assert (result.status, result.value) == ("fail", "3.9.1, ixt needs >=3.11")
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +35,7 @@ def test_a_bucket_is_asked_for_its_index(monkeypatch: pytest.MonkeyPatch, digits
     monkeypatch.setattr(storage, "load_index", lambda root, split: index)
     assert check_data("s3://bucket/set").status in ("ok", "warn")
     monkeypatch.undo()
-    assert "cannot be read; give a folder, or s3://" in check_data("gs://bucket/set").value
+    assert "cannot be read; give a folder, or a bucket as s3://" in check_data("gcs://b/set").value
 
 
 @pytest.mark.parametrize(("folders", "said"), [((), "no such folder"), (("train",), "no images")])
@@ -68,7 +70,7 @@ def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(total=GIB, used=GIB, free=1000)
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     result = check_run_folder(tmp_path)
     assert result.status == "fail"
     assert "make room" in result.fix
@@ -80,7 +82,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure(
     def refuse(**kwargs: object) -> None:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(storage.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     result = check_run_folder(tmp_path)
     assert (result.status, result.value) == ("fail", f"{tmp_path}: permission denied")
 

@@ -25,6 +25,7 @@ from ixt.estimate import RunEstimate, Target, as_data, estimate_run, print_estim
 from ixt.estimate.curve import draw_curve, sample_curve, write_curve
 from ixt.estimate.steps import count_steps
 from ixt.models import create_model, freeze, model_costs
+from ixt.models.cost import count_params
 from ixt.recipe import Recipe, dump_recipe, find_recipe, load_recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_optimizer, learning_rate
@@ -84,6 +85,32 @@ def test_hours_follow_from_rate_and_images(estimate: RunEstimate) -> None:
     assert estimate.duration.price == pytest.approx(2 * estimate.duration.gpu_hours)
     assert estimate.duration.energy_kwh == pytest.approx(0.7 * estimate.duration.gpu_hours)
     assert "19% of the roofline limit" in estimate.rates.basis
+
+
+def test_phases_with_small_images_take_less_time_and_the_memory_of_the_largest() -> None:
+    target = Target(8, "h100")
+    found, flat = (
+        estimate_run(find_recipe("inceptionnext_tiny_fast"), changes, target)
+        for changes in ([], ["curriculum.phases=[]"])
+    )
+    small, large = found.phases
+    assert (small.num_epochs, small.image_size, large.first_epoch, large.speed) == (
+        235,
+        160,
+        235,
+        1,
+    )
+    assert small.speed == pytest.approx((224 / 160) ** 2, rel=0.05)
+    hours = flat.duration.train_hours
+    expected = hours * (235 / small.speed + 80) / 315
+    assert found.duration.train_hours == pytest.approx(expected, rel=1e-6)
+    assert found.memory == flat.memory
+    assert [phase.num_epochs for phase in flat.phases] == [315]
+    console = Console(file=io.StringIO(), width=100)
+    print_estimate(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"0 to 234 +160 px", text)
+    assert "of it" in text
 
 
 def test_a_slow_link_bounds_the_hours() -> None:
@@ -238,7 +265,8 @@ def test_a_linear_probe_is_estimated_without_the_state_of_its_frozen_backbone() 
         estimate_run(ATTO, overrides, Target(2, "l4"))
         for overrides in (["model.freeze=backbone"], [])
     )
-    head = sum(p.numel() for p in create_model("inceptionnext_atto").head.fc2.parameters())
+    model: Any = create_model("inceptionnext_atto")
+    head = count_params(model.head.fc2)
     assert probe.costs.params == whole.costs.params
     assert probe.costs.trainable_params == head
     assert (probe.memory.gradients, probe.memory.optimizer) == (4 * head, 8 * head)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from ixt.bench.roofline import find_device
-from ixt.estimate.activations import Activations
+from ixt.estimate.counting import optimizer_bytes_per_param
 from ixt.estimate.memory import (
     GIB,
+    Activations,
     ModelSize,
     largest_micro_batch,
-    optimizer_bytes_per_param,
     rank_memory,
 )
 from ixt.estimate.network import find_link, update_traffic

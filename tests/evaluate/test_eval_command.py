@@ -40,7 +40,7 @@ QUICK = Settings(batch_size=16, image_sizes=(64,), crop_pcts=(1.0,))
 
 def state_of(seed: int, num_classes: int = 10) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    model = create_model(MODEL, num_classes=num_classes)
+    model: Any = create_model(MODEL, num_classes=num_classes)
     # timm starts heads near zero, where all classes are nearly equally likely.
     torch.nn.init.normal_(model.head.fc.weight)
     return model.state_dict()
@@ -136,6 +136,26 @@ def test_every_format_of_the_same_weights_gives_the_same_numbers(
     losses = [m.records.loss for m in outcome.measurements if "run" not in m.candidate.name]
     assert all(np.array_equal(loss, losses[0]) for loss in losses)
     assert sorted(read) == sorted(name for name in files if ".pth" in name)  # each only once
+
+
+def test_a_run_is_evaluated_on_the_images_that_its_recipe_names(
+    files: dict[str, Path], some_digits: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in (some_digits / "val").iterdir())
+    model = create_model("test_resnet", num_classes=10)
+    content = {"model": {"name": "test_resnet"}, "eval": {"image_size": 32}}
+    recipe = parse_recipe({**content, "data": {"root": str(some_digits)}})
+    state = {"step": 1, "recipe": recipe.model_dump(mode="json"), "class_names": names}
+    save_checkpoint(tmp_path / "run", {"model": model.state_dict()}, state)
+    run = Source(tmp_path / "run")
+    found, given = (
+        run_evaluation([run], data, QUICK).measurements[0] for data in (None, str(some_digits))
+    )
+    assert np.array_equal(found.records.loss, given.records.loss)
+    with pytest.raises(DataError, match=r"paper.pth: no images are recorded; give --data DIR"):
+        run_evaluation([Source(files["paper.pth"], MODEL)], None, QUICK)
+    with pytest.raises(DataError, match="were trained on different images; give --data DIR"):
+        run_evaluation([run, Source(files["paper.pth"], MODEL)], None, QUICK)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -341,8 +361,8 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
     shapes = refusal(widened, "x.safetensors")
     assert "stem.0.weight (24, 3, 5, 5) instead of (24, 3, 4, 4)" in shapes
     line = refusal(state_of(0, num_classes=7))
-    assert "holds 10 classes, the model has 7 outputs" in line
-    assert "with --class-map or use the data that the model was made for" in line
+    assert "has 10 classes, but the model has 7 outputs" in line
+    assert "with --class-map or use the data that the model was trained on" in line
     torch.save(state, tmp_path / "x.pth")
     whole = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
@@ -353,7 +373,9 @@ def test_files_that_do_not_fit_are_one_line(some_digits: Path, tmp_path: Path) -
 def test_the_name_of_another_model_is_refused_for_a_run_alone(
     files: dict[str, Path], some_digits: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"holds {MODEL}, not resnet18; leave out --model"):
+    with pytest.raises(
+        ModelError, match=f"contains weights of {MODEL}, not of resnet18; leave out --model"
+    ):
         run_evaluation([Source(files["run"], "resnet18")], str(some_digits), QUICK)
     both = [Source(files["run"], MODEL), Source(files["paper.pth"], MODEL)]
     assert len(run_evaluation(both, str(some_digits), QUICK).rows) == 2

@@ -49,7 +49,7 @@ def test_images_are_found_in_every_layout(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no val/ or validation/; found 1 folder"):
+    with pytest.raises(DataError, match="contains no val/ or validation/; found 1 folder"):
         open_test_set(str(tmp_path))
     write(tmp_path / "half", "a/0.jpeg")
     (tmp_path / "half" / "b").mkdir()

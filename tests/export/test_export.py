@@ -30,6 +30,7 @@ from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.export import FORMATS, Agreement, export_checkpoint, graphs
 from ixt.export import exporting as exporting
 from ixt.export.output_paths import staged
+from ixt.export.source import open_source
 from ixt.models import create_model, load_weights
 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
@@ -465,10 +466,8 @@ def test_a_model_that_cannot_be_traced_is_one_line(
         def forward(self, images: Tensor) -> Tensor:
             return images if images.sum() > 0 else -images
 
-    opened = exporting.open_source
-
-    def fickle(*arguments: object) -> object:
-        return dataclasses.replace(opened(*arguments), model=Fickle())  # type: ignore[arg-type]
+    def fickle(*arguments: Any) -> object:
+        return dataclasses.replace(open_source(*arguments), model=Fickle())
 
     monkeypatch.setattr(exporting, "open_source", fickle)
     with pytest.raises(ExportError, match="torch cannot export this model: ") as caught:

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from ixt.cli import app
 from ixt.errors import DataError
-from ixt.images import buckets
 from ixt.images.byte_ranges import ReadAhead, WrongBytes, read_bytes
+from ixt.images.folders import Split
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
+from ixt.storage import retries
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
@@ -31,12 +32,9 @@ pytest.importorskip("s3fs")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        policy = buckets.RetryPolicy(attempts=4, first_wait_s=0.02)
-        patch.setattr(buckets, "POLICY", policy)
+        s3_server.use(bucket, patch)
+        policy = retries.RetryPolicy(attempts=4, first_wait_s=0.02)
+        patch.setattr(retries, "POLICY", policy)
         yield bucket
 
 
@@ -73,7 +71,7 @@ def copied(packed: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_bucket_gives_the_rows_and_bytes_of_the_folder(
-    folder: Path, uploaded: str, split
+    folder: Path, uploaded: str, split: Split
 ) -> None:
     reference, index = load_index(folder, split), load_index(uploaded, split)
     for name, column in tar_sets.columns(reference).items():
@@ -125,8 +123,8 @@ def test_a_read_that_fails_is_tried_again(
 ) -> None:
     index = load_index(uploaded, "train")
     if fault == "slow":  # by a second
-        policy = replace(buckets.POLICY, attempts=9, timeout_s=0.4)
-        monkeypatch.setattr(buckets, "POLICY", policy)
+        policy = replace(retries.POLICY, attempts=9, timeout_s=0.4)
+        monkeypatch.setattr(retries, "POLICY", policy)
     served.faults = [fault, fault]
     assert tar_sets.contents(index) == tar_sets.contents(load_index(folder, "train"))
     assert served.faults == []
@@ -165,7 +163,7 @@ def test_a_server_that_only_dawdles_is_named(
 ) -> None:
     index = load_index(uploaded, "train")
     served.always = "slow"
-    monkeypatch.setattr(buckets, "POLICY", replace(buckets.POLICY, attempts=2, timeout_s=0.2))
+    monkeypatch.setattr(retries, "POLICY", replace(retries.POLICY, attempts=2, timeout_s=0.2))
     with pytest.raises(DataError, match=r"train-00000\.tar: .*[Tt]imeout.* in the last of 2 att"):
         tar_sets.contents(index)
 
@@ -176,14 +174,14 @@ def test_threads_that_wait_give_up_with_the_first_that_does(
     (source,) = load_index(uploaded, "train").ranges([0])
     served.reads.clear()
     served.always = "500"
-    patient = replace(buckets.POLICY, first_wait_s=60.0, longest_wait_s=60.0)
-    monkeypatch.setattr(buckets, "POLICY", patient)
+    patient = replace(retries.POLICY, first_wait_s=60.0, longest_wait_s=60.0)
+    monkeypatch.setattr(retries, "POLICY", patient)
     ahead = ReadAhead()
     waiting = ahead.start([source], read_bytes)
     while not served.reads:
         time.sleep(0.01)
     time.sleep(0.2)
-    monkeypatch.setattr(buckets, "POLICY", replace(patient, attempts=1))
+    monkeypatch.setattr(retries, "POLICY", replace(patient, attempts=1))
     start_s = time.monotonic()
     for reading in (ahead.start([source], read_bytes), waiting):
         with pytest.raises(DataError, match="HTTP status 500: no luck in the last of 1 attempts"):
@@ -199,7 +197,7 @@ def test_many_threads_warn_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     index = load_index(uploaded, "train")
-    monkeypatch.setattr(buckets, "_OUTAGE", buckets._Outage())
+    monkeypatch.setattr(retries, "_OUTAGE", retries._Outage())
     served.always = "503"
     ahead = ReadAhead()
     reading = ahead.start(index.ranges(range(len(index))), read_bytes)
@@ -207,7 +205,7 @@ def test_many_threads_warn_once(
         reading.row(0)
     ahead.close()
     assert len(caplog.records) == 1
-    assert "HTTP status 503: no luck, again in 0." in caplog.text
+    assert "HTTP status 503: no luck; retrying in 0." in caplog.text
 
 
 def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None:
@@ -221,7 +219,7 @@ def test_a_denied_read_is_not_tried_again(uploaded: str, served: Bucket) -> None
 
 def test_a_server_that_is_away_is_named(uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"/train: .*127\.0\.0\.1:9.* in the last of 4 attempts"):
+    with pytest.raises(DataError, match=r"/imagenet: .*127\.0\.0\.1:9.* in the last of 4 attempts"):
         load_index(uploaded, "train")
 
 
@@ -232,7 +230,7 @@ def test_missing_credentials_are_said(uploaded: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     # Another time limit makes another connection, which looks for credentials anew.
-    monkeypatch.setattr(buckets, "POLICY", replace(buckets.POLICY, timeout_s=31.0))
+    monkeypatch.setattr(retries, "POLICY", replace(retries.POLICY, timeout_s=31.0))
     with pytest.raises(DataError, match=r"access denied \(Unable to locate credentials\); set AWS"):
         load_index(uploaded, "train")
 
@@ -241,8 +239,8 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
     with pytest.raises(DataError) as error:
         load_index(f"{uploaded}/nowhere", "val")
     assert str(error.value) == (
-        f"{uploaded}/nowhere: holds no val/ or validation/; write a set with ixt data pack and "
-        "copy its folder there as it is"
+        f"{uploaded}/nowhere: contains nothing; check the URL, or upload a set that has val/ or "
+        "validation/ below it (ixt data pack DATA --to URL writes one)"
     )
     with pytest.raises(DataError, match=r"no such object or bucket \(HTTP status 404"):
         load_index("s3://no-such-bucket/x", "train")
@@ -251,7 +249,7 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
 def test_tars_without_their_index_are_refused(copied: Path) -> None:
     shutil.rmtree(copied / "train" / "index")
     s3_server.upload(copied, "s3://sets/bare")
-    with pytest.raises(DataError, match=r"/bare/train: holds no index/meta\.json; only sets of"):
+    with pytest.raises(DataError, match=r"/bare/train: contains no index/meta\.json; a set of"):
         load_index("s3://sets/bare", "train")
 
 
@@ -259,7 +257,9 @@ def test_a_shard_of_another_length_is_named(copied: Path) -> None:
     shard = copied / "train" / "train-00001.tar"
     shard.write_bytes(shard.read_bytes()[:1024])
     s3_server.upload(copied, "s3://sets/short")
-    with pytest.raises(DataError, match=r"train-00001\.tar: has 1024 bytes, the index says \d+"):
+    with pytest.raises(
+        DataError, match=r"train-00001\.tar: has 1024 bytes, but the index says \d+"
+    ):
         load_index("s3://sets/short", "train")
 
 

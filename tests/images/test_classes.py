@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ixt.images.index import Index, target_labels
 
 
 def index_of(classes: tuple[str, ...], labels: list[int]) -> Index:
-    empty = np.zeros(0)
+    empty: Any = np.zeros(0)
     return Index(
         root=Path("/data"),
         folder=Path("/data/val"),
@@ -76,10 +77,10 @@ def test_a_wrong_number_of_outputs_is_refused() -> None:
     with pytest.raises(DataError) as error:
         output_classes([f"c{i}" for i in range(37)], 1000)
     assert str(error.value) == (
-        "the data holds 37 classes (c0 is not one of ImageNet-1k), the model has 1000 outputs; "
-        "set model.num_classes to 37 or use the data that the model was made for"
+        "the data has 37 classes (c0 is not one of ImageNet-1k), but the model has 1000 outputs; "
+        "set model.num_classes to 37 or use the data that the model was trained on"
     )
-    with pytest.raises(DataError, match=r"2 classes, the model has 3 outputs; do that or use"):
+    with pytest.raises(DataError, match=r"2 classes, but the model has 3 outputs; do that or use"):
         output_classes(["a", "b"], 3, remedy="do that")
 
 

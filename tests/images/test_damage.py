@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,8 +112,8 @@ def test_a_flipped_bit_in_a_packed_index_is_named_and_the_tars_listed(
     lost = name in ("crc32.npy", "meta.json")
     assert load_index(packed, "train").has_checksums != lost
     assert [record.getMessage() for record in others] == [
-        f"{file.parent}: gives no checksums, so damage in it or in an image may go unnoticed; pack "
-        "the set again to have them"
+        f"{file.parent}: contains no checksums, so damage in it or in an image may go unnoticed; "
+        "pack the set again to add them"
     ] * lost
 
 
@@ -151,7 +153,7 @@ def test_damage_in_a_read_only_data_root_is_made_good_in_the_users_cache(
     flip(table / "labels.npy", 140)
     mkdir = Path.mkdir
 
-    def read_only(self: Path, *args: object, **kwargs: object) -> None:
+    def read_only(self: Path, *args: Any, **kwargs: Any) -> None:
         if self.is_relative_to(folder) and not self.exists():
             raise OSError(30, "Read-only file system", str(self))
         mkdir(self, *args, **kwargs)
@@ -165,12 +167,12 @@ def test_damage_in_a_read_only_data_root_is_made_good_in_the_users_cache(
 
 def wrong_labels(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"][0] = -1
-    return "labels does not lie within the 3 classes"
+    return "labels contains a number outside the 3 classes"
 
 
 def labels_beyond(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"][-1] = 3
-    return "labels does not lie within the 3 classes"
+    return "labels contains a number outside the 3 classes"
 
 
 def other_labels(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -185,12 +187,12 @@ def unsorted_labels(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def negative_offset(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = -512
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def offset_outside(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][3] = 2**62
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def odd_offset(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -201,22 +203,22 @@ def odd_offset(columns: dict[str, NDArray[np.generic]]) -> str:
 def overlap(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_offsets"][1] = columns["shard_offsets"][0]
     columns["shard_numbers"][1] = columns["shard_numbers"][0]
-    return "shard_offsets holds images that overlap"
+    return "shard_offsets contains images that overlap"
 
 
 def absurd_length(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["num_bytes"][0] = 2**62
-    return "shard_offsets and num_bytes point outside of a tar"
+    return "shard_offsets and num_bytes point outside a tar"
 
 
 def negative_length(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["num_bytes"][0] = -1
-    return "num_bytes holds a negative length"
+    return "num_bytes contains a negative length"
 
 
 def absurd_size(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["sizes"][0] = 2**31 - 1
-    return "sizes holds a height or width that no image has"
+    return "sizes contains a height or width that no image has"
 
 
 def no_size(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -226,7 +228,7 @@ def no_size(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def unknown_format(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["formats"][0] = 77
-    return "formats holds a format that does not exist"
+    return "formats contains a format that does not exist"
 
 
 def falling_paths(columns: dict[str, NDArray[np.generic]]) -> str:
@@ -236,29 +238,29 @@ def falling_paths(columns: dict[str, NDArray[np.generic]]) -> str:
 
 def unknown_shard(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["shard_numbers"][0] = 99
-    return "shard_numbers does not lie within the"
+    return "shard_numbers contains a number outside the"
 
 
 def zero_byte(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["path_blob"][-1] = 0
-    return "path_blob holds a zero byte"
+    return "path_blob contains a zero byte"
 
 
 def same_name(columns: dict[str, NDArray[np.generic]]) -> str:
     start, middle, end = columns["path_offsets"][:3].tolist()
     assert middle - start == end - middle
     columns["path_blob"][middle:end] = columns["path_blob"][start:middle]
-    return "path_blob holds the same name twice"
+    return "path_blob contains the same name twice"
 
 
 def few_rows(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["sizes"] = columns["sizes"][:-1]
-    return "sizes holds an array of (14, 2) int32"
+    return "sizes contains an array of (14, 2) int32"
 
 
 def other_type(columns: dict[str, NDArray[np.generic]]) -> str:
     columns["labels"] = columns["labels"].astype(np.float32)
-    return "labels holds an array of (15,) float32"
+    return "labels contains an array of (15,) float32"
 
 
 CRAFTED = [
@@ -268,7 +270,10 @@ CRAFTED = [
 ]  # fmt: skip
 
 
-def craft(index: Path, change: Callable[[dict[str, NDArray[np.generic]]], str]) -> str:
+Change = Callable[[dict[str, NDArray[np.generic]]], str]
+
+
+def craft(index: Path, change: Change) -> str:
     """Write the index again with values that cannot be true, and with the digests of these."""
     table = read_table(index)
     columns = {name: column.copy() for name, column in table.columns.items()}
@@ -281,7 +286,7 @@ def craft(index: Path, change: Callable[[dict[str, NDArray[np.generic]]], str]) 
 
 @pytest.mark.parametrize("change", CRAFTED)
 def test_a_value_that_cannot_be_true_is_named(
-    packed: Path, change, caplog: pytest.LogCaptureFixture
+    packed: Path, change: Change, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = seen(load_index(packed, "train"))
     problem = craft(packed / "train" / "index", change)
@@ -341,8 +346,8 @@ def test_a_packed_set_without_checksums_is_read_and_said_so_once(
     assert index.sizes.tolist() == [[18, 24], [18, 25]] * 2
     assert all(content.startswith(b"\xff\xd8") for content in tar_sets.contents(index))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{old}/train/index: gives no checksums, so damage in it or in an image may go unnoticed; "
-        "pack the set again to have them"
+        f"{old}/train/index: contains no checksums, so damage in it or in an image may go "
+        "unnoticed; pack the set again to add them"
     ]
 
 
@@ -355,7 +360,7 @@ def test_a_cached_table_without_checksums_is_built_anew(
     kept = {key: meta[key] for key in ("classes", "folders", "shards")}
     (table / "meta.json").write_text(json.dumps(kept | {"format": 2}))
     assert seen(load_index(folder, "train")) == before
-    assert "is of an earlier release of ixt, without checksums" in caplog.text
+    assert "was written by an earlier release of ixt, without checksums" in caplog.text
 
 
 def test_a_table_with_digests_does_not_pass_for_one_without(packed: Path) -> None:
@@ -368,7 +373,7 @@ def test_nothing_is_read_from_a_folder_in_tmp_that_others_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_index, "user_cache", lambda root: None)
-    monkeypatch.setattr(bucket_index.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     own = tmp_path / f"ixt-{os.getuid()}"
     assert bucket_index._cache("s3://sets/x").parent == own
     assert own.stat().st_mode & 0o777 == 0o700
@@ -383,7 +388,7 @@ def test_nothing_is_read_from_a_folder_in_tmp_that_others_may_write(
         bucket_index._cache("s3://sets/x")
     own.unlink()
     own.mkdir(mode=0o700)
-    monkeypatch.setattr(bucket_index.os, "getuid", lambda: os.stat(own).st_uid + 1)
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(own).st_uid + 1)
     (tmp_path / f"ixt-{os.stat(own).st_uid + 1}").mkdir(mode=0o700)
     with pytest.raises(DataError, match=refused):
         bucket_index._cache("s3://sets/x")

@@ -115,7 +115,7 @@ def test_a_fraction_that_holds_out_nothing_is_refused(photos: Path) -> None:
 
 def test_bare_class_folders_without_a_fraction_say_what_to_set(photos: Path) -> None:
     assert len(load_split(photos, "train", None)) == 80
-    with pytest.raises(DataError, match=r"holds no val/ .* set data\.val_fraction: 0\.2"):
+    with pytest.raises(DataError, match=r"contains no val/ .* set data\.val_fraction: 0\.2"):
         load_split(photos, "val", None)
 
 

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from ixt.errors import DataError
@@ -39,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def write_image(path: Path, size: tuple[int, int], mode: str = "RGB", **save: object) -> Path:
+def write_image(path: Path, size: tuple[int, int], mode: str = "RGB", **save: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image_format = save.pop("format", "PNG" if path.suffix == ".png" else "JPEG")
     Image.new(mode, size, 90).save(path, image_format, **save)
@@ -277,7 +280,7 @@ def remove_file(root: Path) -> None:
     ("change", "count"), [(add_file, 4), (add_nested_file, 4), (add_class, 4), (remove_file, 2)]
 )
 def test_a_changed_folder_is_indexed_again_and_said_so(
-    root: Path, change, count: int, caplog: pytest.LogCaptureFixture
+    root: Path, change: Callable[[Path], object], count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_index(root, "train")
     change(root)
@@ -352,7 +355,7 @@ def lose_column(table: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [other_version, cut_column, empty_meta, foreign_column, lose_column]
 )
-def test_an_unusable_cache_is_replaced(root: Path, damage) -> None:
+def test_an_unusable_cache_is_replaced(root: Path, damage: Callable[[Path], object]) -> None:
     built = names(load_index(root, "train"))
     (table,) = cached_tables(root)
     damage(table)
@@ -427,19 +430,20 @@ def empty_class(root: Path) -> str:
 
 def no_root(root: Path) -> str:
     root.rename(root.with_name("moved"))
-    return f"{root}: no such folder; give the folder that holds train/ and val/"
+    return f"{root}: no such folder; give the folder that contains train/ and val/"
 
 
 def root_is_a_file(root: Path) -> str:
     no_root(root)
     root.touch()
-    return f"{root}: not a folder; give the folder that holds train/ and val/"
+    return f"{root}: not a folder; give the folder that contains train/ and val/"
 
 
 def no_split(root: Path) -> str:
     (root / "train").rename(root / "training")
     return (
-        f"{root}: holds no train/; found 1 folder (training); put class folders into {root}/train"
+        f"{root}: contains no train/; found 1 folder (training); put class folders into "
+        f"{root}/train"
     )
 
 
@@ -461,7 +465,7 @@ def unsorted_images(root: Path) -> str:
 @pytest.mark.parametrize(
     "damage", [empty_class, no_root, root_is_a_file, no_split, no_classes, unsorted_images]
 )
-def test_another_layout_is_refused_in_one_line(root: Path, damage) -> None:
+def test_another_layout_is_refused_in_one_line(root: Path, damage: Callable[[Path], str]) -> None:
     message = damage(root)
     with pytest.raises(DataError) as error:
         load_index(root, "train")
@@ -472,7 +476,7 @@ def test_the_train_folder_given_as_root_is_recognised(root: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(root / "train", "val")
     assert str(error.value) == (
-        f"{root}/train: holds no val/ or validation/; it looks like the train folder itself, "
+        f"{root}/train: contains no val/ or validation/; it looks like the train folder itself, "
         f"so give its parent {root}"
     )
 
@@ -480,7 +484,7 @@ def test_the_train_folder_given_as_root_is_recognised(root: Path) -> None:
 def test_a_forbidden_class_folder_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
-    def guarded(path):
+    def guarded(path: bytes) -> Any:
         if path.endswith(b"/dog"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
@@ -508,7 +512,7 @@ def write_imagenet_sized_table(root: Path) -> None:
     labels = (np.arange(count, dtype=np.int64) * 1000 // count).astype(np.int32)
     files = [f"{classes[c]}/{classes[c]}_{i}.JPEG".encode() for i, c in enumerate(labels.tolist())]
     blob, offsets = join_paths(files)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "shard_numbers": np.zeros(0, np.int32),
         "shard_offsets": np.zeros(0, np.int64),
         "crc32": np.zeros(0, np.uint32),

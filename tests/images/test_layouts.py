@@ -31,19 +31,6 @@ from ixt.training.loop import train
 CPU = torch.device("cpu")
 
 
-def webdataset(folder: Path, root: Path) -> Path:
-    def key(path: Path) -> str:
-        return f"{path.parent.name}/{path.stem}"
-
-    for split in ("train", "val"):
-
-        def shard(number: int, split: str = split) -> Path:
-            return root / f"set-{split}-{number:04}.tar"
-
-        tar_sets.shards(folder, split, shard, name=key)
-    return root
-
-
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The same images in every layout."""
@@ -54,19 +41,23 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "lists": tar_sets.lists(folder, base / "lists"),
         "tars": tar_sets.class_tars(folder, base / "tars"),
         "outer": tar_sets.outer_tar(folder, base / "outer"),
-        "shards": webdataset(folder, base / "shards"),
+        "shards": tar_sets.webdataset(folder, base / "shards"),
         "packed": pack(folder, base / "packed", PackOptions(shard_bytes=12_000)).root,
     }
     if find_spec("pyarrow"):
         roots["parquet"] = tar_sets.parquet(folder, base / "parquet")
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
-        patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3_server.use(bucket, patch)
         s3_server.upload(base / "packed", "s3://sets/imagenet")
-        yield {**{name: str(root) for name, root in roots.items()}, "bucket": "s3://sets/imagenet"}
+        s3_server.upload(folder, "s3://sets/folder")
+        s3_server.upload(base / "shards", "s3://sets/shards")
+        buckets = {
+            "bucket": "s3://sets/imagenet",
+            "bucket folder": "s3://sets/folder",
+            "bucket shards": "s3://sets/shards",
+        }
+        yield {name: str(root) for name, root in roots.items()} | buckets
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def recipe(tiny_sections: dict[str, dict[str, object]]) -> Recipe:
 
 def train_loader(recipe: Recipe, index: Index, decoder: Decoder) -> TrainLoader:
     planner = build_planner(recipe, target_labels(index, index.classes), index.sizes)
-    share = {"device": CPU, "rank": 0, "world_size": 1}
+    share: dict[str, Any] = {"device": CPU, "rank": 0, "world_size": 1}
     return TrainLoader(index, planner, decoder, recipe, num_classes=3, **share)
 
 
@@ -137,7 +128,8 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    for layout in roots.keys() - {"folder", "tars"}:
+    local = ("lists", "outer", "shards", "packed", *roots.keys() & {"parquet"})
+    for layout in (*local, "bucket", "bucket shards"):
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)
@@ -187,12 +179,12 @@ def test_a_bucket_that_fails_for_good_stops_even_where_damaged_images_are_skippe
 ) -> None:
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
-    from ixt.images import buckets
+    from ixt.storage import retries
 
     index = load_index(roots["bucket"], "train")
-    monkeypatch.setattr(buckets, "_OUTAGE", buckets._Outage())
+    monkeypatch.setattr(retries, "_OUTAGE", retries._Outage())
     monkeypatch.setattr(
-        buckets, "POLICY", buckets.RetryPolicy(attempts=2, first_wait_s=0.01, timeout_s=1.0)
+        retries, "POLICY", retries.RetryPolicy(attempts=2, first_wait_s=0.01, timeout_s=1.0)
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     kind: Any = decoder

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 from tar_sets import outer_tar, write_folder
 
 from ixt.cli.progress import progress
-from ixt.images import progress_lines as progress_module
 from ixt.images.index import load_index
 from ixt.images.progress_lines import eta_text, report_lines
 
@@ -16,7 +16,7 @@ from ixt.images.progress_lines import eta_text, report_lines
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now_s = [100.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     yield now_s
 
 

@@ -17,6 +17,7 @@ import tar_sets
 
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange, read_bytes
+from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.images.tars import list_members
 
@@ -55,7 +56,7 @@ def one_class(root: Path, members: list[tuple[str, bytes]]) -> Path:
 @pytest.mark.parametrize("make", [tar_sets.class_tars, tar_sets.outer_tar])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_tars_give_the_rows_and_bytes_of_the_folder(
-    folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], split
+    folder: Path, tmp_path: Path, make: Callable[[Path, Path], Path], split: Split
 ) -> None:
     reference = load_index(folder, split)
     root = make(folder, tmp_path / "tars")
@@ -106,7 +107,7 @@ def test_hidden_and_other_members_are_left_out(tmp_path: Path) -> None:
 def test_labels_beside_images_are_never_overruled_by_the_name_of_the_tar(tmp_path: Path) -> None:
     members = [(f"{n}.jpg", b"x") for n in range(40)]
     one_class(tmp_path, [*members, ("7.cls", b"3")])
-    assert "holds 7.cls beside the image of that name" in refused(tmp_path)
+    assert "contains 7.cls beside the image of that name" in refused(tmp_path)
 
 
 def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
@@ -120,15 +121,15 @@ def test_members_with_long_and_odd_names_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "reason"),
     [
-        ("../a.jpg", "points outside of the tar"),
-        ("b/../../a.jpg", "points outside of the tar"),
-        ("/etc/a.jpg", "points outside of the tar"),
+        ("../a.jpg", "points outside the tar"),
+        ("b/../../a.jpg", "points outside the tar"),
+        ("/etc/a.jpg", "points outside the tar"),
     ],
 )
 def test_a_member_outside_of_the_tar_is_refused(tmp_path: Path, member: str, reason: str) -> None:
     one_class(tmp_path, [("fine.jpg", b"x"), (member, b"x")])
     assert refused(tmp_path) == (
-        f"{tmp_path}/train/cat.tar: member {member!r} {reason}; get or pack the tar again"
+        f"{tmp_path}/train/cat.tar: member {member!r} {reason}; download or pack the tar again"
     )
 
 
@@ -137,8 +138,8 @@ def test_a_member_outside_of_the_tar_is_refused(tmp_path: Path, member: str, rea
     [
         (tarfile.SYMTYPE, "is a link"),
         (tarfile.LNKTYPE, "is a link"),
-        (tarfile.CHRTYPE, "is no plain file"),
-        (tarfile.FIFOTYPE, "is no plain file"),
+        (tarfile.CHRTYPE, "is not a plain file"),
+        (tarfile.FIFOTYPE, "is not a plain file"),
     ],
 )
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, reason: str) -> None:
@@ -152,7 +153,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, reason: str)
 
 def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     one_class(tmp_path, [("a.jpg", b"x"), ("a.jpg", b"y")])
-    assert "cat.tar: holds a.jpg twice" in refused(tmp_path)
+    assert "cat.tar: contains a.jpg twice" in refused(tmp_path)
 
 
 def test_a_cut_tar_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
@@ -186,8 +187,8 @@ def test_a_compressed_tar_says_what_to_do(tmp_path: Path, name: str) -> None:
     path.with_name(name).write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
     assert refused(tmp_path) == (
-        f"{tmp_path}/train: 1 compressed tar ({name}), whose images cannot be read in any order; "
-        "unpack each once (gunzip FILE) so that its name ends in .tar"
+        f"{tmp_path}/train: 1 compressed tar ({name}), whose images cannot be read in random "
+        "order; decompress each once (gunzip FILE) so that its name ends in .tar"
     )
 
 
@@ -199,14 +200,14 @@ def test_a_compressed_tar_under_another_name_is_recognised(tmp_path: Path) -> No
 
 def test_a_tar_without_images_is_refused(tmp_path: Path) -> None:
     one_class(tmp_path, [("notes.txt", b"x")])
-    assert "cat.tar: holds no image files; fill or remove it" in refused(tmp_path)
+    assert "cat.tar: contains no image files; fill or remove it" in refused(tmp_path)
 
 
 def test_a_half_extracted_set_is_refused(tars: Path) -> None:
     (tars / "train" / "n01440764").mkdir()
     (tars / "train" / "n01440764" / "a.JPEG").touch()
     assert refused(tars) == (
-        f"{tars}/train: holds class folders and also 2 tars (n01443537.tar, n02084071.tar) "
+        f"{tars}/train: contains class folders and also 2 tars (n01443537.tar, n02084071.tar) "
         "without a folder; extract these too, or move the folders away to read the tars"
     )
 
@@ -238,8 +239,8 @@ def test_a_foreign_image_in_the_validation_tar_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load_index(tmp_path, "val")
     assert str(error.value) == (
-        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; get the tar again, or "
-        "give class folders"
+        f"{path}: member cat.JPEG is not a validation image of ILSVRC2012; download the tar again, "
+        "or give class folders"
     )
 
 

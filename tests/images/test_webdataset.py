@@ -125,7 +125,7 @@ def test_shards_are_found_by_the_split_in_their_names(folder: Path, tmp_path: Pa
     assert own_val(str(root)) == "imagenet1k-validation-0000.tar"
     assert_same(open_test_set(str(root)), load_index(folder, "val"))
     (root / "more.tar").write_bytes(b"")
-    assert "the names of 1 tar (more.tar) say neither train nor val" in refused(root)
+    assert "the names of 1 tar (more.tar) contain neither train nor val" in refused(root)
 
 
 def test_a_brace_pattern_names_the_shards_of_both_splits(folder: Path, tmp_path: Path) -> None:
@@ -265,17 +265,20 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "no label": ([A, ZERO, B], "0000.tar!b.jpg: has no label"),
     "json says nothing": ([A, ("a.json", b'{"caption": "x"}')], "a.jpg: has no label"),
     "a label alone": ([A, ZERO, ("b.cls", b"0")], "b.cls: has no image of the same key"),
-    "two images": ([A, ("a.png", b"x"), ZERO], "a.png: has the key of a.jpg"),
-    "two images by the first dot": ([A, ZERO, ("a.mask.png", b"x")], "has the key of a.jpg"),
-    "two labels": ([A, ZERO, ("a.cls", b"1")], "a.cls: has the key of a.cls"),
-    "not a number": ([A, ("a.cls", b"cat\x1b")], "its .cls holds 'cat\\x1b', neither a class"),
-    "a fraction": ([A, ("a.json", b'{"label": 1.5}')], "label of its .json holds '1.5', neither"),
-    "a truth": ([A, ("a.json", b'{"class": true}')], "class of its .json holds 'true', neither"),
-    "negative": ([A, ("a.cls", b"-1")], "its .cls holds -1, and class numbers lie within 0 to"),
-    "too large": ([A, ("a.json", b'{"label": 100000}')], "holds 100000, and class numbers lie"),
-    "empty": ([A, ("a.cls", b"")], "its .cls holds '', neither"),
+    "two images": ([A, ("a.png", b"x"), ZERO], "a.png: has the same key as a.jpg"),
+    "two images by the first dot": ([A, ZERO, ("a.mask.png", b"x")], "has the same key as a.jpg"),
+    "two labels": ([A, ZERO, ("a.cls", b"1")], "a.cls: has the same key as a.cls"),
+    "not a number": ([A, ("a.cls", b"cat\x1b")], "its .cls contains 'cat\\x1b', neither a class"),
+    "a fraction": (
+        [A, ("a.json", b'{"label": 1.5}')],
+        "label of its .json contains '1.5', neither",
+    ),
+    "a truth": ([A, ("a.json", b'{"class": true}')], "class of its .json contains 'true', neither"),
+    "negative": ([A, ("a.cls", b"-1")], "its .cls contains -1, but class numbers are from 0 to"),
+    "too large": ([A, ("a.json", b'{"label": 100000}')], "contains 100000, but class numbers are"),
+    "empty": ([A, ("a.cls", b"")], "its .cls contains '', neither"),
     "no JSON": ([A, ("a.json", b"{")], "a.jpg: its .json cannot be read as JSON"),
-    "a list": ([A, ("a.json", b"[1]")], "its .json holds no object"),
+    "a list": ([A, ("a.json", b"[1]")], "its .json contains no object"),
     "two numbers": ([A, ZERO, ("a.json", b'{"label": 1}')], "give different class numbers"),
     "two numbers in json": ([A, ("a.json", b'{"label": 1, "class": 2}')], "different class num"),
     "two WordNet IDs": (
@@ -291,14 +294,14 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
             *(A, ("a.json", b'{"label": 0, "wnid": "n01440764"}')),
             *(B, ("b.json", b'{"label": 0, "wnid": "n01443537"}')),
         ],
-        "b.jpg: its label gives class 0 and n01443537, that of",
+        "b.jpg: its label gives class 0 and n01443537, but that of",
     ),
     "a class of two numbers": (
         [
             *(A, ("a.json", b'{"label": 0, "wnid": "n01440764"}')),
             *(B, ("b.json", b'{"label": 1, "wnid": "n01440764"}')),
         ],
-        "b.jpg: its label gives class 1 and n01440764, that of",
+        "b.jpg: its label gives class 1 and n01440764, but that of",
     ),
     "a number that is missing": (
         [A, ZERO, B, ("b.cls", b"2")],
@@ -306,9 +309,12 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     ),
     "some with numbers, some with names": (
         [A, ZERO, B, ("b.cls", b"n01440764")],
-        "b.jpg: its label gives no class number, and those of others do",
+        "b.jpg: its label gives no class number, but those of other images do",
     ),
-    "a tar": ([A, ZERO, ("n01440764.tar", b"x")], "n01440764.tar: is a tar, which no shard holds"),
+    "a tar": (
+        [A, ZERO, ("n01440764.tar", b"x")],
+        "n01440764.tar: is a tar, which no shard contains",
+    ),
     "a caption": ([A, ("a.txt", b"0")], "a.jpg: has no label"),
 }
 
@@ -333,7 +339,7 @@ def test_shards_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     assert "1 compressed tar (0000.tar.gz)" in refused(root)
     shard.with_suffix(".tar.gz").unlink()
     one_shard(root, name="0001.tar")
-    assert "0001.tar: holds no image files" in refused(root)
+    assert "0001.tar: contains no image files" in refused(root)
 
 
 def test_compressed_shards_in_the_root_are_not_left_out(tmp_path: Path) -> None:
@@ -348,21 +354,21 @@ def test_shards_beside_other_layouts_are_refused(folder: Path, tmp_path: Path) -
     assert "n01440764.tar!n01440764_1.JPEG: has no label" in refused(root)
     root = write_set(folder, tmp_path / "b")
     shutil.copytree(folder / "train", root / "train", dirs_exist_ok=True)
-    assert "holds class folders and also 3 tars" in refused(root)
+    assert "contains class folders and also 3 tars" in refused(root)
     root = write_set(folder, tmp_path / "c", place="x-{split}-{number}.tar")
     shutil.copytree(folder / "train", root / "train")
-    assert "holds train and also 3 tars (x-train-0.tar, " in refused(root)
+    assert "contains train and also 3 tars (x-train-0.tar, " in refused(root)
     assert len(load_index(root, "val")) == len(load_index(folder, "val"))
     shutil.rmtree(root / "train")
     tar_sets.write_tar(root / "ILSVRC2012_img_train.tar", [A])
-    assert "holds ILSVRC2012_img_train.tar and also 3 tars" in refused(root)
+    assert "contains ILSVRC2012_img_train.tar and also 3 tars" in refused(root)
 
 
 def test_extracted_shards_are_no_class_folders(folder: Path, tmp_path: Path) -> None:
     root = write_set(folder, tmp_path)
     for shard in (root / "train").iterdir():
         shutil.unpack_archive(shard, shard.with_suffix(""), filter="data")
-    assert "train/0000: holds labels of several classes (.cls)" in refused(root)
+    assert "train/0000: contains labels of several classes (.cls)" in refused(root)
     packed = pack(folder, tmp_path / "packed", PackOptions()).root
     classes = tmp_path / "classes" / "train"
     shutil.unpack_archive(packed / "train" / "train-00000.tar", classes, filter="data")
@@ -372,7 +378,7 @@ def test_extracted_shards_are_no_class_folders(folder: Path, tmp_path: Path) -> 
 def test_a_stray_tar_does_not_stand_in_for_a_missing_split(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "val", tmp_path / "val")
     tar_sets.write_tar(tmp_path / "backup.tar", [A, ZERO])
-    assert "holds no train/" in refused(tmp_path)
+    assert "contains no train/" in refused(tmp_path)
     assert len(load_index(tmp_path, "val")) == len(load_index(folder, "val"))
 
 
@@ -399,7 +405,7 @@ def test_other_tars_beside_class_folders_mean_nothing(folder: Path, tmp_path: Pa
     (tmp_path / "val.tar").write_bytes(b"cut")
     assert_same(load_index(tmp_path, "train"), load_index(folder, "train"))
     assert own_val(str(tmp_path)) is None
-    assert "holds no val/ or validation/" in refused(tmp_path, "val")
+    assert "contains no val/ or validation/" in refused(tmp_path, "val")
 
 
 def test_one_line_says_what_was_found(

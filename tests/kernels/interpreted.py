@@ -83,7 +83,7 @@ def bands(size: str) -> Pairs:
     outs = [
         F.conv2d(
             part, k, b, dilation=drawn.dilation, groups=groups,
-            padding=tuple(drawn.dilation * (side // 2) for side in k.shape[2:]),  # type: ignore[arg-type]
+            padding=tuple(drawn.dilation * (side // 2) for side in k.shape[2:]),
         )
         for part, k, b in zip(parts[1:], leaves[1 : 1 + num], leaves[1 + num :], strict=True)
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def norm(size: str) -> Pairs:
 
     forward = (x, *weights, shift, True)
     out, found = triton_bands.bands_moments(*forward, drawn.dtype)
-    plain, _ = bands_norm.bands_moments(*wide(*forward), torch.float64)
+    plain, _ = bands_norm.bands_moments(*wide(*forward, torch.float64))
     rest = (inputs, sums, moments, EPS, 77.0, True)
     for_input = (drawn.grad, drawn.filters, drawn.dilation, residual, *rest)
     for_weights = (x, drawn.grad, *weights, *rest)
@@ -160,7 +160,7 @@ def mlp(size: str) -> Pairs:
     for_scale = (torch.randn_like(w2), b2, w2, b2, gamma)
 
     right_grad, right_sum = fold.scaled_gelu_grad(*wide(h, dh, scale))
-    right = fold.fold_weights(*wide(*weights, *terms), torch.float64)
+    right = fold.fold_weights(*wide(*weights, *terms, torch.float64))
     # The bias follows from the weights as they were rounded.
     wide_w1, wide_first, wide_bias, wide_moments = wide(w1, first, bias, moments)
     right_offset = b1.double() + wide_w1 @ wide_bias - wide_first @ wide_moments[0]
@@ -174,7 +174,7 @@ def mlp(size: str) -> Pairs:
         "gelu": (active, fold.scaled_gelu(*wide(h, scale))),
         "gelu gradient": (d_hidden, right_grad),
         "wide sum of it": (d_bias, right_sum),
-        "wide total": (total, fold.scaled_add(*wide(y, x, b2, scale), torch.float64)),
+        "wide total": (total, fold.scaled_add(*wide(y, x, b2, scale, torch.float64))),
         "wide sum": (summed, fold.scaled_sum(*wide(y, scale))),
         "w1'": (first, right[0]),
         "b1'": (offset1, right_offset),
@@ -219,7 +219,7 @@ def products(size: str) -> Pairs:
         "gelu": (found_g, fold.scaled_gelu(*wide(found_h, scale))),
         "gelu gradient": (d_h, right_grad),
         "wide sum of it": (d_bias, right_sum),
-        "wide total": (total, gemm.product_add(*wide(*last), torch.float64, tile)),
+        "wide total": (total, gemm.product_add(*wide(*last, torch.float64, tile))),
     }
 
 

@@ -252,7 +252,7 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
             parse_recipe(sections)
         return str(error.value)
 
-    assert "half_residual: acts only with precision: bf16 or fp16" in refused(
+    assert "half_residual: has an effect only with precision: bf16 or fp16" in refused(
         "engine", half_residual=True
     )
     assert "model.fused: engine.zero_stage 3 gathers the weights" in refused("model", fused=True)

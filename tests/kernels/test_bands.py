@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def mix(x: Tensor, *weights: Tensor, dilation: int = 1) -> Tensor:
 def plain(x: Tensor, *rest: Tensor, dilation: int = 1) -> Tensor:
     """The mixer as the paper's algorithm 1 has it."""
     square, row, column, square_bias, row_bias, column_bias = rest
-    passed, a, b, c = torch.split(x, (4, 2, 2, 2), dim=1)
+    passed, a, b, c = torch.split(x, [4, 2, 2, 2], dim=1)
     near, far = dilation, 2 * dilation
     return torch.cat(
         (
@@ -80,10 +81,11 @@ def test_a_frozen_part_gets_no_gradient(frozen: str) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_torch_finds_the_operators_well_formed(order: torch.memory_format) -> None:
     inputs = draw(torch.bfloat16, torch.float32, order)
-    torch.library.opcheck(depthwise_bands, (inputs[0], inputs[1:4], inputs[4:], 1))
+    opcheck: Any = torch.library.opcheck  # its types do not know what `custom_op` makes
+    opcheck(depthwise_bands, (inputs[0], inputs[1:4], inputs[4:], 1))
     x, *weights = (leaf.detach() for leaf in inputs)
-    torch.library.opcheck(bands_input_grad, (x, weights[:3], 1))
-    torch.library.opcheck(bands_weight_grad, (x, x, weights[:3], weights[3:], 1))
+    opcheck(bands_input_grad, (x, weights[:3], 1))
+    opcheck(bands_weight_grad, (x, x, weights[:3], weights[3:], 1))
 
 
 def test_autocast_casts_the_input_and_leaves_weights_and_their_gradients_in_fp32() -> None:

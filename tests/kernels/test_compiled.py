@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from ixt.recipe.model import GemmTile
+
 triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -221,7 +223,7 @@ PRODUCTS = {
 }
 
 
-def check_product(build: Any, arch: int, product: str, tile: str, channels: int) -> None:
+def check_product(build: Any, arch: int, product: str, tile: GemmTile, channels: int) -> None:
     """No spills; tensor cores; registers that leave room for as many programs as `TILES` says."""
     kernel, wide, deep = PRODUCTS[product]
     chosen = TILES[tile]
@@ -251,7 +253,7 @@ def test_a_product_that_ends_in_gelus_slope_compiles_for_sm_80(build: Any) -> No
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_products_of_every_stage_run_on_tensor_cores_and_do_not_spill(
-    build: Any, product: str, tile: str, arch: int
+    build: Any, product: str, tile: GemmTile, arch: int
 ) -> None:
     for channels in (40, 96, 384, 768):  # atto's first, then three of T
         check_product(build, arch, product, tile, channels)

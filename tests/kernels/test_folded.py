@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils._pytree import tree_map_only
 
 from ixt.kernels import folded as module
@@ -76,7 +76,7 @@ def test_a_choice_names_the_tile_of_each_product() -> None:
 
 def frozen(net: nn.Module) -> None:
     net.train()
-    net.norm.eval()  # type: ignore[operator,union-attr]
+    net.norm.eval()  # type: ignore[union-attr]
 
 
 MODES: list[Callable[[nn.Module], object]] = [nn.Module.train, nn.Module.eval, frozen]
@@ -211,19 +211,19 @@ def test_a_recomputed_pass_gives_the_same_gradients() -> None:
 @pytest.mark.parametrize("gemm", ["cublas", "triton"])
 def test_it_compiles_into_one_graph_with_the_same_result(gemm: GemmChoice) -> None:
     net = folded(block(drop_path=0.0), gemm)
-    compiled = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
     x = images()
     torch.testing.assert_close(run(compiled, x), {
         (k if k in ("output", "input") else f"_orig_mod.{k}"): v for k, v in run(net, x).items()
     })  # fmt: skip
 
 
-def shares(rank: int, file: str, net: nn.Module, x: Tensor) -> None:
+def shares(rank: int, file: str, net: Any, x: Tensor) -> None:
     torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
     net = copy.deepcopy(net)  # what is passed lies in memory that both processes write to
     # Unequal shares, and running means that differ.
     part = slice(0, 4) if rank == 0 else slice(4, 6)
-    net.norm.running_mean += rank  # type: ignore[operator,union-attr]
+    net.norm.running_mean += rank
     x = x[part].contiguous(memory_format=torch.channels_last).requires_grad_()
     out = net(x)
     (out * torch.arange(out.numel(), dtype=out.dtype).reshape(out.shape).sin()).sum().backward()
@@ -238,7 +238,7 @@ def test_synchronised_statistics_are_those_of_all_processes(tmp_path: Any) -> No
     plain = block(drop_path=0.0)
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
     x = images(mean=2.0)
-    mp.spawn(shares, (str(tmp_path / "store"), folded(synced), x), nprocs=2)
+    spawn(shares, (str(tmp_path / "store"), folded(synced), x), nprocs=2)
     parts = [torch.load(tmp_path / f"store.{rank}") for rank in range(2)]
 
     x = x.requires_grad_()

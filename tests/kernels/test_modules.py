@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from ixt.models import create_model
 ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
-def small(name: str, **kwargs: object) -> nn.Module:
+def small(name: str, **kwargs: Any) -> nn.Module:
     """Four small stages, of branches of 6 to 8 channels, with layer scales that matter."""
-    sizes = {"depths": (1, 1, 1, 1), "dims": (24, 28, 32, 32), **kwargs}
+    sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (24, 28, 32, 32), **kwargs}
     model = create_model(name, num_classes=5, drop_path_rate=0.2, **sizes)
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -95,7 +96,7 @@ def test_half_residual_keeps_every_block_in_bf16(name: str, kwargs: dict[str, ob
     def types(model: nn.Module) -> set[torch.dtype]:
         seen: set[torch.dtype] = set()
         for stage in model.stages:  # type: ignore[union-attr]
-            for block in stage.blocks:  # type: ignore[union-attr]
+            for block in stage.blocks:
                 block.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
         outcome(model, images, half=True)
         return seen

@@ -25,7 +25,7 @@ STREAM: Any = AnyStream()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "acts only with kind: ddp"),
+        ({"engine": {"kind": "deepspeed", "zero_stage": 1}}, "has an effect only with kind: ddp"),
         ({"engine": {"precision": "fp16"}}, "with fp16, the gradient scaler decides on the CPU"),
         ({"engine": {"compile": True, "compile_mode": "reduce-overhead"}}, "graphs of its own"),
         ({"optim": {"name": "lamb"}}, "optim.name is lamb; only adamw keeps its step count"),
@@ -84,7 +84,10 @@ def give(optimizer: torch.optim.Optimizer, rates: list[Any]) -> None:
 def learner() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [model.weight]},
+        {"params": [model.bias], "weight_decay": 0.0},
+    ]
     return model, torch.optim.AdamW(groups, lr=0.1, fused=True)
 
 

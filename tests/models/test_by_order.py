@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ixt.errors import ModelError
 from ixt.models import create_model, load_weights
 from ixt.models.by_order import match_by_order
 
-SMALL = {"layers": [2, 1, 1, 1], "num_classes": 5}
+SMALL: dict[str, Any] = {"layers": [2, 1, 1, 1], "num_classes": 5}
 State = dict[str, Tensor]
 
 
@@ -36,7 +37,7 @@ def renamed(state: State) -> State:
     return OrderedDict((name(key), value) for key, value in state.items())
 
 
-def source() -> nn.Module:
+def source() -> Any:
     torch.manual_seed(0)
     return create_model("resnet18", **SMALL).eval()
 
@@ -54,7 +55,7 @@ def test_a_foreign_resnet_gives_its_logits(tmp_path: Path) -> None:
     assert loaded.by_order is not None
     counted = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
     assert list(loaded.by_order.state) == counted
-    assert "none is ambiguous" in loaded.by_order.describe()
+    assert "without ambiguity" in loaded.by_order.describe()
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(other(images), model(images))
@@ -62,7 +63,7 @@ def test_a_foreign_resnet_gives_its_logits(tmp_path: Path) -> None:
 
 def test_the_flag_is_offered_only_where_it_works(tmp_path: Path) -> None:
     state = renamed(source().state_dict())
-    offered = r"; --match-by-order takes its tensors by their order, which fits one to one$"
+    offered = r"; --match-by-order matches its tensors by their order, which fits one to one$"
     with pytest.raises(ModelError, match=offered):
         load_weights(source(), save(state, tmp_path), by_order=False)
     with pytest.raises(ModelError) as caught:  # a command without the flag
@@ -76,7 +77,7 @@ def test_the_flag_is_offered_only_where_it_works(tmp_path: Path) -> None:
 
 def test_other_classes_than_the_models_are_matched_and_the_head_replaced(tmp_path: Path) -> None:
     file = save(renamed(source().state_dict()), tmp_path)
-    model = create_model("resnet18", layers=SMALL["layers"], num_classes=3)
+    model: Any = create_model("resnet18", layers=SMALL["layers"], num_classes=3)
     loaded = load_weights(model, file, by_order=True, replace_head=True)
     assert (loaded.num_classes, loaded.head_replaced) == (5, True)
     assert torch.equal(model.conv1.weight, source().conv1.weight)
@@ -87,7 +88,11 @@ def test_other_classes_than_the_models_are_matched_and_the_head_replaced(tmp_pat
 
 def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
     file = save(source().state_dict(), tmp_path)
-    with pytest.raises(ModelError, match=r"fits by its names; leave out --match-by-order$"):
+    with pytest.raises(
+        ModelError,
+        match=r"its tensor names fit the model; leave out "
+        r"--match-by-order$",
+    ):
         load_weights(source(), file, by_order=True)
 
 
@@ -152,7 +157,7 @@ def test_blocks_that_are_listed_in_another_order_are_refused() -> None:
     swapped = items[:start] + second + first + items[start + len(first) + len(second) :]
     assert [v.shape for _, v in swapped] == [v.shape for _, v in items]
     match = match_by_order(dict(swapped), model.state_dict(), {"fc.weight", "fc.bias"})
-    assert match.problem is not None and "order does not tell" in match.problem
+    assert match.problem is not None and "the order does not show" in match.problem
 
 
 def test_what_stands_beside_its_like_is_found_as_by_trying_every_swap() -> None:

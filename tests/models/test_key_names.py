@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -44,7 +45,7 @@ def largest_difference(one: nn.Module, other: nn.Module) -> float:
     return float((other(images) - wanted).abs().max())
 
 
-def loaded(source: nn.Module, name: str, folder: Path, **kwargs: object) -> tuple[nn.Module, str]:
+def loaded(source: nn.Module, name: str, folder: Path, **kwargs: Any) -> tuple[nn.Module, str]:
     file = folder / "source.pth"
     torch.save(source.state_dict(), file)
     model = create_model(name, **kwargs).eval()
@@ -113,7 +114,12 @@ def microsofts_swin(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_what_timm_can_rename_is_renamed_by_timm(tmp_path: Path) -> None:
-    sizes = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "num_classes": 5}
+    sizes: dict[str, Any] = {
+        "embed_dim": 16,
+        "depths": (1, 1, 1, 1),
+        "num_heads": (1, 1, 2, 2),
+        "num_classes": 5,
+    }
     source = stirred(create_model("swin_tiny_patch4_window7_224", **sizes))
     torch.save({"model": microsofts_swin(source)}, tmp_path / "swin.pth")
     model = create_model("swin_tiny_patch4_window7_224", **sizes).eval()
@@ -124,7 +130,7 @@ def test_what_timm_can_rename_is_renamed_by_timm(tmp_path: Path) -> None:
 
 
 def test_renaming_does_not_resample_positions_unasked(tmp_path: Path) -> None:
-    sizes = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 5}
+    sizes: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 5}
     state = timm.create_model("vit_tiny_patch16_224", **sizes).state_dict()
     torch.save({f"encoder.{key}": value for key, value in state.items()}, tmp_path / "vit.pth")
     model = create_model("vit_tiny_patch16_224", img_size=64, **sizes)

@@ -51,7 +51,10 @@ def test_a_name_of_the_paper_has_the_papers_settings() -> None:
 
 
 def test_what_a_recipe_says_stays() -> None:
-    given = {"augment": {"image_size": 96, "mean": [0.1, 0.2, 0.3]}, "eval": {"crop_pct": 0.5}}
+    given: dict[str, Any] = {
+        "augment": {"image_size": 96, "mean": [0.1, 0.2, 0.3]},
+        "eval": {"crop_pct": 0.5},
+    }
     recipe = resolved("vit_tiny_patch16_224", **given)
     assert values(recipe)[:4] == (96, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.5)
     assert with_own_settings(recipe) is recipe
@@ -76,7 +79,7 @@ def test_the_recipe_of_the_weights_to_start_from_comes_before_the_models_setting
 def test_a_padded_border_is_said_to_be_missing() -> None:
     own = own_settings("deepseek_vit_412m.deepseek_v4_1_flash")
     assert own.sections["eval"]["crop_mode"] == "center"
-    assert own.source.endswith(", which pads borders where a centre crop is taken here")
+    assert own.source.endswith(", which pads borders where ixt takes a centre crop")
 
 
 def test_the_line_about_images_names_what_differs_from_the_models_own() -> None:

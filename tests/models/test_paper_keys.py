@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ixt.models import create_model, load_weights, paper_models, with_paper_keys
 from ixt.models.key_names import with_model_keys
+from ixt.recipe.paper import ModelInfo
 
 ROWS = pytest.mark.parametrize("row", paper_models(), ids=lambda row: row.name)
 
@@ -27,7 +29,7 @@ def facebook_names(partial: bool) -> set[str]:
 
 
 @ROWS
-def test_a_model_takes_the_paper_s_names_and_every_tensor_back(row) -> None:
+def test_a_model_takes_the_paper_s_names_and_every_tensor_back(row: ModelInfo) -> None:
     model = create_model(row.name, device="meta")  # names and shapes, no memory
     state = dict(model.state_dict())
     renamed = with_paper_keys(state, model)
@@ -47,12 +49,12 @@ def test_a_model_takes_the_paper_s_names_and_every_tensor_back(row) -> None:
 
 
 def test_weights_of_1x1_convolutions_become_linear(tmp_path: Path) -> None:
-    small = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 24), "num_classes": 3}
+    small: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 24), "num_classes": 3}
     source = create_model("convnext_tiny", conv_mlp=True, **small)
     state: dict[str, Tensor] = with_paper_keys(source.state_dict(), source)
     assert state["stages.0.0.pwconv1.weight"].shape == (32, 8)
     torch.save(state, tmp_path / "x.pth")
-    model = create_model("convnext_tiny", conv_mlp=True, **small)
+    model: Any = create_model("convnext_tiny", conv_mlp=True, **small)
     load_weights(model, tmp_path / "x.pth")
     assert torch.equal(model.stages[0].blocks[0].mlp.fc1.weight, state_4d(state, "0.0.pwconv1"))
 
@@ -63,7 +65,7 @@ def state_4d(state: dict[str, Tensor], layer: str) -> Tensor:
 
 @pytest.mark.slow
 @ROWS
-def test_real_weights_survive_the_file(row, tmp_path: Path) -> None:
+def test_real_weights_survive_the_file(row: ModelInfo, tmp_path: Path) -> None:
     source, model = create_model(row.name), create_model(row.name)
     torch.save(with_paper_keys(source.state_dict(), source), tmp_path / "x.pth")
     load_weights(model, tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""A process without progress writes its stacks, finds whom the others wait for, and leaves."""
+"""A process without progress writes its stacks, finds which one the others wait for, and leaves."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ def test_a_silent_one_is_to_blame_whatever_the_others_may_and_only_when_time_is_
 
 
 def test_what_a_stopped_one_wrote_before_is_no_answer(tmp_path: Path) -> None:
-    now_s, verdicts = 0.0, []
+    now_s = 0.0
+    verdicts: list[Any] = []
 
     def wait(event: threading.Event, duration_s: float | None) -> bool:
         nonlocal now_s
@@ -277,7 +278,7 @@ def test_the_line_about_a_stopped_process_says_so() -> None:
         "and the others wait for it"
     )
     elsewhere = describe_silent(Peer("node-b", 1), "node-a")
-    assert "it is stopped, or its machine or its way to the run folder hangs" in elsewhere
+    assert "it is stopped, or its machine or its access to the run folder hangs" in elsewhere
 
 
 def test_the_watch_ends_with_the_run(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_taken_port_is_one_line() -> None:
         with pytest.raises(EngineError) as raised:
             Exporter(Prometheus(port=port, address="127.0.0.1"), "run")
     assert str(raised.value) == (
-        f"run.prometheus: port {port} of 127.0.0.1: address already in use; give another one"
+        f"run.prometheus: port {port} of 127.0.0.1: address already in use; choose another port"
     )
 
 

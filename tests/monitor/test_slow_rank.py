@@ -1,4 +1,4 @@
-"""A process that holds the others up is named once, after three intervals."""
+"""A process that slows the others down is named once, after three intervals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_a_rank_that_waits_for_data_is_named_once_with_its_host() -> None:
     slow = SlowRank(HOSTS)
     assert [slow.look(LATE, 10.0) for _ in range(2)] == [None, None]
     assert slow.look(LATE, 10.0) == (
-        "rank 1 on a holds the others up: it waited for data 30% of the time (median 10%) and its "
-        "forward passes took 5.00 s (median 5.00 s) in the last 10.0 s"
+        "rank 1 on a slows the others down: it waited for data 30% of the time (median 10%) and "
+        "its forward passes took 5.00 s (median 5.00 s) in the last 10.0 s"
     )
     assert [slow.look(LATE, 10.0) for _ in range(5)] == [None] * 5
 
@@ -25,7 +25,7 @@ def test_a_rank_that_waits_for_data_is_named_once_with_its_host() -> None:
 def test_a_rank_that_computes_slowly_is_named_too() -> None:
     slow = SlowRank(HOSTS)
     line = [slow.look(HOT, 10.0) for _ in range(3)][-1]
-    assert line is not None and line.startswith("rank 2 on b holds the others up")
+    assert line is not None and line.startswith("rank 2 on b slows the others down")
 
 
 def test_a_good_interval_between_starts_the_count_again() -> None:

@@ -32,9 +32,9 @@ def test_memory_that_is_held_anywhere_is_not_lent() -> None:
     viewed = memory.empty(SHAPE, torch.float32)[1:2, :, 3]
     graph = (weight * memory.empty(SHAPE, torch.float32).fill_(2.0)).sum()
     array = memory.empty(SHAPE, torch.float32).numpy()
-    exported = torch.utils.dlpack.to_dlpack(memory.empty(SHAPE, torch.float32))
+    exported = torch.utils.dlpack.to_dlpack(memory.empty(SHAPE, torch.float32))  # type: ignore[attr-defined]
     later = [memory.empty(SHAPE, torch.float32).fill_(7.0) for _ in range(12)]
-    graph.backward()  # type: ignore[no-untyped-call]
+    graph.backward()
     assert weight.grad is not None and bool((weight.grad == 2.0).all())
     places = {tensor.data_ptr() for tensor in later}
     held = {whole.data_ptr(), viewed.untyped_storage().data_ptr(), array.ctypes.data}

@@ -63,6 +63,7 @@ def test_simple_crops_are_as_frequent_as_torchvisions() -> None:
     theirs = np.array([RandomCrop.get_params(padded, (24, 24))[:2] for _ in range(10_000)]) - 4
     sizes = np.tile(np.array([[48, 60]], np.int32), (10_000, 1))
     crops = simple_crops(sizes, (0, 0, np.arange(10_000)), size=24, hflip=0.0)
+    assert crops.shift is not None
     ours = crops.offset + crops.shift
     assert (crops.resize == [24, 30]).all()
     for axis, places in ((0, 9), (1, 15)):
@@ -77,7 +78,7 @@ def test_a_simple_crop_is_a_square_of_the_reflected_image(photographs: Tensor) -
     padded = torch.nn.functional.pad(image[None].float(), (4,) * 4, mode="reflect")[0].byte()
     sizes = np.tile(np.array([[24, 30]], np.int32), (200, 1))
     crops = simple_crops(sizes, (1, 0, np.arange(200)), size=24, vflip=0.5)
-    assert (crops.shift != 0).any(axis=0).all()
+    assert crops.shift is not None and (crops.shift != 0).any(axis=0).all()
     wanted = crops.offset + crops.shift * np.where(
         np.stack([crops.vflip, crops.hflip], axis=1), -1, 1
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,13 @@ import odd_images
 import psutil
 import pytest
 import torch
+from odd_images import Mode
 from torch import Tensor
 
 from ixt.errors import DataError
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import read_image
-from ixt.images.jpeg import Frame
+from ixt.images.jpeg import Frame, whole_frame
 from ixt.pipeline.decode.base import GREY, Decoder, GpuDecoding, OnError, Request
 from ixt.pipeline.decode.factory import make_decoder
 
@@ -95,7 +96,7 @@ def torchs_pixels(request: Request) -> Tensor:
 
 @pytest.mark.usefixtures("no_fallback")
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_pixels_on_a_cpu_are_the_torch_decoders(native: dict[str, str], mode: str) -> None:
+def test_pixels_on_a_cpu_are_the_torch_decoders(native: dict[str, str], mode: Mode) -> None:
     request = odd_images.plan(list(native.values()), mode, size=224)
     assert torch.equal(decode_all(request, [len(native)]), torchs_pixels(request))
 
@@ -112,7 +113,7 @@ def test_a_window_as_large_as_the_image_is_left_to_torchvision() -> None:
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_images_of_other_kinds_have_the_torch_decoders_pixels(
-    photos: dict[str, str], mode: str
+    photos: dict[str, str], mode: Mode
 ) -> None:
     request = odd_images.plan(list(photos.values()), mode)
     assert torch.equal(decode_all(request, [len(photos)]), torchs_pixels(request))
@@ -120,7 +121,7 @@ def test_images_of_other_kinds_have_the_torch_decoders_pixels(
 
 @pytest.mark.usefixtures("no_fallback")
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_gpus_graph_gives_pixels_close_to_pillows(native: dict[str, str], mode: str) -> None:
+def test_a_gpus_graph_gives_pixels_close_to_pillows(native: dict[str, str], mode: Mode) -> None:
     request = odd_images.plan(list(native.values()), mode, size=224)
     pixels = decode_all(request, [len(native)], make=gpus_graph_on_a_cpu).numpy().astype(np.int16)
     difference = np.abs(pixels - odd_images.pillow_pixels(request))
@@ -212,13 +213,12 @@ def test_what_dali_refuses_alone_is_decoded_by_torch(
 ) -> None:
     from ixt.pipeline.decode import feed
 
-    real = feed.whole_frame
     photo, grey = native["landscape"], native["grey"]
     content = bytearray(Path(photo).read_bytes())
     content[1] = 0xD7  # no longer a JPEG for DALI
     with monkeypatch.context() as patch:
         patch.setattr(feed, "read_image", lambda source: spoiled(source, photo, bytes(content)))
-        patch.setattr(feed, "whole_frame", lambda data: real(data) or Frame(375, 500, 3, 8))
+        patch.setattr(feed, "whole_frame", lambda data: whole_frame(data) or Frame(375, 500, 3, 8))
         request = odd_images.plan([grey, photo], "train")
         (batch,) = gpus_graph_on_a_cpu(on_error="skip").stream([request])
     alone = decode_all(odd_images.part(request, [0]), [1], make=gpus_graph_on_a_cpu)
@@ -240,7 +240,7 @@ def test_a_window_outside_the_image_says_that_the_file_changed(
     request = odd_images.plan([native["small"]] * 2, "train")
     window = np.array([[0, 0, 63, 97], [0, 0, 64, 97]], np.int32)
     changed = Request(request.ranges, replace(request.crops, window=window))
-    with pytest.raises(DataError, match=r"small\.JPEG: changed since it was indexed"):
+    with pytest.raises(DataError, match=r"small\.JPEG: has changed since it was indexed"):
         next(make(on_error="skip").stream([changed]))
 
 
@@ -289,6 +289,7 @@ def test_closing_a_stream_early_leaves_the_decoder_usable(
     decoder = make()
     stream = decoder.stream(requests())
     first = next(stream)
+    assert isinstance(stream, Generator)
     with pytest.raises(KeyboardInterrupt):
         stream.throw(KeyboardInterrupt)
     assert len(pulled) <= 5
@@ -329,7 +330,9 @@ def test_gpu_skips_damaged_images(native: dict[str, str], damaged_files: Damaged
 
 def test_gpu_settings_without_effect_are_refused() -> None:
     for gpu in (GpuDecoding("cpu"), GpuDecoding(hw_decoder_load=1.0)):
-        with pytest.raises(DataError, match="acts only where DALI decodes for a CUDA device"):
+        with pytest.raises(
+            DataError, match="has an effect only where DALI decodes for a CUDA device"
+        ):
             make_decoder("dali", device=CPU, num_threads=1, prefetch=1, on_error="stop", gpu=gpu)
 
 

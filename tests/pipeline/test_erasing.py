@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def timms_box(size: int) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("count", [2000, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_other_ranges_and_counts_are_distributed_as_timms(count: int) -> None:
     size = 32
-    settings = {"min_count": 2, "area": (0.1, 0.3), "aspect": (0.5, 1.0)}
+    settings: dict[str, Any] = {"min_count": 2, "area": (0.1, 0.3), "aspect": (0.5, 1.0)}
     drawn = draw_boxes((42, 0, np.arange(count)), size, prob=1.0, count=3, **settings).box
     theirs = RandomErasing(
         1.0, 0.1, 0.3, 0.5, 1.0, mode="const", min_count=2, max_count=3, device="cpu"

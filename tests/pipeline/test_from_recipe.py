@@ -60,7 +60,9 @@ def test_settings_for_another_device_stop_a_training_and_no_later_look(
     tiny: Recipe, index: Index
 ) -> None:
     recipe = with_data(tiny, decode_device="cpu")
-    with pytest.raises(DataError, match="decode_device: cpu acts only where DALI decodes for a"):
+    with pytest.raises(
+        DataError, match="decode_device: cpu has an effect only where DALI decodes for a"
+    ):
         from_recipe.build_decoder(recipe, index, CPU)
     for kind in ("auto", "exact", "dali"):
         from_recipe.build_chosen_decoder(recipe, index, CPU, kind).close()
@@ -71,8 +73,9 @@ def _held(monkeypatch: pytest.MonkeyPatch, module: str, **data: object) -> None:
 
     def changed(path: Path, prefer_ema: bool) -> Weights:
         weights = read_weights(path, prefer_ema)
-        assert weights.info is not None and weights.info.recipe is not None
-        weights.info.recipe["data"] |= data
+        assert weights.info is not None
+        recipe: Any = weights.info.recipe
+        recipe["data"] |= data
         return weights
 
     monkeypatch.setattr(f"{module}.read_weights", changed)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ GROUP, CLASSES, SIZE = 6, 10, 24
 
 def drawn(count: int, **changes: float) -> MixTable:
     """A table of `count` groups with the paper's settings."""
-    settings = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, **changes}
+    settings: dict[str, Any] = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, **changes}
     return draw_mix((42, 5, np.arange(count)), image_size=SIZE, **settings)
 
 
@@ -22,7 +24,7 @@ def per_image(mode: str, groups: int, **changes: object) -> MixTable:
     """A table in pair or elem mode for `groups` groups, as the planner addresses its draws."""
     positions = np.arange(groups * GROUP)
     numbers = positions[positions % GROUP < GROUP // 2] if mode == "pair" else positions
-    settings = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mode": mode, **changes}
+    settings: dict[str, Any] = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mode": mode, **changes}
     return draw_mix((42, 5, numbers), image_size=SIZE, **settings)
 
 
@@ -36,7 +38,8 @@ def timms(
     images: Tensor, labels: Tensor, table: MixTable, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Tensor, Tensor]:
     """One group through timm's FastCollateMixup, given the table's only draw."""
-    lam, top, left, height, width = (float(table.lam[0]), *table.box[0].tolist())
+    lam = float(table.lam[0])
+    top, left, height, width = table.box[0].tolist()
     collate = timm_mixup.FastCollateMixup(label_smoothing=0.1, num_classes=CLASSES)
     monkeypatch.setattr(collate, "_params_per_batch", lambda: (lam, bool(table.cutmix[0])))
     box = (top, top + height, left, left + width)
@@ -122,7 +125,11 @@ def test_the_two_images_of_a_pair_share_their_draw_and_those_of_a_batch_all() ->
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_boxes_of_a_given_range_are_distributed_as_timms(count: int) -> None:
-    settings = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "cutmix_minmax": (0.2, 0.8)}
+    settings: dict[str, Any] = {
+        "mixup_alpha": 0.0,
+        "cutmix_alpha": 0.0,
+        "cutmix_minmax": (0.2, 0.8),
+    }
     table = draw_mix((1, 0, np.arange(count)), image_size=SIZE, **settings)
     assert table.cutmix.all()
     np.random.seed(0)
@@ -193,7 +200,9 @@ def test_groups_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="9 images for 3 groups of 4"):
         mix_targets(labels, CLASSES, 0.1, table, 4)
     with pytest.raises(ValueError, match=r"9 images for 1\.5 groups of 6"):
-        mix_images(images, MixTable(np.ones(9), np.zeros(9, bool), np.zeros((9, 4)), "elem"), 6)
+        mix_images(
+            images, MixTable(np.ones(9), np.zeros(9, bool), np.zeros((9, 4), np.int32), "elem"), 6
+        )
     with pytest.raises(ValueError, match="both 0"):
         drawn(1, mixup_alpha=0.0, cutmix_alpha=0.0)
 

@@ -146,7 +146,7 @@ def test_leaving_closes_the_source_and_gives_the_memory_back(
             closed.append(books.current)
 
     stream: Any = books.own
-    batches = made_beside(source(), stream)  # type: ignore[arg-type]
+    batches: Any = made_beside(source(), stream)  # type: ignore[arg-type]
     taken = [next(batches), next(batches)]
     if error is None:
         batches.close()
@@ -196,7 +196,7 @@ def test_the_loader_makes_batches_on_its_stream_and_the_same_ones(
         streams.append(books.current)
         return finish(*given)
 
-    loader._finish = noted  # type: ignore[method-assign]
+    loader._finish = noted  # type: ignore[assignment,method-assign]
     loader._stream = books.own  # type: ignore[assignment]
     beside = list(loader.epoch(1, first_update=3))
     assert streams == [books.own] * len(plain) == [books.own] * 8
@@ -231,10 +231,10 @@ def test_on_a_gpu_drawing_a_batch_never_waits(tiny: Recipe) -> None:
     next(batches)  # fills caches
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(3):
-            next(batches)
+        drawn = [next(batches).micro_batch for _ in range(3)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert drawn == [number % tiny.engine.micro_batches for number in (1, 2, 3)]
 
 
 @pytest.mark.gpu

@@ -65,9 +65,9 @@ def test_each_image_is_shown_as_often_as_the_others_of_its_class(
             of_class = shown[plan.labels == 2 * number]
             times = {quota // count: count - quota % count, quota // count + 1: quota % count}
             assert Counter(of_class.tolist()) == Counter({k: int(n) for k, n in times.items()})
-    assert not np.array_equal(*orders)
+    assert not np.array_equal(orders[0], orders[1])
     left_out = [np.flatnonzero(np.bincount(order, minlength=140) == 0) for order in orders]
-    assert not np.array_equal(*left_out)
+    assert not np.array_equal(left_out[0], left_out[1])
     assert np.array_equal(orders[0], planner(tiny_sections, sampling).order(0))
 
 
@@ -116,7 +116,7 @@ def test_an_update_is_the_same_for_any_cut_and_two_processes(
     [
         ("augment", {"repeats": 3}, "is balanced, and augment.repeats 3 shows images several"),
         ("optim", {"class_weights": "balanced"}, "rare classes would count twice"),
-        ("data", {"shots": 5}, "acts only where classes differ"),
+        ("data", {"shots": 5}, "has an effect only where classes differ"),
         ("data", {"sampling": 1.5}, "is 1.5; "),
         ("data", {"sampling": "rare"}, "is 'rare'; "),
     ],

@@ -82,14 +82,18 @@ def test_shots_act_on_training_images_only(digits: Path) -> None:
 
 def test_more_shots_than_images_name_the_class_and_its_number(index: Index) -> None:
     counts = np.bincount(index.labels)
-    poorest = f"train/{index.classes[counts.argmin()]} holds {counts.min()} images"
+    poorest = f"train/{index.classes[counts.argmin()]} contains {counts.min()} images"
     text = rf"data\.shots: is 999; .*{poorest}"
     with pytest.raises(DataError, match=text):
         take_subset(index, recipe(shots=999), "train")
 
 
 def test_an_unknown_class_is_refused(index: Index) -> None:
-    with pytest.raises(DataError, match=r"data\.classes: cat: no class folder of .*10 classes"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.classes: cat: is not a class folder of .*10 "
+        r"classes",
+    ):
         take_subset(index, recipe(classes=("cat", "one")), "train")
     with pytest.raises(DataError, match=r"data\.classes: empty list"):
         take_subset(index, recipe(classes=()), "train")

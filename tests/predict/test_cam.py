@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_the_layer_is_the_last_stage_that_shows_places(
         ),
     ],
 )
-def test_transformers_have_maps_too(name: str, arguments: dict[str, object], layer: str) -> None:
+def test_transformers_have_maps_too(name: str, arguments: dict[str, Any], layer: str) -> None:
     model = timm.create_model(name, num_classes=10, **arguments).eval()
     image = torch.randn(3, arguments["img_size"], arguments["img_size"])
     found = find_layer(model, image)

@@ -211,7 +211,8 @@ def test_a_micro_batch_must_hold_whole_mixing_groups(tmp_path: Path) -> None:
 def test_a_mode_of_compiling_without_compiling_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "engine: {compile_mode: max-autotune}\n")
     assert problems(path) == [
-        "x.yaml:2: engine.compile_mode: acts only with compile: true; set that, or remove it"
+        "x.yaml:2: engine.compile_mode: has an effect only with compile: true; set that, or "
+        "remove it"
     ]
 
 
@@ -242,16 +243,17 @@ def test_ten_contradictions_in_six_sections_are_ten_lines(tmp_path: Path) -> Non
     assert problems(write(tmp_path, TEN_CONTRADICTIONS)) == [
         "x.yaml:6: data.hw_decoder_load: is 0.5; give 0 or 1: with a share in between, an image's "
         "pixels depend on the others in its batch, and a run cannot be repeated",
-        "x.yaml:6: data.hw_decoder_load: acts only where decode_device is gpu or auto",
+        "x.yaml:6: data.hw_decoder_load: has an effect only where decode_device is gpu or auto",
         "x.yaml:8: augment.scale: is [0.5, 0.1]; give 0 < low <= high",
-        "x.yaml:9: augment.mix_mode: acts only with mixup or CutMix on",
+        "x.yaml:9: augment.mix_mode: has an effect only with mixup or CutMix on",
         "x.yaml:12: schedule.warmup_epochs: is 5 and epochs is 5; warm-up must end before the "
         "curve does",
         "x.yaml:15: engine.micro_batch_size: is 64 and must divide global_batch_size 100; change "
         "one of them",
-        "x.yaml:16: engine.half_residual: acts only with precision: bf16 or fp16; set that, or "
+        "x.yaml:16: engine.half_residual: has an effect only with precision: bf16 or fp16; set "
+        "that, or remove it",
+        "x.yaml:17: engine.compile_mode: has an effect only with compile: true; set that, or "
         "remove it",
-        "x.yaml:17: engine.compile_mode: acts only with compile: true; set that, or remove it",
         "x.yaml:19: run.prometheus: give one of port and textfile, e.g. prometheus: {port: 9400}",
         "x.yaml:3: model.fused_gemm: acts on folded blocks, which need model.fused: auto or true, "
         "engine.channels_last: true and no engine.zero_stage 3; set those, or fused_gemm: cublas",
@@ -263,7 +265,7 @@ def test_a_wrong_value_hides_only_the_contradictions_of_its_section(tmp_path: Pa
     text += "engine: {global_batch_size: 8, micro_batch_size: 8, cuda_graph: true}\n"
     assert [line.partition("; ")[0] for line in problems(write(tmp_path, text))] == [
         "x.yaml:3: optim.lr: is 'fast'",
-        "x.yaml:2: augment.mix_mode: acts only with mixup or CutMix on",
+        "x.yaml:2: augment.mix_mode: has an effect only with mixup or CutMix on",
         "x.yaml:2: augment.repeats: is 9, more than engine.global_batch_size 8",
     ]
 

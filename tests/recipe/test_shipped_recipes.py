@@ -31,6 +31,9 @@ SHARDED = {  # name to stage and place of the optimizer
 }
 
 
+FAST = {"inceptionnext_tiny_fast": "inceptionnext_tiny", "resnet50_fast": "resnet50"}
+
+
 def load(name: str) -> Recipe:
     return load_recipe(find_recipe(name))
 
@@ -42,7 +45,7 @@ def curve(recipe: Recipe) -> list[float]:
 
 def test_all_recipes_are_here() -> None:
     expected = {*LONG, *SHARDED, "inceptionnext_atto", "inceptionnext_base_384"}
-    expected |= {"demo", "demo_finetune"}
+    expected |= {"demo", "demo_finetune", *FAST}
     assert {path.stem for path in FILES} == expected
 
 
@@ -65,6 +68,19 @@ def test_the_long_recipes_peak_at_3_956e_3_and_cool_down_to_epoch_310(name: str)
     assert max(rates) == rates[20] == pytest.approx(3.956e-3, rel=2e-4)
     assert rates[299] == pytest.approx(1.0109e-5, rel=1e-4)
     assert rates[300:] == [pytest.approx(1e-5)] * 10
+
+
+@pytest.mark.parametrize(("name", "flat"), FAST.items())
+def test_a_fast_recipe_has_the_arithmetic_of_200_epochs_at_224_px(name: str, flat: str) -> None:
+    recipe, usual = load(name), load(flat)
+    epochs = [recipe.in_epoch(epoch).augment for epoch in range(recipe.schedule.total_epochs)]
+    assert sum((found.image_size / 224) ** 2 for found in epochs) == pytest.approx(200, abs=0.6)
+    assert epochs[-1] == usual.augment
+    levels = [int(found.policy.split("-")[1][1:]) for found in epochs if found.policy]
+    assert len(levels) == len(epochs)
+    assert sorted(levels) == levels
+    assert set(levels) == set(range(10))
+    assert (recipe.optim, recipe.model, recipe.eval) == (usual.optim, usual.model, usual.eval)
 
 
 def test_atto_peaks_at_9_998e_4_and_ends_after_610_epochs() -> None:

@@ -257,7 +257,7 @@ def _tail(log: Path) -> str:
 def _losses_apart(left: Path, right: Path) -> float:
     """The largest difference of a loss in the rows of two runs."""
     pairs = zip(read_rows(left), read_rows(right), strict=True)
-    return max(abs(one["loss"] - other["loss"]) for one, other in pairs)
+    return float(max(abs(one["loss"] - other["loss"]) for one, other in pairs))
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ EVERY = [
 
 
 def sweep_accesses(
-    prepare_state: Callable[[Path], None],
+    prepare_state: Callable[[Path], object],
     operation: Callable[[Path], Any],
     check: Callable[[Path, Any], None],
     tmp_path: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,9 +12,10 @@ import torch
 @contextmanager
 def math_settings_restored() -> Iterator[None]:
     """They are as before afterwards."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark
+    cudnn: Any = torch.backends.cudnn  # a class takes the module's place
+    conv, matmul = cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark
     try:
         yield
     finally:
-        conv.fp32_precision, matmul.fp32_precision, torch.backends.cudnn.benchmark = before
+        conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark = before

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ixt.kernels import step_graph
-from ixt.kernels.step_graph import Recorded
+from ixt.kernels.step_graph import Recorded, check_updates
 from ixt.recipe import Engine
 from ixt.training import loop as training
 from ixt.training import run as opening
+from ixt.training.optimizer import set_learning_rate
 
 TOLD_NCCL = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
@@ -53,10 +54,9 @@ def stand_in(replace: Callable[[Any, str, Any], None]) -> Seen:
     """
     seen = Seen()
     _watch(replace, seen)
-    set_rate, check = training.set_learning_rate, opening.check_updates
 
     def set_rounded(optimizer: torch.optim.Optimizer, rate: float) -> None:
-        set_rate(optimizer, rate)
+        set_learning_rate(optimizer, rate)
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float32).item()
 
@@ -66,7 +66,7 @@ def stand_in(replace: Callable[[Any, str, Any], None]) -> Seen:
     replace(training, "set_learning_rate", set_rounded)
     replace(torch.cuda, "current_stream", lambda *_: AnyStream())
     replace(torch.cuda, "stream", lambda *_: nullcontext())
-    replace(opening, "check_updates", lambda settings, cuda: check(settings, cuda=True))
+    replace(opening, "check_updates", lambda settings, cuda: check_updates(settings, cuda=True))
     replace(step_graph, "record", record)
     replace(opening, "update_stream", update_stream)
     return seen

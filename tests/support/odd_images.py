@@ -19,6 +19,9 @@ from ixt.pipeline.plan.crop import Crops, eval_crops, train_crops
 Pixels = NDArray[np.uint8]
 
 
+Mode = Literal["train", "eval"]
+
+
 def write_photos(folder: Path) -> dict[str, str]:
     """Write one file of each kind, all named .JPEG; the path of each by kind."""
     china, flower = (Image.fromarray(array) for array in load_sample_images().images)
@@ -82,9 +85,7 @@ def jpeg_bytes(image: Image.Image, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def plan(
-    paths: Sequence[str], mode: Literal["train", "eval"], size: int = 96, seed: int = 0
-) -> Request:
+def plan(paths: Sequence[str], mode: Mode, size: int = 96, seed: int = 0) -> Request:
     """A request for some files, with crops as training or evaluation draws them.
 
     Files that Pillow cannot open get the crops of an image of 375 x 500.
@@ -119,9 +120,9 @@ def pillow_pixels(request: Request) -> Pixels:
         top, left, height, width = crops.window[row].tolist()
         down, right = crops.offset[row].tolist()
         resampling = [None, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC][crops.filter[row]]
-        with Image.open(source.path) as image:
-            if image.mode == "P":  # spares Pillow's warning of palettes with alpha
-                image = image.convert("RGBA")
+        with Image.open(source.path) as file:
+            # Spares Pillow's warning of palettes with alpha.
+            image = file.convert("RGBA") if file.mode == "P" else file
             window = image.convert("RGB").crop((left, top, left + width, top + height))
         resized = np.asarray(window.resize(tuple(crops.resize[row, ::-1].tolist()), resampling))
         square = resized[down : down + crops.size, right : right + crops.size]

@@ -16,11 +16,11 @@ Respond = Callable[..., Iterable[bytes]]
 
 @dataclass
 class Bucket:
-    """The server's address and what it is to do with the next reads of tars."""
+    """The server's address and what it is to do with the next requests for tars."""
 
     endpoint: str = ""
     faults: list[str] = field(default_factory=list)
-    """Consumed one by one: a status such as `500`, `slow`, or `cut`."""
+    """Consumed one by one: a status such as `500`, `slow`, `cut`, or `lost`, the answer only."""
     always: str | None = None
     """What happens once there are no faults left."""
     reads: list[str] = field(default_factory=list)
@@ -67,9 +67,12 @@ def serve() -> Iterator[Bucket]:
 def _faulty(bucket: Bucket, moto: Respond) -> Respond:
     def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         fault = bucket.next_fault(environ)
+        if fault == "lost":
+            list(moto(environ, lambda *_: None))
+            return _fail("500", start_response)
         if fault in ("403", "500", "503"):
-            start_response(f"{fault} No", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>%s</Code><Message>no luck</Message></Error>" % fault.encode()]
+            _drain(environ)
+            return _fail(fault, start_response)
         body = b"".join(moto(environ, start_response))
         if fault == "slow":
             return _slowly(body)
@@ -78,17 +81,35 @@ def _faulty(bucket: Bucket, moto: Respond) -> Respond:
     return respond
 
 
+def _fail(status: str, start_response: Callable[..., Any]) -> list[bytes]:
+    start_response(f"{status} No", [("Content-Type", "application/xml")])
+    return [b"<Error><Code>%s</Code><Message>no luck</Message></Error>" % status.encode()]
+
+
+def _drain(environ: dict[str, Any]) -> None:
+    """Read what the client sends, which would else take it for the next request."""
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+
+
 def _slowly(body: bytes) -> Iterator[bytes]:
     yield body[:10]
     time.sleep(1.0)
     yield body[10:]
 
 
+def use(bucket: Bucket, patch: Any) -> None:
+    """Let this process talk to the server, as a user whom it knows."""
+    patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
+    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
 def upload(root: Path, url: str) -> None:
     """Copy a packed set into a new bucket."""
-    from ixt.images import buckets
+    from ixt.storage.filesystems import filesystem_of
 
-    filesystem = buckets._filesystem()
+    filesystem = filesystem_of(url, 30.0)
     bucket = url.removeprefix("s3://").split("/")[0]
     if not filesystem.exists(bucket):
         filesystem.mkdir(bucket)

@@ -7,6 +7,7 @@ import io
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -71,15 +72,16 @@ def make_tars(folder: Path, num_per_class: int = 7, num_val: int = 24) -> Tars:
     paths["train"].write_bytes(tar_bytes(outer))
     paths["val"].write_bytes(tar_bytes(val))
     write_devkit(paths["devkit"], truth)
-    archives = {name: published(path) for name, path in paths.items()}
+    archives: dict[str, Any] = {name: published(path) for name, path in paths.items()}
     # The kit's classes are numbered against the alphabet, as the real ones are not in its order.
     synset_of = dict(enumerate(reversed(CLASSES), start=1))
     by_class = {
         f"{synset_of[number]}/{name}": content
         for number, (name, content) in zip(truth, val.items(), strict=True)
     }
-    counts = {"num_train": len(train), "num_val": num_val, "num_classes": len(CLASSES)}
-    described = ArchiveSet(**archives, **counts)
+    described = ArchiveSet(
+        **archives, num_train=len(train), num_val=num_val, num_classes=len(CLASSES)
+    )
     return Tars(**paths, published=described, train_images=train, val_images=by_class)
 
 
@@ -90,7 +92,8 @@ def published(path: Path) -> Archive:
 
 def with_archive(tars: Tars, name: str) -> ArchiveSet:
     """What a publisher would say if the file that lies there now were the published one."""
-    return replace(tars.published, **{name: published(getattr(tars, name))})
+    changed: dict[str, Any] = {name: published(getattr(tars, name))}
+    return replace(tars.published, **changed)
 
 
 def write_devkit(path: Path, truth: list[int]) -> None:

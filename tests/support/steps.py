@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -61,7 +61,7 @@ class Small:
             model, build_optimizer(model, recipe.optim), device_placement=[False, False]
         )
         ema = Ema(model)
-        self.run: Any = SimpleNamespace(
+        run: Any = SimpleNamespace(
             recipe=recipe,
             run_dir=Path(),
             accelerator=accelerator,
@@ -75,6 +75,7 @@ class Small:
             keeps_gradients=False,
             peers=[Peer("here", 0)],
         )
+        self.run = cast(Any, run)
         self.run.observers = self.log = IntervalLog(self.run)
         self.run.micro_step = choose_micro_step(self.run, micro_step, self.log)
         self.device = device

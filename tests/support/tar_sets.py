@@ -162,3 +162,18 @@ def shards(
             beside = label(path, classes.index(path.parent.name))
             members += [(name(path) + suffix, text) for suffix, text in beside.items()]
         write_tar(write(number), members)
+
+
+def webdataset(folder: Path, root: Path) -> Path:
+    """Both splits as shards, their names in the shards."""
+
+    def key(path: Path) -> str:
+        return f"{path.parent.name}/{path.stem}"
+
+    for split in ("train", "val"):
+
+        def shard(number: int, split: str = split) -> Path:
+            return root / f"set-{split}-{number:04}.tar"
+
+        shards(folder, split, shard, name=key)
+    return root

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
@@ -23,6 +24,7 @@ from process_group import free_port
 from safetensors.torch import save_file
 
 from ixt.distributed import rank_comparison
+from ixt.distributed.machine import package_version
 from ixt.errors import EngineError
 from ixt.recipe import Recipe, load_recipe
 from ixt.training import loop as training
@@ -47,12 +49,14 @@ def refused(recipe: Recipe, run_dir: Path) -> str:
 
 def of_another_version(recipe: Recipe, run_dir: Path) -> str:
     """Rank 1 has a timm of its own."""
-    version = rank_comparison.package_version
-    if RANK == 1:
-        rank_comparison.package_version = lambda name: "0.0.1" if name == "timm" else version(name)
-    told = refused(recipe, run_dir)
-    rank_comparison.package_version = version
-    return told
+
+    def version(name: str) -> str | None:
+        return "0.0.1" if name == "timm" else package_version(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if RANK == 1:
+            patch.setattr(rank_comparison, "package_version", version)
+        return refused(recipe, run_dir)
 
 
 def of_another_recipe(recipe: Recipe, run_dir: Path) -> str:
@@ -78,7 +82,7 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
     original = training.train_step
 
     def step(run: Any, number: int, *rest: Any) -> Any:
-        loss = run.loss
+        loss: Callable[..., torch.Tensor] = run.loss
 
         def other(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             time.sleep(SLEEP_S)
@@ -92,7 +96,7 @@ def slow_and_broken(recipe: Recipe, run_dir: Path) -> None:
             save_file(named, run_dir / f"after-rank-{RANK}.safetensors")
         return mean
 
-    training.train_step = step
+    training.train_step = step  # type: ignore[assignment]
     train(recipe, run_dir)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def one_update(
         for _ in range(share):
             batch = next(stream)
             batches[batch.micro_batch] = batch
+        assert isinstance(stream, Generator)
         stream.close()
         decoder.close()
     ordered = [batches[number] for number in sorted(batches)]

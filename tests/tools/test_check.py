@@ -19,7 +19,7 @@ from PIL import Image
 from small_archives import make_tars
 
 from ixt.errors import DataError
-from ixt.images.byte_ranges import ByteRange
+from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.index import load_index
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops
@@ -271,12 +271,10 @@ def test_an_interrupted_check_continues_where_it_stopped(
 def test_a_file_without_permission_is_asked_again(
     sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = facts_module.read_bytes
-
     def deny(source: ByteRange) -> object:
         if source.path.endswith("wide.JPEG"):
             raise PermissionError(13, "Permission denied")
-        return real(source)
+        return read_bytes(source)
 
     monkeypatch.setattr(facts_module, "read_bytes", deny)
     (finding,) = check_folder(sound).breaking
@@ -408,7 +406,7 @@ def test_the_two_downloaded_tars_are_remembered_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_folder(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: holds neither val/ nor {names[1]}; put it beside the other tar"
+        f"{tmp_path}: contains neither val/ nor {names[1]}; put it beside the other tar"
     )
 
 
@@ -524,11 +522,13 @@ def test_a_damaged_memory_of_the_last_check_is_written_anew(sound: Path) -> None
         assert [split.num_read for split in check_folder(sound).splits] == [2, 0]
 
 
-def test_a_tar_is_not_taken_apart_and_a_bucket_not_checked(broken: Path, tmp_path: Path) -> None:
+def test_neither_tars_nor_buckets_are_taken_apart(broken: Path, tmp_path: Path) -> None:
     tars = tar_sets.class_tars(broken, tmp_path / "tars")
     before = tree(tars)
     with pytest.raises(DataError, match=r"--fix quarantine: the images of .*train lie in tars"):
         check_folder(tars, fix="quarantine")
     assert tree(tars) == before
-    with pytest.raises(DataError, match="s3://sets/x: lies in a bucket; check the folder that was"):
-        check_folder("s3://sets/x")
+    with pytest.raises(
+        DataError, match="--fix quarantine: the images of s3://sets/x lie in a buck"
+    ):
+        check_folder("s3://sets/x", fix="quarantine")

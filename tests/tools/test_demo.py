@@ -1,6 +1,7 @@
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ixt.errors import DataError
+from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.tools.demo import CLASSES, DemoSummary, write_demo
 
@@ -26,7 +28,8 @@ def digest(root: Path) -> str:
 
 
 def test_it_is_an_imagenet_folder_of_readable_images(demo: Path) -> None:
-    for split, count in (("train", 1437), ("val", 360)):
+    counts: dict[Split, int] = {"train": 1437, "val": 360}
+    for split, count in counts.items():
         index = load_index(demo, split)
         assert len(index) == count
         assert index.classes == tuple(sorted(CLASSES))
@@ -67,7 +70,7 @@ def test_a_cut_off_set_is_completed_to_the_same_bytes(
     save = Image.Image.save
     saved = []
 
-    def cut_off(self, path, *args, **kwargs) -> None:
+    def cut_off(self: Image.Image, path: str, *args: Any, **kwargs: Any) -> None:
         saved.append(path)
         if len(saved) == 100:
             Path(path).write_bytes(b"half")

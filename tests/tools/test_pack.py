@@ -25,6 +25,7 @@ from ixt.cli import app
 from ixt.errors import DataError
 from ixt.images import byte_ranges
 from ixt.images.byte_ranges import WrongBytes
+from ixt.images.folders import Split
 from ixt.images.headers import ImageFormat
 from ixt.images.index import load_index
 from ixt.tools.pack import shard as shard_module
@@ -67,7 +68,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_packed_set_gives_the_rows_and_bytes_of_its_folder_without_a_header_scan(
-    folder: Path, packed: Path, split
+    folder: Path, packed: Path, split: Split
 ) -> None:
     reference = load_index(folder, split)
     index = load_index(packed, split, report=refuse)
@@ -79,7 +80,7 @@ def test_a_packed_set_gives_the_rows_and_bytes_of_its_folder_without_a_header_sc
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_rows_are_the_same_without_the_index(
-    folder: Path, packed: Path, tmp_path: Path, split
+    folder: Path, packed: Path, tmp_path: Path, split: Split
 ) -> None:
     shutil.copytree(packed, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / split / "index")
@@ -333,7 +334,7 @@ def test_a_damaged_shard_is_noticed_and_named(packed: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match=rf"{shard}: cannot be read as a tar .*; it is cut off"):
         load_index(out, "train")
     shard.unlink()
-    with pytest.raises(DataError, match=r"1 shard \(train-00001.tar\) of the packed set missing"):
+    with pytest.raises(DataError, match=r"the packed set lacks 1 shard \(train-00001.tar\);"):
         load_index(out, "train")
 
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_archives import CLASSES, Tars, images_below, jpeg, make_tars, tar_bytes, with_archive
 
 from ixt.errors import DataError
+from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.tools.prepare import Options, Sources, prepare
 
@@ -36,7 +38,7 @@ def assert_complete(out: Path, tars: Tars) -> None:
 
 
 def test_the_tars_become_the_folders_that_training_reads(tars: Tars, tmp_path: Path) -> None:
-    told = []
+    told: list[Any] = []
     done = prepare(tmp_path / "out", sources(tars), None, tars.published, told.append)
     assert_complete(tmp_path / "out", tars)
     assert list(done) == told
@@ -45,7 +47,8 @@ def test_the_tars_become_the_folders_that_training_reads(tars: Tars, tmp_path: P
         (24, 4, 24, True),
     ]
     assert [s.md5 for s in done] == [tars.published.train.md5, tars.published.val.md5]
-    for split, count in (("train", 34), ("val", 24)):
+    counts: dict[Split, int] = {"train": 34, "val": 24}
+    for split, count in counts.items():
         index = load_index(tmp_path / "out", split)
         assert (index.classes, len(index), len(index.unreadable)) == (CLASSES, count, 0)
 

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_archives import CLASSES, Tars, jpeg, make_tars, tar_bytes, with_archive, write_devkit
@@ -24,7 +25,7 @@ def tars(tmp_path: Path) -> Tars:
     return make_tars(tmp_path / "tars", num_per_class=2, num_val=8)
 
 
-def refused(tars: Tars, out: Path, given: Sources | None = None, **options: bool) -> str:
+def refused(tars: Tars, out: Path, given: Sources | None = None, **options: Any) -> str:
     """The message, after a check that nothing shows in OUT."""
     with pytest.raises(DataError) as caught:
         given = given or Sources(tars.train, tars.val, tars.devkit)
@@ -77,12 +78,12 @@ def test_the_training_tar_as_val_is_named(tars: Tars, tmp_path: Path) -> None:
     [
         (
             tar_bytes({"../../etc/x.JPEG": b"x"}),
-            "member '../../etc/x.JPEG' points outside of the tar",
+            "member '../../etc/x.JPEG' points outside the tar",
         ),
-        (tar_bytes({"/etc/x.JPEG": b"x"}), "member '/etc/x.JPEG' points outside of the tar"),
+        (tar_bytes({"/etc/x.JPEG": b"x"}), "member '/etc/x.JPEG' points outside the tar"),
         (special_tar(IMAGE, tarfile.SYMTYPE, "/etc/passwd"), f"'{IMAGE}' is a link"),
         (special_tar(IMAGE, tarfile.LNKTYPE, "/etc/passwd"), f"'{IMAGE}' is a link"),
-        (special_tar(IMAGE, tarfile.FIFOTYPE), f"'{IMAGE}' is no plain file"),
+        (special_tar(IMAGE, tarfile.FIFOTYPE), f"'{IMAGE}' is not a plain file"),
         (tar_bytes({"run.sh": b"x"}), "holds run.sh, which is no image"),
         (tar_bytes({IMAGE: b"x"})[:512] + tar_bytes({IMAGE: b"x"}), "cut off or damaged"),
         (tar_bytes({IMAGE: b"x", f"a/{IMAGE}": b"y"}), f"holds {IMAGE} twice"),

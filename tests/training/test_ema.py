@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -29,7 +31,7 @@ def test_the_average_follows_the_plain_formula() -> None:
 
 
 def test_swapping_in_and_out_leaves_every_bit_as_it_was() -> None:
-    net = model()
+    net: Any = model()
     ema = Ema(net)
     with torch.no_grad():
         net[0].weight.add_(1.0)

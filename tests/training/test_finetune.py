@@ -226,7 +226,7 @@ def test_a_scaled_head_must_be_a_new_one(tuned: Callable[..., Recipe], tmp_path:
     row = json.loads((tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["loss"] == pytest.approx(1.0986, abs=1e-3)  # ln 3: even probabilities
     path = write("paper .pth", build("inceptionnext_atto", num_classes=3), tmp_path)
-    with pytest.raises(RecipeError, match=r"model\.head_init_scale: only a new head is scaled"):
+    with pytest.raises(RecipeError, match=r"model\.head_init_scale: applies only to a new head"):
         finetune(recipe, tmp_path / "other", path)
 
 
@@ -301,13 +301,13 @@ def test_weights_without_known_names_are_trained_from_where_order_tells(
     state = source.state_dict()
     foreign = {f"net.{key.replace('layer', 'stage')}": value for key, value in state.items()}
     torch.save(foreign, path)
-    with pytest.raises(ModelError, match="--match-by-order takes its tensors by their order"):
+    with pytest.raises(ModelError, match="--match-by-order matches its tensors by their order"):
         finetune(tuned("resnet18"), tmp_path / "no", path)
     recipe = tuned("resnet18", model={"freeze": "backbone"})
     finetune(recipe, tmp_path / "tuned", path, match_by_order=True)
     count = len(match_by_order(foreign, state, {"fc.weight", "fc.bias"}).state)
     assert (
-        f"{count} tensors matched by order and shape, none is ambiguous" in capsys.readouterr().err
+        f"{count} tensors matched by order and shape, without ambiguity" in capsys.readouterr().err
     )
     checkpoint = newest_checkpoint(tmp_path / "tuned")
     assert checkpoint is not None and checkpoint.state["base"]["match_by_order"] is True

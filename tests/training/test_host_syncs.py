@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ixt.recipe import parse_recipe
 from ixt.training import loop as training
+from ixt.training.optimizer import set_learning_rate
 
 # What brings a value of the device to the host, by name: as Python calls it, as PyTorch's own code
 # does. On a CPU they cost nothing, on a GPU each waits for all work before it. So does a plain copy
@@ -106,7 +107,7 @@ def syncs(
 
         for name in ("from_numpy", "tensor", "as_tensor"):
             monkeypatch.setattr(torch, name, noted(getattr(torch, name)))
-        step, rates = training.train_step, training.set_learning_rate
+        step = training.train_step
 
         def watched_step(run: Any, number: int, *rest: Any) -> Any:
             with watch.watching() if number >= 3 else nullcontext():
@@ -114,7 +115,7 @@ def syncs(
 
         def watched_rates(*given: Any) -> None:
             with watch.watching():
-                rates(*given)
+                set_learning_rate(*given)
 
         monkeypatch.setattr(training, "train_step", watched_step)
         monkeypatch.setattr(training, "set_learning_rate", watched_rates)

@@ -58,7 +58,7 @@ def test_auto_divides_what_each_process_gets(
     monkeypatch.setattr(micro_batch, "_for_all", lambda micro, processes: micro)
     assert resolve_micro_batch(auto(tiny_sections), None, no_model).engine.micro_batch_size == 64
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(EngineError, match="auto: no micro-batch lets 3 processes share"):
+    with pytest.raises(EngineError, match="auto: no micro-batch size lets 3 processes share"):
         resolve_micro_batch(auto(tiny_sections), None, no_model)
 
 
@@ -100,7 +100,11 @@ def test_auto_with_mixing_needs_a_group_and_other_commands_a_number(
 def test_a_probe_trains_the_recipes_model(tiny: Recipe) -> None:
     from ixt.training.model import probe_model
 
-    train_twice(tiny, lambda: probe_model(tiny), 4, torch.device("cpu"))
+    model = probe_model(tiny)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    train_twice(tiny, lambda: model, 4, torch.device("cpu"))
+    same = [name for name, now in model.named_parameters() if torch.equal(now, before[name])]
+    assert before and same == []
 
 
 def test_a_probe_has_the_image_size_of_the_run(
@@ -142,8 +146,9 @@ def test_a_micro_batch_below_the_mixing_group_is_for_a_new_run(
     with pytest.raises(EngineError) as raised, out_of_memory_explained(resolved, no_model):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(raised.value) == (
-        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, in a new run, as other "
-        "images are mixed then: --set engine.micro_batch_size=16 --set augment.mixing_group=16"
+        "cuda:0: out of memory with engine.micro_batch_size 64; 16 fits, but only in a new run, "
+        "because it changes which images are mixed: --set engine.micro_batch_size=16 --set "
+        "augment.mixing_group=16"
     )
 
 

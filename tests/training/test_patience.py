@@ -108,7 +108,7 @@ def test_resuming_it_says_so_until_patience_is_raised(
     assert "6 of 12 updates; ended early after epoch 2; evaluations" in capfd.readouterr().err
     assert ixt_status("resume", run) == 0
     told = capfd.readouterr().err
-    assert "is finished, 3 of 6 epochs are done at step 6" in told
+    assert "this run is finished: 3 of 6 epochs are done at step 6" in told
     assert "with N above 2 or null; next: ixt eval" in told
     assert evaluated(run) == [0, 1, 2]
     assert ixt_status("resume", run, "--set", "run.patience=3") == 0

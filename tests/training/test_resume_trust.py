@@ -137,7 +137,7 @@ def test_a_missing_recipe_file_is_written_again_from_the_checkpoint(
     (run / "recipe.yaml").unlink()
     status, _ = resume(ixt_status, capfd, run)
     assert status == 0
-    assert "recipe.yaml: is missing; it is written again as it is in step-000000003" in caplog.text
+    assert "recipe.yaml: is missing; it is restored from step-000000003" in caplog.text
     assert (run / "recipe.yaml").read_text() == before
     assert rows(run, "ledger.jsonl") == rows(unbroken, "ledger.jsonl")
 
@@ -151,7 +151,9 @@ def test_what_may_change_is_taken_from_the_file_or_the_command_and_said(
     edit(run / "recipe.yaml", "keep_last: ", "keep_last: 1")
     status, _ = resume(ixt_status, capfd, run, "--set", "run.log_every_steps=2")
     assert status == 0
-    (line,) = [text for text in caplog.text.splitlines() if "resumed with other settings" in text]
+    (line,) = [
+        text for text in caplog.text.splitlines() if "resumed with different settings" in text
+    ]
     assert "run.log_every_steps was 1 and is 2; run.keep_last was " in line
     assert load_recipe(run / "recipe.yaml").run.log_every_steps == 2
 
@@ -162,7 +164,9 @@ def test_what_may_not_change_is_refused_from_the_command_too(
     status, said = resume(ixt_status, capfd, run, "--set", "optim.lr=0.5")
     (line,) = said.strip().splitlines()
     assert status == 2
-    assert "step-000000003: the run to resume has another recipe: optim.lr was 0.002 and" in line
+    assert (
+        "step-000000003: the run to resume has a different recipe: optim.lr was 0.002 and" in line
+    )
 
 
 def test_a_damaged_newest_checkpoint_leaves_its_recipe_to_the_one_before(
@@ -293,13 +297,13 @@ ROW_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "garbage": (
         lambda file: lines(file, lambda rows: ["\0\0\n", *rows[1:]]),
-        "line 1 is no row",
+        "line 1 is not a row",
     ),
     "deep": (
         lambda file: lines(file, lambda rows: ["[" * 100_000 + "\n", *rows[1:]]),
-        "line 1 is no row",
+        "line 1 is not a row",
     ),
-    "missing": (lambda file: file.unlink(), "is missing, with 3 rows"),
+    "missing": (lambda file: file.unlink(), "is missing; it had 3 rows"),
     "a folder": (lambda file: (file.unlink(), file.mkdir()), "is not a file"),
 }
 
@@ -320,12 +324,12 @@ def test_damaged_rows_are_named_and_set_aside(
     said = [line for line in capfd.readouterr().err.splitlines() if name in line]
     assert len(said) == 1
     assert said[0].startswith(f"{run / name}: {told}")
-    assert said[0].endswith("a new one begins after step 3")
+    assert said[0].endswith("a new file begins after step 3")
     aside = run / f"{name}.damaged-1"
-    assert aside.exists() == (told != "is missing, with 3 rows")
+    assert aside.exists() == (told != "is missing; it had 3 rows")
     if before is not None:
         assert aside.read_bytes() == before
-        assert f"it is kept as {aside.name}" in said[0]
+        assert f"the old file is kept as {aside.name}" in said[0]
     assert {row["step"] for row in rows(run, name)} == {4, 5}
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from run_files import rows, stop_after
 
-from ixt.checkpoint.folder import checkpoint_folders
+from ixt.checkpoint.folder import checkpoint_folders, save_checkpoint
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Diverged, EngineError, Interrupted
+from ixt.models import create_model
 from ixt.pipeline.plan.plan import Planner
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training import loop as training
@@ -83,7 +84,7 @@ def test_written_meanwhile_or_at_once_a_checkpoint_has_the_same_bits(
 def test_a_failed_write_stops_the_run_at_its_next_update(
     short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written, save_checkpoint = [], saving.save_checkpoint
+    written = []
 
     def full(run_dir: Path, tensors: Any, state: Any) -> Path:
         written.append(state["step"])
@@ -157,14 +158,13 @@ def test_a_stop_at_the_end_of_an_epoch_does_not_lose_its_evaluation(
 def test_going_on_neither_fetches_nor_prepares_weights(
     short: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, fetched, create = short(), [], model.create_model
-    recipe = recipe.with_(model={"pretrained": True})
+    recipe, fetched = short().with_(model={"pretrained": True}), []
 
-    def create_model(*names: Any, pretrained: bool, **arguments: Any) -> Any:
+    def create(*names: Any, pretrained: bool, **arguments: Any) -> Any:
         fetched.append(pretrained)
-        return create(*names, pretrained=False, **arguments)
+        return create_model(*names, pretrained=False, **arguments)
 
-    monkeypatch.setattr(model, "create_model", create_model)
+    monkeypatch.setattr(model, "create_model", create)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(Interrupted):
@@ -185,7 +185,7 @@ def test_an_evaluation_that_fails_costs_no_epoch(
         patch.setattr("ixt.evaluate.inference.new_table", too_large)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         with pytest.raises(
-            EngineError, match=r"with eval\.batch_size 120; lower it, continue with --resume"
+            EngineError, match=r"with eval\.batch_size 120; lower it and continue with --resume"
         ):
             train(recipe, run)
     assert steps(run) == [5]
@@ -241,7 +241,7 @@ def test_tensorboard_shows_no_step_twice(
 def test_a_second_start_in_the_same_folder_is_refused(
     short: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    with locked(tmp_path), pytest.raises(CheckpointError, match="trains in this folder"):
+    with locked(tmp_path), pytest.raises(CheckpointError, match="is training in this folder"):
         train(short(), tmp_path)
     train(short(), tmp_path)
 

@@ -55,15 +55,15 @@ def told(folder: Path, case: str) -> set[str]:
 def test_another_version_on_a_rank_stops_both_with_the_same_line(folder: Path) -> None:
     (line,) = told(folder, "of_another_version")
     host = socket.gethostname()
-    assert line.startswith(f"rank 1 on {host} has timm 0.0.1 and rank 0 on {host} ")
-    assert line.endswith("; install the same on both")
+    assert line.startswith(f"rank 1 on {host} has timm 0.0.1, but rank 0 on {host} has ")
+    assert line.endswith("; install the same version on both")
 
 
 def test_another_recipe_on_a_rank_stops_both_with_the_same_line(folder: Path) -> None:
     (line,) = told(folder, "of_another_recipe")
     host = socket.gethostname()
     assert line == (
-        f"rank 1 on {host} has run.seed 43 and rank 0 on {host} 42; "
+        f"rank 1 on {host} has run.seed 43, but rank 0 on {host} has 42; "
         "give all processes the same recipe"
     )
 
@@ -72,7 +72,8 @@ def test_other_data_on_a_rank_stops_both_with_the_same_line(folder: Path) -> Non
     (line,) = told(folder, "of_other_data")
     host = socket.gethostname()
     assert line == (
-        f"rank 1 on {host} has other train images than rank 0 on {host}: 1,436 images and 1,437; "
+        f"rank 1 on {host} has different train images from rank 0 on {host}: "
+        "1,436 images and 1,437; "
         "class eight first: 140 and 141; give all processes the same data"
     )
 
@@ -94,6 +95,6 @@ def test_the_rank_that_dawdles_is_named_once_and_in_every_row(folder: Path) -> N
     steps = [row for row in rows(folder / "run", "metrics.jsonl") if row["kind"] == "steps"]
     assert [row["slowest_rank"] for row in steps] == [1] * 5
     said = (folder / "said.txt").read_text()
-    assert said.count(f"rank 1 on {socket.gethostname()} holds the others up") == 1
+    assert said.count(f"rank 1 on {socket.gethostname()} slows the others down") == 1
     seconds = float(said.split("its forward passes took ")[1].split(" s ")[0])
     assert seconds >= SLEEP_S

@@ -14,6 +14,7 @@ from ixt.checkpoint.folder import checkpoint_folders
 from ixt.recipe import parse_recipe
 from ixt.training import loop as training
 from ixt.training.loop import train
+from ixt.training.state import capture
 
 
 @pytest.mark.slow
@@ -31,9 +32,7 @@ def test_a_skipped_update_changes_no_weight_or_moment(
     def state(run: Any) -> dict[str, torch.Tensor]:
         run.undo.finish_previous()
         copies = type(run.writer.copies)(True)
-        files, _ = training.state.capture(
-            run.accelerator, run.model, run.optimizer, run.ema, copies
-        )
+        files, _ = capture(run.accelerator, run.model, run.optimizer, run.ema, copies)
         return {f"{f}/{k}": t.clone() for f, named in files.items() for k, t in named.items()}
 
     def step(run: Any, number: int, *rest: Any) -> Any:

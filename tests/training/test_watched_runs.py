@@ -115,7 +115,7 @@ def test_profile_and_prometheus_change_no_bit_and_say_what_they_should(
     assert "aten::mm" in names or "aten::addmm" in names
     assert "Self CPU" in (tmp_path / "run" / "profile" / "rank-0.txt").read_text()
     said = capsys.readouterr().err
-    assert "profile of 2 steps in" in said and "most time of its own on the cpu: aten::" in said
+    assert "profile of 2 steps in" in said and "most self time on the cpu: aten::" in said
 
 
 def test_a_run_that_ends_in_the_warm_up_says_that_there_is_no_profile(
@@ -127,7 +127,7 @@ def test_a_run_that_ends_in_the_warm_up_says_that_there_is_no_profile(
         tmp_path / "run",
         profile_steps=5,
     )
-    assert "no profile: the run ended within the 3 steps of warm-up" in capsys.readouterr().err
+    assert "no profile: the run ended within its 3 steps of warm-up" in capsys.readouterr().err
 
 
 def test_a_profile_leaves_out_the_steps_before_a_graph_replays(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_command_of_a_row_shows_the_update(
     (row,) = rows(tmp_path / "run", "spikes.jsonl")
     assert row["positions"] == [256, 511]
     said = capsys.readouterr().err
-    assert f"step 2 with loss nan was rolled back; see it: {row['show']}" in said
+    assert f"step 2 with loss nan was rolled back; look at it: {row['show']}" in said
     words = shlex.split(row["show"])
     monkeypatch.setattr("sys.argv", [*words[:-1], "4"])
     with pytest.raises(SystemExit, match="0"):
@@ -197,7 +197,11 @@ def test_too_many_skips_running_stop_the_run(
     tiny_sections: Sections, tmp_path: Path, broken_at: dict[int, float]
 ) -> None:
     broken_at |= dict.fromkeys(range(5), math.inf)
-    with pytest.raises(Diverged, match=r"inf in step 2 .*, 3 updates running were rolled back; "):
+    with pytest.raises(
+        Diverged,
+        match=r"inf in step 2 .*, 3 consecutive updates were rolled "
+        r"back; ",
+    ):
         train(one_epoch(tiny_sections, on_nonfinite="skip", max_skips=2), tmp_path / "run")
 
 

@@ -103,11 +103,11 @@ RUN_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "garbage behind the rows": (
         lambda run: append_line(run / "metrics.jsonl", "{}"),
-        "metrics.jsonl: line 7 is no row",
+        "metrics.jsonl: line 7 is not a row",
     ),
     "a missing ledger": (
         lambda run: (run / "ledger.jsonl").unlink(),
-        "ledger.jsonl: is missing, with 5 rows",
+        "ledger.jsonl: is missing; it had 5 rows",
     ),
     "a machine that is a list": (
         lambda run: (run / "machine.json").write_text("[]"),

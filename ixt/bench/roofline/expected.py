@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ixt.bench.results import Row, read_report
 from ixt.bench.roofline.devices import Device, Precision, find_device
-from ixt.bench.roofline.limits import limits
+from ixt.bench.roofline.limits import costs_of, limits
+from ixt.costs import Costs, Mode
+from ixt.distributed.machine import may_have_gpu
 from ixt.errors import EngineError
-from ixt.models import create_empty_model, freeze, recipe_arguments, sized
-from ixt.models.cost import Costs, Mode, model_costs
 from ixt.recipe import Recipe
 from ixt.recipe.paper import find_paper_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The share of its limit that the paper's models reach on an A100 in TF32 with eager PyTorch lies
 # between 13 % (atto) and 26 % (base at 384 pixels); NVIDIA's hand-fused ResNet-50 in MLPerf
@@ -56,6 +57,12 @@ def _precision_on(device: Device, recipe: Recipe) -> Precision:
     return "fp32" if precision == "tf32" and device.tf32_tflops is None else precision
 
 
+def training_limit(costs: Costs, device: Device, recipe: Recipe) -> float:
+    """Images per second that the roofline lets a recipe train on, for an image of these costs."""
+    batch = recipe.engine.micro_batch_size
+    return limits(costs, device, _precision_on(device, recipe), batch).images_per_s
+
+
 def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
     """Rates at the share of the roofline that this model, or a usual one, was seen to reach.
 
@@ -72,7 +79,7 @@ def roofline_rates(costs: Costs, device: Device, recipe: Recipe) -> Rates:
     elif row is not None and row.image_size == costs.image_size:
         whole = costs.params == row.params == costs.trainable_params
         # The paper trained all of its own model; with frozen parts the limit is another one.
-        published = costs if whole else model_costs(row.name, row.image_size)
+        published = costs if whole else costs_of(row.name, row.image_size)
         shares = [
             row.train_images_per_s / _paper_limit(published, "train"),
             row.infer_images_per_s / _paper_limit(published, "infer"),
@@ -110,8 +117,17 @@ def assumed_device(name: str | None, bench: Path | None) -> Device:
             raise EngineError(f"{bench}: holds no measurement; run `ixt bench` again")
         name = str(rows[0].device)
     if name is None:
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else _ASSUMED
+        name = _gpu_here() or _ASSUMED
     return find_device(name)
+
+
+def _gpu_here() -> str | None:
+    """Name of this machine's first GPU; None without one, which torch is not needed to see."""
+    if not may_have_gpu():
+        return None
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def expected_rates(
@@ -188,12 +204,11 @@ def _gain_of_freezing(recipe: Recipe, device: Device, num_classes: int) -> float
     if recipe.model.freeze is None:
         return 1.0
     whole = recipe.with_(model={"freeze": None})
-    precision, batch = _precision_on(device, recipe), recipe.engine.micro_batch_size
     frozen_limit, whole_limit = (
-        limits(recipe_costs(empty_model(each, num_classes), each), device, precision, batch)
+        training_limit(recipe_costs(empty_model(each, num_classes), each), device, each)
         for each in (recipe, whole)
     )
-    return frozen_limit.images_per_s / whole_limit.images_per_s
+    return frozen_limit / whole_limit
 
 
 def _measured(path: Path) -> list[Row]:
@@ -218,6 +233,8 @@ def empty_model(recipe: Recipe, num_classes: int) -> nn.Module:
     Raises:
         ModelError: the model or a part of it to freeze is unknown.
     """
+    from ixt.models import create_empty_model, freeze, recipe_arguments, sized
+
     settings = sized(recipe).model
     model = create_empty_model(settings.name, num_classes=num_classes, **recipe_arguments(settings))
     if settings.freeze is not None:
@@ -227,6 +244,8 @@ def empty_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def recipe_costs(model: nn.Module, recipe: Recipe) -> Costs:
     """What a training image costs in a recipe's `empty_model`."""
+    from ixt.models import model_costs
+
     costs = model_costs(model, recipe.augment.image_size)
     # The paper's rates are those of its own models, not of what `kwargs` make of them.
     return costs if recipe.model.kwargs else replace(costs, name=recipe.model.name)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ixt.bench.results import Ceilings, Cell
 from ixt.bench.results import Precision as CellPrecision
 from ixt.bench.roofline.devices import ELEMENT_BYTES, Device, Precision, find_device
+from ixt.costs import Costs, Mode, kept_count
 from ixt.errors import EngineError
-
-if TYPE_CHECKING:
-    from ixt.models.cost import Costs, Mode
 
 ARITHMETIC: dict[str, Precision] = {
     "fp32": "fp32",
@@ -153,7 +151,19 @@ def measured_device(ceilings: Ceilings, precision: str) -> Device | None:
 
 @cache
 def costs_of(model: str, image_size: int) -> Costs:
-    """A model's FLOPs and traffic; counted once per process, which takes a second."""
-    from ixt.models.cost import model_costs
+    """A model's FLOPs and traffic, kept from one command to the next.
 
-    return model_costs(model, image_size)
+    Args:
+        model: a name of `ixt.models.create_model`.
+        image_size: side of the square image, in pixels.
+
+    Raises:
+        ModelError: the name is unknown, or the model cannot run without values.
+    """
+
+    def count() -> dict[str, Any]:
+        from ixt.models.cost import model_costs
+
+        return asdict(model_costs(model, image_size))
+
+    return Costs.from_data(kept_count("costs", [model, image_size], count))

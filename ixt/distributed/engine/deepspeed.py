@@ -33,17 +33,18 @@ _LINEAR = F.linear  # ZeRO-3 puts its own in its place, for the rest of the proc
 
 # Where the recipe, or what a checkpoint can hold, leaves DeepSpeed's file no choice.
 _REFUSED = {
-    "optimizer": "the recipe's optim section decides",
-    "scheduler": "the recipe's schedule section decides",
-    "amp": "precision is engine.precision",
+    "optimizer": "the recipe's optim section decides it",
+    "scheduler": "the recipe's schedule section decides it",
+    "amp": "engine.precision decides it",
     "data_types": "weights and buffers stay fp32",
     "zero_optimization.offload_param": "only the optimizer can be offloaded (engine.offload)",
-    "zero_optimization.zero_hpz_partition_size": "checkpoints know one way of cutting weights",
-    "zero_optimization.mics_shard_size": "checkpoints know one way of cutting weights",
+    "zero_optimization.zero_hpz_partition_size": "checkpoints support one way of partitioning "
+    "weights",
+    "zero_optimization.mics_shard_size": "checkpoints support one way of partitioning weights",
     "zero_optimization.zero_quantized_weights": "weights stay fp32",
-    "zero_optimization.zenflow": "checkpoints know nothing of its state",
-    "compression_training": "checkpoints know nothing of its state",
-    "tensor_parallel": "ixt divides data only",
+    "zero_optimization.zenflow": "checkpoints do not contain its state",
+    "compression_training": "checkpoints do not contain its state",
+    "tensor_parallel": "ixt supports data parallelism only",
 }
 
 _MARK = "IXT_ALONE"
@@ -211,8 +212,8 @@ def _require() -> None:
     for name in ("deepspeed", "transformers"):  # Accelerate's DeepSpeed path imports transformers
         if find_spec(name) is None:
             raise EngineError(
-                f"engine.kind: deepspeed needs the package {name}, which is not installed; "
-                "run `pip install 'ixt[deepspeed]'`, or take engine.kind: ddp"
+                f"engine.kind: deepspeed needs the package {name}, which is not installed; run "
+                "`pip install 'ixt[deepspeed]'`, or set engine.kind: ddp"
             )
 
 
@@ -225,7 +226,7 @@ def _read(source: str | dict[str, Any] | None) -> dict[str, Any]:
         why = reason(error)
         raise EngineError(f"engine.ds_config: {source}: is not readable ({why})") from error
     if not isinstance(content, dict):
-        raise EngineError(f"engine.ds_config: {source}: holds no JSON object")
+        raise EngineError(f"engine.ds_config: {source}: is not a JSON object")
     return content
 
 
@@ -253,7 +254,7 @@ def _merge(extra: Mapping[str, Any], fixed: Mapping[str, Any], path: str = "") -
 
 
 def _quieten(logger: logging.Logger) -> None:
-    """Pass over what is known and harmless; the rest goes to stderr, not among the results."""
+    """Drop known harmless messages; the others are written to stderr, not among the results."""
     warnings.filterwarnings("ignore", message=_DEPRECATED, category=FutureWarning)
     logger.addFilter(_is_news)
     for handler in logger.handlers:

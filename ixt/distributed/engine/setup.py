@@ -138,8 +138,8 @@ def _check_static_graph(engine: Engine, processes: int) -> None:
     accumulation = engine.micro_batches // processes
     if engine.static_graph and processes > 1 and accumulation > 1:
         raise EngineError(
-            f"engine.static_graph: does not go with {accumulation} micro-batches per process and "
-            "update; remove it, or raise engine.micro_batch_size"
+            f"engine.static_graph: does not work with {accumulation} micro-batches per process "
+            "and update; remove it, or increase engine.micro_batch_size"
         )
 
 

@@ -18,8 +18,8 @@ from ixt.distributed.launch.addresses import address_towards, is_own
 from ixt.distributed.launch.ending import Left, Stopped, stopped_message, stopped_status
 from ixt.distributed.launch.environment import alone_by_choice, join
 from ixt.distributed.launch.failures import Verdict, judge
-from ixt.distributed.launch.meeting import wait_for_store
 from ixt.distributed.launch.nodes import Nodes, check_share, split_endpoint
+from ixt.distributed.launch.rendezvous import wait_for_store
 from ixt.distributed.run_status import STATUS, State, end_running
 from ixt.distributed.signals import Received, StopRequest
 from ixt.errors import EngineError
@@ -85,7 +85,7 @@ def launch(
 
     Raises:
         EngineError: a process failed for a reason that the user can fix, or the machines cannot
-            meet.
+            connect.
     """
     # Heavy, and only needed here: the started processes do the work.
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -131,11 +131,11 @@ def _supervisor(
         hosts = is_own(host)
         options["is_host"] = str(hosts).lower()
         if not hosts:
-            remedy = "give all machines an --rdzv-endpoint with a free port"
+            remedy = "give an --rdzv-endpoint with a free port on all machines"
             wait_for_store(host, port, remedy, lambda: bool(received.first))
             if received.first:
                 raise Stopped
-    meeting = RendezvousParameters(
+    parameters = RendezvousParameters(
         backend="c10d",
         endpoint=endpoint,
         run_id=nodes.run_id or ("ixt" if nodes.endpoint else uuid.uuid4().hex),
@@ -149,7 +149,7 @@ def _supervisor(
         local_world_size=num_processes,
         entrypoint=sys.executable,
         args=("-m", "ixt", *arguments),
-        rdzv_handler=get_rendezvous_handler(meeting),
+        rdzv_handler=get_rendezvous_handler(parameters),
         max_restarts=nodes.max_restarts,
         local_addr=address,
     )
@@ -188,14 +188,14 @@ def _stopped(left: list[Left], received: Received) -> tuple[int, str]:
 def _cannot_meet(nodes: Nodes, error: Exception) -> str:
     cause = str(error.__cause__ or error).splitlines()[0]
     return (
-        f"{nodes.endpoint}: the machines cannot meet there: {cause}; start all of them, "
-        "with the same --rdzv-endpoint (the first one's) and --rdzv-id"
+        f"{nodes.endpoint}: the machines cannot connect there: {cause}; start ixt on all of them, "
+        "with the same --rdzv-endpoint (the first machine's) and --rdzv-id"
     )
 
 
 @contextmanager
 def _environment() -> Iterator[Path]:
-    """What the started processes find in their environment; yields the folder for their reports."""
+    """Set environment variables for the processes to start; yields the folder for their reports."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Without it a machine that joins later looks for a store that is gone, and all agents end.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

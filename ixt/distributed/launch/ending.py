@@ -79,7 +79,7 @@ class Oversight:
     """What a launcher decides about its processes, whoever starts them."""
 
     def __init__(self, processes: Processes, received: Received, timing: Timing = REAL) -> None:
-        """Nothing runs yet.
+        """Start with no process.
 
         Args:
             processes: those started last.
@@ -161,7 +161,7 @@ class Left:
     step: int | None
     """Updates it had done; None before the first."""
     killed: bool = False
-    """Whether the launcher had to."""
+    """Whether the launcher had to kill it."""
 
 
 def stopped_status(signum: int, left: list[Left]) -> int:
@@ -177,7 +177,7 @@ def stopped_message(signum: int, at_once: bool, left: list[Left]) -> str:
     lines = {report.message for report in causes or reports}
     step = moment(max((process.step for process in left if process.step is not None), default=None))
     if any(process.killed for process in left):
-        why = "at the second Ctrl-C" if at_once else "as some processes did not end"
+        why = "at the second Ctrl-C" if at_once else "because some processes did not end"
         lines.add(f"killed {why}, {step}; nothing was saved after the last checkpoint")
     if not lines and stopped_status(signum, left):
         name = signal.Signals(signum).name

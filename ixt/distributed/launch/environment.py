@@ -106,6 +106,6 @@ def _refuse_half_a_launch(env: Mapping[str, str]) -> None:
     """`accelerate launch --cpu --num_processes 2` sets an address and starts one process."""
     if "ACCELERATE_MIXED_PRECISION" in env and "MASTER_ADDR" in env:
         raise EngineError(
-            "accelerate launch: asked for several processes but started only this one; "
-            "leave it out and give ixt --num-processes N"
+            "accelerate launch: was asked for several processes but started only this one; start "
+            "ixt without it and give --num-processes N"
         )

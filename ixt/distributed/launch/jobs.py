@@ -37,10 +37,10 @@ class Job:
     """Arguments of `ixt`, e.g. ("train", "recipes/x.yaml", "--auto-resume")."""
     num_nodes: int
     gpus_per_node: int
-    """0 for machines without any."""
+    """GPUs of each machine; 0 for machines without any."""
     processes_per_node: int
     notice_s: int = 120
-    """Seconds between being asked to go and being killed."""
+    """Seconds between the request to stop and the kill."""
 
 
 def slurm_script(
@@ -79,7 +79,9 @@ def slurm_script(
         raise EngineError(f"--time: {time!r}: write minutes, 24:00:00, or 2-12 for days")
     wrong = [directive for directive in directives if not directive.startswith("-")]
     if wrong:
-        raise EngineError(f"--sbatch: {wrong[0]!r}: is no option of sbatch; it starts with a dash")
+        raise EngineError(
+            f"--sbatch: {wrong[0]!r}: is not an option of sbatch, which starts with a dash"
+        )
     asked = {
         "gpus-per-node": job.gpus_per_node or None,
         "cpus-per-task": cpus_per_process,
@@ -136,7 +138,7 @@ def kubernetes_manifest(
             f"--name: {job.name!r}: Kubernetes allows lower-case letters, digits and hyphens, "
             "at most 63, with a letter first"
         )
-    meeting = (
+    rendezvous = (
         ("--nodes", str(job.num_nodes), "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)")
         if job.num_nodes > 1
         else ()
@@ -153,7 +155,7 @@ def kubernetes_manifest(
         num_nodes=job.num_nodes,
         notice_s=job.notice_s,
         command=_block(["ixt"], 6),
-        arguments=_block([*job.arguments, *processes, *meeting], 6),
+        arguments=_block([*job.arguments, *processes, *rendezvous], 6),
         env=_block([{"name": k, "value": v} for k, v in {**(env or {}), **timeout}.items()], 6),
         resources=_block({key: value for key, value in resources.items() if value}, 8),
         volumes=_block(claims, 26),

@@ -14,14 +14,14 @@ _LOST_HOST_RESTARTS = 3
 
 @dataclass(frozen=True)
 class Nodes:
-    """Which machines train together, and where they meet."""
+    """Which machines train together, and where their rendezvous is."""
 
     least: int = 1
     """Machines needed to train."""
     most: int = 1
-    """Machines used when they are there."""
+    """Largest number of machines that are used, as they become available."""
     endpoint: str | None = None
-    """host:port of the machine that the others meet at; None on a single machine."""
+    """host:port of the machine that hosts the rendezvous; None on a single machine."""
     run_id: str | None = None
     """Rendezvous ID; all machines of a run give the same."""
     max_restarts: int = 0
@@ -43,7 +43,9 @@ def parse_nodes(
     """
     if nodes is None:
         if endpoint or run_id:
-            raise EngineError("--rdzv-endpoint and --rdzv-id: for several machines; add --nodes N")
+            raise EngineError(
+                "--rdzv-endpoint and --rdzv-id: are for several machines; add --nodes N"
+            )
         return None if max_restarts is None else Nodes(max_restarts=max_restarts)
     least, _, most = nodes.partition(":")
     try:
@@ -54,15 +56,15 @@ def parse_nodes(
         raise EngineError(f"--nodes: {nodes!r} is neither a number nor a range, e.g. 1:4")
     if high > 1 and endpoint is None:
         raise EngineError(
-            "--nodes: several machines need a place to meet; "
-            "add --rdzv-endpoint HOST:PORT with the first machine's name on all of them"
+            "--nodes: several machines need a rendezvous; on all of them, add --rdzv-endpoint "
+            "HOST:PORT with the first machine's name"
         )
     default = _LOST_HOST_RESTARTS if low != high else 0
     return Nodes(low, high, endpoint, run_id, default if max_restarts is None else max_restarts)
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of a meeting place; an IPv6 address stands in brackets, as in a URL.
+    """Host and port of a rendezvous; an IPv6 address stands in brackets, as in a URL.
 
     Args:
         endpoint: HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.

@@ -25,14 +25,14 @@ _NO_STEP = -1
 
 @dataclass(frozen=True)
 class RankReport:
-    """Why a rank ended."""
+    """The end of a rank, and its reason."""
 
     status: int
     """Its exit status."""
     message: str
     """One line."""
     because_of_another: bool = False
-    """Whether it ended only since another process did."""
+    """Whether it ended only because another process did."""
     trace: str = ""
     """Traceback of an error that the user cannot fix."""
     pid: int = 0

@@ -59,7 +59,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def exit_now(reason: str, because_of_another: bool = False, in_full: bool = False) -> NoReturn:
-    """Report why, and end the process from any thread, whatever its main thread waits for.
+    """End this process from any thread, whatever its main thread waits for, and report why.
 
     Args:
         reason: one line, without this process's name.
@@ -96,7 +96,7 @@ def _exit(status: int) -> NoReturn:
 
 
 def _die_with_the_agent() -> None:
-    """Ask for a SIGTERM when the agent is killed outright: save and end, instead of orphans.
+    """Ask the kernel for a SIGTERM when the agent is killed: this process then saves and ends.
 
     One may come per thread of the agent, so it must not be SIGINT, whose second one means more.
     """

@@ -147,7 +147,7 @@ def _rotated_grid(terms: Floats, size: int, device: torch.device) -> tuple[Tenso
 
 
 def _linear(near: Tensor, far: Tensor, part: Tensor) -> Tensor:
-    """Interpolate two taps; spends them."""
+    """Interpolate two taps, whose memory is overwritten."""
     return far.sub_(near).mul_(part).add_(near)
 
 

@@ -1,4 +1,4 @@
-"""What decoders take, give and promise. `factory` chooses one; the others do the work."""
+"""Requests, batches and promises of decoders; `factory` chooses one, the others do the work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Decoded(Generic[R]):
     """One decoded batch."""
 
     request: R
-    """What was asked for: it may carry what its asker wants to know again with the pixels."""
+    """The request; it may carry data that the caller needs again together with the pixels."""
     images: Tensor
     """(n, 3, size, size) uint8 RGB on the decoder's device; channels_last in memory."""
     damaged: dict[int, str]
@@ -117,7 +117,7 @@ def outdated(name: str, crops: Crops, row: int, height: int, width: int) -> Data
     """The error for a file whose planned window does not lie inside the image."""
     top, left, window_height, window_width = crops.window[row].tolist()
     return DataError(
-        f"{name}: changed since it was indexed (it has {height} x {width} pixels, the crop takes "
-        f"{window_height} x {window_width} from {top}, {left}); look at the images again with "
-        "ixt data index DIR --rebuild"
+        f"{name}: has changed since it was indexed (it has {height} x {width} pixels, but the "
+        f"crop takes {window_height} x {window_width} from {top}, {left}); index the images again "
+        "with ixt data index DIR --rebuild"
     )

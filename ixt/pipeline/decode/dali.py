@@ -43,7 +43,7 @@ class DaliDecoder:
         on_error: OnError,
         gpu: GpuDecoding,
     ) -> None:
-        """Start nothing yet; the arguments are those of `make_decoder`.
+        """Prepare the decoder; the arguments are those of `make_decoder`.
 
         Args:
             device: where the images are wanted; on a CPU, DALI's CPU operators compute what those
@@ -185,14 +185,14 @@ class DaliDecoder:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "%s: is not an ordinary JPEG, so the CPU decodes it; such files slow their batches "
-                "down, better convert them to JPEG",
+                "%s: is not an ordinary JPEG, so the CPU decodes it; such files slow their "
+                "batches down, so convert them to ordinary JPEGs",
                 name,
             )
 
 
 def _return_heaps() -> None:
-    """Give back what the C library keeps of the heaps of a pipeline's threads.
+    """Return memory to the system that the C library keeps for the threads of a pipeline.
 
     Each epoch's pipeline has threads of its own: without this, a process grows by some 40 MiB an
     epoch for its first ten. It takes 30 ms.

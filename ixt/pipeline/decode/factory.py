@@ -80,7 +80,7 @@ def resolve_decoder(kind: DecoderKind) -> DecoderKind:
 
 
 def _refuse_without_effect(kind: DecoderKind, device: torch.device, gpu: GpuDecoding) -> None:
-    """Refuse settings of GPU decoding where nothing decodes for a GPU."""
+    """Refuse settings of GPU decoding if no decoder works for a GPU."""
     if kind == "dali" and device.type == "cuda":
         return
     if gpu.decode_device == "auto" and gpu.hw_decoder_load == 0:
@@ -89,8 +89,8 @@ def _refuse_without_effect(kind: DecoderKind, device: torch.device, gpu: GpuDeco
     if gpu.decode_device != "auto":
         key, value = "decode_device", gpu.decode_device
     raise DataError(
-        f"data.{key}: {value} acts only where DALI decodes for a CUDA device; here "
-        f"{kind} decodes for {device.type}; leave it out"
+        f"data.{key}: {value} has an effect only where DALI decodes for a CUDA device, but here "
+        f"{kind} decodes for {device.type}; remove it"
     )
 
 

@@ -61,7 +61,7 @@ class Work:
         self._jobs = [pool.submit(_take, self._items, work) for _ in range(min(num_threads, count))]
 
     def wait(self) -> None:
-        """Until all is done.
+        """Wait until everything is done.
 
         Raises:
             Exception: what the work on an item raised; the other threads complete theirs.

@@ -94,7 +94,7 @@ class ThreadDecoder:
 
 
 class _Batch(Generic[R]):
-    """A request in the works."""
+    """A request that is being decoded."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class _Batch(Generic[R]):
         self._work = pool.start(len(request), self._fill)
 
     def wait(self) -> None:
-        """Until all images are there.
+        """Wait until all images are decoded.
 
         Raises:
             DataError: an image is not what was indexed, or a bucket does not give it.

@@ -64,7 +64,7 @@ def _decode(data: Bytes, top: int, left: int, bottom: int, right: int) -> Tensor
 
 
 def _decoder() -> Any:
-    """This thread's own."""
+    """The decoder of this thread."""
     if not hasattr(_of_thread, "decoder"):
         _of_thread.decoder = nvimgcodec.Decoder(
             device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +55,17 @@ class Plan:
     """Random erasing's boxes, or None without erasing."""
     mix: MixTable | None
     """mixup's and CutMix's numbers per mixing group, or None without mixing."""
+    phased: bool = False
+    """Whether a curriculum decides the size of the images, which the fingerprint then covers."""
 
     @property
     def fingerprint(self) -> int:
         """A 64-bit sum over the rows, so parts of a batch add up to the whole's, in any order."""
         window = self.crops.window.astype(np.int64)
+        size = (self.crops.size,) if self.phased else ()
         hashes = hash64(
-            self.epoch, self.positions, self.samples, *window.T, self.crops.hflip, Draw.LEDGER
+            *(self.epoch, self.positions, self.samples, *window.T, self.crops.hflip),
+            *(*size, Draw.LEDGER),
         )
         return int(hashes.sum(dtype=np.uint64))
 
@@ -71,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans batches of one training set under one recipe."""
+    """Plans batches of one training set under one recipe, in epochs of one setting."""
 
     labels: Ints
     """(N,) output number of each sample of the index."""
@@ -85,6 +92,8 @@ class Planner:
     mixing_group: int
     global_batch_size: int
     seed: int
+    phased: bool = False
+    """Whether the recipe has a curriculum."""
 
     def order(self, epoch: int) -> Ints:
         """(N,) samples of an epoch, in order; 0.2 s for ImageNet.
@@ -122,6 +131,7 @@ class Planner:
             ops=ops,
             boxes=self._boxes(keys),
             mix=self._mix(epoch, positions),
+            phased=self.phased,
         )
 
     def _crops(self, samples: Ints, keys: Keys) -> Crops:
@@ -228,7 +238,7 @@ def repeat_within_batches(samples: Ints, repeats: int, batch: int) -> Ints:
 
 
 def build_planner(recipe: Recipe, labels: Ints, sizes: NDArray[np.int32]) -> Planner:
-    """The planner of a recipe.
+    """The planner of a recipe; of one with a curriculum, `Recipe.in_epoch` gives that of an epoch.
 
     Args:
         recipe: augment, engine and run sections decide.
@@ -254,4 +264,27 @@ def build_planner(recipe: Recipe, labels: Ints, sizes: NDArray[np.int32]) -> Pla
         mixing_group=recipe.mixing_group,
         global_batch_size=recipe.engine.global_batch_size,
         seed=recipe.run.seed,
+        phased=bool(recipe.curriculum.phases),
     )
+
+
+def planner_by_epoch(recipe: Recipe, planner: Planner) -> Callable[[int], Planner]:
+    """The planner of each epoch; without a curriculum it is always the same.
+
+    Args:
+        recipe: of the run.
+        planner: of the recipe's own settings.
+
+    Raises:
+        RecipeError: the augment.policy of a phase cannot be read.
+    """
+    if not recipe.curriculum.phases:
+        return lambda epoch: planner
+
+    @lru_cache(maxsize=4)  # decoding is some batches ahead of training
+    def in_epoch(epoch: int) -> Planner:
+        return build_planner(recipe.in_epoch(epoch), planner.labels, planner.sizes)
+
+    for epoch in chain.from_iterable(recipe.curriculum.bounds()):
+        in_epoch(epoch)
+    return in_epoch

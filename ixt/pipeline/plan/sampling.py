@@ -1,4 +1,4 @@
-"""How often an epoch shows each image, where rare classes are to be seen more often."""
+"""How often an epoch shows each image if rare classes are to be shown more often."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _of_classes(index: Index, names: tuple[str, ...]) -> Index:
             f"similar names: {', '.join(near)}" if near else f"it has {len(index.classes)} classes"
         )
         raise DataError(
-            f"data.classes: {unknown[0] if unknown else 'empty list'}: no class folder of "
+            f"data.classes: {unknown[0] if unknown else 'empty list'}: is not a class folder of "
             f"{index.folder}; {hint}"
         )
     kept = [number for number, name in enumerate(index.classes) if name in set(names)]
@@ -80,8 +80,8 @@ def _few_shots(index: Index, shots: int, seed: int) -> Index:
     poorest = int(counts.argmin())
     if counts[poorest] < shots:
         raise DataError(
-            f"data.shots: is {shots}; {index.folder}/{index.classes[poorest]} holds "
-            f"{counts[poorest]} images, so give at most that"
+            f"data.shots: is {shots}; {index.folder}/{index.classes[poorest]} contains "
+            f"{counts[poorest]} images, so give at most that number"
         )
     # Rows are sorted by class: a row's place in its class is its distance from the first one.
     places = np.arange(len(index)) - (np.cumsum(counts) - counts)[index.labels]

@@ -78,6 +78,8 @@ class Facts:
 
 def stamp_of(source: ByteRange) -> Stamp:
     """The stamp of an image as it is now; (-1, -1, -1) where there is no regular file."""
+    if source.is_remote:
+        return (source.size or 0, 0, 0)
     try:
         status = os.stat(source.path)
     except OSError:
@@ -92,7 +94,7 @@ def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, boo
     """Read and decode one image.
 
     Args:
-        source: where it lies on a disk.
+        source: where it lies.
         stderr: where libjpeg's warnings go; other threads may write there, too.
 
     Returns:

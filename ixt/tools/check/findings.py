@@ -17,6 +17,7 @@ from ixt.images.headers import PILLOW_FORMATS, ImageFormat
 from ixt.images.index_table import UnusableTable
 from ixt.images.shards import INDEX_FOLDER
 from ixt.images.table_files import read_table
+from ixt.storage.urls import is_remote
 from ixt.tools.check.facts import Colour, Facts, Fault
 from ixt.tools.check.survey import Survey
 
@@ -195,6 +196,8 @@ def _duplicates(surveys: Iterable[Survey]) -> Iterator[Finding]:
 
 def _damaged_index(one: Survey) -> Iterator[Finding]:
     """The index that came with a packed set, where the tars had to be listed instead."""
+    if is_remote(str(one.index.folder)):  # refused when it is loaded
+        return
     folder = Path(one.index.folder) / INDEX_FOLDER
     if one.index.shards and folder.is_dir():
         try:
@@ -243,7 +246,8 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
 def _ignored(one: Survey) -> Iterator[Finding]:
     """Files in class folders that the index leaves out because of their names."""
     index = one.index
-    if index.shards or index.list_name:  # what else a tar holds is listed nowhere
+    # What else a tar holds is listed nowhere; of a bucket or by a list, only images are.
+    if index.shards or index.list_name or is_remote(str(index.folder)):
         return
     start = len(os.fspath(index.root)) + 1
     for name in index.classes:

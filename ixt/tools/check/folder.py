@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ixt.errors import DataError
-from ixt.images.byte_ranges import is_remote
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index
 from ixt.images.progress_lines import Report
+from ixt.storage.urls import is_remote
 from ixt.tools.check.findings import (
     MEANING,
     REMOVABLE,
@@ -30,6 +30,8 @@ from ixt.tools.check.findings import (
 from ixt.tools.check.manifest import read_checksums, write_checksums
 from ixt.tools.check.quarantine import quarantine
 from ixt.tools.check.survey import Survey, survey
+
+_REMOTE_THREADS = 16  # they wait for the server
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Called with a split's folder; shows what is reported while that split is checked."""
@@ -50,7 +52,7 @@ class SplitSummary:
 class CheckReport:
     """What a check found."""
 
-    root: Path
+    root: Path | str
     splits: tuple[SplitSummary, ...]
     findings: tuple[Finding, ...]
     strict: bool
@@ -112,7 +114,7 @@ def check_folder(
     an image in a tar only if the tar's time or inode do.
 
     Args:
-        root: as for `load_index`, but on a disk.
+        root: as for `load_index`; in a bucket every image is read each time.
         splits: which of them to check; copies between train and val show only with both.
         fix: quarantine moves broken files to ROOT/.quarantine/; None moves nothing. Tars are left
             as they are.
@@ -124,12 +126,17 @@ def check_folder(
 
     Raises:
         DataError: the folder is missing, has another layout, or a file cannot be moved; or
-            images to move lie in tars or are listed, or any in a bucket; or the manifest is none.
+            images to move lie in tars or in a bucket, or are listed; or the manifest is none.
     """
     listed = read_checksums(manifest) if manifest is not None and manifest.exists() else None
-    if is_remote(str(root)):
-        raise DataError(f"{root}: lies in a bucket; check the folder that was copied there")
     threads = num_threads or len(os.sched_getaffinity(0))
+    if is_remote(str(root)):
+        if fix is not None:
+            raise DataError(
+                f"--fix {fix}: the images of {root} lie in a bucket, and nothing is moved there; "
+                "leave it out"
+            )
+        threads = num_threads or max(threads, _REMOTE_THREADS)
     indexes = [load_index(root, split) for split in splits]
     if fix == "quarantine":
         for index in indexes:
@@ -147,8 +154,9 @@ def check_folder(
         said = f"{manifest}: {len(listed):,} checksums compared"
         found = in_order([*found, *against_checksums(surveys, listed)])
     moved: list[tuple[str, str]] = []
-    top = Path(surveys[0].index.root)
+    top = surveys[0].index.root
     if fix == "quarantine":
+        top = Path(top)
         kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
         broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
         moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import published, reason, write_text
 from ixt.images.headers import ImageFormat
-from ixt.images.index import join_paths
 from ixt.images.index_cache import cache_folders, write_to_cache
+from ixt.images.index_table import join_paths
 from ixt.tools.check.facts import DIGEST_BYTES, Colour, Facts, Fault
 
 FORMAT_VERSION = 2

@@ -11,6 +11,7 @@ from pathlib import Path
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.index import Index
 from ixt.images.progress_lines import Report
+from ixt.storage.urls import is_remote
 from ixt.tools.check.facts import Facts, Fault, explain_warning, inspect_image, stamp_of
 from ixt.tools.check.manifest import read_manifest, write_manifest
 from ixt.tools.check.stderr import CapturedStderr
@@ -40,11 +41,11 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
         report: called with (files looked at, files in all).
         all_anew: read every file, for bytes that a disk damaged leave its stamp as it was.
     """
-    root, folder = Path(index.root), Path(index.folder)
+    root = None if is_remote(str(index.root)) else Path(index.root)
     sources = index.ranges(range(len(index)))
-    above = f"{folder}/"
+    above = f"{index.folder}/"
     names = [os.fsencode(source.name.removeprefix(above)) for source in sources]
-    known = {} if all_anew else read_manifest(root, index.name)
+    known = {} if all_anew or root is None else read_manifest(root, index.name)
     found: dict[int, Facts] = {}
     num_read = 0
     try:
@@ -54,7 +55,8 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
     finally:
         kept = {name: found[row] for row, name in enumerate(names) if row in found}
         # An interrupted check must not forget what an earlier one found in the rest.
-        write_manifest(root, index.name, known | kept if len(found) < len(names) else kept)
+        if root is not None:
+            write_manifest(root, index.name, known | kept if len(found) < len(names) else kept)
     return Survey(index, [found[row] for row in range(len(names))], num_read)
 
 

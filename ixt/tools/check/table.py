@@ -67,7 +67,7 @@ def _verdict(report: CheckReport) -> str:
     lines = []
     if report.moved:
         lines.append(
-            f"{len(report.moved)} files moved to {escaped(str(report.root / FOLDER))}; "
+            f"{len(report.moved)} files moved to {escaped(f'{report.root}/{FOLDER}')}; "
             f"{RESTORE_LIST} there lists them, --fix restore moves them back"
         )
     if report.breaking:

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
 from ixt.images.folders import Split
-from ixt.images.index import join_paths, load_index
+from ixt.images.index import load_index
 from ixt.images.index_cache import save_packed_table
-from ixt.images.index_table import Table
+from ixt.images.index_table import Table, join_paths
 from ixt.images.progress_lines import Report
-from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, stamp
+from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, Stamp, stamp
 from ixt.images.tars import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
@@ -42,8 +42,8 @@ _SPLITS: tuple[Split, ...] = ("train", "val")
 class PackSummary:
     """What lies in a packed set."""
 
-    root: Path
-    """The folder to give to `--data`."""
+    root: Path | str
+    """The folder or the URL to give to `--data`."""
     num_images: int
     num_shards: int
     num_written: int
@@ -84,7 +84,7 @@ def pack(
             disk is too small or full.
     """
     out = local_path(out)
-    with _writing(out), uncompressed(source, out, _SPLITS) as readable:
+    with writing(out), uncompressed(source, out, _SPLITS) as readable:
         return _pack(readable, out, options, num_threads, report)
 
 
@@ -94,8 +94,8 @@ def _pack(
     plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (
-        _writing(out),
-        _claim(out, _settings(plans, options)),
+        writing(out),
+        _claim(out, settings_of(plans, options)),
         ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
     ):
         _check_space(out, plans)
@@ -117,9 +117,9 @@ def _pack(
                 members += found
                 done += len(found)
                 report(done, total)
-            save_packed_table(
-                out / plan.split / INDEX_FOLDER, _table(out, plan, members, sums.all())
-            )
+            stamps = tuple(stamp(path)._replace(mtime_ns=0) for path in _shard_paths(out, plan))
+            table = packed_table(plan, members, sums.all(), stamps)
+            save_packed_table(out / plan.split / INDEX_FOLDER, table)
             sums.remove_files()
     return _summary(out, plans, written)
 
@@ -138,7 +138,7 @@ def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     """Say in one line that the disk is full, or what else keeps files from being written."""
     try:
         yield
@@ -151,7 +151,7 @@ def _writing(out: Path) -> Iterator[None]:
         raise DataError(f"{error.filename or out}: cannot be written ({reason(error)})") from error
 
 
-def _settings(plans: list[PackPlan], options: PackOptions) -> str:
+def settings_of(plans: list[PackPlan], options: PackOptions) -> str:
     """What decides on the bytes of a packed set; kept beside it."""
     settings = {
         **asdict(options),
@@ -222,8 +222,17 @@ def _shard_paths(out: Path, plan: PackPlan) -> list[Path]:
     return [out / plan.split / plan.shard_name(number) for number in range(len(plan.bounds))]
 
 
-def _table(out: Path, plan: PackPlan, members: list[Member], crc32: NDArray[np.uint32]) -> Table:
-    """The index of a split's shards; without times, for these change when the set is copied."""
+def packed_table(
+    plan: PackPlan, members: list[Member], crc32: NDArray[np.uint32], stamps: tuple[Stamp, ...]
+) -> Table:
+    """The index of a split's shards.
+
+    Args:
+        plan: of the split.
+        members: its images, in order.
+        crc32: (n,) of their bytes.
+        stamps: of the shards, without times, for these change when the set is copied.
+    """
     blob, path_offsets = join_paths([member.name for member in members])
     counts = [end - start for start, end in plan.bounds]
     return Table(
@@ -240,5 +249,5 @@ def _table(out: Path, plan: PackPlan, members: list[Member], crc32: NDArray[np.u
             "shard_offsets": np.array([member.offset for member in members], np.int64),
             "crc32": crc32,
         },
-        shards=tuple(stamp(path)._replace(mtime_ns=0) for path in _shard_paths(out, plan)),
+        shards=stamps,
     )

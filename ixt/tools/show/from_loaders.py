@@ -77,6 +77,7 @@ def train_samples(
     Raises:
         DataError: a position lies outside the epoch, or in a group that the epoch's end cuts off.
     """
+    recipe = recipe.in_epoch(epoch)
     group = recipe.mixing_group if recipe.augment.mixes else 1
     _check_range(index, position, count, len(index) // group * group, group)
     names = _class_names(index, recipe)

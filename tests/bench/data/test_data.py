@@ -114,10 +114,13 @@ def test_wrong_numbers_of_threads_are_refused(wrong: str) -> None:
     ("data", "message"),
     [
         ({"hw_decoder_load": 0.65}, "hw_decoder_load: is 0.65; give 0 or 1"),
-        ({"hw_decoder_load": 1.0, "decode_device": "cpu"}, "acts only where decode_device is gpu"),
+        (
+            {"hw_decoder_load": 1.0, "decode_device": "cpu"},
+            "has an effect only where decode_device is gpu",
+        ),
         (
             {"decoder": "torch", "decode_device": "gpu"},
-            "decode_device: acts only with decoder: dali or auto",
+            "decode_device: has an effect only with decoder: dali or auto",
         ),
     ],
 )
@@ -165,6 +168,6 @@ def test_dali_on_a_cpu_says_what_it_does_not_heed_before_anything_is_measured(
     gpu = ["--set", "data.decode_device=gpu"]
     result = CliRunner().invoke(app, ["bench", "data", "demo", "--data", str(photos), *words, *gpu])
     assert str(result.exception) == (
-        "data.decode_device: gpu acts only where DALI decodes for a CUDA device; here dali decodes "
-        "for cpu; leave it out"
+        "data.decode_device: gpu has an effect only where DALI decodes for a CUDA device, but "
+        "here dali decodes for cpu; remove it"
     )

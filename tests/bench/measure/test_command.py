@@ -8,7 +8,7 @@ import torch
 
 from ixt.bench.measure import command
 from ixt.bench.measure.command import Request, bench
-from ixt.bench.results import Ceilings, Cell, Protocol
+from ixt.bench.results import Ceilings, Cell, Protocol, read_report
 from ixt.errors import EngineError, Interrupted
 
 PROTOCOL = Protocol(seconds=1, windows=3, rounds=1)
@@ -100,8 +100,8 @@ def test_ctrl_c_keeps_what_was_measured_and_resume_takes_the_rest(
     request = Request(["resnet18"], modes="infer", protocol=PROTOCOL, results=results)
     with pytest.raises(Interrupted, match="1 cells measured, kept in"):
         bench(request)
-    assert [row.error for row in command.read_report(results).rows] == ["out of memory"]
-    assert command.read_report(results).ceilings == CEILINGS
+    assert [row.error for row in read_report(results).rows] == ["out of memory"]
+    assert read_report(results).ceilings == CEILINGS
 
     rest: list[str] = []
 

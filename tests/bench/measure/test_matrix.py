@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ PROTOCOL = Protocol(seconds=1, windows=3, rounds=2)
 
 
 def timing(*rates: float, **other: Any) -> Timing:
-    known = {
+    known: dict[str, Any] = {
         "warmup_s": 1.0,
         "settled": True,
         "peak_allocated_gib": None,
@@ -38,7 +39,12 @@ def result(*rates: float) -> dict[str, Any]:
 
 @pytest.fixture
 def cells() -> list[Cell]:
-    one = {"mode": ["train"], "precision": ["fp32"], "compile": [False], "batch_size": [4]}
+    one: dict[str, list[Any]] = {
+        "mode": ["train"],
+        "precision": ["fp32"],
+        "compile": [False],
+        "batch_size": [4],
+    }
     return expand(["resnet18"], 8, **one, layout=LAYOUTS)
 
 
@@ -142,7 +148,7 @@ def test_no_two_measurements_share_a_process(
     interpreter = tmp_path / "python"
     interpreter.write_text('#!/bin/sh\necho "{\\"error\\": \\"$$\\"}"\n')
     interpreter.chmod(0o755)
-    monkeypatch.setattr(matrix.sys, "executable", str(interpreter))
+    monkeypatch.setattr(sys, "executable", str(interpreter))
     *_, (_, _, report) = run_matrix(cells, PROTOCOL)
     assert len({row.error for row in report.rows} | {str(os.getpid())}) == 1 + len(cells)
 
@@ -156,7 +162,7 @@ def test_a_cell_s_own_process_says_what_it_measured(cells: list[Cell]) -> None:
 def test_a_process_that_dies_gives_its_last_line(
     cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     assert matrix.run_cell(cells[0], PROTOCOL) == {"error": "exit status 1"}
 
 

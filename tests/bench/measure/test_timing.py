@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ixt.bench.measure import timing
 from ixt.bench.measure.timing import time_step
 from ixt.bench.results import Protocol
 
@@ -18,7 +17,7 @@ CPU = torch.device("cpu")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that only the step moves."""
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
 
 

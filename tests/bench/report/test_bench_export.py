@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from samples import report, row, timing
+from bench_samples import report, row, timing
 
 from ixt.bench.report.figures import csv_text
 from ixt.bench.report.notes import markdown_text, remarks

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from matplotlib.text import Text
 
@@ -34,7 +35,8 @@ def test_a_name_without_a_place_is_left_out_and_only_far_ones_have_a_line() -> N
             chart.draw(Mark(0.5, 0.5, 50.0, "", "a long name"))
         place_names(chart)
         assert 2 < len(axes.texts) < 80
-        lines = [text.arrow_patch is not None for text in axes.texts]
+        names: list[Any] = list(axes.texts)
+        lines = [name.arrow_patch is not None for name in names]
         assert lines == sorted(lines) and lines[0] is False and lines[-1] is True
 
 

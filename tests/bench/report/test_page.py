@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench_samples import report, row, small_report
 from html_page import Page, chromium, needs_chromium, requested
-from samples import report, row, small_report
 
 from ixt.bench.report.figures import Source, measured
 from ixt.bench.report.page import page_html

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import timm
-from samples import report, row
+from bench_samples import report, row
 
 from ixt.bench.report.names import architecture
 from ixt.bench.report.peers import (

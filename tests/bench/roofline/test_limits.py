@@ -6,6 +6,7 @@ It was made with module hooks in place of a dispatch mode, on rounded peaks of t
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,9 @@ def test_training_limits_are_those_of_the_table(name: str) -> None:
     assert rounded(costs.flops("train") / 1e9) == gflop
     moved = [costs.traffic_bytes("train", size, 128) / 1e6 for size in (4, 2)]
     assert tuple(round(value) for value in moved) == megabytes
-    settings = [(device, kind) for device in (A100, H100) for kind in ("tf32", "bf16")]
+    settings: list[tuple[Any, Any]] = [
+        (device, kind) for device in (A100, H100) for kind in ("tf32", "bf16")
+    ]
     for (device, kind), expected in zip(settings, cells, strict=True):
         found = limits(costs, device, kind, 128)
         rates = (found.compute_images_per_s, found.memory_images_per_s, found.images_per_s)

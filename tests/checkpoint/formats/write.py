@@ -1,6 +1,6 @@
 """Write the checkpoint that later versions must be able to read.
 
-    python tests/formats/write.py tests/formats/1
+    python tests/checkpoint/formats/write.py tests/checkpoint/formats/1
 
 Run once per format, by the first version that writes it, and committed. It trains one epoch of
 five updates in peace and notes its losses and its ledger, then does it again, stops after the
@@ -17,13 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.errors import Interrupted
 from ixt.recipe import Recipe, parse_recipe
 from ixt.tools.demo import write_demo
 from ixt.training import loop as training
-from ixt.training import saving
 
 STOP_AT = 2
 
@@ -54,7 +54,7 @@ def train_and_stop(recipe: Recipe, run_dir: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
-    training.train_step = stopping
+    training.train_step = stopping  # type: ignore[assignment]
     try:
         training.train(recipe, run_dir)
     except Interrupted:
@@ -70,8 +70,8 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 def main(target: Path) -> None:
     # What the writing machine was is of no interest, and would name its folders.
-    saving.describe_machine = lambda: {}
-    with tempfile.TemporaryDirectory() as name:
+    nothing = patch("ixt.training.saving.describe_machine", dict)
+    with nothing, tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         write_demo("digits", image_size=32)
         recipe = parse_recipe(sections("digits"))
@@ -80,10 +80,8 @@ def main(target: Path) -> None:
         target.mkdir(parents=True)
         shutil.copytree("part/checkpoints", target / "checkpoints")
         shutil.copy("part/recipe.yaml", target)
-        metrics = [
-            json.loads(line) for line in Path("whole/metrics.jsonl").read_text().split("\n")[:-1]
-        ]
-        ledger = Path("whole/ledger.jsonl").read_text().splitlines()
+        metrics = read_rows("whole/metrics.jsonl")
+        ledger = read_rows("whole/ledger.jsonl")
         expected = {
             "losses": [row["loss"] for row in metrics if row["kind"] == "steps"],
             "evaluation": {k: v for k, v in metrics[-1].items() if "loss" in k},

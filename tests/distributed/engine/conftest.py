@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def train_together(tmp_path_factory: pytest.TempPathFactory) -> TrainTogether:
         jobs: Mapping[str, Sections], resumed: Mapping[str, Path] = {}, count: Collection[str] = ()
     ) -> dict[str, Result]:
         folder = tmp_path_factory.mktemp("together")
-        listed = [
+        listed: list[dict[str, Any]] = [
             {
                 "recipe": sections,
                 "run_dir": str(resumed.get(name, folder / name)),

@@ -102,7 +102,7 @@ def test_its_settings_may_not_contradict_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not readable"), ("[1]", "holds no JSON object")]
+    ("text", "message"), [("{", "is not readable"), ("[1]", "is not a JSON object")]
 )
 def test_a_file_that_is_not_json_is_named(
     sections: Sections, tmp_path: Path, text: str, message: str
@@ -126,12 +126,12 @@ def test_the_recipe_keeps_the_content_of_its_file(sections: Sections, tmp_path: 
 @pytest.mark.parametrize(
     ("engine", "optim", "message"),
     [
-        ({"kind": "ddp"}, {}, "zero_stage: acts only with kind: deepspeed"),
+        ({"kind": "ddp"}, {}, "zero_stage: has an effect only with kind: deepspeed"),
         ({"zero_stage": None}, {}, "kind: is deepspeed; give zero_stage: 0, 1, 2 or 3"),
         ({"zero_stage": 5}, {}, r"engine\.zero_stage: is 5"),
         ({"precision": "fp16"}, {}, "precision: is fp16: DeepSpeed clips gradients that are still"),
         ({"zero_stage": 3, "compile": True}, {}, "compile: ZeRO-3's gathering breaks the graph"),
-        ({"static_graph": True}, {}, "static_graph: acts only with kind: ddp"),
+        ({"static_graph": True}, {}, "static_graph: has an effect only with kind: ddp"),
         ({"zero_stage": 0, "offload": "cpu"}, {}, "offload: needs zero_stage 1 or more"),
         ({}, {"name": "lamb"}, r"optim\.name: lamb needs whole parameters, which .* 2 partitions"),
         ({}, {"name": "muon"}, "take one of adamw, lion, nadamw, rmsproptf, sgd"),
@@ -147,7 +147,9 @@ def test_what_deepspeed_would_do_wrong_is_refused(
 def test_an_optimizer_that_needs_shapes_is_welcome_where_parameters_stay_whole(
     sections: Sections,
 ) -> None:
-    parse_recipe(changed(sections, engine=ENGINES["zero 0"], optim={"name": "lamb"}))
+    recipe = parse_recipe(changed(sections, engine=ENGINES["zero 0"], optim={"name": "lamb"}))
+    assert (recipe.engine.kind, recipe.engine.zero_stage) == ("deepspeed", 0)
+    assert recipe.optim.name == "lamb"
 
 
 def test_without_deepspeed_one_line_names_the_extra(
@@ -159,8 +161,8 @@ def test_without_deepspeed_one_line_names_the_extra(
         lambda name: None if name == "deepspeed" else find(name),
     )
     message = (
-        r"engine\.kind: deepspeed needs the package deepspeed, which is not installed; "
-        r"run `pip install 'ixt\[deepspeed\]'`, or take engine\.kind: ddp"
+        r"engine\.kind: deepspeed needs the package deepspeed, which is not installed; run `pip "
+        r"install 'ixt\[deepspeed\]'`, or set engine\.kind: ddp"
     )
     with pytest.raises(EngineError, match=message):
         train_here(changed(sections, engine=ZERO_2))
@@ -182,5 +184,5 @@ def test_a_static_graph_that_accumulates_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = parse_recipe(changed(sections, engine={"static_graph": True, "micro_batch_size": 8}))
-    with pytest.raises(EngineError, match="does not go with 2 micro-batches per process"):
+    with pytest.raises(EngineError, match="does not work with 2 micro-batches per process"):
         start(recipe, tmp_path)

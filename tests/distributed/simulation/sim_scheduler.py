@@ -93,7 +93,11 @@ class Scheduler:
 
         def start(target: Callable[[], None], name: str) -> Callable[[], None]:
             task = self.spawn(process, target, name)
-            return lambda: self.block(task.done.is_set, None)
+
+            def join() -> None:
+                self.block(task.done.is_set, None)
+
+            return join
 
         return Timing(
             now=lambda: self.now_s,

@@ -33,7 +33,7 @@ from ixt.errors import CheckpointError, Interrupted, PeerLost
 from ixt.monitor import activity
 from ixt.monitor.hang import Ending, Progress, Watch
 from ixt.monitor.positions import Peer, Position
-from ixt.training import loop, saving
+from ixt.training import loop, saving, state
 from ixt.training.patience import Patience
 
 HANG_S = 8.0
@@ -277,7 +277,7 @@ class Rank(Process):
     def _main(self) -> None:
         self.world.scheduler.sleep(self.world.random.uniform(1, 3))
         try:
-            loop.train(RECIPE, self.world.run_dir)  # type: ignore[arg-type]
+            loop.train(RECIPE, self.world.run_dir)
             self.die(0)
         except Interrupted as error:
             self.leaving = True
@@ -525,6 +525,6 @@ def simulated(world: World) -> Iterator[None]:
         patch.setattr(loop, "set_learning_rate", lambda *_: None)
         patch.setattr(loop, "seed_model", lambda *_: None)
         patch.setattr(saving, "_refuse_spoiled", meet)
-        patch.setattr(saving.state, "capture", meet)
+        patch.setattr(state, "capture", meet)
         patch.setattr(saving, "_write", _write)
         yield

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sim_scheduler import Deadlock
@@ -53,20 +54,20 @@ def play(seed: int, folder: Path) -> str:
 def judged(world: World) -> str:
     random = world.random
     kinds = ["signals", "rank_signals", "stops", "kills", "rival"]
-    faults = Faults(**dict.fromkeys(random.sample(kinds, random.choice([1, 1, 2])), True))
+    chosen: dict[str, Any] = dict.fromkeys(random.sample(kinds, random.choice([1, 1, 2])), True)
+    faults = Faults(**chosen)
     launchers = [Launcher(world, "first", random.choice([2, 2, 3]))]
     if faults.rival:
         launchers.append(Launcher(world, "second", 2))
     schedule(world, faults, launchers[0])
     held_by: list[int] = [0]
+
+    def over() -> bool:
+        held_by[0] = max(held_by[0], len(world.in_the_lock))
+        return all(one.dead for one in launchers)
+
     try:
-        world.scheduler.run(
-            lambda: bool(
-                held_by.append(max(held_by.pop(), len(world.in_the_lock)))
-                or all(one.dead for one in launchers)
-            ),
-            LIMIT_S,
-        )
+        world.scheduler.run(over, LIMIT_S)
         wrong = [rule for one in launchers for rule in broken(world, faults, one)]
         if held_by[0] > 1:
             wrong.append("two runs held the lock of one folder")
@@ -126,7 +127,7 @@ def broken(world: World, faults: Faults, launcher: Launcher) -> Iterator[str]:
         yield f"rank {accused[1]} is blamed and was never stopped"
     forever = faults.stops and not faults.at and not faults.rank_signals and not faults.rival
     if forever and not launcher.received.first and not faults.kills:
-        (stopped,) = [rank for rank in ranks if rank.ever_stopped] or [None]
+        stopped = next((rank for rank in ranks if rank.ever_stopped), None)
         if stopped is not None and stopped.exit_code != 0:
             late_s = launcher.exit_s - stopped.ever_stopped[0]
             if late_s > HANG_S + 13 + 2 * world.write_s:

@@ -9,13 +9,14 @@ from timm.data import auto_augment as timm_aa
 from torch import Tensor
 
 from ixt.pipeline.augment import apply_augmix, apply_policy
-from ixt.pipeline.plan.policy import AugMixTable, Frame, draw_policy, parse_policy
+from ixt.pipeline.plan.policy import AugMixTable, Frame
+from ixt.pipeline.plan.policy.augmix import draw_augmix, parse_augmix
 
 FILL = (124, 116, 104)
 
 
 def drawn(text: str, count: int, size: int = 224) -> AugMixTable:
-    return draw_policy(parse_policy(text), (3, 0, np.arange(count)), Frame(size))
+    return draw_augmix(parse_augmix(text), (3, 0, np.arange(count)), Frame(size))
 
 
 def timms(image: Tensor, row: AugMixTable, monkeypatch: pytest.MonkeyPatch) -> Tensor:

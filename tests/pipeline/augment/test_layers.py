@@ -1,3 +1,5 @@
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,8 @@ from ixt.pipeline.plan.policy import (
     OpTable,
     RandAugment,
     draw_jitter,
-    draw_policy,
-    parse_policy,
 )
+from ixt.pipeline.plan.policy.rand import draw_rand, parse_rand
 
 FILL = (124, 116, 104)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -76,14 +77,14 @@ def with_pillow(image: Tensor, op: int, arg: float, kernel: int) -> Tensor:
     return from_pillow(done)
 
 
-def single(op: int, args: object, kernel: int = BILINEAR) -> OpTable:
+def single(op: int, args: Sequence[float], kernel: int = BILINEAR) -> OpTable:
     """A table of one layer with the same operation for each argument."""
     arg = np.array(args, np.float64)[:, None]
     return OpTable(np.full(arg.shape, op, np.uint8), arg, np.full(arg.shape, kernel, np.uint8))
 
 
 def both_ways(
-    images: Tensor, op: int, args: object, kernel: int = BILINEAR, *, crossed: bool = False
+    images: Tensor, op: int, args: Iterable[float], kernel: int = BILINEAR, *, crossed: bool = False
 ) -> list[Tensor]:
     """The same operation by apply_policy and by Pillow, int32.
 
@@ -149,8 +150,8 @@ def test_flat_and_tiny_images_are_handled_as_pillow_does(op: Op) -> None:
 
 def test_whole_policy_is_timms_operation_after_operation(photographs: Tensor) -> None:
     images = photographs.repeat(4, 1, 1, 1)
-    policy = parse_policy("rand-m9-n3-mstd0.5-inc1")
-    table = draw_policy(policy, (5, 0, np.arange(len(images))), Frame(224))
+    policy = parse_rand("rand-m9-n3-mstd0.5-inc1")
+    table = draw_rand(policy, (5, 0, np.arange(len(images))), Frame(224))
     ours = apply_policy(images, table, FILL)
     theirs = images.clone()
     for layer in range(3):
@@ -167,11 +168,13 @@ def test_whole_policy_is_timms_operation_after_operation(photographs: Tensor) ->
 
 def every_operation() -> OpTable:
     """A table of three layers in which every operation occurs, with both filters."""
-    policy = RandAugment(names=parse_policy("rand-inc1").names, num_layers=3, magnitude_std=2.0)
-    table = draw_policy(policy, (9, 1, np.arange(40)), Frame(64))
-    blurred = draw_policy(parse_policy("rand-n3-t3a-p1"), (9, 1, np.arange(8)), Frame(64))
+    policy = RandAugment(names=parse_rand("rand-inc1").names, num_layers=3, magnitude_std=2.0)
+    table = draw_rand(policy, (9, 1, np.arange(40)), Frame(64))
+    blurred = draw_rand(parse_rand("rand-n3-t3a-p1"), (9, 1, np.arange(8)), Frame(64))
     jitter = Jitter((0.4, 0.4, 0.4, 0.2), grayscale_prob=0.3, blur_prob=0.5)
-    jittered = draw_jitter(jitter, (9, 1, np.arange(12))).take((slice(None), [0, 3, 5]))
+    drawn = draw_jitter(jitter, (9, 1, np.arange(12)))
+    assert drawn is not None
+    jittered = drawn.take((slice(None), [0, 3, 5]))
     joined = OpTable(
         *(np.concatenate([getattr(t, f) for t in (table, blurred, jittered)]) for f in vars(table))
     )

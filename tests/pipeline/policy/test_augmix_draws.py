@@ -4,22 +4,22 @@ from scipy import stats
 from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
-from ixt.pipeline.plan.policy import AugMix, AugMixTable, Frame, Op, draw_policy, parse_policy
-from ixt.pipeline.plan.policy.augmix import NAMES
+from ixt.pipeline.plan.policy import AugMix, AugMixTable, Frame, Op
+from ixt.pipeline.plan.policy.augmix import NAMES, draw_augmix, parse_augmix
 from ixt.pipeline.plan.policy.ops import AUGMIX_KINDS
 
 UNLIKELY = 0.005
 
 
 def drawn(text: str, count: int = 10_000) -> AugMixTable:
-    return draw_policy(parse_policy(text), (8, 2, np.arange(count)), Frame(224))
+    return draw_augmix(parse_augmix(text), (8, 2, np.arange(count)), Frame(224))
 
 
 @pytest.mark.parametrize(
     "text", ["augmix", "augmix-m5-w4-d2", "augmix-m3-w3-d2-a0.5-b1", "augmix-mstd101-d0"]
 )
 def test_string_reads_as_timm_reads_it(text: str) -> None:
-    policy, theirs = parse_policy(text), timm_aa.augment_and_mix_transform(text)
+    policy, theirs = parse_augmix(text), timm_aa.augment_and_mix_transform(text)
     op = theirs.ops[0]
     assert isinstance(policy, AugMix)
     assert sorted(NAMES) == sorted(op.name for op in theirs.ops)
@@ -40,7 +40,7 @@ def test_string_reads_as_timm_reads_it(text: str) -> None:
 )
 def test_bad_string_is_refused_in_one_line(text: str, told: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        parse_policy(text)
+        parse_augmix(text)
     assert told in str(caught.value)
 
 
@@ -89,14 +89,14 @@ def test_levels_are_uniform_by_default() -> None:
 
 
 def test_draws_depend_on_their_own_keys_only() -> None:
-    policy, rows = parse_policy("augmix"), np.array([99, 3, 50])
-    whole = draw_policy(policy, (8, 2, np.arange(100)), Frame(224)).take(rows)
-    some = draw_policy(policy, (8, 2, rows), Frame(224))
+    policy, rows = parse_augmix("augmix"), np.array([99, 3, 50])
+    whole = draw_augmix(policy, (8, 2, np.arange(100)), Frame(224)).take(rows)
+    some = draw_augmix(policy, (8, 2, rows), Frame(224))
     assert np.array_equal(some.weights, whole.weights)
     assert np.array_equal(some.share, whole.share)
     for one, other in zip(some.chains, whole.chains, strict=True):
         for name in ("op", "arg", "filter"):
             assert np.array_equal(getattr(one, name), getattr(other, name))
     # A wider mixture leaves the first chains alone.
-    wider = draw_policy(parse_policy("augmix-w5"), (8, 2, rows), Frame(224))
+    wider = draw_augmix(parse_augmix("augmix-w5"), (8, 2, rows), Frame(224))
     assert np.array_equal(wider.chains[2].arg, some.chains[2].arg)

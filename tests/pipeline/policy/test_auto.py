@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from scipy import stats
 from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
-from ixt.pipeline.plan.policy import Frame, Op, draw_policy, parse_policy
+from ixt.pipeline.plan.policy import Frame, Op, parse_policy
+from ixt.pipeline.plan.policy.auto import draw_auto, parse_auto
 from ixt.pipeline.plan.policy.ops import KINDS
 
 UNLIKELY = 0.005
@@ -18,13 +20,13 @@ POLICIES = ["original", "originalr", "v0", "v0r", "3a"]
 def test_sub_policies_are_timms(name: str) -> None:
     theirs = timm_aa.auto_augment_transform(name).policy
     steps = [tuple((op.name, op.prob, op.magnitude) for op in sub) for sub in theirs]
-    assert parse_policy(name).sub_policies == tuple(steps)
+    assert parse_auto(name).sub_policies == tuple(steps)
 
 
 def test_noise_is_read_as_timm_reads_it() -> None:
-    assert parse_policy("v0r-mstd0.5").magnitude_std == 0.5
+    assert parse_auto("v0r-mstd0.5").magnitude_std == 0.5
     # Only RandAugment takes large ones for a uniform distribution.
-    assert parse_policy("v0-mstd101").magnitude_std == 101
+    assert parse_auto("v0-mstd101").magnitude_std == 101
     assert timm_aa.auto_augment_transform("v0-mstd101").policy[0][0].magnitude_std == 101
 
 
@@ -45,7 +47,7 @@ def test_bad_string_is_refused_in_one_line(text: str, told: str) -> None:
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("text", ["original", "v0r-mstd1", "3a"])
 def test_what_happens_to_images_is_as_frequent_as_in_timm(text: str, count: int) -> None:
-    table = draw_policy(parse_policy(text), (3, 1, np.arange(count)), Frame(224))
+    table = draw_auto(parse_auto(text), (3, 1, np.arange(count)), Frame(224))
     ours = Counter(tuple(int(op) for op in row if op) for row in table.op)
     theirs = Counter(tuple(op for op, _ in image) for image in timms_draws(text, count))
     seen = {what for what in ours | theirs if ours[what] + theirs[what] >= 20}
@@ -65,13 +67,13 @@ def test_what_happens_to_images_is_as_frequent_as_in_timm(text: str, count: int)
     ],
 )
 def test_arguments_are_distributed_as_timms(text: str, op: Op, count: int) -> None:
-    table = draw_policy(parse_policy(text), (5, 1, np.arange(count)), Frame(224))
+    table = draw_auto(parse_auto(text), (5, 1, np.arange(count)), Frame(224))
     theirs = [arg for image in timms_draws(text, count) for code, arg in image if code == op]
     assert stats.ks_2samp(table.arg[table.op == op], theirs).pvalue > UNLIKELY
 
 
 def test_3a_blurs_by_any_radius_up_to_two_pixels() -> None:
-    table = draw_policy(parse_policy("3a"), (0, 0, np.arange(6000)), Frame(224))
+    table = draw_auto(parse_auto("3a"), (0, 0, np.arange(6000)), Frame(224))
     assert Counter(table.op[:, 0].tolist()).keys() == {Op.SOLARIZE, Op.COLOR, Op.GAUSSIAN_BLUR}
     assert set(table.arg[table.op == Op.SOLARIZE]) == {128.0}
     assert set(table.arg[table.op == Op.COLOR]) == {0.0}
@@ -84,7 +86,7 @@ def timms_draws(text: str, count: int) -> list[list[tuple[int, float]]]:
     transform = timm_aa.auto_augment_transform(text)
     done: list[tuple[int, float]] = []
 
-    def record(name: str):
+    def record(name: str) -> Callable[..., None]:
         code = int(KINDS[name][0])
 
         def function(image: None, *values: float, **_: object) -> None:

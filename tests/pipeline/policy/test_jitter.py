@@ -42,8 +42,8 @@ def test_factors_and_their_order_are_distributed_as_torchvisions(count: int) -> 
         other = np.trunc(params[:, k] * 255) if op == Op.HUE else params[:, k]
         assert len(mine) == count
         if op == Op.HUE:
-            both = [np.bincount((x + 30).astype(int), minlength=60) for x in (mine, other)]
-            both = np.stack(both)[:, np.sum(both, axis=0) > 0]
+            seen = [np.bincount((x + 30).astype(int), minlength=60) for x in (mine, other)]
+            both = np.stack(seen)[:, np.sum(seen, axis=0) > 0]
             assert stats.chi2_contingency(both).pvalue > UNLIKELY
         else:
             assert stats.ks_2samp(mine, other).pvalue > UNLIKELY

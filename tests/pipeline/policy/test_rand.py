@@ -10,8 +10,9 @@ from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
-from ixt.pipeline.plan.policy import Frame, Op, OpTable, RandAugment, draw_policy, parse_policy
+from ixt.pipeline.plan.policy import Frame, Op, OpTable, RandAugment, parse_policy
 from ixt.pipeline.plan.policy.ops import KINDS
+from ixt.pipeline.plan.policy.rand import draw_rand, parse_rand
 
 STRINGS = [
     "rand",
@@ -28,7 +29,7 @@ UNLIKELY = 0.005
 
 @pytest.mark.parametrize("text", STRINGS)
 def test_policy_reads_as_timm_reads_it(text: str) -> None:
-    policy, theirs = parse_policy(text), timm_aa.rand_augment_transform(text)
+    policy, theirs = parse_rand(text), timm_aa.rand_augment_transform(text)
     op = theirs.ops[0]
     assert sorted(policy.names) == sorted(op.name for op in theirs.ops)
     assert policy.num_layers == theirs.num_layers
@@ -36,8 +37,8 @@ def test_policy_reads_as_timm_reads_it(text: str) -> None:
     assert policy.magnitude == op.magnitude
     assert policy.magnitude_std == op.magnitude_std
     assert policy.magnitude_max == (op.magnitude_max or 10)
-    if theirs.choice_weights is None:
-        assert policy.weights is None
+    if policy.weights is None:
+        assert theirs.choice_weights is None
     else:
         ours = dict(zip(policy.names, np.array(policy.weights) / sum(policy.weights), strict=True))
         names = [op.name for op in theirs.ops]
@@ -63,7 +64,7 @@ def test_policy_reads_as_timm_reads_it(text: str) -> None:
         ("rand-inc2", "inc must be between 0 and 1"),
         ("rand-m9-m8", "m is given twice"),
         ("rand-tincreasing", "tweights, t3a, t3aw"),
-        ("rand-n15-t3aw", "the set's 14"),
+        ("rand-n15-t3aw", "than the 14 in the set"),
     ],
 )
 def test_bad_policy_is_refused_in_one_line(text: str, told: str) -> None:
@@ -84,7 +85,7 @@ def test_arguments_are_timms_at_every_level(name: str) -> None:
     to_arg = timm_aa.LEVEL_TO_ARG[name]
     for level in np.linspace(0, 10, 21):
         policy = RandAugment(names=(name,), num_layers=1, prob=1.0, magnitude=level)
-        table = draw_policy(policy, (0, 0, np.arange(40)), Frame(224))
+        table = draw_rand(policy, (0, 0, np.arange(40)), Frame(224))
         random.seed(0)
         theirs = {to_arg(level, {})[0] if to_arg else 0.0 for _ in range(40)}
         if name.startswith("Translate"):
@@ -96,33 +97,33 @@ def test_arguments_are_timms_at_every_level(name: str) -> None:
 
 
 def test_draws_depend_on_seed_epoch_and_position_only() -> None:
-    policy = parse_policy("rand-m9-mstd0.5-inc1")
-    whole = draw_policy(policy, (7, 3, np.arange(1000)), Frame(224))
+    policy = parse_rand("rand-m9-mstd0.5-inc1")
+    whole = draw_rand(policy, (7, 3, np.arange(1000)), Frame(224))
     rows = np.array([998, 3, 3, 500])
-    some = draw_policy(policy, (7, 3, rows), Frame(224))
+    some = draw_rand(policy, (7, 3, rows), Frame(224))
     assert_same(some, whole.take(rows))
     assert len(some) == 4
     for other in ((8, 3), (7, 4)):
-        assert (draw_policy(policy, (*other, np.arange(1000)), Frame(224)).op != whole.op).any()
+        assert (draw_rand(policy, (*other, np.arange(1000)), Frame(224)).op != whole.op).any()
 
 
 @pytest.mark.parametrize("suffix", ["", "-tweights"])
 def test_another_layer_leaves_the_first_ones_alone(suffix: str) -> None:
     keys = (7, 3, np.arange(200))
-    two = draw_policy(parse_policy(f"rand-n2-mstd1{suffix}"), keys, Frame(224))
-    three = draw_policy(parse_policy(f"rand-n3-mstd1{suffix}"), keys, Frame(224))
+    two = draw_rand(parse_rand(f"rand-n2-mstd1{suffix}"), keys, Frame(224))
+    three = draw_rand(parse_rand(f"rand-n3-mstd1{suffix}"), keys, Frame(224))
     assert_same(two, three.take((slice(None), slice(0, 2))))
 
 
 def test_fixed_filter_is_kept_and_random_draws_both_evenly() -> None:
-    policy, keys = parse_policy("rand-n1"), (1, 1, np.arange(20000))
-    assert (draw_policy(policy, keys, Frame(224, BICUBIC)).filter == BICUBIC).all()
-    bilinear = (draw_policy(policy, keys, Frame(224)).filter == BILINEAR).mean()
+    policy, keys = parse_rand("rand-n1"), (1, 1, np.arange(20000))
+    assert (draw_rand(policy, keys, Frame(224, BICUBIC)).filter == BICUBIC).all()
+    bilinear = (draw_rand(policy, keys, Frame(224)).filter == BILINEAR).mean()
     assert abs(bilinear - 0.5) < 4 * 0.5 / math.sqrt(20000)
 
 
 def test_each_operation_is_equally_frequent_and_half_are_applied() -> None:
-    table = draw_policy(parse_policy("rand-m9-inc1"), (42, 0, np.arange(100_000)), Frame(224))
+    table = draw_rand(parse_rand("rand-m9-inc1"), (42, 0, np.arange(100_000)), Frame(224))
     for layer in range(2):
         seen = np.bincount(table.op[:, layer], minlength=16)
         expected = np.array([50_000, *[50_000 / 15] * 15])
@@ -132,9 +133,10 @@ def test_each_operation_is_equally_frequent_and_half_are_applied() -> None:
 
 
 def test_weighted_operations_are_drawn_without_replacement_as_numpy_does() -> None:
-    policy = parse_policy("rand-n3-p1-m9-t3aw")
+    policy = parse_rand("rand-n3-p1-m9-t3aw")
+    assert policy.weights is not None
     weights = np.array(policy.weights) / sum(policy.weights)
-    table = draw_policy(policy, (42, 0, np.arange(20_000)), Frame(224))
+    table = draw_rand(policy, (42, 0, np.arange(20_000)), Frame(224))
     # Solarize, desaturate (as color, shared with ColorIncreasing) and so on: compare by operation.
     codes = np.array([KINDS[name][0] for name in policy.names])
     rng = np.random.RandomState(0)
@@ -171,10 +173,10 @@ def test_whole_numbered_strengths_are_distributed_as_timms(
 
 def drawn_arguments(text: str, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Arguments of one operation: ours and as many that timm hands to its function."""
-    policy = parse_policy(text)
+    policy = parse_rand(text)
     name = next(n for n in policy.names if n.removesuffix("Increasing") == kind)
     single = RandAugment(**{**vars(policy), "names": (name,), "num_layers": 1, "prob": 1.0})
-    ours = draw_policy(single, (1, 2, np.arange(count)), Frame(224)).arg.ravel()
+    ours = draw_rand(single, (1, 2, np.arange(count)), Frame(224)).arg.ravel()
     op = next(o for o in timm_aa.rand_augment_transform(text).ops if o.name == name)
     theirs: list[float] = []
     op.prob = 1.0

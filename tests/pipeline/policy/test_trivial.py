@@ -8,7 +8,8 @@ from torchvision.transforms import InterpolationMode, TrivialAugmentWide, autoau
 
 from ixt.pipeline.augment import apply_policy
 from ixt.pipeline.plan.crop import BILINEAR
-from ixt.pipeline.plan.policy import Frame, Op, OpTable, draw_policy, fill_colour, parse_policy
+from ixt.pipeline.plan.policy import Frame, Op, OpTable, fill_colour, parse_policy
+from ixt.pipeline.plan.policy.trivial import draw_trivial
 
 UNLIKELY = 0.005
 NAMES = {
@@ -40,7 +41,7 @@ def to_arg(name: str, magnitude: float) -> float:
 
 
 def drawn(count: int) -> OpTable:
-    return draw_policy(parse_policy("trivial"), (6, 0, np.arange(count)), Frame(224))
+    return draw_trivial((6, 0, np.arange(count)), Frame(224))
 
 
 def test_strengths_are_torchvisions() -> None:

@@ -88,7 +88,8 @@ def parse_rand(text: str) -> RandAugment:
     num_layers = int(settings.get("n", 2))
     if weights is not None and num_layers > len(names):
         raise RecipeError(
-            f"policy {text!r}: n{num_layers} asks for more operations than the set's {len(names)}"
+            f"policy {text!r}: n{num_layers} asks for more operations than the {len(names)} in "
+            "the set"
         )
     std = settings.get("mstd", 0.0)
     return RandAugment(

@@ -53,7 +53,7 @@ def training_traffic(model: nn.Module, image_size: int) -> Traffic:
     counter = _Counter()
     model.to(memory_format=torch.channels_last)
     with FakeTensorMode() as fake:
-        model._apply(lambda tensor: fake.from_tensor(tensor))  # type: ignore[no-untyped-call]
+        model._apply(lambda tensor: fake.from_tensor(tensor))
         images = torch.empty(BATCH, 3, image_size, image_size)
         images = images.contiguous(memory_format=torch.channels_last)
         with counter:

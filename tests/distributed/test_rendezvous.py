@@ -1,4 +1,4 @@
-"""Waiting for the first process: a free place is waited for, a port that another has is not."""
+"""Waiting for the first process of a run: for a free port, but not for one of another program."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import torch.distributed as dist
 from process_group import free_port
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from ixt.distributed.launch import agent, meeting
-from ixt.distributed.launch.meeting import Answer, ask, wait_for_store
+from ixt.distributed.launch import agent, rendezvous
 from ixt.distributed.launch.nodes import Nodes
+from ixt.distributed.launch.rendezvous import Answer, ask, wait_for_store
 from ixt.distributed.timing import Timing
 from ixt.errors import EngineError
 
@@ -48,11 +48,11 @@ class Simulated:
 
 @pytest.mark.parametrize("libuv", [True, False])
 def test_torchs_store_answers_our_ping_and_stays_whole(libuv: bool) -> None:
-    store = dist.TCPStore(
+    store = TCPStore(
         "127.0.0.1", free_port(), is_master=True, wait_for_workers=False, use_libuv=libuv
     )
     assert ask("127.0.0.1", store.port) == (Answer.STORE, "")
-    client = dist.TCPStore("127.0.0.1", store.port, is_master=False)
+    client = TCPStore("127.0.0.1", store.port, is_master=False)
     client.set("key", "value")
     assert store.get("key") == b"value"
 
@@ -70,24 +70,30 @@ def test_a_host_that_comes_minutes_later_is_waited_for_with_a_line(
     simulated.wait()
     assert simulated.now_s == 100
     first, *more = capsys.readouterr().err.splitlines()
-    assert first == "waiting for the first process at n1:29500 for 0.5 min: connection refused"
+    assert first == "waited 0.5 min for the first process at n1:29500: connection refused"
     assert len(more) == 2
 
 
 def test_a_port_of_another_program_is_refused_within_ten_seconds() -> None:
     simulated = Simulated((0.0, Answer.FOREIGN))
-    with pytest.raises(EngineError, match=r"^n1:29500: somebody listens there but .*take another$"):
+    with pytest.raises(
+        EngineError, match=r"^n1:29500: something listens there but .*take another$"
+    ):
         simulated.wait()
     assert simulated.now_s <= 10
 
 
 def test_a_host_that_is_slow_to_answer_or_restarts_is_not_refused() -> None:
-    Simulated((0.0, Answer.FOREIGN), (4.0, Answer.STORE)).wait()
-    Simulated((0.0, Answer.FOREIGN), (4.0, Answer.NOBODY), (60.0, Answer.STORE)).wait()
+    slow = Simulated((0.0, Answer.FOREIGN), (4.0, Answer.STORE))
+    slow.wait()
+    assert 4 <= slow.now_s < 8
+    restarted = Simulated((0.0, Answer.FOREIGN), (4.0, Answer.NOBODY), (60.0, Answer.STORE))
+    restarted.wait()
+    assert 60 <= restarted.now_s < 62
 
 
 def test_a_host_that_never_comes_is_one_line() -> None:
-    with pytest.raises(EngineError, match="did not come within 30 min: connection refused; start"):
+    with pytest.raises(EngineError, match="did not start within 30 min: connection refused; start"):
         Simulated((0.0, Answer.NOBODY)).wait()
 
 
@@ -95,6 +101,10 @@ def test_the_other_machines_say_that_the_port_is_taken(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent, "is_own", lambda host: False)
-    monkeypatch.setattr(meeting, "_ANSWER_S", 2.0)
-    with pytest.raises(EngineError, match=r"the port is another program's.*--rdzv-endpoint with a"):
+    monkeypatch.setattr(rendezvous, "_ANSWER_S", 2.0)
+    with pytest.raises(
+        EngineError,
+        match=r"another program uses the port, .*--rdzv-endpoint with "
+        r"a",
+    ):
         agent.launch(["--help"], 1, Nodes(2, 2, f"127.0.0.1:{listener.getsockname()[1]}"))

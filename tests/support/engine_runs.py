@@ -36,7 +36,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 LOSS = 5e-6
 WEIGHT = 1e-6
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("engine_worker.py")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ class Result:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Of the newest checkpoint."""
-        return load_file(checkpoint_folders(self.run_dir)[-1] / f"{name}.safetensors")
+        found: dict[str, Tensor] = load_file(
+            checkpoint_folders(self.run_dir)[-1] / f"{name}.safetensors"
+        )
+        return found
 
     def cut(self, folder: Path, num_checkpoints: int) -> Path:
         """A copy of the run that was killed after so many checkpoints."""

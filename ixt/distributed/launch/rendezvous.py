@@ -1,8 +1,8 @@
-"""Waiting for the process that hosts a run's store, before torch does: it would wait for ever.
+"""Wait for the process that hosts a run's store before torch does, which would wait for ever.
 
 A host that is not there yet is waited for, with a line that says so: machines of a cluster start
-minutes apart. A port where somebody answers, but not as a store, is another program's; torch's
-client has no time limit for that.
+minutes apart. A port where something answers, but not as a store, is used by another program;
+torch's client has no time limit for that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Answer(Enum):
     """What is found at a host and port."""
 
     STORE = "a store"
-    FOREIGN = "somebody who does not answer as a store"
+    FOREIGN = "a program that does not answer as a store"
     NOBODY = "nobody"
 
 
@@ -53,7 +53,7 @@ def wait_for_store(
         timing: clock and sleep.
 
     Raises:
-        EngineError: another program has the port, or nobody came for half an hour.
+        EngineError: another program uses the port, or the store did not start within half an hour.
     """
     began_s = reported_s = timing.now()
     foreign_s: float | None = None
@@ -65,18 +65,19 @@ def wait_for_store(
         foreign_s = None if answer is Answer.NOBODY else foreign_s or now_s
         if foreign_s is not None and now_s - foreign_s >= _ANSWER_S - 2 * _STEP_S:
             raise EngineError(
-                f"{host}:{port}: somebody listens there but does not answer as the first process "
-                f"of this run: the port is another program's, or that process is stopped; {remedy}"
+                f"{host}:{port}: something listens there but does not answer like the first "
+                "process of this run: another program uses the port, or that process is stopped; "
+                f"{remedy}"
             )
         if now_s - began_s > _PATIENCE_S:
             raise EngineError(
-                f"{host}:{port}: the first process of this run did not come within "
+                f"{host}:{port}: the first process of this run did not start within "
                 f"{_PATIENCE_S / 60:.0f} min: {why}; start it, or check the address"
             )
         if now_s - reported_s >= _REPORT_S:
             reported_s = now_s
             minutes = (now_s - began_s) / 60
-            line = f"waiting for the first process at {host}:{port} for {minutes:.1f} min: {why}"
+            line = f"waited {minutes:.1f} min for the first process at {host}:{port}: {why}"
             print(line, file=sys.stderr, flush=True)
         timing.sleep(_STEP_S)
 

@@ -1,4 +1,4 @@
-"""One process of several that train recipes one after another: `worker.py jobs.json`.
+"""One process of several that train recipes one after another: `engine_worker.py jobs.json`.
 
 Starting processes costs more than these runs, so one pair of them takes many.
 """

@@ -1,0 +1,49 @@
+"""Epochs with images of one size, and how fast they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+from ixt.bench.roofline import Device
+from ixt.bench.roofline.expected import training_limit
+from ixt.costs import Costs
+from ixt.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive epochs whose training images have one size."""
+
+    first_epoch: int
+    """Counted from 0."""
+    num_epochs: int
+    image_size: int
+    """Side of the square training image, in pixels."""
+    speed: float
+    """Images per second over those at the recipe's own size, by the roofline's limits."""
+
+
+def find_phases(recipe: Recipe, costs: Callable[[int], Costs], device: Device) -> tuple[Phase, ...]:
+    """The epochs of a run by the size of their images; all in one without a curriculum.
+
+    Args:
+        recipe: resolved.
+        costs: of a training image, by its side in pixels.
+        device: one GPU.
+    """
+    own = recipe.augment.image_size
+    epochs = range(recipe.schedule.total_epochs)
+    sizes = groupby(epochs, key=lambda epoch: recipe.in_epoch(epoch).augment.image_size)
+    found = [(side, list(group)) for side, group in sizes]
+
+    @cache
+    def limit(side: int) -> float:
+        return training_limit(costs(side), device, recipe)
+
+    return tuple(
+        Phase(group[0], len(group), side, 1.0 if side == own else limit(side) / limit(own))
+        for side, group in found
+    )
