@@ -348,5 +348,12 @@ def _to_index(
     name = layout.list_name if layout else ""
     if layout and name and split_of(name) is None:
         name = f"{name}:{layout.split}"
-    index = Index(root, folder, table.classes, **table.columns, shards=shards, versions=versions)
-    return replace(index, list_name=name)
+    return Index(
+        root,
+        folder,
+        table.classes,
+        **table.columns,
+        shards=shards,
+        versions=versions,
+        list_name=name,
+    )
