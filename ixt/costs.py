@@ -23,6 +23,7 @@ Kind = Literal["dense", "depthwise", "shortcut"]
 # fp32 weight, gradient and two Adam moments read, three of them written, and the average read and
 # written: 28 + 12 bytes, with one fused kernel for each of the two.
 _UPDATE_BYTES_PER_PARAM = 40
+_FP32 = 4
 
 _CODE = (".py", ".json", ".yaml")  # suffixes of the files that decide over a count
 
@@ -92,6 +93,18 @@ class Costs:
         """The costs whose fields, also those of the operations, are given as plain data."""
         operations = tuple(Operation(**operation) for operation in data["operations"])
         return cls(**{**data, "operations": operations})
+
+
+def input_bytes(micro_batch: int, image_size: int, prefetch_batches: int) -> float:
+    """Bytes that the images of training take on a device beside the model.
+
+    Args:
+        micro_batch: images of a batch.
+        image_size: side of the square image, in pixels.
+        prefetch_batches: batches that wait, as uint8; the one in use is there as fp32 before and
+            after mixing and normalising.
+    """
+    return (prefetch_batches + 2 * _FP32) * 3 * image_size**2 * micro_batch
 
 
 def kept_count(what: str, inputs: object, count: Callable[[], Any]) -> Any:

@@ -98,15 +98,15 @@ class Timing(Part):
     settled: bool
     """Whether the warm-up ended by agreement."""
     peak_allocated_gib: float | None
-    """Most memory that tensors took on a CUDA device; None on a CPU."""
+    """Most memory that tensors took on a CUDA device in the windows; None on a CPU."""
     peak_reserved_gib: float | None
-    """Most memory that torch held on a CUDA device; None on a CPU."""
+    """Most memory that torch held on a CUDA device in the windows; None on a CPU."""
     peak_resident_gib: float
     """Largest resident set of the process."""
     images_per_joule: float | None
     """Images per joule by the device's energy counter; None where it has none."""
     throttled: tuple[str, ...]
-    """Reasons for which the device lowered its clocks meanwhile."""
+    """Reasons for which the device had lowered its clocks, read once in every window under load."""
     checks: dict[str, Any]
     """What was read back from inside: flags, dtypes, strides, whether the weights moved."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,15 +120,27 @@ class Cells:
 class Timing:
     """How long a cell is measured, and which training step."""
 
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Measure each combination once, for 4 seconds."),
+    ] = False
     seconds: Annotated[
-        float,
+        float | None,
         _advanced(
-            min=0.1, metavar="SECONDS", help="Time to measure each combination in each round."
+            min=0.1,
+            metavar="SECONDS",
+            show_default="20",
+            help="Time to measure each combination in each round.",
         ),
-    ] = 20.0
+    ] = None
     rounds: Annotated[
-        int, _advanced(min=1, help="Number of rounds; each measures all combinations once.")
-    ] = 2
+        int | None,
+        _advanced(
+            min=1,
+            show_default="2",
+            help="Number of rounds; each measures all combinations once.",
+        ),
+    ] = None
     step: Annotated[
         Literal["full", "plain"],
         _advanced(
@@ -165,16 +178,18 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
     Values for --device are written like
     `fp32_tflops=67,bandwidth_gb_per_s=3350,memory_gib=80`.
 
+    A benchmark that was stopped is continued by the same command with --resume, on the same machine
+    with the same software.
+
     Example: `ixt bench inceptionnext_tiny convnext_tiny resnet50 --results bench.json`
     """
-    from ixt.bench.measure.command import Request, bench
+    from ixt.bench.measure.command import Request, bench, chosen_protocol
     from ixt.bench.report.figures import csv_text
     from ixt.bench.report.notes import markdown_text, print_report
     from ixt.bench.report.peers import print_peers
-    from ixt.bench.results import Protocol
 
     check_outputs(outputs.results, outputs.csv, outputs.markdown)
-    protocol = Protocol(seconds=timing.seconds, rounds=timing.rounds, training_step=timing.step)
+    protocol = chosen_protocol(timing.quick, timing.seconds, timing.rounds, timing.step)
     chosen = {**vars(cells), "models": cells.models or ()}
     request = Request(**chosen, protocol=protocol, results=outputs.results, resume=outputs.resume)
     report = bench(request)
@@ -214,3 +229,62 @@ def kernels(
 
     check_outputs(results)
     print_kernels(bench_kernels(model, batch_size, precision, layout, results))
+
+
+@bench_app.command()
+def count(
+    model: Annotated[str, typer.Argument(help="Name of a model, e.g. resnet50.")],
+    layers: Annotated[
+        Literal["plain", "fused"],
+        typer.Option(
+            help="plain: the layers of timm. fused: those of ixt, with model.fused, "
+            "model.fused_gemm: triton and engine.half_residual."
+        ),
+    ] = "plain",
+    precision: Annotated[
+        Literal["bf16", "fp16", "tf32", "fp32"],
+        typer.Option(help="Number format of activations and matrix products."),
+    ] = "bf16",
+    layout: Annotated[
+        Literal["channels_last", "contiguous"], typer.Option(help="Memory format of the images.")
+    ] = "channels_last",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="the training size of the model",
+            help="Side of the images in pixels.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GPU",
+            show_default="the GPU of this machine, else h100",
+            help="Type of GPU, e.g. h100 or l4, or a YAML file with its peak rates.",
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["layer", "operator"], _output(help="What to add up in each line of the table.")
+    ] = "layer",
+    as_json: Annotated[bool, _output("--json", help="Print the counts as JSON.")] = False,
+) -> None:
+    """Count the kernel launches, bytes and operations of a training step.
+
+    Nothing is computed and no GPU is needed. The counts of the forward and backward pass, the loss,
+    clipping, AdamW and EMA are shown with the time that the peak rates of a GPU allow.
+
+    Example: `ixt bench count inceptionnext_tiny --layers fused --device h100`
+    """
+    from ixt.bench.count.step import Setting, count_step
+    from ixt.bench.count.table import Roofline, count_data, print_count
+    from ixt.bench.roofline.expected import assumed_device
+
+    setting = Setting(model, layers, precision, layout, batch_size, image_size)
+    roofline = Roofline(assumed_device(device, None), setting)
+    counted = count_step(setting)
+    if as_json:
+        print(json.dumps(count_data(counted, roofline), indent=1))
+    else:
+        print_count(counted, roofline, by)

@@ -93,7 +93,7 @@ def data_index(
     """
     from ixt.images.index import load_index
 
-    for split in ("train", "val"):
+    for split in splits_of("all", folder):
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
         say(
@@ -249,12 +249,13 @@ def data_pack(
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
     from ixt.tools.pack.layout import PackOptions
-    from ixt.tools.pack.pack import pack
+    from ixt.tools.pack.pack import PackSummary, pack
     from ixt.tools.pack.to_bucket import pack_to_bucket
 
     if (out is None) == (to is None):
         raise typer.BadParameter("give either a folder OUT or --to URL")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
+    summary: PackSummary[Path] | PackSummary[str]
     with resumable(), progress("packing", "images") as report:
         if to is not None:
             summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)
@@ -318,7 +319,7 @@ def data_check(
     with resumable():
         report = check_folder(
             folder,
-            splits=splits_of(split),
+            splits=splits_of(split, folder),
             fix=fix,
             strict=strict,
             manifest=manifest,
@@ -331,6 +332,17 @@ def data_check(
     raise typer.Exit(1 if report.breaking else 0)
 
 
-def splits_of(choice: Literal["train", "val", "all"]) -> tuple[Split, ...]:
-    """The splits that `--split` names."""
-    return ("train", "val") if choice == "all" else (choice,)
+def splits_of(choice: Literal["train", "val", "all"], root: str) -> tuple[Split, ...]:
+    """The splits that `--split` names; of all, those that are there."""
+    if choice != "all":
+        return (choice,)
+    from ixt.images.hold_out import own_splits
+
+    splits = own_splits(root)
+    if "val" not in splits:
+        say(
+            f"{root}: contains no val/, only images to train on; `ixt init` writes a recipe that "
+            "holds some of them out for validation",
+            error=True,
+        )
+    return splits

@@ -59,7 +59,7 @@ def data_stats(
 
     check_outputs(results)
     rows = {}
-    for name in splits_of(split):
+    for name in splits_of(split, folder):
         index = load_index(folder, name)
         pixels = None
         if mean_std or sample is not None:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from ixt.distributed.arithmetic import set_math
 from ixt.distributed.launch.rendezvous import wait_for_store
 from ixt.errors import EngineError
 from ixt.pipeline.decode.thread_pool import cores_per_process
@@ -80,17 +81,6 @@ def _set_threads(local_processes: int) -> None:
     """Share the cores: several processes with all threads each are ten times slower."""
     if "OMP_NUM_THREADS" not in os.environ or local_processes > 1:
         torch.set_num_threads(cores_per_process(local_processes))
-
-
-def set_math(recipe: Recipe, cuda: bool) -> None:
-    """Set TF32 and cuDNN's algorithms explicitly, since torch's defaults differ by version."""
-    if not cuda:
-        return
-    precision = "tf32" if recipe.engine.tf32 else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.deterministic = recipe.engine.deterministic
-    torch.backends.cudnn.benchmark = not recipe.engine.deterministic
 
 
 def seed_model(*keys: int) -> None:

@@ -29,6 +29,12 @@ def check_gpu() -> Result:
     cuda = torch.version.cuda
     if not torch.cuda.is_available():
         unused = len(list(_DRIVER_GPUS.glob("*")))
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if unused and chosen in ("", "-1"):
+            return judge(
+                f"CUDA_VISIBLE_DEVICES={chosen} hides {unused} GPUs",
+                warn(True, "training runs on the CPU: unset it to train on them"),
+            )
         fix = "update the driver for this CUDA, install torch for an older one, or check "
         return judge(
             f"the driver has {unused} GPUs and torch for CUDA {cuda} none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+from ixt.costs import input_bytes
 from ixt.recipe import Engine, Recipe
 
 GIB = 2**30
@@ -98,7 +99,6 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
     buffers = _FP32 * size.buffers
     gradients = _FP32 * size.trained_params
     shard = gradients / num_gpus
-    pixels = 3 * recipe.augment.image_size**2 * micro_batch
     parts = {
         "parameters": weights + buffers,
         "gradients": shard if stage in (2, 3) else gradients,
@@ -107,8 +107,7 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
         "communication": _communication(size, recipe.engine, stage),
         "activations": saved.fixed_bytes + micro_batch * saved.per_image_bytes,
         "working": 2 * micro_batch * saved.largest_bytes,
-        # uint8 batches that wait, and fp32 ones before and after mixing and normalising.
-        "input": (recipe.data.prefetch_batches + 2 * _FP32) * pixels,
+        "input": input_bytes(micro_batch, recipe.augment.image_size, recipe.data.prefetch_batches),
     }
     allowance = _CONTEXT_BYTES + _FRAGMENTATION * sum(parts.values())
     return Memory(**parts, allowance=allowance)

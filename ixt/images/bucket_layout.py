@@ -169,8 +169,8 @@ def _in_folder(root: str, level: _Level, is_packed: bool) -> RemoteLayout:
         return RemoteLayout(root, level.url, tuple(tars), is_packed=True)
     if tars and level.folders:
         raise DataError(
-            f"{level.url}: contains class folders and also {few([tar.name for tar in tars], 'tar')}; "
-            "move away what is not to be read"
+            f"{level.url}: contains class folders and also "
+            f"{few([tar.name for tar in tars], 'tar')}; move away what is not to be read"
         )
     if not tars and not level.folders:
         raise DataError(f"{level.url}: contains neither class folders nor tars; upload the images")
@@ -184,11 +184,11 @@ def _nothing(top: _Level, split: Split) -> str:
     if not top.folders and not top.files:
         list_objects(top.url)  # says so where there is no such bucket
         return (
-            f"{top.url}: contains nothing; check the URL, or upload a set that has {wanted} below it "
-            "(ixt data pack DATA --to URL writes one)"
+            f"{top.url}: contains nothing; check the URL, or upload a set that has {wanted} below "
+            "it (ixt data pack DATA --to URL writes one)"
         )
     held = "" if split == "train" else ", or set data.val_fraction: 0.2 to hold images out"
     return (
-        f"{top.url}: contains no {wanted}; found {few(top.holds(), 'name')}; put class folders, tars "
-        f"or a packed set below {top.url}/{SPLIT_FOLDERS[split][0]}{held}"
+        f"{top.url}: contains no {wanted}; found {few(top.holds(), 'name')}; put class folders, "
+        f"tars or a packed set below {top.url}/{SPLIT_FOLDERS[split][0]}{held}"
     )

@@ -54,6 +54,11 @@ def own_val(root: str) -> str | None:
     return shards.own_val(local_path(root))
 
 
+def own_splits(root: str) -> tuple[Split, ...]:
+    """The splits whose images a data root contains: train alone where it has no val."""
+    return ("train",) if own_val(root) is None else ("train", "val")
+
+
 def hold_out(index: Index, fraction: float, split: Split) -> Index:
     """The part of some training images to train on, or the part to validate on.
 

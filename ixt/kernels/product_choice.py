@@ -17,7 +17,7 @@ import torch.distributed as dist
 from timm.models.inception_next import MetaNeXtBlock
 from torch import nn
 
-from ixt.distributed.accelerator import set_math
+from ixt.distributed.arithmetic import set_math
 from ixt.distributed.group import join_group
 from ixt.kernels.apply import DTYPES
 from ixt.kernels.folded import channels_of

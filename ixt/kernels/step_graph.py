@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ixt.errors import EngineError
+from ixt.models.out_of_memory import memory_error
 from ixt.recipe import Engine
 
 Update = Callable[[int, Tensor, Tensor], Tensor]
@@ -183,9 +184,11 @@ def record(work: Callable[[], Tensor], stream: torch.cuda.Stream, pool: Any = No
         # Other threads, of NCCL's watchdog and of the loader, may call CUDA meanwhile.
         with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             result = work()
-    except torch.OutOfMemoryError:
-        raise  # a smaller micro-batch fixes it
     except RuntimeError as error:
+        # The end of the recording may fail, too, and hide it; a smaller micro-batch fixes it.
+        full = memory_error(error)
+        if full is not None:
+            raise full from None
         reason = str(error).strip().splitlines()[0]
         raise EngineError(
             f"engine.cuda_graph: this update cannot be recorded: {reason}; set it to false"

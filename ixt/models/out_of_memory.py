@@ -19,6 +19,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def memory_error(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The full device behind an error: itself, or what it was raised in the handling of."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error
+
+
 @contextmanager
 def memory_for(what: str, remedy: str) -> Iterator[None]:
     """If memory runs out within a `with` block, say for what it was needed and what to do.

@@ -17,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ixt.costs import input_bytes
+from ixt.distributed.arithmetic import set_math
 from ixt.distributed.group import join_group
 from ixt.errors import EngineError
 from ixt.models.out_of_memory import ran_out_of_memory
 from ixt.monitor import activity
+from ixt.pipeline.decode.factory import resolve_decoder
 from ixt.recipe import Recipe
 from ixt.training.ema import Ema
 from ixt.training.optimizer import build_loss, build_optimizer
@@ -29,7 +32,11 @@ Build = Callable[[], nn.Module]
 Fits = Callable[[int], bool]
 
 _ON_CPU = 128  # more images at once gain nothing there
-_USABLE = 0.9  # the rest is for the decoder, NCCL and fragments
+_USABLE = 0.9  # the rest is for NCCL and fragments
+# Assumed, not measured: DALI's buffers and those of nvJPEG.
+_DALI_BYTES = 2**29
+# Of a decoded image of ImageNet before it is resized: 469 x 387 pixels on average.
+_DECODED_BYTES = 3 * 469 * 387
 
 
 def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
@@ -140,22 +147,38 @@ def _judge(recipe: Recipe, build: Build) -> Fits:
 
 
 def device_holds(recipe: Recipe, build: Build, micro: int) -> bool:
-    """Whether a CUDA device can train with a micro-batch and keeps a tenth of its memory free."""
+    """Whether a CUDA device can train with a micro-batch and keeps a tenth of its memory free.
+
+    In the run's arithmetic, as TF32 and cuDNN's trials of its algorithms take memory of their own.
+    """
+    set_math(recipe, cuda=True)
     _clean()
     torch.cuda.reset_peak_memory_stats()
     free, total = torch.cuda.mem_get_info()
     others = total - free - torch.cuda.memory_reserved()
     try:
         train_twice(recipe, build, micro, torch.device("cuda"))
-        return others + torch.cuda.max_memory_reserved() <= _USABLE * total
+        side, waiting = recipe.augment.image_size, recipe.data.prefetch_batches
+        images = input_bytes(micro, side, waiting) + _dali_bytes(recipe, micro)
+        return others + torch.cuda.max_memory_reserved() + images <= _USABLE * total
     except torch.OutOfMemoryError:
         return False
     finally:
         _clean()
 
 
+def _dali_bytes(recipe: Recipe, micro: int) -> float:
+    """What DALI takes past torch's allocator, if it decodes."""
+    if resolve_decoder(recipe.data.decoder) != "dali":
+        return 0.0
+    return _DALI_BYTES + micro * _DECODED_BYTES
+
+
 def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) -> None:
-    """Do two updates on random images; in the second, all of the optimizer's state exists."""
+    """Do two updates on random images; in the second, all of the optimizer's state exists.
+
+    With engine.cuda_graph also an evaluation's forward pass beside the memory of a recorded update.
+    """
     engine, size = recipe.engine, recipe.augment.image_size
     model = build().to(device).train()
     optimizer, loss = build_optimizer(model, recipe.optim), build_loss(recipe.optim)
@@ -173,6 +196,24 @@ def train_twice(recipe: Recipe, build: Build, micro: int, device: torch.device) 
         optimizer.zero_grad()
         if ema is not None:
             ema.update(0.5)
+    if engine.cuda_graph:
+        del logits, targets
+        _evaluate_beside_graph(model, recipe, device)
+
+
+@torch.no_grad()
+def _evaluate_beside_graph(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    """A forward pass while what an update needed is held, as graphs hold it in a pool of theirs."""
+    held = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    _clean()
+    pool = torch.empty(max(0, held), dtype=torch.uint8, device=device)
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.engine.precision)
+    images = torch.rand(
+        recipe.eval.batch_size, 3, recipe.eval_size, recipe.eval_size, device=device
+    )
+    with torch.autocast(device.type, low, enabled=low is not None):
+        model.eval()(images)
+    del pool
 
 
 def _for_all(micro: int, processes: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,17 +26,25 @@ from ixt.verify.finding import Finding, checked
 SETTINGS = "pack.json"
 _NUM_THREADS = 8
 _AT_ONCE = 4096
-_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def verify_packed(root: Path, data: str | None) -> list[Finding]:
     """Check a packed set; see `verify`."""
-    findings = [checked(split, partial(_split, root, split)) for split in _SPLITS]
+    splits = _packed_splits(root)
+    findings = [checked(split, partial(_split, root, split)) for split in splits]
     if data is not None:
         findings += [
-            checked(f"{split} of {data}", partial(_source, root, split, data)) for split in _SPLITS
+            checked(f"{split} of {data}", partial(_source, root, split, data)) for split in splits
         ]
     return findings
+
+
+def _packed_splits(root: Path) -> tuple[Split, ...]:
+    """The splits that were packed; both where the settings of the packing do not say."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if set(read_json(root / SETTINGS)["images"]) == {"train"}:
+            return ("train",)
+    return ("train", "val")
 
 
 def _split(root: Path, split: Split) -> str:

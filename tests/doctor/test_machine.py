@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_nvml import HARDWARE, Gpu, install
 
-from ixt.bench.measure.sensors import Reading
 from ixt.doctor import machine
 from ixt.doctor.machine import (
     CHECKS,
@@ -91,6 +91,7 @@ def test_a_containers_memory_limit_counts(monkeypatch: pytest.MonkeyPatch) -> No
 def test_gpus_that_torch_cannot_use_are_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for number in range(8):
         (tmp_path / f"0000:0{number}:00.0").mkdir()
     monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path)
@@ -100,17 +101,45 @@ def test_gpus_that_torch_cannot_use_are_a_failure(
     assert result.value.startswith("the driver has 8 GPUs and torch for CUDA")
 
 
+@pytest.mark.parametrize("chosen", ["", "-1"])
+def test_gpus_that_are_hidden_on_purpose_are_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str
+) -> None:
+    (tmp_path / "0000:00:00.0").mkdir()
+    monkeypatch.setattr(machine, "_DRIVER_GPUS", tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    install(monkeypatch, Gpu(H100, "aa"))
+    result = check_gpu()
+    assert (result.status, result.value) == ("warn", f"CUDA_VISIBLE_DEVICES={chosen} hides 1 GPUs")
+
+
 def test_sound_gpus_are_named_with_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = torch.cuda
-    monkeypatch.setattr(cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(cuda, "get_device_name", lambda device: H100)
-    monkeypatch.setattr(cuda, "mem_get_info", lambda device: (79 * GIB, 80 * GIB))
-    reading = Reading(0, 1980, 2619, 700.0, "580.65", ())
-    monkeypatch.setattr(machine, "read_device", lambda device: reading)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    install(monkeypatch, Gpu(H100, "aa"), Gpu(H100, "bb"))
     result = check_gpu()
     assert result.status == "ok"
     assert result.value.startswith(f"2 x {H100}, CUDA ") and result.value.endswith("driver 580.65")
+
+
+def test_only_the_gpus_that_this_process_may_use_are_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The others are of another kind, throttled, or without a sensor.
+    odd = Gpu("NVIDIA L4", "aa", HARDWARE, busy=True), Gpu("NVIDIA T4", "cc", has_sensors=False)
+    host = install(monkeypatch, odd[0], Gpu(H100, "bb"), odd[1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
+    result = check_gpu()
+    assert (result.status, host.asked) == ("ok", ["GPU-bb"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert "clocks are lowered (hardware slowdown)" in check_gpu().fix
+
+
+def test_a_part_of_a_gpu_is_judged_without_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-aa")
+    install(monkeypatch, Gpu(f"{H100} MIG 3g.40gb", "aa", HARDWARE, busy=True, mig=True))
+    result = check_gpu()
+    assert result.value.endswith("driver unknown")
+    assert "no published peaks" in result.fix
 
 
 def test_a_machine_without_a_driver_has_no_gpus(

@@ -18,6 +18,7 @@ from ixt.errors import DataError
 from ixt.images import tar_bytes
 from ixt.images.byte_ranges import WrongBytes, read_bytes
 from ixt.images.data_digest import digest_images
+from ixt.images.folders import Split
 from ixt.images.hold_out import load_split, own_val
 from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
@@ -199,7 +200,7 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     assert (both.exit_code, "either a folder OUT or --to URL" in both.output) == (2, True)
 
 
-def refused(url: str, split: str = "train") -> str:
+def refused(url: str, split: Split = "train") -> str:
     with pytest.raises(DataError) as error:
         load_index(url, split)
     assert "\n" not in str(error.value)
@@ -223,8 +224,8 @@ def test_what_cannot_be_read_is_said_in_one_line(
     objects.write_object("s3://layouts/mixed/train/a/1.jpg", b"x")
     objects.write_object("s3://layouts/mixed/train/b.tar", b"x")
     assert refused("s3://layouts/mixed") == (
-        "s3://layouts/mixed/train: contains class folders and also 1 tar (b.tar); move away what is "
-        "not to be read"
+        "s3://layouts/mixed/train: contains class folders and also 1 tar (b.tar); move away what "
+        "is not to be read"
     )
     assert refused("s3://layouts/mixed", "val").startswith(
         "s3://layouts/mixed: contains no val/ or validation/; found 1 name (train/); put class"

@@ -17,9 +17,9 @@ from PIL import Image
 from ixt.errors import DataError
 from ixt.images import headers, index_cache
 from ixt.images.headers import ImageFormat, jpeg_size, read_headers
-from ixt.images.index import Index, join_paths, load_index
+from ixt.images.index import Index, load_index
 from ixt.images.index_cache import write_table
-from ixt.images.index_table import Table
+from ixt.images.index_table import Table, join_paths
 from ixt.images.shards import Layout
 
 IMAGENET_TRAIN_IMAGES = 1_281_167

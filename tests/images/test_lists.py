@@ -18,6 +18,7 @@ from ixt.images.folders import Split
 from ixt.images.hold_out import hold_out, load_split, own_val, portable_names
 from ixt.images.index import Index, load_index
 from ixt.tools.check import check_folder
+from ixt.tools.check.findings import Kind
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
@@ -206,6 +207,12 @@ def test_a_list_is_checked_and_packed_as_the_folder(folder: Path, tmp_path: Path
     assert {finding.path for finding in report.findings} <= {path for path, *_ in both}
     with pytest.raises(DataError, match=r"all\.csv:train names the images"):
         check_folder(path, fix="quarantine")
+    sums = tmp_path / "sums.sha256"
+    check_folder(path, manifest=sums)
+    write_list(path, both[1:], "path,label,split")
+    gone = [f.path for f in check_folder(path, manifest=sums).findings if f.kind == Kind.MISSING]
+    assert gone == [both[0][0]]
+    write_list(path, both, "path,label,split")
     for name, source in (("from-list", path), ("from-folder", folder)):
         pack(source, tmp_path / name, PackOptions())
     for tar in sorted((tmp_path / "from-folder").glob("*/*.tar")):

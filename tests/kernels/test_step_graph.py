@@ -178,3 +178,35 @@ def test_a_batch_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     graph(0, torch.randn(5, 3), torch.randn(5, 2))
     with pytest.raises(ValueError, match=r"a batch of \(4, 3\) torch.float32; recorded was \(5, 3"):
         graph(0, torch.randn(4, 3), torch.randn(4, 2))
+
+
+class Recording:
+    """In the place of `torch.cuda.graph`: its end fails where the block has failed."""
+
+    def __init__(self, *given: Any, **settings: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            raise RuntimeError("capture_end: the capture was invalidated\nby an earlier error")
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "CUDA out of mem"),
+        (ValueError("wrong"), EngineError, "cannot be recorded: capture_end: the capture was inv"),
+    ],
+)
+def test_a_full_device_is_seen_behind_the_failing_end_of_a_recording(
+    monkeypatch: pytest.MonkeyPatch, first: Exception, kind: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+
+    def work() -> Tensor:
+        raise first
+
+    with pytest.raises(kind, match=message):
+        step_graph.record(work, STREAM)

@@ -410,3 +410,31 @@ def test_no_image_or_batch_is_leaked_over_fifty_epochs(
     # in two runs its memory grew for some 80 epochs and then stayed, and with MALLOC_ARENA_MAX=2
     # it did not grow; the heaps of each pipeline's threads may be the reason.
     assert slope < most_mib, resident
+
+
+@pytest.mark.parametrize(
+    ("gpu", "first"),
+    [
+        (GpuDecoding(), "mixed"),
+        (GpuDecoding(decode_device="gpu", hw_decoder_load=1.0, largest=(480, 640)), "mixed"),
+        (GpuDecoding(decode_device="cpu"), "cpu"),
+    ],
+)
+def test_dali_takes_the_arguments_of_a_gpus_graph(gpu: GpuDecoding, first: str) -> None:
+    """Defining checks names and types of all arguments; only building needs the GPU."""
+    from nvidia.dali import Pipeline
+
+    from ixt.pipeline.decode.dali_graph import decoder_options, squares
+
+    def graph(**more: Any) -> Any:
+        with Pipeline(batch_size=4, num_threads=1, device_id=0, prefetch_queue_depth=3) as pipeline:
+            out = squares(lambda: ([], None), {**decoder_options(gpu), **more}, on_gpu=True)  # type: ignore[arg-type, return-value]
+            pipeline.set_outputs(out)
+        return out
+
+    assert graph().device == "gpu"
+    assert decoder_options(gpu)["device"] == first
+    with pytest.raises(KeyError, match="fancy_downsampling"):
+        graph(fancy_downsampling=True)
+    with pytest.raises(ValueError, match="much"):
+        graph(hw_decoder_load="much")

@@ -225,6 +225,7 @@ def test_on_a_gpu_batches_are_the_same_while_the_model_is_slow(
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_on_a_gpu_drawing_a_batch_never_waits(tiny: Recipe) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     batches = loader_of(tiny, "torch", device).epoch(0)

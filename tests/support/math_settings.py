@@ -12,10 +12,15 @@ import torch
 @contextmanager
 def math_settings_restored() -> Iterator[None]:
     """They are as before afterwards."""
-    cudnn: Any = torch.backends.cudnn  # a class takes the module's place
-    conv, matmul = cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    parts = (cudnn, cudnn.conv, cudnn.rnn, matmul)  # cuDNN's own sets both of its kinds
+    before = [part.fp32_precision for part in parts]
+    choice = cudnn.benchmark, cudnn.deterministic
     try:
         yield
     finally:
-        conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark = before
+        matmul.allow_tf32 = before[-1] == "tf32"
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+        cudnn.benchmark, cudnn.deterministic = choice

@@ -27,10 +27,12 @@ from ixt.images import byte_ranges
 from ixt.images.byte_ranges import WrongBytes
 from ixt.images.folders import Split
 from ixt.images.headers import ImageFormat
+from ixt.images.hold_out import load_split
 from ixt.images.index import load_index
 from ixt.tools.pack import shard as shard_module
 from ixt.tools.pack.layout import PackOptions, plan_pack
 from ixt.tools.pack.pack import pack
+from ixt.verify import verify
 
 SMALL = PackOptions(shard_bytes=12_000)  # a few images each
 ODD_NAMES = ("a.b.jpg", "a_b.jpg", "a_b.png", "x/y.z/q.JPEG", "ä ö.jpg")
@@ -388,3 +390,22 @@ def test_the_command_line_packs_and_indexes(folder: Path, tmp_path: Path) -> Non
         f"{tmp_path}/out/train: 20 images, 4 classes, 0 unreadable\n"
         f"{tmp_path}/out/val: 18 images, 3 classes, 0 unreadable\n"
     )
+
+
+def test_a_set_without_val_is_packed_checked_and_verified_as_training_images(
+    digits: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(digits / "val", plain)  # class folders alone
+    runner = CliRunner()
+    checked = runner.invoke(app, ["data", "check", str(plain)])
+    assert checked.exit_code == 0
+    assert f"{plain}: contains no val/, only images to train on; `ixt init`" in checked.stderr
+    packed = tmp_path / "packed"
+    assert runner.invoke(app, ["data", "pack", str(plain), str(packed)]).exit_code == 0
+    ours, theirs = (load_split(root, "val", 0.2) for root in (plain, packed))
+    assert np.array_equal(ours.labels, theirs.labels)
+    assert np.array_equal(ours.sizes, theirs.sizes)
+    assert [finding.name for finding in verify(packed)] == ["train"]
+    shutil.rmtree(packed / "train")
+    assert any(not finding.ok for finding in verify(packed))

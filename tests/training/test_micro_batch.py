@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from math_settings import math_settings_restored
 from process_group import start_two
 
 from ixt.errors import EngineError, RecipeError
@@ -182,3 +183,58 @@ def test_processes_agree_on_the_smallest_and_accelerate_joins_their_group(
     (tmp_path / "x.yaml").write_text(dump_recipe(auto(tiny_sections)))
     processes = start_two("-c", AGREE, str(tmp_path / "x.yaml"))
     assert [process.communicate(timeout=120)[0] for process in processes] == ["2 64\n"] * 2
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("reserved_gib", "decoder", "holds"),
+    # Of 16 GiB 14.4 may be used: 1 by others, 0.5 by DALI, and 0.05 by the images that wait.
+    [(13.3, "torch", True), (13.4, "torch", False), (12.8, "dali", True), (13.0, "dali", False)],
+)
+def test_a_probe_runs_in_the_runs_arithmetic_and_leaves_room_for_the_decoder(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch, reserved_gib: float, decoder: str, holds: bool
+) -> None:
+    recipe = tiny.with_(engine={"deterministic": False}, data={"decoder": decoder})
+    recipe = recipe.with_(augment={"image_size": 160})
+    cuda, seen = torch.cuda, []
+
+    def probe(*_: object) -> None:
+        backends = torch.backends
+        seen.append((backends.cudnn.benchmark, backends.cuda.matmul.fp32_precision))
+
+    monkeypatch.setattr(micro_batch, "train_twice", probe)
+    monkeypatch.setattr(cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(cuda, "mem_get_info", lambda: (15 * GIB, 16 * GIB))
+    monkeypatch.setattr(cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(cuda, "max_memory_reserved", lambda: reserved_gib * GIB)
+    with math_settings_restored():
+        assert micro_batch.device_holds(recipe, no_model, 64) is holds
+    assert seen == [(True, "tf32")]
+
+
+def test_a_probe_of_a_recorded_update_evaluates_beside_its_memory(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2000)
+    held, shapes, empty = [], [], torch.empty
+
+    def noted(*size: Any, **settings: Any) -> torch.Tensor:
+        held.append((size, settings.get("dtype")))
+        return empty(*size, **settings)
+
+    class Model(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            shapes.append((len(images), self.training))
+            return super().forward(images.mean((2, 3)))
+
+    recipe = tiny.with_(eval={"batch_size": 6})
+    monkeypatch.setattr(torch, "empty", noted)
+    train_twice(recipe, lambda: Model(3, 10), 4, torch.device("cpu"))
+    assert shapes == [(4, True)] * 2
+    graphed = recipe.with_(engine={"cuda_graph": True})
+    train_twice(graphed, lambda: Model(3, 10), 4, torch.device("cpu"))
+    assert shapes[2:] == [(4, True), (4, True), (6, False)]
+    assert ((3000,), torch.uint8) in held

@@ -61,34 +61,66 @@ def measure(cell: Cell, protocol: Protocol, build: Build = build_model) -> dict[
         return {"error": "out of memory"}
 
 
+class Watch:
+    """Reads the device and the host around the windows, and the device within them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ends: list[Reading | None] = []
+        self._host: list[HostReading] = []
+        self._busy: list[Reading] = []
+
+    def begin(self) -> None:
+        """The windows follow: what the warm-up took, compilation and trials, does not count."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self.end()
+
+    def busy(self) -> None:
+        """The device has work: only now are its clocks, and why they are low, those of the work."""
+        reading = read_device(self._device)
+        self._busy += [reading] if reading else []
+
+    def end(self) -> None:
+        """The windows are over."""
+        self._ends.append(read_device(self._device))
+        self._host.append(read_host())
+
+    def found(self, num_images: int) -> dict[str, Any]:
+        """Fields of `Timing`, given the images of all windows."""
+        cuda = self._device.type == "cuda"
+        return {
+            "peak_allocated_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+            "peak_reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
+            "peak_resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "images_per_joule": _per_joule(self._ends, num_images),
+            "throttled": tuple(sorted({text for r in self._busy for text in r.throttled})),
+        }
+
+    def checks(self) -> dict[str, Any]:
+        """What others did meanwhile, and the readings under load."""
+        return {
+            "other_cores": round(other_cores(*self._host), 3),
+            "readings": [asdict(reading) for reading in self._busy],
+        }
+
+
 def _time(cell: Cell, protocol: Protocol, model: nn.Module, device: torch.device) -> Timing:
     workload = build_workload(cell, model, device, protocol.training_step)
     weight = next(workload.model.parameters())
     before_weight = weight.detach().clone()
-    readings: list[Reading | None] = []
-    host: list[HostReading] = []
-
-    def read() -> None:
-        readings.append(read_device(device))
-        host.append(read_host())
-
-    timed = time_step(workload.step, protocol, device, read)
-    read()
-    cuda = device.type == "cuda"
+    watch = Watch(device)
+    timed = time_step(workload.step, protocol, device, watch.begin, watch.busy)
+    watch.end()
     return Timing(
         rates=tuple(cell.batch_size / seconds for seconds in timed.seconds_per_step),
         warmup_s=timed.warmup_s,
         settled=timed.settled,
-        peak_allocated_gib=torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-        peak_reserved_gib=torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
-        peak_resident_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        images_per_joule=_per_joule(readings, timed.steps * cell.batch_size),
-        throttled=tuple(sorted({text for r in readings if r for text in r.throttled})),
+        **watch.found(timed.steps * cell.batch_size),
         checks={
             **_checks(workload),
-            "other_cores": round(other_cores(*host), 3),
             "weights_moved": not torch.equal(before_weight, weight.detach()),
-            "readings": [asdict(reading) for reading in readings if reading],
+            **watch.checks(),
         },
     )
 

@@ -21,6 +21,7 @@ from ixt.bench.results import (
     Precision,
     Protocol,
     Report,
+    TrainingStep,
     read_report,
     write_report,
 )
@@ -29,6 +30,7 @@ from ixt.errors import EngineError, Interrupted
 from ixt.models import paper_models
 
 _ALL_DAY_S = 24 * 3600.0
+_QUICK = {"seconds": 4.0, "rounds": 1}
 _SWITCH = {"off": False, "on": True}
 
 
@@ -54,6 +56,25 @@ class Request:
     protocol: Protocol = field(default_factory=Protocol)
     results: Path | None = None
     resume: bool = False
+
+
+def chosen_protocol(
+    quick: bool, seconds: float | None, rounds: int | None, training_step: TrainingStep
+) -> Protocol:
+    """The protocol of the command line; None takes the usual one, or the quick one.
+
+    Raises:
+        EngineError: quick is given with what it stands for.
+    """
+    given = {"--seconds": seconds, "--rounds": rounds}
+    named = [option for option, value in given.items() if value is not None]
+    if quick and named:
+        raise EngineError(
+            f"--quick: measures one round of {_QUICK['seconds']:g} seconds; leave it out, or "
+            f"{' and '.join(named)}"
+        )
+    own = {option.removeprefix("--"): given[option] for option in named}
+    return Protocol.model_validate({**(_QUICK if quick else own), "training_step": training_step})
 
 
 def bench(request: Request) -> Report:

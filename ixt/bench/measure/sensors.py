@@ -35,11 +35,15 @@ class Reading:
     driver: str
     """Version of the driver."""
     throttled: tuple[str, ...]
-    """Reasons for which the clocks are lowered now."""
+    """Reasons for which the clocks are lowered now; an idle device has none."""
 
 
 def read_device(device: torch.device) -> Reading | None:
-    """Read a CUDA device's sensors; None on a CPU, or where NVML or a sensor is missing."""
+    """Read a CUDA device's sensors, by the UUID that torch gives it.
+
+    None on a CPU, where NVML or a sensor is missing, and for a part of a GPU (MIG): the sensors of
+    the whole show what its other parts do, too.
+    """
     if device.type != "cuda":
         return None
     try:
@@ -51,7 +55,7 @@ def read_device(device: torch.device) -> Reading | None:
     try:
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, AttributeError):  # no such device, sensor or function
         return None
 
 

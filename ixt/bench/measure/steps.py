@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ixt.bench.results import Cell, TrainingStep
+from ixt.distributed.arithmetic import set_tf32
 from ixt.training.ema import Ema
 
 AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
@@ -64,10 +65,8 @@ def refuse_impossible(cell: Cell, device: torch.device) -> None:
 
 
 def set_math(precision: str) -> None:
-    """Set both TF32 switches: torch's defaults treat convolutions and linear layers apart."""
-    value = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = value  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = value
+    """Set TF32, in convolutions and linear layers alike, and let cuDNN try its algorithms."""
+    set_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = True
 
 

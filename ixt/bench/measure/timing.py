@@ -39,6 +39,7 @@ def time_step(
     protocol: Protocol,
     device: torch.device,
     before_windows: Callable[[], None] = lambda: None,
+    while_busy: Callable[[], None] = lambda: None,
 ) -> Timed:
     """Measure a step.
 
@@ -47,6 +48,7 @@ def time_step(
         protocol: lengths and tolerances.
         device: on CUDA, windows are timed with events; elsewhere with the wall clock.
         before_windows: called between the warm-up and the first window.
+        while_busy: called in each window on CUDA, while its steps are enqueued and not done.
     """
     start_s = time.perf_counter()
     window_s = protocol.seconds / protocol.windows
@@ -54,7 +56,7 @@ def time_step(
     warmup_s = time.perf_counter() - start_s
     before_windows()
     count = max(1, math.ceil(window_s / step_s))
-    windows = tuple(_window(step, count, device) for _ in range(protocol.windows))
+    windows = tuple(_window(step, count, device, while_busy) for _ in range(protocol.windows))
     return Timed(windows, count * protocol.windows, warmup_s, settled)
 
 
@@ -77,7 +79,9 @@ def _warm_up(step: Step, protocol: Protocol, device: torch.device) -> tuple[bool
     return False, step_s
 
 
-def _window(step: Step, count: int, device: torch.device) -> float:
+def _window(
+    step: Step, count: int, device: torch.device, while_busy: Callable[[], None] = lambda: None
+) -> float:
     """Seconds per step over `count` steps."""
     if device.type != "cuda":
         start_s = time.perf_counter()
@@ -89,5 +93,6 @@ def _window(step: Step, count: int, device: torch.device) -> float:
     for _ in range(count):
         step()
     last.record()
+    while_busy()
     last.synchronize()
     return float(first.elapsed_time(last)) / 1000 / count

@@ -97,6 +97,8 @@ def conditions(report: Report) -> list[str]:
     found = [f"{name}: {flags}" for name, flags in flags_by_precision(report.rows).items()]
     if report.ceilings is not None:
         found.append(f"this device reaches {ceilings_text(report.ceilings)}")
+    if report.protocol.rounds == 1:
+        found.append("one round: the spread is of one process, and another may differ by more")
     return found
 
 

@@ -206,8 +206,10 @@ def _damaged_index(one: Survey) -> Iterator[Finding]:
             yield Finding(Kind.INDEX, f"{one.index.name}/{INDEX_FOLDER}", str(error))
 
 
-def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) -> Iterator[Finding]:
-    """Where some splits differ from a list of checksums, SHA-256 by path."""
+def against_checksums(
+    surveys: Sequence[Survey], listed: Mapping[str, bytes], *, whole: bool
+) -> Iterator[Finding]:
+    """Where some splits, or the whole set, differ from a list of checksums, SHA-256 by path."""
     found = checksums(surveys)
     unreadable = {path for one in surveys for path in relative_paths(one)} - found.keys()
     for path, digest in found.items():
@@ -218,7 +220,7 @@ def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) ->
     places = tuple(one.index.name + mark for one in surveys for mark in "/!")
     # Outside of folders for each split, no path says whether it is of one that was checked.
     mixed = any(one.index.place != str(one.index.folder) for one in surveys)
-    anywhere = mixed and len(surveys) > 1
+    anywhere = mixed and whole
     for path in listed.keys() - found.keys() - unreadable:
         if anywhere or path.startswith(places):
             yield Finding(Kind.MISSING, path)

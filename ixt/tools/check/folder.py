@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ixt.errors import DataError
 from ixt.images.folders import Split
+from ixt.images.hold_out import own_splits
 from ixt.images.index import Index, load_index
 from ixt.images.progress_lines import Report
 from ixt.storage.urls import is_remote
@@ -152,7 +153,8 @@ def check_folder(
         said = _write_list(manifest, surveys)
     elif listed is not None:
         said = f"{manifest}: {len(listed):,} checksums compared"
-        found = in_order([*found, *against_checksums(surveys, listed)])
+        whole = set(own_splits(str(root))) <= set(splits)
+        found = in_order([*found, *against_checksums(surveys, listed, whole=whole)])
     moved: list[tuple[str, str]] = []
     top = surveys[0].index.root
     if fix == "quarantine":

@@ -11,11 +11,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import PIL
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
 from ixt.images.folders import Split
+from ixt.images.hold_out import own_splits
 from ixt.images.index import load_index
 from ixt.images.index_cache import save_packed_table
 from ixt.images.index_table import Table, join_paths
@@ -35,14 +37,14 @@ from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
 from ixt.tools.pack.uncompressed import uncompressed
 
-_SPLITS: tuple[Split, ...] = ("train", "val")
+Place = TypeVar("Place", Path, str)
 
 
 @dataclass(frozen=True)
-class PackSummary:
+class PackSummary(Generic[Place]):
     """What lies in a packed set."""
 
-    root: Path | str
+    root: Place
     """The folder or the URL to give to `--data`."""
     num_images: int
     num_shards: int
@@ -63,8 +65,8 @@ def pack(
     *,
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
-) -> PackSummary:
-    """Pack the train and val images of a set, or continue a packing that was cut off.
+) -> PackSummary[Path]:
+    """Pack the images of a set, train and val if it has both, or continue a packing.
 
     The same images and options give the same bytes, whatever layout the images come in, on any
     number of threads. The images keep their order, so a run sees the same samples. The index
@@ -84,14 +86,20 @@ def pack(
             disk is too small or full.
     """
     out = local_path(out)
-    with writing(out), uncompressed(source, out, _SPLITS) as readable:
-        return _pack(readable, out, options, num_threads, report)
+    splits = own_splits(str(source))
+    with writing(out), uncompressed(source, out, splits) as readable:
+        return _pack(readable, out, splits, options, num_threads, report)
 
 
 def _pack(
-    source: str | Path, out: Path, options: PackOptions, num_threads: int | None, report: Report
+    source: str | Path,
+    out: Path,
+    splits: Sequence[Split],
+    options: PackOptions,
+    num_threads: int | None,
+    report: Report,
 ) -> PackSummary:
-    plans = [plan_pack(load_index(source, split), split, options) for split in _SPLITS]
+    plans = [plan_pack(load_index(source, split), split, options) for split in splits]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (
         writing(out),
@@ -124,7 +132,7 @@ def _pack(
     return _summary(out, plans, written)
 
 
-def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary:
+def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary[Path]:
     shards = [path for plan in plans for path in _shard_paths(out, plan)]
     return PackSummary(
         root=out,

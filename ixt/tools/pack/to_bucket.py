@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ixt.errors import DataError
-from ixt.images.folders import SPLIT_FOLDERS
+from ixt.images.hold_out import own_splits
 from ixt.images.index import load_index
 from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, Stamp, stamp
@@ -66,7 +66,7 @@ def pack_to_bucket(
     *,
     num_threads: int | None = None,
     report: Report = lambda done, total: None,
-) -> PackSummary:
+) -> PackSummary[str]:
     """Pack the train and val images of a set below a URL, or continue to.
 
     A shard lies in the folder for temporary files (TMPDIR) until it is uploaded.
@@ -87,7 +87,8 @@ def pack_to_bucket(
     if not is_remote(url):
         raise DataError(f"--to: {url}: is not the URL of a bucket; give one as {REMOTE_FORMS}")
     there = list_objects(url)
-    plans = [plan_pack(load_index(source, split), split, options) for split in SPLIT_FOLDERS]
+    splits = own_splits(str(source))
+    plans = [plan_pack(load_index(source, split), split, options) for split in splits]
     _claim(url, there, settings_of(plans, options).encode())
     total, done, written, num_bytes = sum(len(plan.names) for plan in plans), 0, 0, 0
     with (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _BATCH = 64
 
 
 @contextmanager
-def uncompressed(source: str | Path, out: Path, splits: tuple[Split, ...]) -> Iterator[str | Path]:
+def uncompressed(source: str | Path, out: Path, splits: Sequence[Split]) -> Iterator[str | Path]:
     """The data root to pack: source, or a copy of it beside `out` where it is compressed.
 
     The copy is removed once it is packed. Until then its complete files stay, so that a packing
@@ -60,7 +60,7 @@ def uncompressed(source: str | Path, out: Path, splits: tuple[Split, ...]) -> It
     shutil.rmtree(copy)
 
 
-def _compressed(root: Path, splits: tuple[Split, ...]) -> dict[Split, list[Path]]:
+def _compressed(root: Path, splits: Sequence[Split]) -> dict[Split, list[Path]]:
     """The parquet files of each split, if the images of any are compressed."""
     try:
         files = {split: find_layout(root, split).tar_paths for split in splits}

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ixt.bench.measure import command
 from ixt.bench.measure.command import Request, bench
+from ixt.bench.report.notes import conditions
 from ixt.bench.results import Ceilings, Cell, Protocol, read_report
 from ixt.errors import EngineError, Interrupted
 
@@ -120,3 +122,42 @@ def test_an_unknown_device_is_refused_before_anything_is_measured(ceilings: list
     with pytest.raises(EngineError, match="h1000: not a known device"):
         bench(Request(["resnet18"], device="h1000"))
     assert ceilings == []
+
+
+def test_a_quick_paper_that_was_stopped_measures_each_cell_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order: list[Cell] = []
+
+    def measured(cell: Cell, protocol: Protocol) -> dict[str, Any]:
+        assert (protocol.seconds, protocol.rounds) == (4.0, 1)
+        if len(order) == 20:
+            raise KeyboardInterrupt
+        order.append(cell)
+        rates = (90.0, 100.0, 110.0)
+        timing = {"rates": rates, "warmup_s": 1.0, "settled": True, "peak_allocated_gib": None,
+                  "peak_reserved_gib": None, "peak_resident_gib": 1.0, "images_per_joule": None,
+                  "throttled": (), "checks": {}}  # fmt: skip
+        return {"device": "cpu", "params": 1, "macs": 2, "timing": timing}
+
+    monkeypatch.setattr("ixt.bench.measure.matrix.run_cell", measured)
+    results = tmp_path / "paper.json"
+    quick = command.chosen_protocol(True, None, None, "full")
+    request = Request(paper=True, protocol=quick, results=results)
+    with pytest.raises(Interrupted, match="20 cells measured"):
+        bench(request)
+    order.append(order[0])  # the next call may go on
+    report = bench(replace(request, resume=True))
+    assert len(report.rows) == len(set(order)) == 56
+    assert len(order) == 57
+    assert all(row.spread == pytest.approx(0.09) for row in report.rows)
+    assert "one round: the spread is of one process" in " ".join(conditions(report))
+    with pytest.raises(EngineError, match="give the same options, or another --results"):
+        bench(replace(request, resume=True, protocol=Protocol()))
+
+
+def test_quick_stands_for_a_time_and_a_number_of_rounds() -> None:
+    with pytest.raises(EngineError, match=r"--quick: measures one round of 4 seconds; .* --rounds"):
+        command.chosen_protocol(True, None, 3, "full")
+    assert command.chosen_protocol(False, None, None, "plain") == Protocol(training_step="plain")
+    assert command.chosen_protocol(False, 5.0, 3, "full") == Protocol(seconds=5.0, rounds=3)

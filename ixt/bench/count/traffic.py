@@ -1,0 +1,158 @@
+"""Operators and bytes of a training step in eager mode, counted on tensors without values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ixt.bench.count.layers import Layers, Place
+from ixt.bench.count.operations import Products, products_of
+
+BATCH = 128
+
+# Operators of ixt that are more than one kernel.
+_KERNELS = {
+    "ixt::bands_moments": 3,
+    "ixt::bands_norm_weight_grad": 2,
+    "ixt::depthwise_bands_weight_grad": 2,
+    "ixt::product_gelu_grad": 2,
+    "ixt::scaled_gelu_grad": 2,
+    "ixt::scaled_sum": 2,
+    "ixt::unfold_norm": 2,
+}
+
+
+# Operators that make room, or look at it in another way, and leave it as it is.
+_ROOM = (
+    torch.ops.aten.as_strided_.default,
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten.new_empty.default,
+)
+
+# Operators whose first operand is written and not read.
+_FILLING = ("aten::bernoulli_", "aten::copy_", "aten::fill_", "aten::zero_")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A forward and a backward pass."""
+
+    launches: int
+    """Operators that write memory, by their kernels where those are ixt's own, and a pass for each
+    bias that a convolution adds."""
+    mb_per_image: float
+    """What they read and write, in 1e6 bytes per image."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One operator of a step that writes memory."""
+
+    place: Place
+    """The pass and the layer that it belongs to."""
+    operator: str
+    """Its name, e.g. aten::convolution."""
+    launches: int
+    """Its kernels."""
+    moved_bytes: int
+    """What it reads and writes: each operand once, and twice if it is changed in place."""
+    products: Products
+    """What it multiplies."""
+
+
+def training_traffic(model: nn.Module, image_size: int) -> Traffic:
+    """Count a step in NHWC under autocast to bf16.
+
+    A lower bound: an operator is taken for one kernel that moves its operands and results once.
+    Weights' share is that of a batch of 128.
+
+    Args:
+        model: in training mode; it comes back with fake parameters, of no further use.
+        image_size: side of the square images, in pixels.
+    """
+    counter = Counter()
+    model.to(memory_format=torch.channels_last)
+    with FakeTensorMode():
+        images = faked(model, BATCH, image_size)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with counter:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(images).float().sum()
+            torch.autograd.backward(loss)
+    moved = sum(each.moved_bytes for each in counter.counted)
+    return Traffic(sum(each.launches for each in counter.counted), moved / BATCH / 1e6)
+
+
+def faked(model: nn.Module, batch: int, image_size: int) -> Tensor:
+    """Take the values from a model, in a `FakeTensorMode`; a batch of images without values."""
+    model._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype))  # type: ignore[no-untyped-call]
+    return torch.empty(batch, 3, image_size, image_size)
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator that writes memory, and where it belongs."""
+
+    def __init__(self, layers: Layers | None = None) -> None:
+        """Note nothing yet.
+
+        Args:
+            layers: say where an operator belongs; None where that does not matter.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: list[Counted] = []
+        self._layers = layers or Layers()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Carry an operator out, and note it."""
+        out = func(*args, **(kwargs or {}))
+        operands, results = _tensors((args, kwargs)), _tensors(out)
+        memory = {_memory(tensor) for tensor in operands}
+        writes = func._schema.is_mutable or any(_memory(t) not in memory for t in results)
+        if writes and not func.is_view and func not in _ROOM:
+            launches = _KERNELS.get(func.name(), 1)
+            touched = {id(t): t for t in (*operands, *results)}.values()
+            moved = sum(map(_bytes, (*touched, *_changed(func, args))))
+            if func is torch.ops.aten.convolution.default and args[2] is not None:
+                launches += 1
+                moved += 2 * _bytes(out)
+            place, products = self._layers.place(), products_of(func, args, out)
+            name = func.name().split(".")[0]
+            self.counted.append(Counted(place, name, launches, moved, products))
+        return out
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """What an operator reads and then writes in the same place."""
+    if func.name().split(".")[0] in _FILLING:
+        return []
+    # AdamW's kernel changes gradients only to take a scale off, which there is none of.
+    written = [
+        argument.alias_info is not None
+        and argument.alias_info.is_write
+        and argument.name != "grads"
+        for argument in func._schema.arguments
+    ]
+    return _tensors([given for given, is_written in zip(args, written, strict=False) if is_written])
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of the elements that differ: an expanded tensor is read as what it was expanded from."""
+    seen = [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return int(torch.Size(seen).numel()) * tensor.element_size()
