@@ -202,8 +202,8 @@ def load_index(
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
     if layout.ignored:
         say_once(
-            f"{root}: reads its other images of {split}, not those that {layout.ignored} names; "
-            f"give {root / layout.ignored} to read these"
+            f"{root}: the images of {split} are read from {layout.folder}, not from "
+            f"{layout.ignored} beside it"
         )
     if is_pattern(root):
         root = pattern_folder(root)

@@ -53,7 +53,7 @@ class Layout:
     list_name: str = ""
     """The list in it that names the images; empty where there is none."""
     ignored: str = ""
-    """A list beside other images of the split, which is not read."""
+    """A list or a parquet file beside other images of the split, which is not read."""
 
     @property
     def list_path(self) -> Path | None:
@@ -98,9 +98,9 @@ def find_layout(root: Path, split: Split) -> Layout:
     lists = [] if is_pattern(root) else lists_of(root, split)
     if lists and (is_list(root) or not _has_unlisted(root, split, named)):
         if len(lists) > 1:
-            found = few([path.name for path in lists], "list")
+            names = few([path.name for path in lists], "list")
             raise DataError(
-                f"{lists[0].parent}: holds {found} of {split}; keep one, or give the list itself"
+                f"{lists[0].parent}: holds {names} of {split}; keep one, or give the list itself"
             )
         return Layout(split, lists[0].parent, list_name=lists[0].name)
     if is_list(root):
@@ -108,8 +108,10 @@ def find_layout(root: Path, split: Split) -> Layout:
             f"{root}: names no images of {split}; put a list with {split} in its name beside it, "
             "give it a column split" + _OR_HOLD_OUT * (split == "val")
         )
-    unlisted = _find_unlisted(root, split, named)
-    return replace(unlisted, ignored=lists[0].name) if lists else unlisted
+    found = _find_unlisted(root, split, named)
+    others = [path.name for path in (*lists, *named.get(split, ())) if path.suffix != ".tar"]
+    left = [name for name in others if name not in found.tars]
+    return replace(found, ignored=left[0]) if left else found
 
 
 def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> bool:
@@ -222,7 +224,7 @@ def _refuse_beside(
     root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
 ) -> None:
     """Refuse two sources of a split's images: nobody can know which one is meant."""
-    tars = [path.name for path in named.get(split, ())]
+    tars = [path.name for path in named.get(split, ()) if path.suffix == ".tar"]
     if tars and other != root and other.exists():
         raise DataError(
             f"{root}: contains {other.name} and also {few(tars, 'tar')} of {split}; move away "
@@ -245,7 +247,7 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
     if tars and (folder / INDEX_FOLDER / META).is_file():
         folders.remove(os.fsencode(INDEX_FOLDER))
     if folders:
-        _refuse_half_extracted(folder, folders, tars)
+        _refuse_half_extracted(folder, folders, [tar for tar in tars if tar.endswith(b".tar")])
         return ()
     refuse_compressed(folder, others)
     names = tuple(os.fsdecode(name) for name in sorted(tars))

@@ -132,7 +132,12 @@ def test_class_folders_are_read_before_a_list_beside_them_and_a_line_says_so(
     write_list(root / "train.csv", rows_of(root, "train")[1:])
     whole = load_index(root, "train")
     assert_same(whole, load_index(folder, "train"))
-    assert f"not those that train.csv names; give {root}/train.csv" in caplog.text
+    assert f"are read from {root}/train, not from train.csv beside it" in caplog.text
+    (root / "train" / "about.parquet").write_bytes(b"")
+    (root / "train.csv").rename(root / "train-about.parquet")
+    assert_same(load_index(root, "train"), whole)
+    assert f"are read from {root}/train, not from train-about.parquet beside it" in caplog.text
+    (root / "train-about.parquet").rename(root / "train.csv")
     assert len(load_index(root / "train.csv", "train")) == len(whole) - 1
     # Without class folders in train/, the list says the classes.
     flat = tmp_path / "flat"

@@ -98,7 +98,7 @@ def _pack(
     options: PackOptions,
     num_threads: int | None,
     report: Report,
-) -> PackSummary:
+) -> PackSummary[Path]:
     plans = [plan_pack(load_index(source, split), split, options) for split in splits]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (

@@ -87,7 +87,7 @@ def _copy(path: Path, target: Path) -> None:
         with ParquetWriter(target, file.schema_arrow, **plain) as writer:
             for batch in file.iter_batches(_BATCH, use_threads=False):
                 writer.write_batch(batch)
-    except OSError:
-        raise
     except Exception as error:  # pyarrow has classes of its own
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise DataError(f"{path}: cannot be read ({first_line(error)}); copy it again") from error
