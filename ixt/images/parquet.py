@@ -61,7 +61,7 @@ def open_parquet(path: Path) -> Any:
             "pip install 'ixt[parquet]'"
         ) from error
     try:
-        return ParquetFile(path, memory_map=True)
+        return ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except Exception as error:  # pyarrow raises OSError, ValueError and classes of its own
         raise _unreadable(path, error) from error
 

@@ -110,6 +110,20 @@ def test_a_bad_parquet_set_is_refused_in_one_line(folder: Path, tmp_path: Path) 
     assert "holds tars and parquet files (train-0.tar, train-00001" in refused(root / "data")
 
 
+def test_a_flipped_bit_is_noticed_where_a_file_has_checksums(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    content = {"image": [{"bytes": b"abc" * 999, "path": "a.JPEG"}], "label": [0]}
+    file = tmp_path / "train.parquet"
+    options = {"compression": "none", "write_page_checksum": True, "write_statistics": False}
+    pq.write_table(pa.table(content), file, **options)
+    assert len(load_index(tmp_path, "train")) == 1
+    damaged = file.read_bytes().replace(b"abcabc", b"abcabd", 1)
+    file.write_bytes(damaged)
+    assert f"{file}: cannot be read (" in refused(tmp_path)
+
+
 def test_other_columns_are_refused_in_one_line(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet as pq
