@@ -26,7 +26,8 @@ _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 FolderArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder with train/ and val/ or with WebDataset shards, or its URL in a bucket."
+        help="Folder with train/ and val/, with lists or with WebDataset or parquet shards, or its "
+        "URL in a bucket; or a list."
     ),
 ]
 SplitOption = Annotated[
@@ -79,7 +80,9 @@ def data_index(
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
     by `ixt data pack`, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
-    line says what names the classes; their order is always that of the class numbers.
+    line says what names the classes; their order is always that of the class numbers. A list
+    (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, and parquet files of
+    the Hub contain them.
 
     All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache.
 
@@ -240,7 +243,8 @@ def data_pack(
 
     Training reads them from a disk with fewer files, or from a bucket; --to writes there and needs
     room for one archive here. If the command was interrupted, run it again: it resumes where it
-    stopped.
+    stopped. Compressed parquet files are first copied beside OUT, uncompressed, and the copy is
+    removed in the end.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """

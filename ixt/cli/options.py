@@ -26,8 +26,9 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder with train/ and val/ (or validation/) or with WebDataset shards, a brace "
-        "pattern of shards in quotes, or a URL in a bucket.",
+        help="Folder with train/ and val/ (or validation/), with lists, or with WebDataset or "
+        "parquet shards; a list (.csv, .tsv, .txt, .jsonl); a brace pattern of shards in quotes; "
+        "or a URL in a bucket.",
     ),
 ]
 SetOption = Annotated[
