@@ -6,23 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tar_sets
+from same_index import SPLITS, assert_same, refused
 from tar_sets import rows_of, write_list
 
 from ixt.errors import DataError
 from ixt.evaluate.testset import open_test_set
-from ixt.images.data_digest import digest_images
-from ixt.images.folders import Split
-from ixt.images.hold_out import hold_out, load_split, own_val, portable_names
-from ixt.images.index import Index, load_index
+from ixt.images.hold_out import hold_out, load_split, own_val
+from ixt.images.index import load_index
 from ixt.tools.check import check_folder
 from ixt.tools.check.findings import Kind
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-
-SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +29,6 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
-
-
-def refused(root: Path, split: Split = "train") -> str:
-    with pytest.raises(DataError) as error:
-        load_index(root, split)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def assert_same(index: Index, reference: Index) -> None:
-    for name, column in tar_sets.columns(reference).items():
-        np.testing.assert_array_equal(tar_sets.columns(index)[name], column)
-    assert tar_sets.contents(index) == tar_sets.contents(reference)
-    assert digest_images(index) == digest_images(reference)
-    assert portable_names(index) == portable_names(reference)
 
 
 def test_lists_in_every_form_give_the_rows_bytes_and_digest_of_the_folder(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tar_sets
-from test_lists import SPLITS, assert_same, refused
+from same_index import SPLITS, assert_same, refused
 
 from ixt.errors import DataError
 from ixt.evaluate.testset import open_test_set
