@@ -24,7 +24,7 @@ from ixt.checkpoint.address import checkpoint_at, describe_choice
 from ixt.checkpoint.checksums import refuse_changed
 from ixt.checkpoint.info import CheckpointInfo, arguments_info, export_info, folder_info
 from ixt.errors import CheckpointError
-from ixt.files import reason
+from ixt.files import reason, refuse_url
 
 Kind = Literal["raw", "ema"]
 Container = Literal["plain", "timm", "model", "ixt"]
@@ -74,6 +74,7 @@ def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]
     Raises:
         CheckpointError: there is nothing at the path, no weights in the folder, or damage.
     """
+    refuse_url(path, reads=True)
     path = checkpoint_at(Path(path))
     if path.is_dir():
         names = ("ema", "model") if prefer_ema else ("model", "ema")
