@@ -72,6 +72,13 @@ def test_a_tar_is_not_fetched(tmp_path: Path) -> None:
     )
 
 
+def test_a_kubernetes_job_may_keep_its_run_in_a_bucket(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["launch", "k8s", RECIPE, "--image", "ixt", "--gpus-per-node", "1"]
+    result = CliRunner().invoke(app, [*words, "--run-dir", "s3://b/run"])
+    assert result.exit_code == 0
+    assert "--run-dir\n" in result.output and "- s3://b/run\n" in result.output
+
+
 @pytest.mark.parametrize(
     "words",
     [["eval", "URL", "--data", "."], ["predict", "URL", "."], ["report", "URL"], ["verify", "URL"],
