@@ -77,7 +77,7 @@ def live(recipe: Recipe, cache: Path, log: Path) -> None:
 
 def _hurry() -> None:
     """Give up, and take over, in seconds instead of minutes."""
-    owner.PATIENCE = owner.Patience(sign_s=0.3, silence_s=1.5)
+    owner.SIGN_S, owner.SILENCE_S = 0.3, 1.5
     retries.POLICY = retries.RetryPolicy(attempts=4, first_wait_s=0.05)
 
 

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -39,15 +38,10 @@ _OWN_NAME = ".bucket.json"
 _log = logging.getLogger("ixt")
 
 
-@dataclass
-class Patience:
-    """How often an owner gives a sign of life, and how long a silent one is waited for."""
-
-    sign_s: float = 15.0
-    silence_s: float = 90.0
-
-
-PATIENCE = Patience()
+SIGN_S = 15.0
+"""Time between two signs of life."""
+SILENCE_S = 90.0
+"""Time without one after which an owner is replaced."""
 
 
 class Owner(BaseModel):
@@ -115,7 +109,7 @@ def owned(url: str, run_dir: Path, take_over: bool) -> Iterator[Claim]:
     claim, over = _claim(url, run_dir, take_over), threading.Event()
 
     def live() -> None:
-        while claim.lost is None and not over.wait(PATIENCE.sign_s):
+        while claim.lost is None and not over.wait(SIGN_S):
             with suppress(StorageError, CheckpointError):  # uploads report an outage
                 claim.renew()
 
@@ -185,7 +179,7 @@ def join_run(url: str, run_dir: Path) -> None:
     before, number = _remembered(run_dir), max(_owners(url), default=0)
     last = _read(url, number) if number else None
     _refuse_another_run(url, run_dir, before, last)
-    if last is not None and before is None:
+    if last is not None and (before is None or before.run != last.run):
         _remember(run_dir, last.model_copy(update={"owner": ""}))
 
 
@@ -203,11 +197,11 @@ def _wait_for_silence(url: str, last: Owner, found: dict[int, str], take_over: b
         raise _occupied(url, last)
     _log.warning(
         "%s: %s has not left the run; it is taken over after %.0f s without a sign of life",
-        url, last.text(), PATIENCE.silence_s,
+        url, last.text(), SILENCE_S,
     )  # fmt: skip
-    end_s = time.monotonic() + PATIENCE.silence_s
+    end_s = time.monotonic() + SILENCE_S
     while time.monotonic() < end_s:
-        time.sleep(PATIENCE.sign_s / 3)
+        time.sleep(SIGN_S / 3)
         if _owners(url) != found:
             raise _occupied(url, _read(url, max(_owners(url))))
 

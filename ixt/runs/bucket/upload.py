@@ -27,7 +27,7 @@ from ixt.checkpoint.folder import (
     to_keep,
 )
 from ixt.checkpoint.state_json import STATE
-from ixt.errors import CheckpointError, DamagedCheckpoint, IxtError, first_line
+from ixt.errors import CheckpointError, DamagedCheckpoint, IxtError, MissingObject, first_line
 from ixt.files import read_json
 from ixt.recipe import RunSettings
 from ixt.runs.bucket.owner import Claim
@@ -54,6 +54,7 @@ class Uploads:
             settings: say which checkpoints are kept.
         """
         self._claim, self._run_dir, self._settings = claim, run_dir, settings
+        self._restored = max(map(step_of, checkpoint_folders(run_dir)), default=0)
         self._there: dict[str, Manifest] = {}
         """Manifests of whole checkpoints in the bucket, as far as they were read or written."""
         self._states: dict[Path, Mapping[str, Any]] = {}
@@ -158,9 +159,13 @@ class Uploads:
         return {self._folder / name for name in self._there}
 
     def _learn(self, there: Mapping[Path, Mapping[str, object]]) -> None:
-        """Read the manifests in the bucket that are not known yet."""
+        """Read the manifests in the bucket that are not known yet.
+
+        Of those behind the restored one `restore` found every one damaged.
+        """
         for path, files in there.items():
-            if MANIFEST in files and path.name not in self._there:
+            known = path.name in self._there or step_of(path) > self._restored
+            if MANIFEST in files and not known:
                 with suppress(DamagedCheckpoint):
                     self._there[path.name] = read_manifest(self._url, path.name)
 
@@ -260,7 +265,7 @@ def _pin(path: Path, pinned: Path) -> bool:
 def _read_state(url: str) -> Mapping[str, Any]:
     try:
         state = json.loads(read_object(url))
-    except (ValueError, IxtError):
+    except (ValueError, MissingObject):
         return {}
     return state if isinstance(state, dict) else {}
 
