@@ -115,8 +115,10 @@ def slurm(
     --out tiny.sh --submit`
     """
     from ixt.distributed.launch import jobs
+    from ixt.files import refuse_url
 
     job, folder = _job(what, delivery.notice_s)
+    refuse_url(folder)  # it holds Slurm's log
     text = jobs.slurm_script(
         job,
         folder=Path.cwd(),
@@ -189,7 +191,7 @@ def _job(what: JobOptions, notice_s: int) -> tuple[Job, Path]:
     """The run and its folder; refused here rather than after hours in a queue."""
     from ixt.distributed.launch.jobs import Job
     from ixt.distributed.launch.nodes import Nodes, check_share
-    from ixt.files import refuse_url
+    from ixt.files import as_url
     from ixt.recipe import find_recipe, load_recipe
 
     path, overrides = find_recipe(what.recipe), what.overrides or []
@@ -197,8 +199,7 @@ def _job(what: JobOptions, notice_s: int) -> tuple[Job, Path]:
     settings = load_recipe(path, overrides)
     check_share(settings.num_shares, processes, Nodes(what.nodes, what.nodes))
     folder = what.run_dir or Path("runs") / path.stem
-    refuse_url(folder)
-    words = ["train", what.recipe, "--run-dir", str(folder), "--auto-resume"]
+    words = ["train", what.recipe, "--run-dir", as_url(folder) or str(folder), "--auto-resume"]
     words += ["--data", what.data] if what.data is not None else []
     for override in overrides:
         words += ["--set", override]

@@ -39,7 +39,12 @@ SetOption = Annotated[
 ]
 RunDirOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", show_default="runs/RECIPE", help="Folder of the run."),
+    typer.Option(
+        metavar="DIR",
+        show_default="runs/RECIPE",
+        help="Folder of the run, or a URL in a bucket (s3://, gs:// or az://), where it is kept as "
+        "well.",
+    ),
 ]
 ProcessesOption = Annotated[
     int | None,

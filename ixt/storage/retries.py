@@ -66,6 +66,11 @@ def ask(url: str, call: Callable[[Any, int], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
+def forget_outage() -> None:
+    """Give the next calls all of their attempts, also where calls before them were given up."""
+    _OUTAGE.end()
+
+
 def _wait_or_raise(url: str, attempt: int, error: Exception) -> None:
     status = failures.status_of(error)
     if failures.is_taken(error, status):

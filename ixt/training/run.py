@@ -59,7 +59,7 @@ targets, and steps after the last one; gives the loss, 0-d."""
 
 
 class RunReport(Observer):
-    """Writes a report for people while a run trains; this base class writes nothing."""
+    """Handles a run's results while it trains, e.g. its report; this base class does nothing."""
 
     def evaluated(self, step: int, records: Records) -> None:
         """An evaluation is done and its row is written; every process is at this point.
@@ -68,6 +68,12 @@ class RunReport(Observer):
             step: updates done.
             records: of the averaged weights where there are some, else of the raw ones.
         """
+
+    def saved(self) -> None:
+        """A checkpoint is on the disk; called in the thread that wrote it."""
+
+    def finish(self) -> None:
+        """Bring what was saved to where it is to be; called before the processes leave."""
 
 
 class EpochStart(Protocol):

@@ -348,6 +348,7 @@ class Rank(Process):
             patience=Patience(None),
             ended_early=None,
             reporter=SimpleNamespace(records=dict),
+            report=SimpleNamespace(finish=nothing),
             class_names=(),
             recipe=RECIPE,
             writer=CheckpointWriter(True, self.number == 0, self.timing),
