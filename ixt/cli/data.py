@@ -93,13 +93,15 @@ def data_index(
     """
     from ixt.images.index import load_index
 
-    for split in splits_of("all", folder):
+    splits = splits_of("all", folder)
+    for split in splits:
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
         say(
             f"{index.place}: {len(index):,} images, {len(index.classes):,} classes, "
             f"{len(index.unreadable):,} unreadable"
         )
+    say_without_val("all", splits)
 
 
 @dataclass(frozen=True)
@@ -316,10 +318,11 @@ def data_check(
         moved = restore(local_path(folder))
         say(f"{folder}: {len(moved)} files moved back")
         return
+    splits = splits_of(split, folder)
     with resumable():
         report = check_folder(
             folder,
-            splits=splits_of(split, folder),
+            splits=splits,
             fix=fix,
             strict=strict,
             manifest=manifest,
@@ -327,6 +330,7 @@ def data_check(
             progress=lambda place: progress(place, "images"),
         )
     print_report(report)
+    say_without_val(split, splits)
     if results is not None:
         write_json(results, report.row())
     raise typer.Exit(1 if report.breaking else 0)
@@ -338,11 +342,17 @@ def splits_of(choice: Literal["train", "val", "all"], root: str) -> tuple[Split,
         return (choice,)
     from ixt.images.hold_out import own_splits
 
-    splits = own_splits(root)
-    if "val" not in splits:
+    try:
+        return own_splits(root)
+    except OSError:  # said in one line where the images are listed
+        return ("train", "val")
+
+
+def say_without_val(choice: Literal["train", "val", "all"], splits: tuple[Split, ...]) -> None:
+    """Say that a set has no validation images, where all of its images were wanted."""
+    if choice == "all" and "val" not in splits:
         say(
-            f"{root}: contains no val/, only images to train on; `ixt init` writes a recipe that "
-            "holds some of them out for validation",
+            "there is no val/, only images to train on; `ixt init` writes a recipe that holds some "
+            "of them out for validation",
             error=True,
         )
-    return splits
