@@ -338,6 +338,7 @@ class Rank(Process):
             observers=observers,
             schedule=schedule,
             micro_step=micro_step,
+            phases=SimpleNamespace(begin_epoch=nothing),
             undo=None,
             model=None,
             ema=None,
