@@ -26,8 +26,9 @@ from ixt.models import create_empty_model, create_model, eval_settings
 
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
-PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum"}
-"""What follows a product."""
+PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum",
+          "mlp": "forward + backward"}  # fmt: skip
+"""What follows a product; of a whole MLP, what is computed."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _mixer(layer: nn.Module, size: tuple[int, int, int]) -> Subject:
 def _block(layer: Any, size: tuple[int, int, int]) -> Subject:
     """Floor: the mixer's, every product's operands and result once, the shortcut once each way."""
     ratio = layer.mlp.fc1.out_channels / size[0]
-    mixer = _mixer(layer.token_mixer, size).floors
+    mixer = _mixer(getattr(layer, "token_mixer", None) or layer.conv_dw, size).floors
     floors = (mixer[0] + 2 * (1 + ratio) + 1, mixer[1] + 6 * (1 + ratio) + 2)
     return Subject(f"block of {size[0]} ch, {size[1]} px", layer, size, floors)
 

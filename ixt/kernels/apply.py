@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.folded import channels_of
+from ixt.kernels.fuse import fuse
 from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
+from ixt.kernels.shapes import whole_ways
 from ixt.recipe import Recipe
 from ixt.recipe.model import GemmChoice, GemmProduct
 
@@ -75,6 +77,7 @@ def _check_known(gemm: GemmChoice, model: nn.Module, name: str) -> None:
     """Refuse a choice for products that the model does not have."""
     widths = dict.fromkeys(channels_of(block) for block in blocks_to_fold(model))
     known = [f"{product}-{width}" for width in widths for product in get_args(GemmProduct)]
+    known += [f"mlp-{width}" for width in widths if whole_ways(width)]
     if not known:
         raise ModelError(
             f"model.fused_gemm: {name} has no block that is folded; set it to cublas or auto"

@@ -10,8 +10,8 @@ Operators are plain PyTorch on a CPU and in float64. None has a gradient of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ixt.kernels.fold import per_row, scaled_add, scaled_gelu, scaled_gelu_grad
 from ixt.kernels.operators import operator, wide
-from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
+from ixt.kernels.shapes import whole_ways
+from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
 
 _USUAL: GemmTile = "128x64"
 
@@ -31,6 +32,12 @@ class Tiles:
     fc1: GemmTile | None = None
     fc2_grad: GemmTile | None = None
     fc2: GemmTile | None = None
+    mlp: MlpWay | None = None
+    """How all of them and the other gradients are computed at once, in place of the above."""
+
+    def of_type(self, dtype: torch.dtype) -> Tiles:
+        """The tiles for operands of a type: whole MLPs of fp32 would not fit into registers."""
+        return replace(self, mlp=None) if dtype == torch.float32 else self
 
 
 CUBLAS = Tiles()
@@ -39,10 +46,13 @@ CUBLAS = Tiles()
 def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
     """The tiles for blocks of this number of channels; auto is cublas until it is resolved."""
     if choice == "triton":
-        return Tiles(_USUAL, _USUAL, _USUAL)
+        return Tiles(_USUAL, _USUAL, _USUAL, next(iter(whole_ways(channels)), None))
     if isinstance(choice, str):
         return CUBLAS
-    return Tiles(**{name: choice.get(f"{name}-{channels}") for name in get_args(GemmProduct)})
+    named: Any = {
+        name: choice.get(f"{name}-{channels}") for name in (*get_args(GemmProduct), "mlp")
+    }
+    return Tiles(**named)
 
 
 @operator("gemm")

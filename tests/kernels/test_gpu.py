@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ixt.kernels.bands import depthwise_bands
-from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.folded import channels_of
+from ixt.kernels.fuse import fuse
 from ixt.kernels.product_choice import BlockSize, make_product
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse

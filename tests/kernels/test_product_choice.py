@@ -12,6 +12,7 @@ from process_group import start_two
 from ixt.checkpoint.folder import save_checkpoint
 from ixt.kernels import product_choice
 from ixt.kernels.product_choice import choice_from, choose_products
+from ixt.kernels.shapes import TILES
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training.resolve import resolve_recipe
 
@@ -44,6 +45,14 @@ def test_triton_is_taken_only_where_it_is_clearly_faster() -> None:
     assert choice_from({"fc1-16": TIMES["fc1-32"]}) == "cublas"
 
 
+@pytest.mark.parametrize(("keep", "chosen"), [(2.1, {"mlp-16": "keep"}), (2.3, None)])
+def test_a_whole_mlp_has_to_beat_the_best_of_its_products(keep: float, chosen: Any) -> None:
+    parts = {"fc1-16": TIMES["fc1-16"], "fc2-16": TIMES["fc1-32"], "fc2_grad-16": TIMES["fc1-32"]}
+    # cuBLAS takes 2.6 for all, of which fc1's best tile saves 0.4.
+    whole = {"mlp-16": {"cublas": 2.6, "recompute": 2.5, "keep": keep}}
+    assert choice_from({**parts, **whole}) == (chosen or {"fc1-16": "64x64"})
+
+
 def test_a_tile_that_does_not_run_is_left_out() -> None:
     def run(tile: str | None) -> None:
         if tile == "128x128":
@@ -53,7 +62,9 @@ def test_a_tile_that_does_not_run_is_left_out() -> None:
         call()
         return 1.0
 
-    times = product_choice.product_times(product_choice.Product("fc1-16", run, 1, 1), timer)
+    times = product_choice.product_times(
+        product_choice.Product("fc1-16", tuple(TILES), run, 1, 1), timer
+    )
     assert list(times) == ["cublas", "128x64", "128x64s", "64x64"]
 
 
@@ -94,6 +105,18 @@ def test_operands_and_work_of_a_product_are_those_of_its_block() -> None:
         assert product.name == f"{name}-24"
         rtol, atol = (2**-7, 1e-2) if name == "fc2" else (1e-4, 1e-4)
         torch.testing.assert_close(product.run("64x64"), product.run(None), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
+def test_a_whole_mlp_gives_what_its_products_give(stream: torch.dtype) -> None:
+    size, cpu = product_choice.BlockSize(channels=24, hidden=96, pixels=49), torch.device("cpu")
+    made = product_choice.make_mlp(size, 2, torch.float64, stream, cpu)
+    assert made.name == "mlp-24"
+    assert made.ways == ("recompute", "keep")
+    assert made.flops == 6 * 2 * 98 * 24 * 96
+    plain = made.run(None)
+    for way in made.ways:
+        torch.testing.assert_close(made.run(way), plain, check_dtype=False)
 
 
 AGREE = """

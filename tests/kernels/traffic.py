@@ -17,11 +17,13 @@ BATCH = 128
 _KERNELS = {
     "ixt::bands_moments": 3,
     "ixt::bands_norm_weight_grad": 2,
-    "ixt::depthwise_bands_weight_grad": 2,
+    "ixt::bands_weight_grad": 2,
     "ixt::product_gelu_grad": 2,
     "ixt::scaled_gelu_grad": 2,
     "ixt::scaled_sum": 2,
     "ixt::unfold_norm": 2,
+    "ixt::whole_input_grad": 2,
+    "ixt::whole_weight_grad": 2,
 }
 
 

@@ -1,0 +1,68 @@
+"""A folded block's MLP in one kernel each way round, where its channels are few enough for that.
+
+Forward, fc1, GELU, fc2 and the residual sum are one pass over rows: the activation never reaches
+memory. Backward is one pass for the gradients of weights and one for that of the input, which both
+compute the activation and the gradient of hidden features themselves. Hidden features before GELU
+are kept from the forward pass, or computed again: the same bits, less memory, more arithmetic.
+
+Operators are plain PyTorch on a CPU and in float64. None has a gradient of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ixt.kernels.fold import scaled_gelu, scaled_sum, wide_product
+from ixt.kernels.gemm import product_add, product_gelu, product_gelu_grad
+from ixt.kernels.operators import operator
+
+_TILE = ""  # of no meaning to the plain operators
+
+
+@operator("whole")
+def whole_mlp(
+    t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, x: Tensor, scale: Tensor | None,
+    dtype: torch.dtype, keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """X + scale x (GELU(t w1^T + b1) w2^T + b2) in `dtype`, and the hidden features.
+
+    t and x are (rows, C), w1 (hidden, C), w2 (C, hidden), b2 of the wide type, scale (N,).
+    Hidden features are (rows, hidden), empty unless they are to be kept.
+    """
+    hidden, active = product_gelu(t, w1, b1, scale, _TILE)
+    out = product_add(active, w2, x, b2, scale, dtype, _TILE)
+    return out, hidden if keep else hidden.new_empty(0)
+
+
+@operator("whole")
+def whole_weight_grad(
+    grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, hidden: Tensor | None,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of w1, b1 and w2 in the wide type, from that of `whole_mlp`'s first result."""
+    grad = grad.to(t.dtype)
+    d_hidden, d_b1, active = _between(grad, t, w1, b1, w2, hidden, scale)
+    return wide_product(d_hidden.t(), t), d_b1, wide_product(grad.t(), active)
+
+
+@operator("whole")
+def whole_input_grad(
+    grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, hidden: Tensor | None,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradient of t, and that of b2 in the wide type, from that of `whole_mlp`'s first result."""
+    d_hidden, _, _ = _between(grad.to(t.dtype), t, w1, b1, w2, hidden, scale)
+    return torch.mm(d_hidden, w1), scaled_sum(grad, scale)
+
+
+def _between(
+    grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, hidden: Tensor | None,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradient of hidden features, its sum over rows, and the activation."""
+    if hidden is None:
+        hidden, active = product_gelu(t, w1, b1, scale, _TILE)
+    else:
+        active = scaled_gelu(hidden, scale)
+    return *product_gelu_grad(grad, w2, hidden, scale, _TILE), active
