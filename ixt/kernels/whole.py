@@ -3,7 +3,7 @@
 Forward, fc1, GELU, fc2 and the residual sum are one pass over rows: the activation never reaches
 memory. Backward is one pass for the gradients of weights and one for that of the input, which both
 compute the activation and the gradient of hidden features themselves. Hidden features before GELU
-are kept from the forward pass, or computed again: the same bits, less memory, more arithmetic.
+are kept from the forward pass, or computed again: less memory, more arithmetic.
 
 Operators are plain PyTorch on a CPU and in float64. None has a gradient of its own.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from ixt.kernels.folded_convnext import FoldedConvNeXtBlock
 from ixt.kernels.fuse import fuse
 from ixt.kernels.residual import keep_residual_half
+from ixt.kernels.selfcheck import blocks_to_fold, disagreement
 from ixt.recipe.model import GemmChoice
 
 
@@ -61,6 +63,14 @@ def test_its_error_in_bf16_is_no_larger_than_timms(half: bool, gemm: GemmChoice)
             float((one[name].double() - value).norm() / value.norm()) for one in (found, timms)
         )
         assert ours <= 1.5 * usual + 2e-3, (name, ours, usual)
+
+
+def test_the_check_on_the_device_compares_it_with_timms() -> None:
+    plain = block(dtype=torch.float32)
+    blocks, fold = blocks_to_fold(nn.ModuleList([plain])), partial(fuse, gemm="triton")
+    assert blocks == [plain]
+    order = torch.channels_last
+    assert disagreement(blocks, torch.device("cpu"), torch.bfloat16, order, fold) is None
 
 
 def test_what_the_algebra_does_not_cover_stays_as_it_is() -> None:

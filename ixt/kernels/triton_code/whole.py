@@ -6,8 +6,7 @@ hidden features and walks over rows. The channels lie in two parts, WIDE and NAR
 as Triton's blocks are powers of two: 96 are 64 and 32, where one block would waste a quarter.
 
 With KEPT, hidden features before GELU are written once and read back; without, they are computed
-again. They are rounded to the type of images first, so both give the same bits. Sums are in fp32;
-nothing is added up by atomics.
+again, and rounded as if they had been written. Sums are in fp32; nothing is added up by atomics.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
@@ -330,4 +329,4 @@ def _images(t: Tensor, scale: Tensor | None) -> tuple[Tensor, int, int]:
 
 
 def _is_hopper(t: Tensor) -> bool:
-    return t.is_cuda and torch.cuda.get_device_capability(t.device)[0] >= 9
+    return t.is_cuda and torch.cuda.get_device_capability(t.device)[0] == 9
