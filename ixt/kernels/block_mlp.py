@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ixt.kernels.fold import scaled_sum, wide_product
+from ixt.kernels.fold import wide_product
 from ixt.kernels.gemm import Tiles, contract, expand, expand_grad
 from ixt.kernels.whole import whole_input_grad, whole_mlp, whole_weight_grad
 
@@ -31,8 +31,8 @@ class WeightGrads(NamedTuple):
     w1: Tensor
     b1: Tensor
     w2: Tensor
-    hidden: Tensor | None
-    """That of hidden features, where it was written."""
+    for_input: tuple[Tensor, Tensor] | None
+    """Those of hidden features and of b2, where they are known by now."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,19 @@ class BlockMlp:
         if hidden is None or active is None:
             whole = whole_weight_grad(grad, t, self.w1, self.b1, self.w2, hidden, self.scale)
             return WeightGrads(*whole, None)
-        grad = grad.to(t.dtype)
-        d_w2 = wide_product(grad.t(), active)
-        d_hidden, d_b1 = expand_grad(grad, self.w2, hidden, self.scale, self.tiles.fc2_grad)
-        return WeightGrads(wide_product(d_hidden.t(), t), d_b1, d_w2, d_hidden)
+        operand = grad.to(t.dtype)
+        d_w2 = wide_product(operand.t(), active)
+        d_hidden, d_b1, d_b2 = expand_grad(
+            grad, operand, self.w2, hidden, self.scale, self.tiles.fc2_grad
+        )
+        return WeightGrads(wide_product(d_hidden.t(), t), d_b1, d_w2, (d_hidden, d_b2))
 
     def input_grad(
-        self, grad: Tensor, t: Tensor, between: Between, d_hidden: Tensor | None
+        self, grad: Tensor, t: Tensor, between: Between, known: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """The gradient of t, and that of b2 in the wide type."""
-        if d_hidden is None:
+        if known is None:
             weights = (self.w1, self.b1, self.w2)
             return whole_input_grad(grad, t, *weights, between.hidden, self.scale)
-        return torch.mm(d_hidden, self.w1), scaled_sum(grad, self.scale)
+        d_hidden, d_b2 = known
+        return torch.mm(d_hidden, self.w1), d_b2

@@ -98,7 +98,7 @@ class _Folded(torch.autograd.Function):
             small.w1, small.b1, small1, w1.flatten(1), moments, weight, bias, plan.eps
         )
         sums, count = _shared_sums(sums, plan, inputs)
-        d_inputs, d_offset2 = mlp.input_grad(*operands, small.hidden)
+        d_inputs, d_offset2 = mlp.input_grad(*operands, small.for_input)
         d_w2, d_b2, d_gamma = unfold_scale(small.w2, d_offset2, w2.flatten(1), b2, gamma)
         u = image(d_inputs, inputs)
         norm = (inputs, sums, moments, plan.eps, count, plan.stats)

@@ -54,7 +54,7 @@ class _Branch(torch.autograd.Function):
         mlp = BlockMlp(small1, offset1, small2, scale, ctx.tiles)
         operands = (rows(grad), t, Between(hidden, active))
         small = mlp.weight_grads(*operands)
-        d_t, d_offset2 = mlp.input_grad(*operands, small.hidden)
+        d_t, d_offset2 = mlp.input_grad(*operands, small.for_input)
         d_w2, d_b2, d_gamma = unfold_scale(small.w2, d_offset2, w2, b2, gamma)
         d_w1, d_weight, d_bias, _ = unfold_norm(
             small.w1, small.b1, small1, w1, moments, weight, bias, 0.0

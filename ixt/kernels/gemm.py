@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ixt.kernels.fold import per_row, scaled_add, scaled_gelu, scaled_gelu_grad
+from ixt.kernels.fold import per_row, scaled_add, scaled_gelu, scaled_gelu_grad, scaled_sum
 from ixt.kernels.operators import operator, wide
 from ixt.kernels.shapes import whole_ways
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
@@ -68,13 +68,14 @@ def product_gelu(
 def product_gelu_grad(
     a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of h from the product a weight, (rows, K) and (K, N); its sum in the wide type.
+    """Gradient of h from the product a weight, (rows, K) and (K, N); sums in the wide type.
 
-    The product is the gradient of h's GELU before the scale. The sum over rows is that of a bias.
+    The product is the gradient of h's GELU before the scale. The sums over rows are gradients of
+    biases: N of the result, K of a times the scale.
     """
-    grad = wide(a) @ wide(weight)
-    out = torch.ops.aten.gelu_backward(grad, wide(hidden)) * per_row(scale, len(a))
-    return out.to(hidden.dtype), out.sum(0)
+    grad, scales = wide(a) @ wide(weight), per_row(scale, len(a))
+    out = torch.ops.aten.gelu_backward(grad, wide(hidden)) * scales
+    return out.to(hidden.dtype), torch.cat([out.sum(0), (wide(a) * scales).sum(0)])
 
 
 @operator("gemm")
@@ -98,12 +99,18 @@ def expand(
 
 
 def expand_grad(
-    grad: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: GemmTile | None
-) -> tuple[Tensor, Tensor]:
-    """The gradient of hidden features and its sum, from that of what `contract` multiplied."""
+    grad: Tensor, operand: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None,
+    tile: GemmTile | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of hidden features and of both biases, from that of the stream.
+
+    The operand is that gradient in the type of the block.
+    """
     if tile is not None:
-        return product_gelu_grad(grad, weight, hidden, scale, tile)
-    return scaled_gelu_grad(hidden, torch.mm(grad, weight), scale)
+        d_hidden, sums = product_gelu_grad(operand, weight, hidden, scale, tile)
+        return d_hidden, *sums.split([len(sums) - grad.shape[1], grad.shape[1]])
+    d_hidden, d_b1 = scaled_gelu_grad(hidden, torch.mm(operand, weight), scale)
+    return d_hidden, d_b1, scaled_sum(grad, scale)
 
 
 def contract(

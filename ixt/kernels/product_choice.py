@@ -177,7 +177,8 @@ def make_product(
     if name == "fc1":
         run = partial(expand, draw(rows, channels), first, draw(hidden), scale)
     elif name == "fc2_grad":
-        run = partial(expand_grad, draw(rows, channels), second, draw(rows, hidden), scale)
+        grad = draw(rows, channels)
+        run = partial(expand_grad, grad, grad, second, draw(rows, hidden), scale)
     else:
         x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
         run = partial(contract, draw(rows, hidden), second, x, bias, scale, stream)
@@ -202,7 +203,7 @@ def make_mlp(
         mlp = BlockMlp(*weights, scale, Tiles(mlp=way))
         out, between = mlp.forward(t, b2, x, stream)
         grads = mlp.weight_grads(grad, t, between)
-        return out, grads[:3], mlp.input_grad(grad, t, between, grads.hidden)
+        return out, grads[:3], mlp.input_grad(grad, t, between, grads.for_input)
 
     # The input both ways, its gradient; the stream, its sum, its gradient; weights and gradients.
     moved = rows * channels * (3 * dtype.itemsize + 3 * stream.itemsize)

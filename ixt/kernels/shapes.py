@@ -58,8 +58,9 @@ def whole_ways(channels: int) -> tuple[MlpWay, ...]:
     """The ways to compute a block's MLP whole, the usual one first; none where it does not fit.
 
     A program keeps rows with all their channels in registers: 192 and 256 fit, 160 would be
-    filled up to 192, and what that takes on top does not.
+    filled up to 192, and what that takes on top does not. With as many, arithmetic costs more than
+    the memory that it would save.
     """
-    if channels > 128 and channels not in (192, 256):
-        return ()
-    return ("recompute", "keep") if channels <= 96 else ("keep", "recompute")
+    if channels > 128:
+        return ("keep",) if channels in (192, 256) else ()
+    return ("recompute", "keep")

@@ -60,9 +60,10 @@ def _between(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, hidden: Tensor | None,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradient of hidden features, its sum over rows, and the activation."""
+    """The gradient of hidden features, that of their bias, and the activation."""
     if hidden is None:
         hidden, active = product_gelu(t, w1, b1, scale, _TILE)
     else:
         active = scaled_gelu(hidden, scale)
-    return *product_gelu_grad(grad, w2, hidden, scale, _TILE), active
+    d_hidden, sums = product_gelu_grad(grad, w2, hidden, scale, _TILE)
+    return d_hidden, sums[: len(b1)].clone(), active

@@ -213,14 +213,15 @@ def products(size: str) -> Pairs:
     first, back = (x, w1, b1, scale, tile), (grad, w2, h, scale, tile)
     last = (g, w2, stream, b2, scale)
     found_h, found_g = triton_gemm.product_gelu(*first)
-    d_h, d_bias = triton_gemm.product_gelu_grad(*back)
+    d_h, sums = triton_gemm.product_gelu_grad(*back)
     total = triton_gemm.product_add(*last, torch.float32, tile)
-    right_grad, right_sum = gemm.product_gelu_grad(*wide(*back))
+    right_grad, right_sums = gemm.product_gelu_grad(*wide(*back))
     return {
         "hidden": (found_h, gemm.product_gelu(*wide(*first))[0]),
         "gelu": (found_g, fold.scaled_gelu(*wide(found_h, scale))),
         "gelu gradient": (d_h, right_grad),
-        "wide sum of it": (d_bias, right_sum),
+        "wide sum of it": (sums[:hidden], right_sums[:hidden]),
+        "wide sum": (sums[hidden:], right_sums[hidden:]),
         "wide total": (total, gemm.product_add(*wide(*last), torch.float64, tile)),
     }
 

@@ -206,7 +206,7 @@ def test_the_check_of_blocks_finds_wrong_products(monkeypatch: pytest.MonkeyPatc
     def no_slope(*inputs: Any) -> Any:
         grad, weight, hidden = inputs[:3]
         out = grad @ weight
-        return out.to(hidden.dtype), out.float().sum(0)
+        return out.to(hidden.dtype), torch.cat([out.float().sum(0), grad.float().sum(0)])
 
     blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
     fold = partial(fuse, gemm={"fc2_grad-40": "64x64"})

@@ -16,7 +16,7 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from ixt.kernels.shapes import TILES, Bands  # noqa: E402
+from ixt.kernels.shapes import TILES, Bands, whole_ways  # noqa: E402
 from ixt.kernels.triton_code import band_grads, fold, gemm, mlp, stats, whole  # noqa: E402
 from ixt.kernels.triton_code.bands import bands_kernel, bands_shape  # noqa: E402
 
@@ -292,6 +292,6 @@ def test_whole_mlps_run_on_tensor_cores_and_do_not_spill(
     build: Any, kernel: Any, arch: int
 ) -> None:
     for channels in (40, 96, 192, 256):
-        for kept in (False, True):
-            check_whole(build, kernel, arch, channels, kept)
+        for way in whole_ways(channels):
+            check_whole(build, kernel, arch, channels, way == "keep")
     check(build(whole.add_up_kernel, arch, {"C": 96, "F": 384, "ELEMENTS": 256}))

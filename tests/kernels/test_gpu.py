@@ -78,7 +78,9 @@ def test_whole_mlps_in_blocks_of_the_paper_agree_with_float64(
     dtype: torch.dtype, way: MlpWay
 ) -> None:
     for name in (*MODELS[:3], "convnext_tiny"):
-        blocks = [b for b in blocks_to_fold(create_model(name)) if whole_ways(channels_of(b))]
+        blocks = [
+            b for b in blocks_to_fold(create_model(name)) if way in whole_ways(channels_of(b))
+        ]
         fold = partial(fuse, gemm={f"mlp-{channels_of(b)}": way for b in blocks})
         assert blocks
         assert disagreement(blocks, CUDA, dtype, torch.channels_last, fold) is None

@@ -25,7 +25,7 @@ _GROUP = 8
 @triton.jit
 def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
            GROUP: tl.constexpr):  # fmt: skip
-    """This program's block of rows, its rows and columns: GROUP blocks of rows advance together."""
+    """This program's block of rows and of columns, and both: GROUP blocks of rows go together."""
     across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(0) // (GROUP * across)
     inner = tl.program_id(0) % (GROUP * across)
@@ -33,7 +33,7 @@ def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
     block = group * GROUP + inner % high
     r = block * BLOCK_R + tl.arange(0, BLOCK_R)
     n = inner // high * BLOCK_N + tl.arange(0, BLOCK_N)
-    return block, r, n
+    return block, inner // high, r, n
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def product_gelu_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
-    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     at, inside = _elements(r, n, rows, N)
@@ -90,15 +90,22 @@ def product_gelu_grad_kernel(
     N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Out = scale x GELU'(Hidden) x (A W); each block of rows' sums of Out: (blocks, N)."""
-    block, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    """Out = scale x GELU'(Hidden) x (A W); blocks' sums of it and of scale x A: (blocks, N + K)."""
+    block, column, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
     out = gelu_slope(hidden) * total * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
-    tl.store(Partial + block * N + n, tl.sum(out, 0), mask=n < N)
+    Partial += block * (N + K)
+    tl.store(Partial + n, tl.sum(out, 0), mask=n < N)
+    if column == 0:
+        for first in tl.range(0, K, BLOCK_K, num_stages=1):
+            k = first + tl.arange(0, BLOCK_K)
+            at, inside = _elements(r, k, rows, K)
+            a = tl.load(A + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(Partial + N + k, tl.sum(a * scale[:, None], 0), mask=k < K)
 
 
 @triton.jit
@@ -108,7 +115,7 @@ def product_add_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = X + A W^T + scale of the row's image x Bias."""
-    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
@@ -132,7 +139,7 @@ def product_gelu_grad(
 ) -> tuple[Tensor, Tensor]:
     """`gemm.product_gelu_grad` on a CUDA device."""
     blocks = triton.cdiv(len(a), TILES[tile].rows)  # type: ignore[index]
-    partial = a.new_empty(blocks, hidden.shape[1], dtype=torch.float32)
+    partial = a.new_empty(blocks, hidden.shape[1] + a.shape[1], dtype=torch.float32)
     out = torch.empty_like(hidden)
     _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
     return out, partial.sum(0)
