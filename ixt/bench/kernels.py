@@ -157,7 +157,7 @@ def _mixer(layer: nn.Module, size: tuple[int, int, int]) -> Subject:
 
 def _block(layer: Any, size: tuple[int, int, int]) -> Subject:
     """Floor: the mixer's, every product's operands and result once, the shortcut once each way."""
-    ratio = layer.mlp.fc1.out_channels / size[0]
+    ratio = len(layer.mlp.fc1.weight) / size[0]
     mixer = _mixer(getattr(layer, "token_mixer", None) or layer.conv_dw, size).floors
     floors = (mixer[0] + 2 * (1 + ratio) + 1, mixer[1] + 6 * (1 + ratio) + 2)
     return Subject(f"block of {size[0]} ch, {size[1]} px", layer, size, floors)

@@ -108,7 +108,8 @@ def expand_grad(
     """
     if tile is not None:
         d_hidden, sums = product_gelu_grad(operand, weight, hidden, scale, tile)
-        return d_hidden, *sums.split([len(sums) - grad.shape[1], grad.shape[1]])
+        features = hidden.shape[1]
+        return d_hidden, sums[:features], sums[features:]
     d_hidden, d_b1 = scaled_gelu_grad(hidden, torch.mm(operand, weight), scale)
     return d_hidden, d_b1, scaled_sum(grad, scale)
 

@@ -140,7 +140,7 @@ def block_sizes(model: nn.Module, side: int) -> list[BlockSize]:
 
     def note(block: Any, inputs: tuple[torch.Tensor]) -> None:
         pixels = inputs[0].shape[2] * inputs[0].shape[3]
-        found[BlockSize(channels_of(block), block.mlp.fc1.out_channels, pixels)] = None
+        found[BlockSize(channels_of(block), len(block.mlp.fc1.weight), pixels)] = None
 
     for block in model.modules():
         is_block = isinstance(block, MetaNeXtBlock | ConvNeXtBlock)

@@ -13,6 +13,7 @@ from ixt.checkpoint.folder import save_checkpoint
 from ixt.kernels import product_choice
 from ixt.kernels.product_choice import choice_from, choose_products
 from ixt.kernels.shapes import TILES
+from ixt.models import create_empty_model
 from ixt.recipe import Recipe, parse_recipe
 from ixt.training.resolve import resolve_recipe
 
@@ -105,6 +106,13 @@ def test_operands_and_work_of_a_product_are_those_of_its_block() -> None:
         assert product.name == f"{name}-24"
         rtol, atol = (2**-7, 1e-2) if name == "fc2" else (1e-4, 1e-4)
         torch.testing.assert_close(product.run("64x64"), product.run(None), rtol=rtol, atol=atol)
+
+
+def test_sizes_of_convnexts_blocks_are_found() -> None:
+    sizes = product_choice.block_sizes(create_empty_model("convnext_tiny"), 64)
+    assert [(s.channels, s.hidden, s.pixels) for s in sizes] == [
+        (96, 384, 256), (192, 768, 64), (384, 1536, 16), (768, 3072, 4)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])

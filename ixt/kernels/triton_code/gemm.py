@@ -101,10 +101,11 @@ def product_gelu_grad_kernel(
     Partial += block * (N + K)
     tl.store(Partial + n, tl.sum(out, 0), mask=n < N)
     if column == 0:
-        for first in tl.range(0, K, BLOCK_K, num_stages=1):
-            k = first + tl.arange(0, BLOCK_K)
-            at, inside = _elements(r, k, rows, K)
-            a = tl.load(A + at, mask=inside, other=0.0).to(tl.float32)
+        # Few columns at a time, for which registers are left.
+        for first in tl.range(0, K, 16, num_stages=1):
+            k = first + tl.arange(0, 16)
+            a_at, real = _elements(r, k, rows, K)
+            a = tl.load(A + a_at, mask=real, other=0.0).to(tl.float32)
             tl.store(Partial + N + k, tl.sum(a * scale[:, None], 0), mask=k < K)
 
 
