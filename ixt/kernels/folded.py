@@ -43,7 +43,7 @@ class _Plan:
     stream: torch.dtype
     """Type of the result."""
     tiles: Tiles
-    """Of the matrix products that Triton computes."""
+    """How the matrix products that Triton computes are done."""
 
 
 class _Folded(torch.autograd.Function):
