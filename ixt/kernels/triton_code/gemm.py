@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.shapes import TILES, Tile
-from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale
+from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, scaled_sum
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -85,6 +85,18 @@ def product_gelu_kernel(
 
 
 @triton.jit
+def _add_rows(A, r, rows, pixels, Scale, Sums, K: tl.constexpr, SCALED: tl.constexpr,
+              BLOCK_R: tl.constexpr):  # fmt: skip
+    """The sums of a block's rows of A, each times its image's scale: few columns at a time."""
+    scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    for first in tl.range(0, K, 16, num_stages=1):
+        k = first + tl.arange(0, 16)
+        at, inside = _elements(r, k, rows, K)
+        a = tl.load(A + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(Sums + k, tl.sum(a * scale[:, None], 0), mask=k < K)
+
+
+@triton.jit
 def product_gelu_grad_kernel(
     A, W, Hidden, Out, Partial, Scale, rows, pixels,
     N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
@@ -92,21 +104,17 @@ def product_gelu_grad_kernel(
 ):  # fmt: skip
     """Out = scale x GELU'(Hidden) x (A W); blocks' sums of it and of scale x A: (blocks, N + K)."""
     block, column, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    # More columns leave no registers on an A100.
+    if BLOCK_N <= 64:  # noqa: SIM102 - known when it is compiled
+        if column == 0:
+            _add_rows(A, r, rows, pixels, Scale, Partial + block * (N + K) + N, K, SCALED, BLOCK_R)
     total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
     out = gelu_slope(hidden) * total * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
-    Partial += block * (N + K)
-    tl.store(Partial + n, tl.sum(out, 0), mask=n < N)
-    if column == 0:
-        # Few columns at a time, for which registers are left.
-        for first in tl.range(0, K, 16, num_stages=1):
-            k = first + tl.arange(0, 16)
-            a_at, real = _elements(r, k, rows, K)
-            a = tl.load(A + a_at, mask=real, other=0.0).to(tl.float32)
-            tl.store(Partial + N + k, tl.sum(a * scale[:, None], 0), mask=k < K)
+    tl.store(Partial + block * (N + K) + n, tl.sum(out, 0), mask=n < N)
 
 
 @triton.jit
@@ -143,7 +151,10 @@ def product_gelu_grad(
     partial = a.new_empty(blocks, hidden.shape[1] + a.shape[1], dtype=torch.float32)
     out = torch.empty_like(hidden)
     _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
-    return out, partial.sum(0)
+    sums = partial.sum(0)
+    if TILES[tile].columns > 64:  # type: ignore[index]
+        sums[hidden.shape[1] :] = scaled_sum(a, scale)
+    return out, sums
 
 
 def product_add(
