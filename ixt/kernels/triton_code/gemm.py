@@ -44,14 +44,13 @@ def _elements(r, n, rows, N: tl.constexpr):
 
 @triton.jit
 def _product(
-    A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
+    total, A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED. Zero outside."""
+    """Total + rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED."""
     k = tl.arange(0, BLOCK_K)
     a_at = A + (r.to(tl.int64) * K)[:, None] + k[None, :]
     w_at = W + (k * (1 if TURNED else N))[:, None] + (n * (K if TURNED else 1))[None, :]
-    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
     for first in range(0, K, BLOCK_K):
         a_real, w_real = (r < rows)[:, None], (n < N)[None, :]
         if K % BLOCK_K:
@@ -73,7 +72,8 @@ def product_gelu_kernel(
 ):  # fmt: skip
     """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     at, inside = _elements(r, n, rows, N)
     # GELU of what is stored: the backward pass takes the slope there.
@@ -108,7 +108,8 @@ def product_gelu_grad_kernel(
     if BLOCK_N <= 64:  # noqa: SIM102 - known when it is compiled
         if column == 0:
             _add_rows(A, r, rows, pixels, Scale, Partial + block * (N + K) + N, K, SCALED, BLOCK_R)
-    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
@@ -125,7 +126,8 @@ def product_add_kernel(
 ):  # fmt: skip
     """Out = X + A W^T + scale of the row's image x Bias."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     bias = tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)
@@ -142,12 +144,12 @@ def product_norm_grad_kernel(
 ):  # fmt: skip
     """Out = A W and what batch norm's backward adds for its input T."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     a, b = norm_terms(sums, moments, n, n < N, eps, norm_count, N)
     at, inside = _elements(r, n, rows, N)
-    t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
-    out = total + a[None, :] + b[None, :] * t
-    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+    # Added first: at the end, few registers would be left for it.
+    total = a[None, :] + b[None, :] * tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
 
 
 def product_gelu(
