@@ -27,8 +27,8 @@ from ixt.models import create_empty_model, create_model, eval_settings
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum",
-          "fc1_grad": "batch norm's gradient"}  # fmt: skip
-"""What follows a product."""
+          "fc1_grad": "batch norm's gradient", "mlp": "forward + backward"}  # fmt: skip
+"""What follows a product; of a whole MLP, what is computed."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _mixer(layer: nn.Module, size: tuple[int, int, int]) -> Subject:
 
 def _block(layer: Any, size: tuple[int, int, int]) -> Subject:
     """Floor: the mixer's, every product's operands and result once, the shortcut once each way."""
-    ratio = layer.mlp.fc1.out_channels / size[0]
-    mixer = _mixer(layer.token_mixer, size).floors
+    ratio = len(layer.mlp.fc1.weight) / size[0]
+    mixer = _mixer(getattr(layer, "token_mixer", None) or layer.conv_dw, size).floors
     floors = (mixer[0] + 2 * (1 + ratio) + 1, mixer[1] + 6 * (1 + ratio) + 2)
     return Subject(f"block of {size[0]} ch, {size[1]} px", layer, size, floors)
 

@@ -5,12 +5,13 @@ model what the recipe says (`apply.py`), and `lay_out_filters` follows its move 
 update's: `check_updates`, `update_stream` and `StepGraph` (`step_graph.py`). Whoever uses neither
 need not read on.
 
-    from ixt.kernels.folded import fuse
+    from ixt.kernels.fuse import fuse
 
     fuse(model)   # state dict and results stay, launches and memory traffic shrink
 
-Operators: `bands.py`, `fold.py`, `gemm.py`. Their Triton twins: `triton_code/`.
-Layers that use them: `modules.py`, `folded.py`; `residual.py` has the stream. `selfcheck.py`
+Operators: `bands.py`, `fold.py`, `gemm.py`, `whole.py`. Their Triton twins: `triton_code/`.
+Layers that use them: `modules.py`, `folded.py`, `folded_convnext.py`, whose MLP is `block_mlp.py`;
+`residual.py` has the stream, `fuse.py` puts all into a model. `selfcheck.py`
 compares them with plain PyTorch on the device at hand, `product_choice.py` times products there.
 """
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import get_args
 
 import torch
 from torch import nn
 
 from ixt.errors import ModelError
-from ixt.kernels.folded import channels_of, fuse
+from ixt.kernels.folded import channels_of, products_in
+from ixt.kernels.fuse import fuse
 from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
+from ixt.kernels.shapes import whole_ways
 from ixt.recipe import Recipe
-from ixt.recipe.model import GemmChoice, GemmProduct
+from ixt.recipe.model import GemmChoice
 
 _log = logging.getLogger("ixt")
 
@@ -73,8 +74,10 @@ def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
 
 def _check_known(gemm: GemmChoice, model: nn.Module, name: str) -> None:
     """Refuse a choice for products that the model does not have."""
-    widths = dict.fromkeys(channels_of(block) for block in blocks_to_fold(model))
-    known = [f"{product}-{width}" for width in widths for product in get_args(GemmProduct)]
+    blocks = [(channels_of(block), products_in(block)) for block in blocks_to_fold(model)]
+    names = [f"{product}-{width}" for width, found in blocks for product in found]
+    names += [f"mlp-{width}" for width, _ in blocks if whole_ways(width)]
+    known = list(dict.fromkeys(names))
     if not known:
         raise ModelError(
             f"model.fused_gemm: {name} has no block that is folded; set it to cublas or auto"

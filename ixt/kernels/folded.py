@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -20,18 +20,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ixt.kernels.bands import bands_input_grad, bands_moments, bands_weight_grad
-from ixt.kernels.fold import (
-    fold_weights,
-    scaled_sum,
-    unfold_norm,
-    unfold_scale,
-    wide_product,
-)
-from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad, inputs_grad
-from ixt.kernels.modules import FusedMixer, MatmulMlp, fuse_mixers
+from ixt.kernels.block_mlp import Between, BlockMlp, NormGrad
+from ixt.kernels.fold import fold_weights, unfold_norm, unfold_scale
+from ixt.kernels.gemm import CUBLAS, Tiles
+from ixt.kernels.modules import FusedMixer, MatmulMlp
 from ixt.kernels.operators import wide_dtype
-from ixt.kernels.residual import HalfResidualBlock, replace
-from ixt.recipe.model import GemmChoice
+from ixt.kernels.residual import HalfResidualBlock
+from ixt.recipe.model import GemmProduct
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class _Plan:
     stream: torch.dtype
     """Type of the result."""
     tiles: Tiles
-    """Tiles of the matrix products that Triton computes."""
+    """How the matrix products that Triton computes are done."""
 
 
 class _Folded(torch.autograd.Function):
@@ -75,17 +70,16 @@ class _Folded(torch.autograd.Function):
         small1, offset1, small2, offset2 = fold_weights(
             w1.flatten(1), b1, w2.flatten(1), b2, gamma, moments, weight, bias, plan.eps, plan.dtype
         )
-        tiles = plan.tiles
-        hidden, active = expand(_rows(inputs), small1, offset1, scale, tiles.fc1)
-        out = contract(active, small2, _rows(x), offset2, scale, plan.stream, tiles.fc2)
+        mlp = BlockMlp(small1, offset1, small2, scale, plan.tiles)
+        out, between = mlp.forward(rows(inputs), offset2, rows(x), plan.stream)
         ctx.plan, ctx.num_bands = plan, half
         ctx.save_for_backward(
-            x, inputs, hidden, active, moments, small1, small2, scale, weight, bias, w1, w2, b2,
+            x, inputs, *between, moments, small1, offset1, small2, scale, weight, bias, w1, w2, b2,
             gamma, *bands,
         )  # fmt: skip
         ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
-        return _image(out, x), moments
+        return image(out, x), moments
 
     @staticmethod
     @once_differentiable
@@ -94,46 +88,39 @@ class _Folded(torch.autograd.Function):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         plan: _Plan = ctx.plan
-        (x, inputs, hidden, active, moments, small1, small2, scale, weight, bias, w1, w2, b2,
-         gamma, *bands) = ctx.saved_tensors  # fmt: skip
+        (x, inputs, hidden, active, moments, small1, offset1, small2, scale, weight, bias, w1, w2,
+         b2, gamma, *bands) = ctx.saved_tensors  # fmt: skip
         filters, biases = bands[: ctx.num_bands], bands[ctx.num_bands :]
         grad = grad.contiguous(memory_format=torch.channels_last)
-        rows = _rows(grad)
-        d_offset2 = scaled_sum(rows, scale)
-        rows = rows.to(plan.dtype)
-        d_small2 = wide_product(rows.t(), active)
-        d_hidden, d_offset1 = expand_grad(rows, small2, hidden, scale, plan.tiles.fc2_grad)
-        del rows
-        d_w2, d_b2, d_gamma = unfold_scale(d_small2, d_offset2, w2.flatten(1), b2, gamma)
+        mlp = BlockMlp(small1, offset1, small2, scale, plan.tiles)
+        operands = (rows(grad), rows(inputs), Between(hidden, active))
+        small = mlp.weight_grads(*operands)
         d_w1, d_weight, d_bias, sums = unfold_norm(
-            wide_product(d_hidden.t(), _rows(inputs)), d_offset1, small1, w1.flatten(1),
-            moments, weight, bias, plan.eps,
-        )  # fmt: skip
+            small.w1, small.b1, small1, w1.flatten(1), moments, weight, bias, plan.eps
+        )
         sums, count = _shared_sums(sums, plan, inputs)
-        if plan.stats:
-            norm = (_rows(inputs), sums, moments, plan.eps, count)
-            d_inputs = inputs_grad(d_hidden, small1, *norm, plan.tiles.fc1_grad)
-        else:
-            d_inputs = torch.mm(d_hidden, small1)
-        mixed = _image(d_inputs, inputs)
+        norm = NormGrad(sums, moments, plan.eps, count) if plan.stats else None
+        d_inputs, d_offset2 = mlp.input_grad(*operands, small.for_input, norm)
+        d_w2, d_b2, d_gamma = unfold_scale(small.w2, d_offset2, w2.flatten(1), b2, gamma)
+        mixed = image(d_inputs, inputs)
         d_x = None
         if ctx.needs_input_grad[1]:
             d_x = bands_input_grad(mixed, filters, plan.dilation, grad).to(x.dtype)
         d_bands = bands_weight_grad(x, mixed, filters, biases, plan.dilation)
         return (
             *(None, d_x, None, None, None),
-            *(d_weight, d_bias, d_w1.reshape(w1.shape), d_offset1.to(d_b2.dtype)),
+            *(d_weight, d_bias, d_w1.reshape(w1.shape), small.b1.to(d_b2.dtype)),
             *(d_w2.reshape(w2.shape), d_b2, None if gamma is None else d_gamma),
             *d_bands,
         )
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """(N, C, H, W) in NHWC as a matrix with a row per pixel; a view."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _image(rows: Tensor, like: Tensor) -> Tensor:
+def image(rows: Tensor, like: Tensor) -> Tensor:
     """A matrix with a row per pixel as an image of the size of another; a view."""
     size = (like.shape[0], *like.shape[2:], rows.shape[1])
     return rows.reshape(size).permute(0, 3, 1, 2)
@@ -192,7 +179,8 @@ class FoldedBlock(nn.Module):
         ):
             return self.unfolded(self, x)
         mixer, mlp = layers.token_mixer, layers.mlp
-        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, self.tiles)
+        tiles = self.tiles.of_type(dtype)
+        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, tiles)
         filters, biases = mixer.weights()
         with torch.autocast(x.device.type, enabled=False):
             out, moments = _Folded.apply(
@@ -264,26 +252,7 @@ def channels_of(block: nn.Module) -> int:
     return len(cast(Any, block).norm.weight)
 
 
-def fold_blocks(model: nn.Module) -> int:
-    """Put `FoldedBlock` in the place of blocks whose layers are fused; returns how many."""
-    return replace(model, is_foldable, FoldedBlock)
-
-
-def fuse(model: nn.Module, gemm: GemmChoice = "cublas") -> int:
-    """Put fused mixers into a model, and fold the blocks around them where that is possible.
-
-    Call `residual.keep_residual_half` first, if at all.
-
-    Args:
-        model: changed in place.
-        gemm: who computes the products of folded blocks, as in a recipe.
-
-    Returns:
-        How many mixers there are.
-    """
-    found = fuse_mixers(model)
-    fold_blocks(model)
-    for block in model.modules():
-        if isinstance(block, FoldedBlock):
-            block.tiles = chosen_tiles(gemm, channels_of(block))
-    return found
+def products_in(block: nn.Module) -> tuple[GemmProduct, ...]:
+    """The products of a block that a pass follows: no layer norm's gradient is one."""
+    is_batch_norm = isinstance(cast(Any, block).norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    return tuple(name for name in get_args(GemmProduct) if is_batch_norm or name != "fc1_grad")

@@ -1,26 +1,34 @@
 """Matrix products of a folded block's MLP together with what follows them, and who computes them.
 
-Four products of `folded.py` are followed by a pass over their result: fc1 by GELU, the gradient of
-fc2's input by GELU's slope, fc2 by the residual sum, the gradient of fc1's input by what batch norm
-adds to it. Each of them either goes to cuBLAS and leaves
-that pass to an operator of `fold.py`, or to one of `triton_code/gemm.py`'s kernels that do both.
-Results differ in their last bits, so which of them it is belongs to the recipe.
+Four products of `block_mlp.py` are followed by a pass over their result: fc1 by GELU, the gradient
+of fc2's input by GELU's slope, fc2 by the residual sum, the gradient of fc1's input by what batch
+norm adds to it. Each of them either goes to cuBLAS and leaves that pass to an operator of
+`fold.py`, or to one of `triton_code/gemm.py`'s kernels that do both. Results differ in their last
+bits, so which of them it is belongs to the recipe.
 
 Operators are plain PyTorch on a CPU and in float64. None has a gradient of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ixt.kernels.fold import norm_grad, per_row, scaled_add, scaled_gelu, scaled_gelu_grad
+from ixt.kernels.fold import (
+    norm_grad,
+    per_row,
+    scaled_add,
+    scaled_gelu,
+    scaled_gelu_grad,
+    scaled_sum,
+)
 from ixt.kernels.operators import operator, wide
-from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
+from ixt.kernels.shapes import whole_ways
+from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
 
 _USUAL: GemmTile = "128x64"
 
@@ -33,6 +41,12 @@ class Tiles:
     fc2_grad: GemmTile | None = None
     fc2: GemmTile | None = None
     fc1_grad: GemmTile | None = None
+    mlp: MlpWay | None = None
+    """How all of them and the other gradients are computed at once, in place of the above."""
+
+    def of_type(self, dtype: torch.dtype) -> Tiles:
+        """The tiles for operands of a type: whole MLPs of fp32 would not fit into registers."""
+        return replace(self, mlp=None) if dtype == torch.float32 else self
 
 
 CUBLAS = Tiles()
@@ -41,10 +55,13 @@ CUBLAS = Tiles()
 def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
     """The tiles for blocks of this number of channels; auto is cublas until it is resolved."""
     if choice == "triton":
-        return Tiles(_USUAL, _USUAL, _USUAL, _USUAL)
+        return Tiles(_USUAL, _USUAL, _USUAL, _USUAL, next(iter(whole_ways(channels)), None))
     if isinstance(choice, str):
         return CUBLAS
-    return Tiles(**{name: choice.get(f"{name}-{channels}") for name in get_args(GemmProduct)})
+    named: Any = {
+        name: choice.get(f"{name}-{channels}") for name in (*get_args(GemmProduct), "mlp")
+    }
+    return Tiles(**named)
 
 
 @operator("gemm")
@@ -60,13 +77,14 @@ def product_gelu(
 def product_gelu_grad(
     a: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of h from the product a weight, (rows, K) and (K, N); its sum in the wide type.
+    """Gradient of h from the product a weight, (rows, K) and (K, N); sums in the wide type.
 
-    The product is the gradient of h's GELU before the scale. The sum over rows is that of a bias.
+    The product is the gradient of h's GELU before the scale. The sums over rows are gradients of
+    biases: N of the result, K of a times the scale.
     """
-    grad = wide(a) @ wide(weight)
-    out = torch.ops.aten.gelu_backward(grad, wide(hidden)) * per_row(scale, len(a))
-    return out.to(hidden.dtype), out.sum(0)
+    grad, scales = wide(a) @ wide(weight), per_row(scale, len(a))
+    out = torch.ops.aten.gelu_backward(grad, wide(hidden)) * scales
+    return out.to(hidden.dtype), torch.cat([out.sum(0), (wide(a) * scales).sum(0)])
 
 
 @operator("gemm")
@@ -100,12 +118,19 @@ def expand(
 
 
 def expand_grad(
-    grad: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None, tile: GemmTile | None
-) -> tuple[Tensor, Tensor]:
-    """The gradient of hidden features and its sum, from that of what `contract` multiplied."""
+    grad: Tensor, operand: Tensor, weight: Tensor, hidden: Tensor, scale: Tensor | None,
+    tile: GemmTile | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of hidden features and of both biases, from that of the stream.
+
+    The operand is that gradient in the type of the block.
+    """
     if tile is not None:
-        return product_gelu_grad(grad, weight, hidden, scale, tile)
-    return scaled_gelu_grad(hidden, torch.mm(grad, weight), scale)
+        d_hidden, sums = product_gelu_grad(operand, weight, hidden, scale, tile)
+        features = hidden.shape[1]
+        return d_hidden, sums[:features], sums[features:]
+    d_hidden, d_b1 = scaled_gelu_grad(hidden, torch.mm(operand, weight), scale)
+    return d_hidden, d_b1, scaled_sum(grad, scale)
 
 
 def contract(

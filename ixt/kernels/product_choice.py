@@ -14,19 +14,21 @@ from typing import Any, cast, get_args
 
 import torch
 import torch.distributed as dist
+from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import MetaNeXtBlock
 from torch import nn
 
 from ixt.distributed.arithmetic import set_math
 from ixt.distributed.group import join_group
 from ixt.kernels.apply import DTYPES
-from ixt.kernels.folded import channels_of
-from ixt.kernels.gemm import contract, expand, expand_grad, inputs_grad
+from ixt.kernels.block_mlp import BlockMlp, NormGrad
+from ixt.kernels.folded import channels_of, products_in
+from ixt.kernels.gemm import Tiles, contract, expand, expand_grad, inputs_grad
 from ixt.kernels.selfcheck import blocks_to_fold
-from ixt.kernels.shapes import TILES
+from ixt.kernels.shapes import TILES, whole_ways
 from ixt.models import create_empty_model, recipe_arguments
 from ixt.recipe import Recipe
-from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
+from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
 
 CUBLAS = "cublas"
 Timer = Callable[[Callable[[], object]], float]
@@ -91,6 +93,14 @@ def _measure(recipe: Recipe) -> GemmChoice:
 def choice_from(times: Mapping[str, Mapping[str, float]]) -> GemmChoice:
     """A recipe's value, from the milliseconds of each product by way."""
     best = {product: fastest(by_way) for product, by_way in times.items()}
+    for whole in (name for name in times if name.startswith("mlp-")):
+        named = (whole.replace("mlp", part) for part in get_args(GemmProduct))
+        parts = [part for part in named if part in times]
+        saved = sum(times[part][CUBLAS] - times[part][best[part]] for part in parts)
+        # A whole MLP has to beat products of which each is computed in the best way.
+        best[whole] = fastest({**times[whole], CUBLAS: times[whole][CUBLAS] - saved})
+        if best[whole] != CUBLAS:
+            best |= dict.fromkeys(parts, CUBLAS)
     choice = {product: way for product, way in best.items() if way != CUBLAS}
     return cast(GemmChoice, choice) if choice else "cublas"
 
@@ -103,16 +113,20 @@ class BlockSize:
     hidden: int
     pixels: int
     """Pixels of an image there."""
+    products: tuple[GemmProduct, ...] = get_args(GemmProduct)
+    """Those that a pass follows."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of a block with random operands, and the work in it."""
+    """A product of a block, or its MLP both ways round, with random operands; the work in it."""
 
     name: str
-    """Name of the product as recipes write it, e.g. fc1-96."""
-    run: Callable[[GemmTile | None], object]
-    """Compute it with a tile of `TILES`, or by cuBLAS with None."""
+    """Name as recipes write it, e.g. fc1-96."""
+    ways: tuple[str, ...]
+    """The tiles of a product; of an MLP, what becomes of hidden features."""
+    run: Callable[[Any], object]
+    """Compute it in one of these ways, or by cuBLAS with None."""
     moved_bytes: int
     """Its operands and results, once each."""
     flops: int
@@ -129,10 +143,12 @@ def block_sizes(model: nn.Module, side: int) -> list[BlockSize]:
 
     def note(block: Any, inputs: tuple[torch.Tensor]) -> None:
         pixels = inputs[0].shape[2] * inputs[0].shape[3]
-        found[BlockSize(channels_of(block), block.mlp.fc1.out_channels, pixels)] = None
+        hidden = len(block.mlp.fc1.weight)
+        found[BlockSize(channels_of(block), hidden, pixels, products_in(block))] = None
 
     for block in model.modules():
-        if isinstance(block, MetaNeXtBlock) and blocks_to_fold(nn.ModuleList([block])):
+        is_block = isinstance(block, MetaNeXtBlock | ConvNeXtBlock)
+        if is_block and blocks_to_fold(nn.ModuleList([block])):
             block.register_forward_pre_hook(note)
     with torch.no_grad():
         model.eval()(torch.empty(1, 3, side, side, device="meta"))
@@ -165,10 +181,11 @@ def make_product(
     if name == "fc1":
         run = partial(expand, draw(rows, channels), first, draw(hidden), scale)
     elif name == "fc2_grad":
-        run = partial(expand_grad, draw(rows, channels), second, draw(rows, hidden), scale)
+        grad = draw(rows, channels)
+        run = partial(expand_grad, grad, grad, second, draw(rows, hidden), scale)
     elif name == "fc1_grad":
-        ones, inputs = torch.ones(2, channels, device=device), draw(rows, channels)
-        run = partial(inputs_grad, draw(rows, hidden), first, inputs, ones, ones, 0.0, float(rows))
+        norm = _norm_grad(channels, rows, device)
+        run = partial(inputs_grad, draw(rows, hidden), first, draw(rows, channels), *norm)
     else:
         x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
         run = partial(contract, draw(rows, hidden), second, x, bias, scale, stream)
@@ -176,16 +193,47 @@ def make_product(
     narrow = rows * channels * element
     beside = {"fc2": 2 * lifted, "fc1_grad": 2 * narrow}.get(name, narrow + wide * element)
     moved = wide * element + beside
-    weights = channels * hidden * element
-    return Product(f"{name}-{channels}", run, moved + weights, 2 * rows * channels * hidden)
+    weights, flops = channels * hidden * element, 2 * rows * channels * hidden
+    return Product(f"{name}-{channels}", tuple(TILES), run, moved + weights, flops)
+
+
+def make_mlp(
+    size: BlockSize, images: int, dtype: torch.dtype, stream: torch.dtype, device: torch.device
+) -> Product:
+    """Draw operands of an MLP's forward and backward pass, as `make_product` does of a product."""
+    rows, channels, hidden = images * size.pixels, size.channels, size.hidden
+    draw = partial(torch.randn, device=device, dtype=dtype)
+    t, b2 = draw(rows, channels), torch.zeros(channels, device=device)
+    x, grad = (draw(rows, channels, dtype=stream) for _ in range(2))
+    weights = (draw(hidden, channels), draw(hidden), draw(channels, hidden))
+    scale = torch.ones(images, device=device)
+    norm = _norm_grad(channels, rows, device) if "fc1_grad" in size.products else None
+
+    def run(way: MlpWay | None) -> object:
+        mlp = BlockMlp(*weights, scale, Tiles(mlp=way))
+        out, between = mlp.forward(t, b2, x, stream)
+        grads = mlp.weight_grads(grad, t, between)
+        return out, grads[:3], mlp.input_grad(grad, t, between, grads.for_input, norm)
+
+    # The input both ways, its gradient; the stream, its sum, its gradient; weights and gradients.
+    moved = rows * channels * (3 * dtype.itemsize + 3 * stream.itemsize)
+    moved += 2 * channels * hidden * (2 * dtype.itemsize + 4)
+    flops = 12 * rows * channels * hidden
+    return Product(f"mlp-{channels}", whole_ways(channels), run, moved, flops)
+
+
+def _norm_grad(channels: int, rows: int, device: torch.device) -> NormGrad:
+    """What batch norm's backward adds, with sums and moments of 1."""
+    ones = torch.ones(2, channels, device=device)
+    return NormGrad(ones, ones, 0.0, float(rows))
 
 
 def product_times(product: Product, timer: Timer) -> dict[str, float]:
-    """Milliseconds of a product by cuBLAS and with each tile that the device can run."""
+    """Milliseconds of a product by cuBLAS and in each way that the device can run."""
     times = {CUBLAS: timer(partial(product.run, None))}
-    for tile in TILES:
+    for way in product.ways:
         try:
-            times[tile] = timer(partial(product.run, tile))
+            times[way] = timer(partial(product.run, way))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a compiler's, for want of shared memory or registers
@@ -207,7 +255,7 @@ def products(
     stream: torch.dtype,
     device: torch.device,
 ) -> Iterator[Product]:
-    """The different products of a model's blocks, each drawn when it is asked for.
+    """The different products and MLPs of a model's blocks, each drawn when it is asked for.
 
     Args:
         model: fresh, on the meta device; of no further use.
@@ -219,8 +267,10 @@ def products(
     """
     for size in block_sizes(model, side):
         few = max(1, min(images, _MOST_ROWS // size.pixels))
-        for name in get_args(GemmProduct):
+        for name in size.products:
             yield make_product(name, size, few, dtype, stream, device)
+        if whole_ways(size.channels) and dtype != torch.float32:
+            yield make_mlp(size, few, dtype, stream, device)
 
 
 def time_on_device(call: Callable[[], object]) -> float:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 
-from ixt.kernels.folded import FoldedBlock, channels_of, fuse
+from ixt.kernels.folded import FoldedBlock, channels_of
+from ixt.kernels.fuse import fuse
 from ixt.kernels.modules import FusedMixer, bands_of, lay_out_filters, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
 
@@ -29,7 +31,7 @@ def blocks_to_fold(model: nn.Module) -> list[nn.Module]:
     """The different blocks of a model that `fuse` would fold, in its order."""
     found: dict[Any, nn.Module] = {}
     for block in model.modules():
-        if isinstance(block, MetaNeXtBlock | HalfResidualBlock):
+        if isinstance(block, MetaNeXtBlock | ConvNeXtBlock | HalfResidualBlock):
             sizes = tuple((name, p.shape) for name, p in block.named_parameters())
             if sizes not in found and isinstance(_fused(block, fuse), FoldedBlock):
                 found[sizes] = block

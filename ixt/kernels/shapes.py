@@ -1,4 +1,4 @@
-"""What operators and their Triton kernels both know: bands of filters, and tiles of products."""
+"""What operators and their Triton kernels both know: bands of filters, tiles, whole MLPs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ixt.recipe.model import GemmTile
+from ixt.recipe.model import GemmTile, MlpWay
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,15 @@ TILES: dict[GemmTile, Tile] = {
     "128x64s": Tile(128, 64, 64, 8, 4),
     "64x64": Tile(64, 64, 64, 4, 4),
 }
+
+
+def whole_ways(channels: int) -> tuple[MlpWay, ...]:
+    """The ways to compute a block's MLP whole, the usual one first; none where it does not fit.
+
+    A program keeps rows with all their channels in registers: 192 and 256 fit, 160 would be
+    filled up to 192, and what that takes on top does not. With as many, arithmetic costs more than
+    the memory that it would save.
+    """
+    if channels > 128:
+        return ("keep",) if channels in (192, 256) else ()
+    return ("recompute", "keep")

@@ -13,9 +13,11 @@ GemmProduct = Literal["fc1", "fc2_grad", "fc2", "fc1_grad"]
 """A matrix product of a folded block that a pass over its result follows."""
 GemmTile = Literal["128x128", "128x64", "128x64s", "64x64"]
 """Rows and columns of a result that Triton computes at a time; s for shorter steps."""
-GemmName = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GemmProduct))})-[1-9][0-9]*$")]
-"""A product, and the channels of its block: fc1-96."""
-GemmChoice = Literal["cublas", "triton", "auto"] | dict[GemmName, GemmTile]
+MlpWay = Literal["keep", "recompute"]
+"""For a whole MLP of a folded block in one kernel: what becomes of its features before GELU."""
+GemmName = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GemmProduct))}|mlp)-[1-9][0-9]*$")]
+"""A product or mlp, and the channels of its block: fc1-96."""
+GemmChoice = Literal["cublas", "triton", "auto"] | dict[GemmName, GemmTile | MlpWay]
 
 Classes = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -53,17 +55,18 @@ class Model(Section):
     kwargs: dict[str, Any] = Field(default={})
     """Further keyword arguments of the timm model function."""
     fused: Literal["auto"] | bool = False
-    """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold batch
-    norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
+    """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold norms,
+    layer scale and drop-path of their blocks into matrix products.
     auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
     true: also warn where the check fails, and use the same operators on a CPU. With either, AdamW
     is torch's fused kernel on a CUDA device under kind: ddp, unless precision is fp16."""
     fused_gemm: GemmChoice = "cublas"
     """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
-    kernel for that pass; triton, both in one kernel; a mapping, e.g. {fc1-96: 128x64}: Triton,
-    with that tile, for these products, cuBLAS for the others. auto: measured at the start of a run
-    on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own recipe
-    then has the mapping, or cublas."""
+    kernel for that pass; triton, both in one kernel, and in fp16 and bf16 a whole MLP in one where
+    its channels are few; a mapping, e.g. {fc1-384: 128x64, mlp-96: recompute}: Triton, with that
+    tile, for these products, and for these MLPs (keep or recompute the features before GELU),
+    cuBLAS for the others. auto: measured at the start of a run on its CUDA device, a minute or two
+    where Triton has compiled nothing yet; the run's own recipe then has the mapping, or cublas."""
 
     def problems(self) -> Iterator[Problem]:
         """Arguments that contradict the section or cannot be sizes."""
@@ -72,5 +75,10 @@ class Model(Section):
             numbers = value if isinstance(value, list) else [value]
             if name.endswith(_SIZES) and any(isinstance(n, int) and n < 1 for n in numbers):
                 yield f"kwargs.{name}", f"is {value}; give at least 1"
+        choice = {} if isinstance(self.fused_gemm, str) else self.fused_gemm
+        for name, way in choice.items():
+            allowed = get_args(MlpWay if name.startswith("mlp") else GemmTile)
+            if way not in allowed:
+                yield f"fused_gemm.{name}", f"is {way}; give one of {', '.join(allowed)}"
         if self.kwargs.get("in_chans", 3) != 3:
             yield "kwargs.in_chans", f"is {self.kwargs['in_chans']}; images have 3 channels"

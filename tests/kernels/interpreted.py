@@ -1,9 +1,9 @@
 """Run the Triton kernels on a CPU against float64: `interpreted.py SEED CASE...`.
 
 A process of its own: Triton reads TRITON_INTERPRET when a kernel's module is imported. A CASE is
-`bands:SIZE`, `norm:SIZE`, `mlp:SIZE` or `products:SIZE`; see the functions of these names. New
-memory is full of NaN. Prints, for each case, the largest error of each result relative to its
-largest value, as JSON.
+`bands:SIZE`, `norm:SIZE`, `mlp:SIZE`, `products:SIZE` or `whole:SIZE`; see the functions of these
+names. New memory is full of NaN. Prints, for each case, the largest error of each result relative
+to its largest value, as JSON.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from triton.runtime import interpreter
 
 from ixt.kernels import bands as plain_bands
 from ixt.kernels import fold, gemm
+from ixt.kernels import whole as plain_whole
 from ixt.kernels.triton_code import band_grads as triton_band_grads
 from ixt.kernels.triton_code import bands as triton_bands
 from ixt.kernels.triton_code import fold as triton_fold
 from ixt.kernels.triton_code import gemm as triton_gemm
 from ixt.kernels.triton_code import mlp as triton_mlp
+from ixt.kernels.triton_code import whole as triton_whole
 
 torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
 EPS = 1e-3
@@ -221,23 +223,68 @@ def products(size: str) -> Pairs:
     moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
     norm = (h, w1 / 4, x, torch.randn(2, channels), moments, EPS, 77.0, tile)
     found_h, found_g = triton_gemm.product_gelu(*first)
-    d_h, d_bias = triton_gemm.product_gelu_grad(*back)
+    d_h, sums = triton_gemm.product_gelu_grad(*back)
     total = triton_gemm.product_add(*last, torch.float32, tile)
-    right_grad, right_sum = gemm.product_gelu_grad(*wide(*back))
+    right_grad, right_sums = gemm.product_gelu_grad(*wide(*back))
     return {
         "hidden": (found_h, gemm.product_gelu(*wide(*first))[0]),
         "gelu": (found_g, fold.scaled_gelu(*wide(found_h, scale))),
         "gelu gradient": (d_h, right_grad),
-        "wide sum of it": (d_bias, right_sum),
+        "wide sum of it": (sums[:hidden], right_sums[:hidden]),
+        "wide sum": (sums[hidden:], right_sums[hidden:]),
         "wide total": (total, gemm.product_add(*wide(*last, torch.float64, tile))),
         "norm": (triton_gemm.product_norm_grad(*norm), gemm.product_norm_grad(*wide(*norm))),
+    }
+
+
+def whole(size: str) -> Pairs:
+    """A whole MLP and its gradients, against the same in float64.
+
+    Size: images,pixels,channels,hidden,scaled,keep,dtype.
+    """
+    *numbers, name = size.split(",")
+    images, pixels, channels, hidden, scaled, keep = map(int, numbers)
+    dtype, rows = getattr(torch, name), images * pixels
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size).to(dtype)
+
+    scale = torch.randn(images) if scaled else None
+    t, stream, grad = draw(rows, channels), torch.randn(rows, channels), draw(rows, channels)
+    w1, b1 = draw(hidden, channels) / channels**0.5, draw(hidden)
+    w2, b2 = draw(channels, hidden) / hidden**0.5, torch.randn(channels)
+    forward = (t, w1, b1, w2, b2, stream, scale)
+    out, kept = triton_whole.whole_mlp(*forward, torch.float32, True)
+    again, nothing = triton_whole.whole_mlp(*forward, torch.float32, False)
+    assert torch.equal(out, again)
+    assert not nothing.numel()
+    back = (grad, t, w1, b1, w2, kept if keep else None, scale)
+    moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
+    plain_end, norm_end = (None, None, 0.0, 1.0), (torch.randn(2, channels), moments, EPS, 77.0)
+    found, expected = (
+        (
+            *kernels.whole_weight_grad(*operands),
+            *kernels.whole_input_grad(*operands, *ends[0]),
+            *kernels.whole_input_grad(*operands, *ends[1]),
+        )
+        for kernels, operands, ends in (
+            (triton_whole, back, (plain_end, norm_end)),
+            (plain_whole, wide(*back), (plain_end, wide(*norm_end))),
+        )
+    )
+    names = ("w1", "b1", "w2", "input", "wide b2", "input through a norm", "wide b2 beside it")
+    return {
+        "hidden": (kept, gemm.product_gelu(*wide(t, w1, b1, scale, ""))[0]),
+        "output": (out, plain_whole.whole_mlp(*wide(*forward, torch.float64, True))[0]),
+        **{name: (one, right) for name, one, right in zip(names, found, expected, strict=True)},
     }
 
 
 def errors(case: str) -> dict[str, float]:
     """Largest relative error of each result; NaN where nothing was written."""
     kind, size = case.split(":")
-    pairs = {"bands": bands, "norm": norm, "mlp": mlp, "products": products}[kind](size)
+    kinds = {"bands": bands, "norm": norm, "mlp": mlp, "products": products, "whole": whole}
+    pairs = kinds[kind](size)
     return {
         name: float((found.double() - right.detach()).abs().max() / right.detach().abs().max())
         for name, (found, right) in pairs.items()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ixt.errors import ModelError, RecipeError
 from ixt.kernels import apply, gemm, prepare_model
-from ixt.kernels.folded import FoldedBlock, fuse
+from ixt.kernels.folded import FoldedBlock
+from ixt.kernels.fuse import fuse
 from ixt.kernels.gemm import Tiles
 from ixt.kernels.modules import FusedMixer
 from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
@@ -205,10 +206,10 @@ def test_the_check_of_blocks_finds_wrong_products(monkeypatch: pytest.MonkeyPatc
     def no_slope(*inputs: Any) -> Any:
         grad, weight, hidden = inputs[:3]
         out = grad @ weight
-        return out.to(hidden.dtype), out.float().sum(0)
+        return out.to(hidden.dtype), torch.cat([out.float().sum(0), grad.float().sum(0)])
 
     blocks = blocks_to_fold(create_model("inceptionnext_atto"))[:1]
-    fold = partial(fuse, gemm="triton")
+    fold = partial(fuse, gemm={"fc2_grad-40": "64x64"})
     assert disagreement(blocks, CPU, torch.bfloat16, NHWC, fold) is None
     monkeypatch.setattr(gemm, "product_gelu_grad", no_slope)
     assert "of a fused MetaNeXtBlock of 40 channels is off" in str(
@@ -236,9 +237,11 @@ def test_products_that_a_model_does_not_have_are_refused(tiny: Recipe) -> None:
         ModelError,
         match=r"^model\.fused_gemm: inceptionnext_atto has no product "
         r"fc1-96; it has fc1-16, fc2_grad-16, fc2-16, fc1_grad-16, fc1-32, fc2_grad-32, fc2-32, "
-        r"fc1_grad-32$",
+        r"fc1_grad-32, mlp-16, mlp-32$",
     ):
         build(tiny, CPU, fused=True, gemm={"fc1-16": "64x64", "fc1-96": "64x64"})
+    with pytest.raises(ModelError, match="no product fc1_grad-96; it has fc1-96, fc2_grad-96, fc2"):
+        build(tiny, CPU, "convnext_tiny", fused=True, gemm={"fc1_grad-96": "64x64"})
     with pytest.raises(ModelError, match=r"^model\.fused_gemm: convnext_atto has no block"):
         build(tiny, CPU, "convnext_atto", fused="auto", gemm="triton")
 
@@ -262,3 +265,9 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
     )
     assert "fused_gemm" in refused("model", fused_gemm={"fc3-96": "64x64"})
     assert "fused_gemm" in refused("model", fused_gemm={"fc1-96": "32x32"})
+    assert "model.fused_gemm.mlp-96: is 64x64; give one of keep, recompute" in refused(
+        "model", fused_gemm={"mlp-96": "64x64"}
+    )
+    assert "fused_gemm.fc1-96: is keep; give one of 128x128," in refused(
+        "model", fused_gemm={"fc1-96": "keep"}
+    )

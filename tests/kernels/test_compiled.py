@@ -24,8 +24,8 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
-from ixt.kernels.shapes import TILES, Bands  # noqa: E402
-from ixt.kernels.triton_code import band_grads, fold, gemm, mlp, stats  # noqa: E402
+from ixt.kernels.shapes import TILES, Bands, whole_ways  # noqa: E402
+from ixt.kernels.triton_code import band_grads, fold, gemm, mlp, stats, whole  # noqa: E402
 from ixt.kernels.triton_code.bands import bands_kernel, bands_options, bands_shape  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -88,6 +88,13 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return build
 
 
+WHOLE = {
+    whole.whole_mlp_kernel: whole.row_blocks,
+    whole.whole_input_grad_kernel: whole.row_blocks,
+    whole.whole_weight_grad_kernel: whole.weight_blocks,
+}
+
+
 def compile_kernel(
     kernel: Any, constants: dict[str, Any], arch: int, num_bands: int, options: Mapping[str, int]
 ) -> bytes:
@@ -108,7 +115,8 @@ def compile_kernel(
             signature[name] = ("*fp32",) * num_bands
             aligned |= {(i, band): [["tt.divisibility", 16]] for band in range(num_bands)}
         else:
-            signature[name] = "*bf16" if name in HALF else "*fp32"
+            half = (*HALF, "W1", "B1", "W2") if kernel in WHOLE else HALF
+            signature[name] = "*bf16" if name in half else "*fp32"
             aligned[(i,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(
         fn=kernel, signature=signature, constexprs=constants, attrs=aligned
@@ -280,3 +288,41 @@ def test_products_of_every_stage_run_on_tensor_cores_and_do_not_spill(
 ) -> None:
     for channels in (40, 96, 384, 768):  # atto's first, then three of T
         check_product(build, arch, product, tile, channels)
+
+
+def check_whole(
+    build: Any, kernel: Any, arch: int, channels: int, kept: bool, norm: bool = True
+) -> None:
+    """No spills; tensor cores; an H100's two programs a multiprocessor for few channels."""
+    constants: dict[str, Any] = {"C": channels, "F": 4 * channels}
+    constants |= {"SCALED": True, "KEPT": kept, "PRECISION": "ieee"}
+    if "NORM" in kernel.arg_names:
+        constants["NORM"] = norm
+    blocks = WHOLE[kernel](channels, arch >= 90)
+    options = {name: blocks.pop(name) for name in [*blocks] if not name.isupper()}
+    binary = build(kernel, arch, {**constants, **blocks}, options=options)
+    assert binary.spilled_bytes == 0
+    programs = REGISTERS // (32 * options["num_warps"]) // binary.registers
+    on_rows = WHOLE[kernel] is whole.row_blocks
+    assert programs >= (2 if on_rows and arch >= 90 and channels in (40, 96) else 1)
+    assert binary.tensor_core
+    assert ("HGMMA" in binary.instructions) == (arch >= 90)
+    assert re.search(r"\bLDGSTS\.E[.\w]*\.128\b", binary.instructions)
+
+
+def test_a_whole_mlps_gradient_compiles_for_sm_90(build: Any) -> None:
+    check_whole(build, whole.whole_input_grad_kernel, 90, 96, kept=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("kernel", WHOLE, ids=lambda kernel: kernel.__name__)
+def test_whole_mlps_run_on_tensor_cores_and_do_not_spill(
+    build: Any, kernel: Any, arch: int
+) -> None:
+    for channels in (40, 96, 192, 256):
+        for way in whole_ways(channels):
+            check_whole(build, kernel, arch, channels, way == "keep")
+            if "NORM" in kernel.arg_names:  # ConvNeXt's
+                check_whole(build, kernel, arch, channels, way == "keep", norm=False)
+    check(build(whole.add_up_kernel, arch, {"C": 96, "F": 384, "ELEMENTS": 256}))

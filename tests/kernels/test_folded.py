@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 import torch
+from block_passes import CHANNELS, GEMMS, MLP_KEPT, PRODUCTS, images, run
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.utils._pytree import tree_map_only
 
 from ixt.kernels import folded as module
-from ixt.kernels.folded import FoldedBlock, fuse
+from ixt.kernels.folded import FoldedBlock
+from ixt.kernels.fuse import fuse
 from ixt.kernels.gemm import Tiles, chosen_tiles
 from ixt.kernels.operators import twin_of, twins
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.shapes import TILES
 from ixt.recipe.model import GemmChoice, GemmTile
-
-IMAGES, CHANNELS, SIDE = 6, 24, 8
-Pass = dict[str, Tensor]
 
 
 def block(drop_path: float = 0.4, scaled: bool = True, dtype: Any = torch.float64) -> nn.Module:
@@ -45,29 +45,15 @@ def folded(plain: nn.Module, gemm: GemmChoice = "cublas") -> nn.Module:
     return holder[0]
 
 
-def images(mean: float = 0.0, dtype: Any = torch.float64) -> Tensor:
-    x = mean + torch.randn(IMAGES, CHANNELS, SIDE, SIDE + 1, dtype=dtype)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def run(net: nn.Module, x: Tensor, half: bool = False) -> Pass:
-    """Output, gradients and buffers of one pass, with the same paths dropped every time."""
-    net.zero_grad()
-    torch.manual_seed(3)
-    x = x.detach().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        out = net(x)
-    out.backward(torch.randn(out.shape, dtype=torch.float64).to(out.dtype))
-    grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    assert x.grad is not None
-    return {"output": out.detach(), "input": x.grad, **grads, **buffers}
-
-
 def test_a_choice_names_the_tile_of_each_product() -> None:
     assert tuple(TILES) == get_args(GemmTile)
     assert chosen_tiles({"fc1-96": "64x64", "fc2-192": "128x64"}, 96) == Tiles(fc1="64x64")
-    assert chosen_tiles("triton", 24) == Tiles(*("128x64",) * 4)
+    usual = Tiles("128x64", "128x64", "128x64", "128x64")
+    assert chosen_tiles("triton", 512) == usual
+    assert chosen_tiles("triton", 192) == replace(usual, mlp="keep")
+    assert chosen_tiles("triton", 24) == replace(usual, mlp="recompute")
+    assert chosen_tiles("triton", 24).of_type(torch.float32) == usual
+    assert chosen_tiles({"mlp-24": "keep"}, 24) == Tiles(mlp="keep")
     assert chosen_tiles("auto", 24) == chosen_tiles("cublas", 24) == Tiles()
     holder = nn.ModuleList([block()])
     fuse(holder, {f"fc2_grad-{CHANNELS}": "64x64"})
@@ -82,7 +68,7 @@ def frozen(net: nn.Module) -> None:
 MODES: list[Callable[[nn.Module], object]] = [nn.Module.train, nn.Module.eval, frozen]
 
 
-@pytest.mark.parametrize("gemm", ["cublas", "triton"])
+@GEMMS
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("mode", MODES, ids=["train", "eval", "frozen"])
 def test_a_folded_block_is_timms_in_every_mode(
@@ -111,7 +97,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("gemm", ["cublas", "triton"])
+@GEMMS
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 @pytest.mark.parametrize("half", [False, True])
 def test_its_error_in_bf16_is_no_larger_than_timms(
@@ -208,7 +194,7 @@ def test_a_recomputed_pass_gives_the_same_gradients() -> None:
         torch.testing.assert_close(parameter.grad, expected[name])
 
 
-@pytest.mark.parametrize("gemm", ["cublas", "triton"])
+@GEMMS
 def test_it_compiles_into_one_graph_with_the_same_result(gemm: GemmChoice) -> None:
     net = folded(block(drop_path=0.0), gemm)
     compiled: Any = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
@@ -257,7 +243,7 @@ def test_synchronised_statistics_are_those_of_all_processes(tmp_path: Any) -> No
 
 def test_every_operator_has_a_twin_with_the_same_arguments_and_results() -> None:
     pytest.importorskip("triton")
-    assert len(twins) == 17
+    assert len(twins) == 20
     for name in twins:
         found = torch.library.infer_schema(twin_of(name), mutates_args=())
         expected = getattr(torch.ops.ixt, name).default._schema
@@ -278,9 +264,9 @@ def test_every_operator_is_well_formed() -> None:
             return func(*args, **(kwargs or {}))
 
     with Record():
-        for one in (net, folded(net_block, "triton")):
+        for one in (net, *(folded(net_block, gemm) for gemm in ("triton", MLP_KEPT, PRODUCTS))):
             run(one, images(0.0, torch.float32), half=True)
-    assert len({func for func, _ in called}) == 16
+    assert len({func for func, _ in called}) == 19
     for func, args in called:
         # They have no gradients of their own, so none must be asked for.
         torch.library.opcheck(func, tree_map_only(Tensor, Tensor.detach, args))

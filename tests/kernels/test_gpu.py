@@ -13,14 +13,15 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ixt.kernels.bands import depthwise_bands
-from ixt.kernels.folded import channels_of, fuse
-from ixt.kernels.product_choice import BlockSize, make_product
+from ixt.kernels.folded import channels_of
+from ixt.kernels.fuse import fuse
+from ixt.kernels.product_choice import BlockSize, make_mlp, make_product
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
-from ixt.kernels.shapes import TILES
+from ixt.kernels.shapes import TILES, whole_ways
 from ixt.models import create_model
 from ixt.models.variants import PartialDepthwiseConv2d
-from ixt.recipe.model import GemmProduct, GemmTile
+from ixt.recipe.model import GemmProduct, GemmTile, MlpWay
 
 pytestmark = pytest.mark.gpu
 
@@ -69,6 +70,31 @@ def test_products_of_triton_in_blocks_of_the_paper_agree_with_float64(
         names = [f"{p}-{channels_of(b)}" for b in blocks for p in get_args(GemmProduct)]
         fold = partial(fuse, gemm=dict.fromkeys(names, tile))
         assert disagreement(blocks, CUDA, dtype, torch.channels_last, fold) is None
+
+
+@pytest.mark.parametrize("way", get_args(MlpWay))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_whole_mlps_in_blocks_of_the_paper_agree_with_float64(
+    dtype: torch.dtype, way: MlpWay
+) -> None:
+    for name in (*MODELS[:3], "convnext_tiny"):
+        blocks = [
+            b for b in blocks_to_fold(create_model(name)) if way in whole_ways(channels_of(b))
+        ]
+        fold = partial(fuse, gemm={f"mlp-{channels_of(b)}": way for b in blocks})
+        assert blocks
+        assert disagreement(blocks, CUDA, dtype, torch.channels_last, fold) is None
+
+
+@pytest.mark.parametrize("size", [BlockSize(96, 384, 3136), BlockSize(192, 768, 785)])
+def test_whole_mlps_are_cublass_and_the_same_bits_every_time(size: BlockSize) -> None:
+    mlp = make_mlp(size, 7, torch.bfloat16, torch.bfloat16, CUDA)
+    plain = tree_leaves(mlp.run(None))
+    for way in mlp.ways:
+        first, again = mlp.run(way), mlp.run(way)
+        torch.testing.assert_close(first, again, rtol=0, atol=0)
+        for found, right in zip(tree_leaves(first), plain, strict=True):
+            assert (found.double() - right.double()).norm() <= 0.02 * right.double().norm()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

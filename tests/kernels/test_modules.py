@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.kernels.folded import fuse
+from ixt.kernels.fuse import fuse
 from ixt.kernels.modules import FusedMixer, bands_of
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import mixers_to_fuse

@@ -1,8 +1,12 @@
-"""The operations of one operator: torch's formulas, and those of ixt's own operators."""
+"""The operations of one operator: torch's formulas, and those of ixt's own operators.
+
+They are those that are carried out: a product that a backward pass computes again counts each time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -63,10 +67,16 @@ def _bands(args: Sequence[Any]) -> Products:
     return Products(2.0 * pixels * sum(one.numel() for one in filters), depthwise=True)
 
 
-def _matrices(args: Sequence[Any]) -> Products:
+def _matrices(args: Sequence[Any], times: int = 1) -> Products:
     """Of two matrices: (M, K), and (N, K) or (K, N)."""
     left, right = args[:2]
-    return Products(2.0 * left.shape[0] * right.numel())
+    return Products(2.0 * times * left.shape[0] * right.numel())
+
+
+def _whole_grad(times: int, args: Sequence[Any]) -> Products:
+    """Of products as large as fc1, and of fc1 itself where its result was not kept."""
+    grad, _, weight, _, _, hidden, *_ = args
+    return _matrices((grad, weight), times + (hidden is None))
 
 
 def _none(args: Sequence[Any]) -> Products:
@@ -91,5 +101,8 @@ _OWN: dict[str, Callable[[Sequence[Any]], Products]] = {
     "scaled_sum": _none,
     "unfold_norm": _none,
     "unfold_scale": _none,
+    "whole_input_grad": partial(_whole_grad, 2),
+    "whole_mlp": partial(_matrices, times=2),
+    "whole_weight_grad": partial(_whole_grad, 3),
     "wide_product": _matrices,
 }

@@ -14,7 +14,7 @@ from ixt.bench.count.traffic import BATCH, Counted, Counter, faked
 from ixt.bench.results import Layout
 from ixt.bench.roofline.devices import Precision
 from ixt.errors import EngineError, ModelError, first_line
-from ixt.kernels.folded import fuse
+from ixt.kernels.fuse import fuse
 from ixt.kernels.residual import keep_residual_half
 from ixt.models import create_empty_model, training_image_size
 from ixt.recipe import Optim

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.shapes import TILES, Tile
-from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, norm_terms
+from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, norm_terms, scaled_sum
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -25,7 +25,7 @@ _GROUP = 8
 @triton.jit
 def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
            GROUP: tl.constexpr):  # fmt: skip
-    """This program's block of rows, its rows and columns: GROUP blocks of rows advance together."""
+    """This program's block of rows and of columns, and both: GROUP blocks of rows go together."""
     across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     group = tl.program_id(0) // (GROUP * across)
     inner = tl.program_id(0) % (GROUP * across)
@@ -33,7 +33,7 @@ def _place(rows, N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
     block = group * GROUP + inner % high
     r = block * BLOCK_R + tl.arange(0, BLOCK_R)
     n = inner // high * BLOCK_N + tl.arange(0, BLOCK_N)
-    return block, r, n
+    return block, inner // high, r, n
 
 
 @triton.jit
@@ -44,14 +44,13 @@ def _elements(r, n, rows, N: tl.constexpr):
 
 @triton.jit
 def _product(
-    A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
+    total, A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED. Zero outside."""
+    """Total + rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED."""
     k = tl.arange(0, BLOCK_K)
     a_at = A + (r.to(tl.int64) * K)[:, None] + k[None, :]
     w_at = W + (k * (1 if TURNED else N))[:, None] + (n * (K if TURNED else 1))[None, :]
-    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
     for first in range(0, K, BLOCK_K):
         a_real, w_real = (r < rows)[:, None], (n < N)[None, :]
         if K % BLOCK_K:
@@ -72,8 +71,9 @@ def product_gelu_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
-    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     at, inside = _elements(r, n, rows, N)
     # GELU of what is stored: the backward pass takes the slope there.
@@ -85,20 +85,37 @@ def product_gelu_kernel(
 
 
 @triton.jit
+def _add_rows(A, r, rows, pixels, Scale, Sums, K: tl.constexpr, SCALED: tl.constexpr,
+              BLOCK_R: tl.constexpr):  # fmt: skip
+    """The sums of a block's rows of A, each times its image's scale: few columns at a time."""
+    scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
+    for first in tl.range(0, K, 16, num_stages=1):
+        k = first + tl.arange(0, 16)
+        at, inside = _elements(r, k, rows, K)
+        a = tl.load(A + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(Sums + k, tl.sum(a * scale[:, None], 0), mask=k < K)
+
+
+@triton.jit
 def product_gelu_grad_kernel(
     A, W, Hidden, Out, Partial, Scale, rows, pixels,
     N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Out = scale x GELU'(Hidden) x (A W); each block of rows' sums of Out: (blocks, N)."""
-    block, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    """Out = scale x GELU'(Hidden) x (A W); blocks' sums of it and of scale x A: (blocks, N + K)."""
+    block, column, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    # More columns leave no registers on an A100.
+    if BLOCK_N <= 64:  # noqa: SIM102 - known when it is compiled
+        if column == 0:
+            _add_rows(A, r, rows, pixels, Scale, Partial + block * (N + K) + N, K, SCALED, BLOCK_R)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
     out = gelu_slope(hidden) * total * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
-    tl.store(Partial + block * N + n, tl.sum(out, 0), mask=n < N)
+    tl.store(Partial + block * (N + K) + n, tl.sum(out, 0), mask=n < N)
 
 
 @triton.jit
@@ -108,8 +125,9 @@ def product_add_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = X + A W^T + scale of the row's image x Bias."""
-    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     bias = tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)
@@ -125,13 +143,13 @@ def product_norm_grad_kernel(
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = A W and what batch norm's backward adds for its input T."""
-    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     a, b = norm_terms(sums, moments, n, n < N, eps, norm_count, N)
     at, inside = _elements(r, n, rows, N)
-    t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
-    out = total + a[None, :] + b[None, :] * t
-    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+    # Added first: at the end, few registers would be left for it.
+    total = a[None, :] + b[None, :] * tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
 
 
 def product_gelu(
@@ -148,10 +166,13 @@ def product_gelu_grad(
 ) -> tuple[Tensor, Tensor]:
     """`gemm.product_gelu_grad` on a CUDA device."""
     blocks = triton.cdiv(len(a), TILES[tile].rows)  # type: ignore[index]
-    partial = a.new_empty(blocks, hidden.shape[1], dtype=torch.float32)
+    partial = a.new_empty(blocks, hidden.shape[1] + a.shape[1], dtype=torch.float32)
     out = torch.empty_like(hidden)
     _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
-    return out, partial.sum(0)
+    sums = partial.sum(0)
+    if TILES[tile].columns > 64:  # type: ignore[index]
+        sums[hidden.shape[1] :] = scaled_sum(a, scale)
+    return out, sums
 
 
 def product_add(

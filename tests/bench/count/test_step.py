@@ -24,14 +24,18 @@ from ixt.models.cost import count_params, model_costs
 from ixt.models.create import create_empty_model
 
 # At most: kernels, and MB per image, of a whole step in NHWC under autocast to bf16, batch 128; and
-# GFLOP per image, whatever the layers.
+# GFLOP per image.
 BOUNDS: dict[tuple[str, Variant], tuple[int, float, float]] = {
-    ("inceptionnext_tiny", "plain"): (1247, 542.5, 25.11),
-    ("inceptionnext_tiny", "fused"): (520, 243.3, 25.11),
-    ("convnext_tiny", "plain"): (798, 505.0, 26.71),
-    ("convnext_tiny", "fused"): (704, 392.0, 26.71),
-    ("resnet50", "plain"): (600, 444.2, 24.30),
+    ("inceptionnext_tiny", "plain"): (1248, 542.5, 25.11),
+    ("inceptionnext_tiny", "fused"): (473, 158.9, 27.88),
+    ("convnext_tiny", "plain"): (799, 505.0, 26.71),
+    ("convnext_tiny", "fused"): (423, 189.8, 29.48),
+    ("resnet50", "plain"): (601, 444.2, 24.30),
 }
+# Products that whole MLPs compute again, each of 56^2 pixels x 96 x 384 or as large: in three
+# blocks of the first stage fc1 twice and the gradient of hidden features once, in three of the
+# second, which keep fc1's result, that gradient.
+AGAIN = 3 * (3 + 1) * 2 * 56**2 * 96 * 384
 QUICK = ("convnext_tiny", "fused")
 
 
@@ -47,7 +51,8 @@ def test_a_step_stays_within_its_bounds(case: tuple[str, Variant]) -> None:
     assert 0.99 * megabytes <= sum(one.moved_bytes for one in counted) / 128e6 <= megabytes
     found = sum(one.products.flops for one in counted)
     assert found == pytest.approx(gflop * 128e9, rel=1e-3)
-    assert found / 128 == pytest.approx(model_costs(case[0], 224).flops("train"), rel=1e-9)
+    again = AGAIN if case[1] == "fused" else 0
+    assert found / 128 - again == pytest.approx(model_costs(case[0], 224).flops("train"), rel=1e-9)
 
 
 def test_lists_of_tensors_are_cut_into_launches_as_aten_cuts_them() -> None:
