@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ixt.checkpoint.folder import Checkpoint
 from ixt.errors import CheckpointError
 from ixt.images.data_digest import DataDigest, difference
+from ixt.training.teacher.targets import refuse_changed_teacher
 
 if TYPE_CHECKING:
     from ixt.training.run import Run
 
 
 def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
-    """Compare the present images with those that a checkpoint was trained and evaluated on.
+    """Compare images and teacher with those that a checkpoint was trained and evaluated with.
 
     Checkpoints of earlier versions record only the classes; the present images are then assumed to
     be the same, and a line says so.
@@ -22,6 +23,7 @@ def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: they differ.
     """
+    refuse_changed_teacher(run.teacher, checkpoint)
     saved, names = checkpoint.state.get("data"), checkpoint.state.get("class_names")
     other = None
     if saved:
