@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ixt.training.teacher.cache import (
     TOP,
     Cache,
     Contents,
-    create_cache,
+    cache_to_write,
     encode,
     needed_text,
     plan_of,
@@ -59,40 +60,48 @@ def teach(
     Raises:
         IxtError: recipe, data, teacher or cache do not fit, or the disk is too small.
     """
+    _refuse_incomplete(recipe)
+    numbers = range(recipe.schedule.total_epochs)[epochs]
+    recipe = resolve_for_teaching(recipe).with_(run={"trackers": ()})
+    index = usable_index(recipe, "train")
+    class_names = output_classes(index.classes, recipe.model.num_classes)
+    accelerator = build_accelerator(recipe, Path())
+    with engine.closing(accelerator), _memory_for(recipe):
+        loader = build_train_loader(recipe, index, class_names, accelerator)
+        network = TeacherNetwork(recipe, class_names, accelerator)
+        contents = Contents(
+            teacher=network.facts,
+            plan=plan_of(recipe, digest_images(index)),
+            num_classes=len(class_names),
+            top=_num_kept(top, len(class_names)),
+            num_rows=loader.updates_per_epoch * recipe.engine.global_batch_size,
+        )
+        cache = cache_to_write(local_path(out), contents)
+        todo = [epoch for epoch in numbers if not _is_sound(cache, epoch, say)]
+        say(needed_text(cache, len(todo)))
+        for number, epoch in enumerate(todo):
+            rows = _rows(loader, network, contents, epoch)
+            total, done = (count * contents.num_rows for count in (len(todo), number))
+            cache.write(epoch, _counted(rows, report, done, total))
+
+
+def _refuse_incomplete(recipe: Recipe) -> None:
     if recipe.teacher.checkpoint is None:
         raise RecipeError("teacher.checkpoint: is null; give the teacher whose outputs to write")
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise EngineError("ixt teach: runs in one process; give each process its own --epochs")
-    numbers = range(recipe.schedule.total_epochs)[epochs]
-    recipe = resolve_for_teaching(recipe).with_(run={"trackers": ()})
-    index = usable_index(recipe, "train")
-    class_names = output_classes(index.classes, recipe.model.num_classes)
-    accelerator = build_accelerator(recipe, Path())
-    with engine.closing(accelerator):
-        loader = build_train_loader(recipe, index, class_names, accelerator)
-        network = TeacherNetwork(recipe, class_names, accelerator)
-        count = len(class_names)
-        contents = Contents(
-            teacher=network.facts,
-            plan=plan_of(recipe, digest_images(index)),
-            num_classes=count,
-            top=min(top or (count if count <= ALL_UP_TO else TOP), count),
-            num_rows=loader.updates_per_epoch * recipe.engine.global_batch_size,
-        )
-        cache = create_cache(local_path(out), contents)
-        todo = [epoch for epoch in numbers if not _is_sound(cache, epoch, say)]
-        say(needed_text(cache, len(todo)))
-        room = memory_for(
-            f"engine.micro_batch_size {recipe.engine.micro_batch_size}",
-            "lower it, with a multiple of the same augment.mixing_group",
-        )
-        with room:
-            for number, epoch in enumerate(todo):
-                rows = _rows(loader, network, contents, epoch)
-                total, done = (count * contents.num_rows for count in (len(todo), number))
-                cache.write(epoch, _counted(rows, report, done, total))
+
+
+def _memory_for(recipe: Recipe) -> AbstractContextManager[None]:
+    what = f"engine.micro_batch_size {recipe.engine.micro_batch_size}"
+    return memory_for(what, "lower it; augment.mixing_group must stay the same")
+
+
+def _num_kept(top: int | None, num_classes: int) -> int:
+    usual = num_classes if num_classes <= ALL_UP_TO else TOP
+    return min(top or usual, num_classes)
 
 
 def _is_sound(cache: Cache, epoch: int, say: Callable[[str], object]) -> bool:

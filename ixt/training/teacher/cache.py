@@ -31,7 +31,7 @@ META = "cache.json"
 ALL_UP_TO = 32
 """Classes of which all are kept, where no number is given."""
 TOP = 10
-"""Classes kept of more; as TinyViT does for ImageNet-1k (arXiv 2207.10666)."""
+"""Classes kept of more; that all others share the rest is TinyViT's way (arXiv 2207.10666)."""
 
 _FORMAT = 1
 _DIGEST_BYTES = 32
@@ -109,18 +109,30 @@ class Cache:
         return np.asarray(whole[:-_DIGEST_BYTES]).view(kind)
 
     def write(self, epoch: int, parts: Iterable[NDArray[Any]]) -> None:
-        """Write the file of an epoch, whole or not at all.
+        """Write the file of an epoch, whole or not at all; before the first one, `cache.json`.
 
         Args:
             epoch: counted from 0.
             parts: its rows, one part behind the other.
+
+        Raises:
+            DataError: the folder cannot be written.
         """
+        if not (self.folder / META).exists():
+            write_json(self.folder / META, asdict(self.contents))
         digest = self._digest(epoch)
-        with published(self.file(epoch)) as beside, beside.open("wb") as stream:
-            for part in parts:
-                digest.update(part.tobytes())
-                stream.write(part.tobytes())
-            stream.write(digest.digest())
+        try:
+            with published(self.file(epoch)) as beside, beside.open("wb") as stream:
+                for part in parts:
+                    digest.update(part.tobytes())
+                    stream.write(part.tobytes())
+                stream.write(digest.digest())
+        except OSError as error:
+            where = error.filename or self.file(epoch)
+            raise DataError(
+                f"{where}: cannot be written ({reason(error)}); finished epochs are kept, and the "
+                "same command continues"
+            ) from error
 
     def _digest(self, epoch: int) -> Any:
         return hashlib.sha256(self.contents.identity + epoch.to_bytes(8, "little"))
@@ -183,18 +195,14 @@ def open_cache(folder: Path) -> Cache:
     return Cache(folder, contents)
 
 
-def create_cache(folder: Path, contents: Contents) -> Cache:
-    """A cache to write to: a new one, or one of the same contents.
+def cache_to_write(folder: Path, contents: Contents) -> Cache:
+    """A cache to add epochs to; nothing is written yet.
 
     Raises:
-        DataError: the folder has one of other contents, or cannot be written.
+        DataError: the folder has one of other contents.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({reason(error)})") from error
     if not (folder / META).exists():
-        write_json(folder / META, asdict(contents))
+        return Cache(folder, contents)
     cache = open_cache(folder)
     refuse_other_plan(cache, contents.plan)
     refuse_other_teacher(cache, contents.teacher["sha256"], str(contents.teacher["file"]))
@@ -269,15 +277,16 @@ def needed_text(cache: Cache, num_epochs: int) -> str:
     Raises:
         DataError: that is more than is free.
     """
-    contents = cache.contents
-    needed, free = num_epochs * contents.epoch_bytes, shutil.disk_usage(cache.folder).free
+    contents, folder = cache.contents, cache.folder
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    needed, free = num_epochs * contents.epoch_bytes, shutil.disk_usage(place).free
+    epochs = f"{num_epochs} epoch{'s' * (num_epochs != 1)}"
     if needed > free:
         raise DataError(
-            f"{cache.folder}: {num_epochs} epochs take {size_text(needed)}, and "
-            f"{size_text(free)} are free; make room, give fewer --epochs, or a smaller --top than "
-            f"{contents.top}"
+            f"{folder}: {epochs} take {size_text(needed)}, and {size_text(free)} are free; make "
+            f"room, give fewer --epochs, or a smaller --top than {contents.top}"
         )
     return (
-        f"{num_epochs} epochs x {contents.num_rows:,} images x {contents.row_type.itemsize} bytes: "
-        f"{size_text(needed)} in {cache.folder}; {size_text(free)} are free"
+        f"{epochs} x {contents.num_rows:,} images x {contents.row_type.itemsize} bytes: "
+        f"{size_text(needed)} in {folder}; {size_text(free)} are free"
     )
