@@ -40,7 +40,7 @@ def teach(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Write the outputs of a recipe's teacher for all images that training will see.
+    """Write a teacher's outputs for the images of training.
 
     Training with --set teacher.cache=DIR then reads them and needs no teacher. The folder is valid
     for one teacher, one training set, and one seed, augmentation, curriculum and batch size; model,

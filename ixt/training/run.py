@@ -45,7 +45,7 @@ from ixt.training.model import build_model, unfetched
 from ixt.training.optimizer import Loss, build_loss, build_optimizer, distilled, learning_rate
 from ixt.training.patience import Patience
 from ixt.training.resolve import resolve_recipe
-from ixt.training.teacher.targets import Teacher, open_teacher
+from ixt.training.teacher.targets import RunTeacher, open_teacher
 from ixt.training.undo import Undo
 
 LEDGER_FORMAT = 2
@@ -98,7 +98,7 @@ class Run:
     """What identifies the images of each split."""
     train_loader: TrainLoader
     eval_loader: EvalLoader
-    teacher: Teacher | None
+    teacher: RunTeacher | None
     """Adds its outputs to the targets; None where only labels are learned."""
     reporter: Reporter
     writer: CheckpointWriter

@@ -33,7 +33,7 @@ ALL_UP_TO = 32
 TOP = 10
 """Classes kept of more; that all others share the rest is TinyViT's way (arXiv 2207.10666)."""
 
-_FORMAT = 1
+_AGAIN = "write it again: ixt teach RECIPE --out FOLDER"
 _DIGEST_BYTES = 32
 _LOWEST = float(np.finfo(np.float16).min)
 _PIXELS = ("decoder", "decode_device", "hw_decoder_load", "on_error", "sampling")
@@ -53,7 +53,6 @@ class Contents:
     """The most probable classes that are kept of a position; num_classes for all."""
     num_rows: int
     """Positions of an epoch."""
-    format: int = _FORMAT
 
     @property
     def row_type(self) -> np.dtype[Any]:
@@ -71,8 +70,8 @@ class Contents:
 
     @cached_property
     def identity(self) -> bytes:
-        """A digest of all of this; of the teacher, its SHA-256 counts."""
-        facts = asdict(self) | {"teacher": self.teacher["sha256"]}
+        """A digest of all of this but the name of the teacher's file."""
+        facts = asdict(self) | {"teacher": [self.teacher["model"], self.teacher["sha256"]]}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 
 
@@ -138,9 +137,6 @@ class Cache:
         return hashlib.sha256(self.contents.identity + epoch.to_bytes(8, "little"))
 
 
-_AGAIN = "write it again: ixt teach RECIPE --out FOLDER"
-
-
 def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
     """What the training images of each position follow from, by the keys of the recipe.
 
@@ -170,28 +166,23 @@ def open_cache(folder: Path) -> Cache:
     """A cache that `ixt teach` wrote.
 
     Raises:
-        DataError: there is none, it cannot be read, or another version of ixt wrote it.
+        DataError: there is none, or it cannot be read.
     """
     file = folder / META
     try:
-        found = read_json(file)
+        contents = Contents(**read_json(file))
+        sound = 0 < contents.top <= contents.num_classes and contents.num_rows > 0
+        if not sound or not {"file", "model", "sha256"} <= contents.teacher.keys():
+            raise ValueError
+        _ = contents.plan.items(), contents.identity
     except FileNotFoundError:
         text = f"{folder}: contains no outputs of a teacher ({META} is missing); write them"
         raise DataError(f"{text}: ixt teach RECIPE --out {folder}") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({reason(error)}); give permission") from error
-    except ValueError:
-        raise DataError(f"{file}: is damaged; {_AGAIN}, into another folder") from None
-    if isinstance(found, dict) and found.get("format", _FORMAT) != _FORMAT:
-        raise DataError(f"{file}: was written by another version of ixt; {_AGAIN}, into another")
-    try:
-        contents = Contents(**found)
-        valid = 0 < contents.top <= contents.num_classes and contents.num_rows > 0
-        valid = valid and {"file", "model", "sha256"} <= contents.teacher.keys()
-        if not valid or not isinstance(contents.plan, dict):
-            raise ValueError
     except (TypeError, ValueError, AttributeError):
-        raise DataError(f"{file}: is damaged; {_AGAIN}, into another folder") from None
+        text = f"{file}: is damaged, or of another version of ixt"
+        raise DataError(f"{text}; delete {folder}, and {_AGAIN}") from None
     return Cache(folder, contents)
 
 
@@ -207,9 +198,13 @@ def cache_to_write(folder: Path, contents: Contents) -> Cache:
     refuse_other_plan(cache, contents.plan)
     refuse_other_teacher(cache, contents.teacher["sha256"], str(contents.teacher["file"]))
     if cache.contents.identity != contents.identity:
+        has, wanted = (
+            f"{each.top} of {each.num_classes} classes of {each.teacher['model']}"
+            for each in (cache.contents, contents)
+        )
         raise DataError(
-            f"{folder}: keeps {cache.contents.top} of {cache.contents.num_classes} classes, not "
-            f"{contents.top} of {contents.num_classes}; give the same --top, or another folder"
+            f"{folder}: keeps {has}, not {wanted}; give the same --top and teacher, or another "
+            "folder"
         )
     return cache
 

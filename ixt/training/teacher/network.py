@@ -81,14 +81,12 @@ class TeacherNetwork:
                 f"{self._name}: has {count} classes, and the model has {len(wanted)}; give a "
                 "teacher of the same classes"
             )
-        pairs = zip(names or wanted, wanted, strict=True)
-        other = next(((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1]), None)
-        if other is not None:
-            number, (has, wants) = other
-            raise ModelError(
-                f"{self._name}: its output {number} is class {has}, and the model's is {wants}; "
-                "give a teacher of the same classes"
-            )
+        for has, wants in zip(names or wanted, wanted, strict=True):
+            if has != wants:
+                raise ModelError(
+                    f"{self._name}: has class {has} where the model has {wants}; give a teacher of "
+                    "the same classes"
+                )
 
     def _try_size(self, size: int) -> None:
         try:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from typing_extensions import override
 
 from ixt.checkpoint.folder import Checkpoint, sha256
 from ixt.checkpoint.weight_files import find_weights
@@ -27,45 +26,24 @@ from ixt.training.teacher.cache import (
 )
 from ixt.training.teacher.network import TeacherNetwork
 
-
-class Teacher(Protocol):
-    """Gives the targets of a run's micro-batches."""
-
-    facts: Mapping[str, Any]
-    """The teacher's `file`, `model` and `sha256`, and which `outputs` are learned: live, all or
-    those of the most probable classes."""
-
-    def check_epochs(self, epochs: Iterable[int]) -> None:
-        """Refuse epochs, counted from 0, that it cannot give targets of.
-
-        Raises:
-            DataError: it names them.
-        """
-
-    def targets(self, step: int, batch: Batch) -> Tensor:
-        """The targets of a micro-batch of an update, and what the teacher says about its images.
-
-        Returns:
-            (B, 2, num_classes) float32: the batch's own targets, and log-probabilities.
-        """
+_SHOWN = 5  # epochs in a message
 
 
-class LiveTeacher(Teacher):
+class LiveTeacher:
     """A teacher that computes while the model trains."""
 
     def __init__(self, network: TeacherNetwork) -> None:
         self._network, self.facts = network, {**network.facts, "outputs": "live"}
 
-    @override
     def check_epochs(self, epochs: Iterable[int]) -> None:
-        pass
+        """It has outputs for every epoch."""
 
-    @override
     def targets(self, step: int, batch: Batch) -> Tensor:
+        """See `CachedTeacher.targets`."""
         return torch.stack((batch.targets, self._network(batch.images)), dim=1)
 
 
-class CachedTeacher(Teacher):
+class CachedTeacher:
     """The outputs of a teacher that `ixt teach` wrote, by position."""
 
     def __init__(
@@ -84,11 +62,8 @@ class CachedTeacher(Teacher):
         """
         settings = recipe.teacher
         assert settings.cache is not None
-        self._cache, self._engine, self._device = (
-            open_cache(Path(settings.cache)),
-            recipe.engine,
-            device,
-        )
+        self._cache = open_cache(Path(settings.cache))
+        self._engine, self._device = recipe.engine, device
         contents = self._cache.contents
         refuse_other_plan(self._cache, plan_of(recipe, images))
         if settings.checkpoint is not None:
@@ -103,18 +78,30 @@ class CachedTeacher(Teacher):
         self._updates_per_epoch = contents.num_rows // recipe.engine.global_batch_size
         self._rows: tuple[int, NDArray[Any]] | None = None
 
-    @override
     def check_epochs(self, epochs: Iterable[int]) -> None:
+        """Refuse epochs, counted from 0, that the cache does not have.
+
+        Raises:
+            DataError: it names them.
+        """
         missing = self._cache.missing(epochs)
         if missing:
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             raise DataError(
-                f"{self._cache.folder}: contains no outputs of epochs {_ranges(missing)}; write "
-                f"them: ixt teach RECIPE --out {self._cache.folder} --epochs "
-                f"{missing[0]}:{missing[-1] + 1}"
+                f"{self._cache.folder}: contains no outputs of epochs "
+                f"{', '.join(map(str, missing[:_SHOWN]))}{more}; write them: ixt teach RECIPE "
+                f"--out {self._cache.folder} --epochs {missing[0]}:{missing[-1] + 1}"
             )
 
-    @override
     def targets(self, step: int, batch: Batch) -> Tensor:
+        """The targets of a micro-batch of an update, and what the teacher says about its images.
+
+        Returns:
+            (B, 2, num_classes) float32: the batch's own targets, and log-probabilities.
+
+        Raises:
+            DataError: the file of the epoch is damaged.
+        """
         epoch, update = divmod(step, self._updates_per_epoch)
         if self._rows is None or self._rows[0] != epoch:
             self._rows = epoch, self._cache.epoch(epoch)
@@ -125,9 +112,14 @@ class CachedTeacher(Teacher):
         return torch.stack((batch.targets, outputs), dim=1)
 
 
+RunTeacher = LiveTeacher | CachedTeacher
+"""Gives the targets of a run's micro-batches. Its `facts` are `file`, `model` and `sha256`, and
+which `outputs` are learned: live, all, or top K."""
+
+
 def open_teacher(
     recipe: Recipe, images: DataDigest, class_names: Sequence[str], accelerator: Accelerator
-) -> Teacher | None:
+) -> RunTeacher | None:
     """The teacher of a run; None without one.
 
     Args:
@@ -146,14 +138,14 @@ def open_teacher(
     return None
 
 
-def refuse_changed_teacher(teacher: Teacher | None, checkpoint: Checkpoint) -> None:
+def refuse_changed_teacher(teacher: RunTeacher | None, checkpoint: Checkpoint) -> None:
     """Refuse to resume with outputs of a teacher that are not those the run began with.
 
     Raises:
         CheckpointError: the teacher, or which of its outputs are kept, has changed.
     """
     saved = checkpoint.state.get("teacher")
-    for key in ("sha256", "outputs"):
+    for key in ("model", "sha256", "outputs"):
         was, now = ((facts or {}).get(key) for facts in (saved, teacher and teacher.facts))
         if was != now:
             raise CheckpointError(
@@ -171,12 +163,3 @@ def _digest_of(checkpoint: str) -> str:
         raise CheckpointError(
             f"teacher.checkpoint: {error}, or null to take the teacher of teacher.cache"
         ) from error
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0 to 3, 5`."""
-    starts = [n for k, n in enumerate(numbers) if k == 0 or numbers[k - 1] != n - 1]
-    ends = [n for k, n in enumerate(numbers) if k == len(numbers) - 1 or numbers[k + 1] != n + 1]
-    parts = [str(a) if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True)]
-    more = f", and {len(parts) - 3} more ranges" if len(parts) > 3 else ""
-    return ", ".join(parts[:3]) + more
