@@ -339,6 +339,7 @@ class Rank(Process):
             schedule=schedule,
             micro_step=micro_step,
             undo=None,
+            teacher=None,
             model=None,
             ema=None,
             data={},
