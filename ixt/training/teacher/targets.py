@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.checkpoint.folder import Checkpoint, sha256
+from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.weight_files import find_weights
 from ixt.errors import CheckpointError, DataError
 from ixt.images.data_digest import DataDigest
@@ -136,23 +136,6 @@ def open_teacher(
     if recipe.teacher.is_on:
         return LiveTeacher(TeacherNetwork(recipe, class_names, accelerator))
     return None
-
-
-def refuse_changed_teacher(teacher: RunTeacher | None, checkpoint: Checkpoint) -> None:
-    """Refuse to resume with outputs of a teacher that are not those the run began with.
-
-    Raises:
-        CheckpointError: the teacher, or which of its outputs are kept, has changed.
-    """
-    saved = checkpoint.state.get("teacher")
-    for key in ("model", "sha256", "outputs"):
-        was, now = ((facts or {}).get(key) for facts in (saved, teacher and teacher.facts))
-        if was != now:
-            raise CheckpointError(
-                f"{checkpoint.path}: was trained with a teacher whose {key} was {was!r}, and it is "
-                f"{now!r}; set teacher.checkpoint and teacher.cache to those of the run, or start "
-                "a new run with another --run-dir"
-            )
 
 
 def _digest_of(checkpoint: str) -> str:
