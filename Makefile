@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 KILLS ?= 20
 SEEDS ?= 2
 
-.PHONY: help install demo lint format typecheck test test-slow soak bands test-gpu bench reference dist check clean
+.PHONY: help install demo lint format typecheck test test-slow soak bands test-gpu gpu-day bench reference dist check clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,7 @@ test-slow: $(STAMP)  ## Whole runs on several processes and machines, wide sweep
 soak: $(STAMP)  ## Kill a run KILLS times and compare every bit with one left in peace.
 	$(BIN)/python tests/soak/soak.py --kills $(KILLS)
 	$(BIN)/python tests/soak/soak.py --kills 9 --world-sizes 1,2,1
+	PYTHONPATH=tests/support $(BIN)/python tests/soak/bucket_soak.py --kills $(KILLS)
 
 bands: $(STAMP)  ## Train SEEDS seeds of each convergence band again, and compare.
 	$(BIN)/python tests/bands/bands.py demo --check --seeds $(SEEDS)
@@ -55,6 +56,10 @@ bands: $(STAMP)  ## Train SEEDS seeds of each convergence band again, and compar
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device.
 	$(BIN)/pytest -q -m gpu
+
+gpu-day: $(STAMP)  ## Rehearse on a CPU what a GPU is asked for in an hour (tests/gpu/day.py).
+	for slice in a b c d; do $(BIN)/python tests/gpu/day.py --slice $$slice --out rehearsal --rehearse || exit 1; done
+	$(BIN)/python tests/gpu/day.py report rehearsal
 
 bench: $(STAMP)  ## The benchmarks that need no GPU: augmentation, evaluation, checkpoints, start-up.
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/augment.py

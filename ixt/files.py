@@ -183,13 +183,22 @@ def as_url(path: str | Path) -> str | None:
     return f"{match['scheme']}://{match['rest']}" if match else None
 
 
-def refuse_url(path: str | Path) -> None:
-    """Refuse to write to a URL, which would otherwise become a folder named `s3:`.
+def refuse_url(path: str | Path, *, reads: bool = False) -> None:
+    """Refuse a URL, which would otherwise become a folder named `s3:`.
+
+    Args:
+        path: what was given.
+        reads: whether it is to be read; else it is to be written.
 
     Raises:
         DataError: a URL was given.
     """
     url = as_url(path)
+    if url is not None and reads:
+        raise DataError(
+            f"{url}: is a URL; only files of this machine are read here, so download it first "
+            "(a run in a bucket has the names of a run's folder) and give the path"
+        )
     if url is not None:
         raise DataError(f"{url}: is a URL; only places on this machine are written, give a path")
 

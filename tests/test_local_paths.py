@@ -46,7 +46,6 @@ def test_a_url_without_a_bucket_is_refused() -> None:
         ["data", "check", "s3://b/out", "--fix", "restore"],
         ["data", "stats", "DATA", "--results", "s3://b/out"],
         ["data", "show", "DATA", "--out", "s3://b/out.png"],
-        ["train", RECIPE, "--data", "DATA", "--run-dir", "s3://b/out"],
         ["launch", "slurm", RECIPE, "--gpus-per-node", "1", "--run-dir", "s3://b/out"],
         ["export", "run", "s3://b/out", "--format", "hub"],
     ],
@@ -70,4 +69,24 @@ def test_a_tar_is_not_fetched(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, words)
     assert str(result.exception) == (
         "https://host/x.tar: is a URL, given as --train; download it and give the file"
+    )
+
+
+def test_a_kubernetes_job_may_keep_its_run_in_a_bucket(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["launch", "k8s", RECIPE, "--image", "ixt", "--gpus-per-node", "1"]
+    result = CliRunner().invoke(app, [*words, "--run-dir", "s3://b/run"])
+    assert result.exit_code == 0
+    assert "--run-dir\n" in result.output and "- s3://b/run\n" in result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["eval", "URL", "--data", "."], ["predict", "URL", "."], ["report", "URL"], ["verify", "URL"],
+     ["export", "URL", "x.onnx", "--format", "onnx"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_run_in_a_bucket_is_downloaded_first(words: list[str]) -> None:
+    result = CliRunner().invoke(app, [{"URL": "s3://b/run"}.get(word, word) for word in words])
+    assert str(result.exception).startswith(
+        "s3://b/run: is a URL; only files of this machine are read here, so download it first"
     )

@@ -26,7 +26,8 @@ from ixt.models import create_empty_model, create_model, eval_settings
 
 ORDERS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
-PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum"}
+PASSES = {"fc1": "GELU", "fc2_grad": "GELU's slope, sum", "fc2": "residual sum",
+          "fc1_grad": "batch norm's gradient"}  # fmt: skip
 """What follows a product."""
 
 

@@ -26,7 +26,7 @@ from ixt.files import published, read_json, reason, sync
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FOLDER = "checkpoints"
+CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(\.old)?")
 _log = logging.getLogger("ixt")
@@ -72,7 +72,7 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    final = run_dir / _FOLDER / f"step-{state['step']:09d}"
+    final = run_dir / CHECKPOINTS / f"step-{state['step']:09d}"
     old = final.with_name(f"{final.name}.old")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _verify(path: Path, weights: bool) -> None:
 
 def checkpoint_folders(run_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; one goes after the `.old` that it replaced."""
-    names = ((path, _NAME.fullmatch(path.name)) for path in (run_dir / _FOLDER).glob("step-*"))
+    names = ((path, _NAME.fullmatch(path.name)) for path in (run_dir / CHECKPOINTS).glob("step-*"))
     found = {path: (int(name[1]), name[2] is None) for path, name in names if name is not None}
     return sorted(found, key=found.__getitem__)
 
@@ -186,18 +186,31 @@ def sweep(
     steps = {path: _step(path) for path in checkpoint_folders(run_dir)}
     present = [path for path, step in steps.items() if step is not None and step <= newest]
     states = {path: _state(path) for path in present}
-    best = best_first(present)[:keep_best]
-    forever = [path for path in present if _ends_epoch(states[path], keep_every_epochs)]
-    keep = {*present[-keep_last:], *best, *forever}
+    keep = to_keep(states, keep_last, keep_best, keep_every_epochs)
     for path in steps.keys() - keep:
         _remove(path)
-    for leftover in (run_dir / _FOLDER).glob(".tmp-*"):
+    for leftover in (run_dir / CHECKPOINTS).glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def to_keep(
+    states: Mapping[Path, Mapping[str, Any]],
+    keep_last: int,
+    keep_best: int,
+    keep_every_epochs: int | None = None,
+) -> set[Path]:
+    """The checkpoints that a run keeps, of these with their states, oldest first; see `sweep`."""
+    best = _best_first(states)[:keep_best]
+    forever = [path for path, state in states.items() if _ends_epoch(state, keep_every_epochs)]
+    return {*list(states)[-keep_last:], *best, *forever}
 
 
 def best_first(folders: Iterable[Path]) -> list[Path]:
     """Those that were evaluated, by falling top-1; of equal ones the later one first."""
-    states = {path: _state(path) for path in folders}
+    return _best_first({path: _state(path) for path in folders})
+
+
+def _best_first(states: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
     scores = {path: s["score"] for path, s in states.items() if s.get("score") is not None}
     return sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)
 

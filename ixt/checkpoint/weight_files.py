@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ixt.checkpoint.address import checkpoint_at
 from ixt.checkpoint.checksums import refuse_changed
 from ixt.errors import CheckpointError
-from ixt.files import reason
+from ixt.files import reason, refuse_url
 
 Kind = Literal["raw", "ema"]
 
@@ -76,6 +76,7 @@ def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]
     Raises:
         CheckpointError: there is nothing at the path, no weights in the folder, or damage.
     """
+    refuse_url(path, reads=True)
     path = checkpoint_at(Path(path))
     if path.is_dir():
         names = ("ema", "model") if prefer_ema else ("model", "ema")

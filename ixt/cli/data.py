@@ -26,7 +26,8 @@ _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 FolderArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder with train/ and val/ or with WebDataset shards, or its URL in a bucket."
+        help="Folder with train/ and val/, with lists or with WebDataset or parquet shards, or its "
+        "URL in a bucket; or a list."
     ),
 ]
 SplitOption = Annotated[
@@ -79,7 +80,9 @@ def data_index(
     Images can be files in class folders, the tar archives of ILSVRC2012 as downloaded, a set packed
     by `ixt data pack`, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
-    line says what names the classes; their order is always that of the class numbers.
+    line says what names the classes; their order is always that of the class numbers. A list
+    (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, and parquet files of
+    the Hub contain them.
 
     All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache.
 
@@ -90,13 +93,15 @@ def data_index(
     """
     from ixt.images.index import load_index
 
-    for split in splits_of("all", folder):
+    splits = splits_of("all", folder)
+    for split in splits:
         with progress(f"reading {split}", "headers") as report:
             index = load_index(folder, split, report=report, rebuild=rebuild)
         say(
             f"{index.place}: {len(index):,} images, {len(index.classes):,} classes, "
             f"{len(index.unreadable):,} unreadable"
         )
+    say_without_val("all", splits)
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,8 @@ def data_pack(
 
     Training reads them from a disk with fewer files, or from a bucket; --to writes there and needs
     room for one archive here. If the command was interrupted, run it again: it resumes where it
-    stopped.
+    stopped. Compressed parquet files are first copied beside OUT, uncompressed, and the copy is
+    removed in the end.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
@@ -312,10 +318,11 @@ def data_check(
         moved = restore(local_path(folder))
         say(f"{folder}: {len(moved)} files moved back")
         return
+    splits = splits_of(split, folder)
     with resumable():
         report = check_folder(
             folder,
-            splits=splits_of(split, folder),
+            splits=splits,
             fix=fix,
             strict=strict,
             manifest=manifest,
@@ -323,6 +330,7 @@ def data_check(
             progress=lambda place: progress(place, "images"),
         )
     print_report(report)
+    say_without_val(split, splits)
     if results is not None:
         write_json(results, report.row())
     raise typer.Exit(1 if report.breaking else 0)
@@ -334,11 +342,17 @@ def splits_of(choice: Literal["train", "val", "all"], root: str) -> tuple[Split,
         return (choice,)
     from ixt.images.hold_out import own_splits
 
-    splits = own_splits(root)
-    if "val" not in splits:
+    try:
+        return own_splits(root)
+    except OSError:  # said in one line where the images are listed
+        return ("train", "val")
+
+
+def say_without_val(choice: Literal["train", "val", "all"], splits: tuple[Split, ...]) -> None:
+    """Say that a set has no validation images, where all of its images were wanted."""
+    if choice == "all" and "val" not in splits:
         say(
-            f"{root}: contains no val/, only images to train on; `ixt init` writes a recipe that "
-            "holds some of them out for validation",
+            "there is no val/, only images to train on; `ixt init` writes a recipe that holds some "
+            "of them out for validation",
             error=True,
         )
-    return splits

@@ -14,6 +14,7 @@ from ixt.cli.data import (
     SplitOption,
     ThreadsOption,
     data_app,
+    say_without_val,
     splits_of,
 )
 from ixt.cli.options import DecoderOption, SetOption
@@ -58,8 +59,8 @@ def data_stats(
     from ixt.tools.stats import pixel_stats, print_stats, split_stats
 
     check_outputs(results)
-    rows = {}
-    for name in splits_of(split, folder):
+    rows, splits = {}, splits_of(split, folder)
+    for name in splits:
         index = load_index(folder, name)
         pixels = None
         if mean_std or sample is not None:
@@ -68,6 +69,7 @@ def data_stats(
         stats = split_stats(index, pixels, name)
         print_stats(stats, index.root)
         rows[name] = stats.row()
+    say_without_val(split, splits)
     if results is not None:
         write_json(results, rows)
 

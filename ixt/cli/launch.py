@@ -5,24 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ixt.cli.app import app, say
 from ixt.cli.help import App
+from ixt.cli.launch_job import JobOptions, folder_of, job_of, mounted
 from ixt.cli.options import (
     ADVANCED,
-    DataOption,
-    RecipeArgument,
-    RunDirOption,
-    SetOption,
     grouped,
 )
 from ixt.files import write_text
-
-if TYPE_CHECKING:
-    from ixt.distributed.launch.jobs import Job
 
 launch_app = App(
     help="""Write a job file for a cluster, or submit it.
@@ -34,39 +28,18 @@ app.add_typer(launch_app, name="launch", rich_help_panel="Train")
 
 _slurm = partial(typer.Option, rich_help_panel="Slurm")
 _k8s = partial(typer.Option, rich_help_panel="Kubernetes")
+_sky = partial(typer.Option, rich_help_panel="SkyPilot")
 _advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
-
-@dataclass(frozen=True)
-class JobOptions:
-    """What is run, and on how many machines."""
-
-    recipe: RecipeArgument
-    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="Number of GPUs on each machine.")] = 8
-    processes_per_node: Annotated[
-        int | None,
-        _advanced(min=1, show_default="one per GPU", help="Number of processes on each machine."),
-    ] = None
-    data: DataOption = None
-    run_dir: RunDirOption = None
-    overrides: SetOption = None
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", show_default="the name of the recipe", help="Name of the job."
-        ),
-    ] = None
+NoticeOption = Annotated[
+    int, _advanced(min=30, help="Seconds between the signal to stop and the kill, at least 30.")
+]
 
 
 @dataclass(frozen=True)
 class Delivery:
     """What becomes of the job file."""
 
-    notice_s: Annotated[
-        int,
-        _advanced(min=30, help="Seconds between the signal to stop and the kill, at least 30."),
-    ] = 120
     out: Annotated[
         Path | None,
         typer.Option(help="Write the job file to this file instead of printing it."),
@@ -105,6 +78,19 @@ def slurm(
         list[str] | None,
         _slurm(metavar="LINE", help="Shell command to run before training."),
     ] = None,
+    container_image: Annotated[
+        str | None,
+        _slurm(
+            metavar="IMAGE",
+            help="Container image with ixt in it, which Pyxis starts with the paths of the run "
+            "mounted.",
+        ),
+    ] = None,
+    container_mount: Annotated[
+        list[str] | None,
+        _slurm(metavar="PATH", help="Further path to mount, e.g. where links or lists lead to."),
+    ] = None,
+    notice_s: NoticeOption = 120,
     delivery: Delivery,
 ) -> None:
     """Write a batch script for Slurm.
@@ -115,8 +101,12 @@ def slurm(
     --out tiny.sh --submit`
     """
     from ixt.distributed.launch import jobs
+    from ixt.files import refuse_url
 
-    job, folder = _job(what, delivery.notice_s)
+    folder = folder_of(what)
+    refuse_url(folder)  # Slurm writes its log there
+    what, mounts = mounted(what, container_image, container_mount or [])
+    job = job_of(what, notice_s)
     text = jobs.slurm_script(
         job,
         folder=Path.cwd(),
@@ -128,6 +118,8 @@ def slurm(
         memory=memory,
         directives=tuple(sbatch or ()),
         setup=tuple(setup or ()),
+        image=container_image,
+        mounts=mounts,
     )
     folder.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its log
     _deliver(text, folder / "job.sh", delivery, "sbatch")
@@ -152,6 +144,14 @@ def kubernetes(
     memory: Annotated[
         str | None, _k8s(metavar="SIZE", help="Memory of each machine, e.g. 256Gi.")
     ] = None,
+    min_nodes: Annotated[
+        int | None,
+        _k8s(
+            min=1,
+            show_default="all of them",
+            help="Number of machines that train while others of --nodes are away.",
+        ),
+    ] = None,
     env: Annotated[
         list[str] | None,
         _k8s(metavar="NAME=VALUE", help="Environment variable of the processes."),
@@ -160,6 +160,7 @@ def kubernetes(
     runtime: Annotated[
         str, _k8s(metavar="NAME", help="Training runtime of Kubeflow to use.")
     ] = "torch-distributed",
+    notice_s: NoticeOption = 120,
     delivery: Delivery,
 ) -> None:
     """Write a TrainJob for Kubeflow Trainer on Kubernetes.
@@ -170,8 +171,10 @@ def kubernetes(
     --volume imagenet:/data --volume runs:/runs --data /data --run-dir /runs/tiny`
     """
     from ixt.distributed.launch import jobs
+    from ixt.distributed.launch.job_paths import refuse_relative
 
-    job, _ = _job(what, delivery.notice_s)
+    job = job_of(what, notice_s, min_nodes)
+    refuse_relative("--run-dir", folder_of(what))
     text = jobs.kubernetes_manifest(
         job,
         image=image,
@@ -182,28 +185,45 @@ def kubernetes(
         volumes=jobs.parse_volumes(volume or ()),
         env=jobs.parse_pairs("--env", "=", env or ()),
     )
-    _deliver(text, Path(f"{job.name}.yaml"), delivery, "kubectl", "apply", "-f")
+    _deliver(text, Path(f"{job.name}.trainjob.yaml"), delivery, "kubectl", "apply", "-f")
 
 
-def _job(what: JobOptions, notice_s: int) -> tuple[Job, Path]:
-    """The run and its folder; refused here rather than after hours in a queue."""
-    from ixt.distributed.launch.jobs import Job
-    from ixt.distributed.launch.nodes import Nodes, check_share
-    from ixt.files import refuse_url
-    from ixt.recipe import find_recipe, load_recipe
+@launch_app.command("sky")
+@grouped
+def sky(
+    *,
+    what: JobOptions,
+    gpu: Annotated[
+        str | None, _sky(metavar="GPU", help="Type of GPU by SkyPilot's name, e.g. H100 or L4.")
+    ] = None,
+    spot: Annotated[
+        bool,
+        _sky("--spot", help="Rent spot machines, which cost less and may be lost at any time."),
+    ] = False,
+    image: Annotated[
+        str | None, _sky(metavar="IMAGE", help="Container image in which ixt is installed.")
+    ] = None,
+    setup: Annotated[
+        list[str] | None,
+        _sky(metavar="LINE", help="Shell command that prepares a machine, e.g. installs ixt."),
+    ] = None,
+    delivery: Delivery,
+) -> None:
+    """Write a task for managed jobs of SkyPilot.
 
-    path, overrides = find_recipe(what.recipe), what.overrides or []
-    processes = what.processes_per_node or what.gpus_per_node or 1
-    settings = load_recipe(path, overrides)
-    check_share(settings.num_shares, processes, Nodes(what.nodes, what.nodes))
-    folder = what.run_dir or Path("runs") / path.stem
-    refuse_url(folder)
-    words = ["train", what.recipe, "--run-dir", str(folder), "--auto-resume"]
-    words += ["--data", what.data] if what.data is not None else []
-    for override in overrides:
-        words += ["--set", override]
-    title = what.name or path.stem.replace("_", "-")
-    return Job(title, tuple(words), what.nodes, what.gpus_per_node, processes, notice_s), folder
+    The run and the images are in buckets, so a machine that is lost is replaced by another,
+    which resumes the run.
+
+    Example: `ixt launch sky inceptionnext_tiny --gpu H100 --spot --image registry/ixt
+    --data s3://bucket/imagenet --run-dir s3://bucket/runs/tiny --submit`
+    """
+    from ixt.distributed.launch.sky import recipe_there, sky_task
+
+    sent = Path(what.recipe).absolute() if Path(what.recipe).is_file() else None
+    job = job_of(what, in_buckets=True, recipe=recipe_there(sent) if sent else None)
+    text = sky_task(job, gpu=gpu, spot=spot, image=image, setup=tuple(setup or ()), recipe=sent)
+    program = ("sky", "jobs", "launch", "--yes", "--detach-run")
+    _deliver(text, Path(f"{job.name}.sky.yaml"), delivery, *program)
 
 
 def _deliver(text: str, default: Path, delivery: Delivery, *program: str) -> None:

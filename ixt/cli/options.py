@@ -26,8 +26,9 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder with train/ and val/ (or validation/) or with WebDataset shards, a brace "
-        "pattern of shards in quotes, or a URL in a bucket.",
+        help="Folder with train/ and val/ (or validation/), with lists, or with WebDataset or "
+        "parquet shards; a list (.csv, .tsv, .txt, .jsonl); a brace pattern of shards in quotes; "
+        "or a URL in a bucket.",
     ),
 ]
 SetOption = Annotated[
@@ -38,7 +39,12 @@ SetOption = Annotated[
 ]
 RunDirOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", show_default="runs/RECIPE", help="Folder of the run."),
+    typer.Option(
+        metavar="DIR",
+        show_default="runs/RECIPE",
+        help="Folder of the run, or a URL in a bucket (s3://, gs:// or az://), where it is kept as "
+        "well.",
+    ),
 ]
 ProcessesOption = Annotated[
     int | None,

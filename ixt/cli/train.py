@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,7 +156,7 @@ def finetune(
 @app.command(rich_help_panel="Train")
 @grouped
 def resume(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the run, or its URL in a bucket.")],
     data: DataOption = None,
     *,
     execution: Execution,
@@ -175,23 +176,31 @@ def resume(
 
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
     """
+    from ixt.files import as_url
+
+    overrides = all_overrides(execution.overrides, data)
+    recipe = _recipe_of(run, overrides) if as_url(run) is None else None
+    _train(recipe, run, RunFolder(run, resume=True), execution, overrides=overrides)
+
+
+def _recipe_of(run: Path, overrides: list[str]) -> Recipe:
+    """The recipe of the run in a folder of this machine."""
     from ixt.checkpoint.folder import checkpoint_folders
     from ixt.checkpoint.stored_recipe import recipe_to_resume
     from ixt.errors import CheckpointError
     from ixt.recipe import RUN_RECIPE
 
-    if not checkpoint_folders(run):
-        recipe = run / RUN_RECIPE
-        if not recipe.is_file():
-            raise CheckpointError(
-                f"{run}: contains no run ({RUN_RECIPE} is missing); give the folder of a run"
-            )
+    if checkpoint_folders(run):
+        return recipe_to_resume(run, overrides)
+    recipe = run / RUN_RECIPE
+    if not recipe.is_file():
         raise CheckpointError(
-            f"{run}: no checkpoint to resume; start it again with: "
-            f"ixt train {recipe} --run-dir {run}, or with ixt finetune if it started from weights"
+            f"{run}: contains no run ({RUN_RECIPE} is missing); give the folder of a run"
         )
-    read = partial(recipe_to_resume, run, all_overrides(execution.overrides, data))
-    _train(read, run, RunFolder(run, resume=True), execution)
+    raise CheckpointError(
+        f"{run}: no checkpoint to resume; start it again with: "
+        f"ixt train {recipe} --run-dir {run}, or with ixt finetune if it started from weights"
+    )
 
 
 def _train_named(
@@ -205,61 +214,79 @@ def _train_named(
     from ixt.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
-    read = partial(load_recipe, path, all_overrides(execution.overrides, data))
+    recipe = load_recipe(path, all_overrides(execution.overrides, data))
     folder = place.run_dir or Path("runs") / path.stem
-    _train(read, folder, place, execution, source, match_by_order)
+    _train(recipe, folder, place, execution, source, match_by_order)
 
 
 def _train(
-    read: Callable[[], Recipe],
+    recipe: Recipe | None,
     folder: Path,
     place: RunFolder,
     execution: Execution,
     source: Path | None = None,
     match_by_order: bool = False,
+    overrides: Sequence[str] = (),
 ) -> None:
+    """Train in a folder, or at an address in a bucket, whose recipe is read once it is here."""
     from ixt.checkpoint.folder import checkpoint_folders
     from ixt.checkpoint.weight_files import check_weights
     from ixt.distributed.launch.agent import in_processes
     from ixt.distributed.launch.nodes import parse_nodes
     from ixt.errors import Interrupted
-    from ixt.files import refuse_url
+    from ixt.files import as_url
 
     nodes = parse_nodes(
         execution.nodes, execution.rdzv_endpoint, execution.rdzv_id, execution.max_restarts
     )
-    recipe = read()
-    refuse_url(folder)
+    url = as_url(folder)
+    run_dir = folder if url is None else _folder_for(url)
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
-    resume = place.resume or (may_resume and bool(checkpoint_folders(folder)))
-    # Weights that those of the run replace are not read.
-    weights = source if source is None or resume else check_weights(source)
-    status = in_processes(execution.num_processes, nodes, recipe.num_shares, folder)
+
+    def resumes() -> bool:
+        return place.resume or (may_resume and bool(checkpoint_folders(run_dir)))
+
+    # Weights that those of the run replace are not read; what is in a bucket shows later.
+    replaced = resumes() or (url is not None and may_resume)
+    weights = source if source is None or replaced else check_weights(source)
+    shares = recipe.num_shares if recipe is not None else None
+    status = in_processes(execution.num_processes, nodes, shares, run_dir)
     if status is not None:
         sys.exit(status)
     with uncollected():
+        from ixt.runs.bucket.place import in_bucket
         from ixt.runs.report.writer import ReportWriter
         from ixt.training.finetune import finetune
         from ixt.training.loop import train
 
     profile, until = execution.profile, execution.until
-    try:
-        if weights is None:
-            train(recipe, folder, resume, profile_steps=profile, until=until, report=ReportWriter)
-        else:
-            finetune(recipe, folder, weights, resume, profile, match_by_order, until, ReportWriter)
-    except Interrupted as error:
-        command = _resume_command(folder, execution)
-        raise Interrupted(f"{error}; continue with: {command}", error.signum) from None
+    kept = in_bucket(url, run_dir, place.resume, may_resume) if url else nullcontext(ReportWriter)
+    with kept as report:
+        resume = resumes()
+        recipe = recipe or _recipe_of(run_dir, [*overrides])
+        try:
+            if weights is None:
+                train(recipe, run_dir, resume, profile_steps=profile, until=until, report=report)
+            else:
+                finetune(recipe, run_dir, weights, resume, profile, match_by_order, until, report)
+        except Interrupted as error:
+            command = _resume_command(url or str(folder), execution)
+            raise Interrupted(f"{error}; continue with: {command}", error.signum) from None
 
 
-def _resume_command(folder: Path, execution: Execution) -> str:
+def _folder_for(url: str) -> Path:
+    from ixt.runs.bucket.place import folder_for
+
+    return folder_for(url)
+
+
+def _resume_command(folder: str, execution: Execution) -> str:
     """What continues a stopped run; the settings of `--set` and `--data` are in its recipe."""
     from ixt.distributed.launch import rank_file
     from ixt.distributed.launch.environment import launched
 
-    words = ["ixt", "resume", str(folder)]
+    words = ["ixt", "resume", folder]
     for name in ("num_processes", "nodes", "rdzv_endpoint", "rdzv_id", "max_restarts"):
         value = getattr(execution, name)
         if value is not None:

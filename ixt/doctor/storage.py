@@ -88,16 +88,22 @@ def judge_room(folder: str, free: float, entries: int | None, speed: float) -> R
 
 
 def _choose(root: str) -> list[ByteRange]:
-    """Images all over a training set, found without opening one."""
+    """Images all over a training set, found without opening one where that is possible."""
     rng = random.Random(0)
     if as_url(root) is not None:
-        index = load_index(root, "train")
-        return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
+        return _of_index(root, rng)
     layout = find_layout(local_path(root), "train")
+    if layout.list_name:
+        return _of_index(root, rng)
     if layout.tars:
         return [_part(tar, rng) for tar in rng.choices(layout.tar_paths, k=_NUM_READ)]
     files = list(islice(_images(layout.folder, rng), _NUM_LISTED))
     return [ByteRange(file) for file in rng.sample(files, min(_NUM_READ, len(files)))]
+
+
+def _of_index(root: str, rng: random.Random) -> list[ByteRange]:
+    index = load_index(root, "train")
+    return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
 
 
 def _part(tar: Path, rng: random.Random) -> ByteRange:

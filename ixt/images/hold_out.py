@@ -19,6 +19,7 @@ from ixt.images import shards
 from ixt.images.bucket_layout import own_remote_val
 from ixt.images.folders import Split
 from ixt.images.index import Index, load_index, take_rows
+from ixt.images.lists import portable_part
 from ixt.images.tars import NESTED
 from ixt.images.webdataset import RENAMED
 from ixt.storage.urls import is_remote
@@ -99,14 +100,18 @@ def portable_names(index: Index) -> list[str]:
     Dots are underscores, as in packed sets.
     """
     names = []
-    prefix = len(str(index.folder)) + 1
+    prefix = f"{index.folder}/"
     for source, label in zip(index.ranges(range(len(index))), index.labels.tolist(), strict=True):
-        path = source.member.rpartition(f".tar{NESTED.decode()}")[2] or source.path[prefix:]
+        path = source.member.rpartition(f".tar{NESTED.decode()}")[2] or (
+            source.path.removeprefix(prefix)
+        )
+        if index.list_name:
+            path = f"/{portable_part(path, index.classes[label])}"
         # The name that a file had before it came into a shard.
         path = path.rpartition(RENAMED.decode())[2]
         folder, _, base = path.rpartition("/")
         below = folder.partition("/")[2]
-        stem = base.rpartition(".")[0].replace(".", "_")
+        stem = (base.rpartition(".")[0] or base).replace(".", "_")
         names.append("/".join(part for part in (index.classes[label], below, stem) if part))
     return names
 

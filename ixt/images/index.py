@@ -1,8 +1,8 @@
 """The table of a split's images: where they lie, labels, sizes. Built once, then memory-mapped.
 
-`shards` finds out how they are stored; `folders`, `tars` or `webdataset` list them, `headers` opens
-them, `index_cache` keeps the result, which `table_files` verifies; `bucket_index` does all of that
-for a bucket.
+`shards` finds out how they are stored; `folders`, `lists`, `tars`, `webdataset` or `parquet`
+list them, `headers` opens them, `index_cache` keeps the result, which `table_files` verifies;
+`bucket_index` does all of that for a bucket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange
-from ixt.images.folders import Listing, Split, list_images
+from ixt.images.folders import SPLIT_FOLDERS, Listing, Split, list_images
 from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
 from ixt.images.index_cache import (
     current_tables,
@@ -30,8 +30,10 @@ from ixt.images.index_cache import (
     write_table,
 )
 from ixt.images.index_table import TAR_RULES, Table, join_paths, make_table
+from ixt.images.lists import is_list, read_list, refuse_missing
+from ixt.images.parquet import PARQUET, list_parquet
 from ixt.images.progress_lines import Report, report_lines
-from ixt.images.shard_names import is_pattern, pattern_folder
+from ixt.images.shard_names import is_pattern, pattern_folder, split_of
 from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
 from ixt.images.table_files import read_checksums
 from ixt.images.tars import TarListing, list_tars
@@ -52,7 +54,7 @@ class Index:
     root: Path | str
     """The data root: an absolute path, or a URL."""
     folder: Path | str
-    """Folder of the split's class folders or tars: an absolute path, or a URL."""
+    """Folder of the split's class folders, list or tars: an absolute path, or a URL."""
     classes: tuple[str, ...]
     """Names of the class folders, sorted."""
     labels: NDArray[np.int32]
@@ -81,15 +83,25 @@ class Index:
     crc32: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     """(n,) CRC-32 of the encoded image, verified when it is read; (0,) where none is known: only
     `ixt data pack` writes them."""
+    list_name: str = ""
+    """The list in `folder` that names the images, and behind a colon the split if its name does
+    not say that; empty where there is none."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def place(self) -> str:
-        """The split's name in messages: its folder, or its tar if that lies in the data root."""
-        own = str(self.folder) != str(self.root) or not self.shards
-        return str(self.folder) if own else f"{self.folder}/{self.shards[0]}"
+        """The split's name in messages: its folder, its list, or its first tar.
+
+        The tar where it may lie in one folder with those of the other split.
+        """
+        if self.list_name:
+            return f"{self.folder}/{self.list_name}"
+        base = str(self.folder).rpartition("/")[2]
+        is_split = any(base in names for names in SPLIT_FOLDERS.values())
+        own = str(self.folder) != str(self.root) and is_split
+        return f"{self.folder}/{self.shards[0]}" if self.shards and not own else str(self.folder)
 
     @property
     def name(self) -> str:
@@ -125,7 +137,8 @@ class Index:
         blob, prefix = self.path_blob.data, os.fsencode(self.folder) + b"/"
         names = [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
         if not self.shards:
-            paths = [os.fsdecode(prefix + name) for name in names]
+            # A list may name images anywhere.
+            paths = [os.fsdecode(os.path.join(prefix, name)) for name in names]
             if not is_remote(str(self.folder)):
                 return [ByteRange(path) for path in paths]
             lengths = self.num_bytes[rows].tolist()
@@ -164,8 +177,8 @@ def load_index(
     Args:
         root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/), with tars in
             place of the class folders, with ILSVRC2012_img_train.tar, or with WebDataset shards
-            that have the split in their names; or a brace pattern of shards; or
-            `s3://BUCKET/PREFIX` of a set that `ixt data pack` wrote.
+            that have the split in their names, or with lists train.csv and val.csv; or a list; or
+            a brace pattern of shards; or `s3://BUCKET/PREFIX` of a set that `ixt data pack` wrote.
         split: train or val.
         report: called with (done, in all) of tars, then of images, while an index is built; lines
             are logged if None, where that takes long.
@@ -187,8 +200,15 @@ def load_index(
         layout = find_layout(root, split)
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
+    if layout.ignored:
+        say_once(
+            f"{root}: the images of {split} are read from {layout.folder}, not from "
+            f"{layout.ignored} beside it"
+        )
     if is_pattern(root):
         root = pattern_folder(root)
+    elif is_list(root):
+        root = layout.folder
     if rebuild:
         set_aside(root, split)
     cached = None if rebuild else _read_cached(root, layout)
@@ -216,7 +236,7 @@ def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         raise DataError(
-            f"{index.folder}: {len(unknown)} of {len(index.classes)} class folders are not among "
+            f"{index.place}: {len(unknown)} of {len(index.classes)} class folders are not among "
             f"the model's {len(outputs)} classes ({shown}); rename or remove them"
         )
     table = np.array([outputs[name] for name in index.classes], np.int64)
@@ -225,7 +245,7 @@ def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]
 
 def _read_cached(root: Path, layout: Layout) -> Index | None:
     for table in current_tables(root, layout):
-        index = _to_index(root, layout.folder, table)
+        index = _to_index(root, layout.folder, table, layout)
         # Repairing a file in place leaves no trace in its folder's time: look at these ones again.
         damaged = [] if layout.tars else index.paths(index.unreadable)
         found = read_headers(b"", [os.fsencode(path) for path in damaged])
@@ -240,7 +260,7 @@ def _build_and_cache(root: Path, layout: Layout, report: Report | None) -> Index
     table = _build(layout, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
-    return _read_cached(root, layout) or _to_index(root, layout.folder, table)
+    return _read_cached(root, layout) or _to_index(root, layout.folder, table, layout)
 
 
 def _build(layout: Layout, report: Report | None) -> Table:
@@ -255,23 +275,40 @@ def _build(layout: Layout, report: Report | None) -> Table:
         report = report or _log_progress(folder, "images")
         headers = read_shard_headers(tars, shards, starts, listing.sizes, report)
     else:
-        listing, stamps = list_images(folder), ()
+        listing, stamps = _list_files(layout), ()
         shards, starts, folders = np.zeros(0, np.int32), np.zeros(0, np.int64), listing.folders
         report = report or _log_progress(folder, "images")
         headers = read_headers(os.fsencode(folder), listing.names, report)
+        if layout.list_path:
+            refuse_missing(layout.list_path, listing, headers)
     table = make_table(listing, headers, shards, starts, folders, stamps)
     if layout.tars:
         table.columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
     return table
 
 
-def _list_layout(layout: Layout, report: Report) -> TarListing:
-    """The images in tars, whatever these are."""
-    if layout.is_packed or not are_shards(layout.tar_paths):
-        return list_tars(layout.tar_paths, report, packed=layout.is_packed)
-    listing, origin = list_shards(layout.tar_paths, layout.split, report)
+def _list_files(layout: Layout) -> Listing:
+    """The images that are files of their own."""
+    if layout.list_path is None:
+        return list_images(layout.folder)
+    listing, origin = read_list(layout.list_path, layout.split)
     say_once(
-        f"{layout.folder}: {len(layout.tars)} WebDataset shards of {layout.split}, "
+        f"{layout.list_path}: {len(listing.names):,} images of {layout.split}, "
+        f"{len(listing.classes)} classes, which are named by {origin}"
+    )
+    return listing
+
+
+def _list_layout(layout: Layout, report: Report) -> TarListing:
+    """The images in tars or parquet files, whatever these are."""
+    is_parquet = layout.tars[0].endswith(PARQUET)
+    if not is_parquet and (layout.is_packed or not are_shards(layout.tar_paths)):
+        return list_tars(layout.tar_paths, report, packed=layout.is_packed)
+    list_all = list_parquet if is_parquet else list_shards
+    listing, origin = list_all(layout.tar_paths, layout.split, report)
+    say_once(
+        f"{layout.folder}: {len(layout.tars)} {'parquet' if is_parquet else 'WebDataset'} "
+        f"shards of {layout.split}, "
         f"{len(listing.classes)} classes, which are named by {origin}"
     )
     return listing
@@ -301,9 +338,22 @@ def take_rows(index: Index, samples: NDArray[np.int64]) -> Index:
     )
 
 
-def _to_index(root: Path | str, folder: Path | str, table: Table) -> Index:
+def _to_index(
+    root: Path | str, folder: Path | str, table: Table, layout: Layout | None = None
+) -> Index:
     shards = tuple(shard.name for shard in table.shards)
     # The tars of a packed set have checksums, and may be copied from bucket to bucket.
     pinned = is_remote(str(folder)) and bool(table.folders)
     versions = tuple(shard.probe for shard in table.shards) if pinned else ()
-    return Index(root, folder, table.classes, **table.columns, shards=shards, versions=versions)
+    name = layout.list_name if layout else ""
+    if layout and name and split_of(name) is None:
+        name = f"{name}:{layout.split}"
+    return Index(
+        root,
+        folder,
+        table.classes,
+        **table.columns,
+        shards=shards,
+        versions=versions,
+        list_name=name,
+    )

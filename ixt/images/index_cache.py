@@ -24,6 +24,7 @@ from ixt.errors import DataError
 from ixt.files import published, reason, user_cache_folder
 from ixt.images.folders import Split, few
 from ixt.images.index_table import TAR_RULES, Table, UnusableTable
+from ixt.images.lists import LIST_MARK
 from ixt.images.shards import INDEX_FOLDER, META, Layout, unchanged
 from ixt.images.table_files import encode_table, read_table
 
@@ -184,12 +185,15 @@ def user_cache(root: bytes) -> Path | None:
 def _is_current(table: Table, layout: Layout, *, packed: bool) -> bool:
     """Whether no folder has changed: adding or removing a file renews its folder's time.
 
-    Tars are compared by their own stamps.
+    Tars are compared by their own stamps, and lists by their times.
     """
     if layout.tars:
         names = tuple(shard.name for shard in table.shards)
         same = names == layout.tars and (packed or table.folders == TAR_RULES)
         return same and unchanged(layout.folder, table.shards, by_length=table.has_checksums)
+    lists = {name for name in table.folders if name.startswith(LIST_MARK)}
+    if lists != ({LIST_MARK + layout.list_name} if layout.list_name else set()):
+        return False
     try:
         return bool(table.folders) and all(
             os.stat(os.path.join(layout.folder, name)).st_mtime_ns == mtime_ns

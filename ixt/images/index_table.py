@@ -48,8 +48,9 @@ class Table:
     classes: tuple[str, ...]
     """Names of the class folders, sorted."""
     folders: dict[str, int]
-    """Modification time (ns) of the split's folder (key "") and of each folder below it; TAR_RULES
-    where images lie in tars, empty in a packed set."""
+    """Modification time (ns) of the split's folder (key "") and of each folder below it, or of a
+    list (behind LIST_MARK) and of its images' folders; TAR_RULES where images lie in tars, empty
+    in a packed set."""
     columns: dict[str, NDArray[Any]]
     """The arrays of `ixt.images.index.Index`, by name."""
     shards: tuple[Stamp, ...] = ()
@@ -183,6 +184,8 @@ def _check_shards(table: Table) -> None:
     # The start of an image is compared first: the sum of both may be too large for 64 bits.
     outside = (starts < 0).any() or (starts > lengths).any() or (num_bytes > lengths - starts).any()
     _refuse(outside, "shard_offsets and num_bytes point outside a tar")
+    if not all(shard.name.endswith(".tar") for shard in table.shards):
+        return  # images begin anywhere in a parquet file, and equal ones may lie there once
     _refuse((starts % _TAR_BLOCK).any(), "shard_offsets contains an offset at which no file begins")
     if (numbers[1:] < numbers[:-1]).any() or (starts[1:] < starts[:-1]).any():
         order = np.lexsort((starts, numbers))

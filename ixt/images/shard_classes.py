@@ -1,4 +1,4 @@
-"""Which class the number in a WebDataset label stands for, as far as the shards themselves say so.
+"""Which class the number in a label stands for, as far as shards or lists themselves say so.
 
 A number never changes its meaning here: names are taken only where they are in the order of the
 numbers, and where anything contradicts them the set is refused, or its classes keep their numbers.
@@ -32,13 +32,13 @@ class Labelled(NamedTuple):
     """An image and its label."""
 
     where: str
-    """Its name in error messages: `shard.tar!member`."""
+    """Its name in error messages: `shard.tar!member`, or `list.csv:2`."""
     folder: str
-    """The first folder of its member; empty where there is none."""
+    """The first folder of its member, or the one that a listed file lies in; may be empty."""
     file: str
     """Name of its file."""
     label: Label
-    """What the shard says of its class."""
+    """What is said of its class."""
 
 
 class Naming(NamedTuple):
@@ -58,7 +58,7 @@ def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split
 
     Args:
         images: all of a split.
-        shards: file names of its tars.
+        shards: file names of its tars, or of its list.
         split: of which it is; only a train split has to have every class.
 
     Raises:
@@ -72,7 +72,7 @@ def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split
         bare = next(image for image in images if image.label.number is None)
         raise DataError(
             f"{bare.where}: its label gives no class number, but those of other images do; write "
-            "the shards again with one kind of label"
+            "the labels again, all of one kind"
         )
     known = {number for number in numbers if number is not None}
     is_imagenet = max(known) < IMAGENET_CLASSES and all(map(_IMAGENET_SHARD.fullmatch, shards))
@@ -84,7 +84,7 @@ def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split
         missing = min(set(range(max(known))) - known)
         raise DataError(
             f"{images[0].where.partition('!')[0]}: no image of its split has class number "
-            f"{missing}, but some have {max(known)}; add the shards that are missing, or number "
+            f"{missing}, but some have {max(known)}; add the images that are missing, or number "
             "the classes from 0"
         )
     table = {number: f"{number:05d}" for number in known}
@@ -125,7 +125,7 @@ def _told_names(images: Sequence[Labelled]) -> dict[int, str]:
                 raise DataError(
                     f"{image.where}: its label gives class {_number(image)} and {name}, but that "
                     f"of {first.where} gives {_number(first)} and {first.label.name}; one of them "
-                    "is wrong, so write the shards again"
+                    "is wrong, so write the labels again"
                 )
     return {number: image.label.name or "" for number, image in by_number.items()}
 

@@ -12,8 +12,7 @@ from ixt.images.folders import is_image
 
 MAX_CLASSES = 100_000
 WORDNET_ID = re.compile(r"n\d{8}")
-
-_NUMBER = re.compile(r"[+-]?\d{1,18}")
+CLASS_NUMBER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER_KEYS = ("label", "class")
 _NAME_KEYS = ("wnid", "class_name")  # the first one counts where both are given
 _SHOWN = 40
@@ -84,7 +83,7 @@ def parse_label(cls: bytes | None, described: bytes | None) -> Label:
 def _parse_text(text: str, what: str) -> Label:
     if WORDNET_ID.fullmatch(text):
         return Label(None, text)
-    if not _NUMBER.fullmatch(text):
+    if not CLASS_NUMBER.fullmatch(text):
         raise ValueError(
             f"{what} contains {_shown(text)}, neither a class number nor a WordNet ID; write the "
             "shards again with class numbers from 0"
@@ -113,7 +112,7 @@ def _parse_json(content: bytes) -> Label:
     if len(numbers) > 1:
         raise ValueError("label and class of its .json give different class numbers")
     names = [label.name for label in given if label.name]
-    names += [row[key] for key in _NAME_KEYS if _is_class_name(row.get(key))]
+    names += [row[key] for key in _NAME_KEYS if is_class_name(row.get(key))]
     ids = [name for name in names if WORDNET_ID.fullmatch(name)]
     if len(set(ids)) > 1:
         raise ValueError(f"its .json gives two WordNet IDs ({', '.join(sorted(set(ids)))})")
@@ -128,7 +127,7 @@ def _parse_value(value: Any, key: str) -> Label:
     return _parse_text(value if isinstance(value, str) else json.dumps(value), what)
 
 
-def _is_class_name(value: object) -> bool:
+def is_class_name(value: object) -> bool:
     """Whether a text can be the name of a class folder; others describe the class in words."""
     return (
         isinstance(value, str)

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from ixt.errors import DataError
 
-_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SHARD_SUFFIXES = (".tar", ".parquet")
 _WORD = re.compile(r"[A-Za-z]+")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a data root is a brace pattern of tars."""
-    return "{" in str(path) and ".tar" in path.name and not path.exists()
+    """Whether a data root is a brace pattern of shards."""
+    is_shard = any(suffix in path.name for suffix in SHARD_SUFFIXES)
+    return is_shard and "{" in str(path) and not path.exists()
 
 
 def pattern_folder(pattern: Path) -> Path:
@@ -28,8 +30,13 @@ def pattern_folder(pattern: Path) -> Path:
 
 def split_of(name: str) -> str | None:
     """The split that a shard's name says: train, val or test; None if it says none, or several."""
-    found = {_SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in _SPLIT_WORDS}
+    found = {SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in SPLIT_WORDS}
     return found.pop() if len(found) == 1 else None
+
+
+def without_split(name: str) -> str:
+    """A name with an asterisk for each word that says a split: the same for all lists of a set."""
+    return _WORD.sub(lambda word: "*" if word[0].lower() in SPLIT_WORDS else word[0], name)
 
 
 def expand(pattern: str) -> Iterator[str]:
@@ -94,9 +101,9 @@ def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
 
 
 def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
-    """The tars in a data root, or of a pattern, by the split that their names say, in order.
+    """The shards in a data root, or of a pattern, by the split that their names say, in order.
 
-    Those of ILSVRC2012 are left out.
+    Those of ILSVRC2012 are left out. Data sets of the Hub have theirs in the folder data.
 
     Raises:
         DataError: a tar of the pattern is not there.
@@ -104,8 +111,9 @@ def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
     if is_pattern(root):
         return pattern_tars(root)
     found: dict[str | None, list[Path]] = {}
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+    inner = sorted((root / "data").glob("*.parquet"))
+    for path in [*sorted(root.iterdir()), *inner] if root.is_dir() else ():
         visible = not path.name.startswith((".", "ILSVRC2012_img_"))
-        if visible and path.suffix == ".tar" and path.is_file():
+        if visible and path.suffix in SHARD_SUFFIXES and path.is_file():
             found.setdefault(split_of(path.name), []).append(path)
     return found

@@ -6,14 +6,15 @@ import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from ixt.errors import DataError
 from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
-from ixt.images.shard_names import is_pattern, tars_by_split
+from ixt.images.lists import is_list, lists_of
+from ixt.images.shard_names import SHARD_SUFFIXES, is_pattern, tars_by_split
 from ixt.images.webdataset import begins_as_shard
 
 INDEX_FOLDER = "index"
@@ -23,6 +24,7 @@ META = "meta.json"
 PACK_SETTINGS = "pack.json"
 """In the root of a set that `ixt data pack` wrote: with which options."""
 
+_OR_HOLD_OUT = ", or set data.val_fraction: 0.2 to hold out training images"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _BLOCK = 512
 _FIRST = 4  # shards looked into by split: some may be damaged, which is said later
@@ -46,7 +48,17 @@ class Layout:
     folder: Path
     """The folder of the class folders, or of the tars."""
     tars: tuple[str, ...] = ()
-    """Names of the tars in it, sorted byte by byte; empty where images are files."""
+    """Names of the tars or parquet files in it, sorted byte by byte; empty where images are files.
+    """
+    list_name: str = ""
+    """The list in it that names the images; empty where there is none."""
+    ignored: str = ""
+    """A list or a parquet file beside other images of the split, which is not read."""
+
+    @property
+    def list_path(self) -> Path | None:
+        """The list."""
+        return self.folder / self.list_name if self.list_name else None
 
     @property
     def tar_paths(self) -> list[Path]:
@@ -76,12 +88,49 @@ def find_layout(root: Path, split: Split) -> Layout:
     """Find the images of a split: class folders, tars in the split's folder, or ILSVRC2012's tar.
 
     The tars may also lie in the root and have the split in their names, or be given by a pattern.
+    A list is read where it is the root, or lies in a root without such images of its split.
 
     Raises:
         DataError: there is nothing of that split, or it is in a form that cannot be read.
         OSError: a folder cannot be read.
     """
     named = _named_shards(root)
+    lists = [] if is_pattern(root) else lists_of(root, split)
+    if lists and (is_list(root) or not _has_unlisted(root, split, named)):
+        if len(lists) > 1:
+            names = few([path.name for path in lists], "list")
+            raise DataError(
+                f"{lists[0].parent}: holds {names} of {split}; keep one, or give the list itself"
+            )
+        return Layout(split, lists[0].parent, list_name=lists[0].name)
+    if is_list(root):
+        raise DataError(
+            f"{root}: names no images of {split}; put a list with {split} in its name beside it, "
+            "give it a column split" + _OR_HOLD_OUT * (split == "val")
+        )
+    found = _find_unlisted(root, split, named)
+    others = [path.name for path in (*lists, *named.get(split, ())) if path.suffix != ".tar"]
+    left = [name for name in others if name not in found.tars]
+    return replace(found, ignored=left[0]) if left else found
+
+
+def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> bool:
+    """Whether a split has tars or class folders; those that lie beside no split may be anything."""
+    if named.get(split) or (root / f"ILSVRC2012_img_{split}.tar").is_file():
+        return True
+    return any(map(_holds_classes, (root / name for name in SPLIT_FOLDERS[split])))
+
+
+def _holds_classes(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    suffixes = tuple(map(os.fsencode, SHARD_SUFFIXES))
+    with os.scandir(os.fsencode(folder)) as entries:
+        visible = (entry for entry in entries if not entry.name.startswith(b"."))
+        return any(entry.name.endswith(suffixes) or entry.is_dir() for entry in visible)
+
+
+def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
     if is_pattern(root):
         return _by_name(root, split, named)
     outer = root / f"ILSVRC2012_img_{split}.tar"
@@ -92,8 +141,8 @@ def find_layout(root: Path, split: Split) -> Layout:
             _refuse_beside(root, split, outer, named)
             return Layout(split, root, (outer.name,))
         ilsvrc = sorted(root.glob("ILSVRC2012_img_*.tar"))
-        # Names that say no split mean something only where nothing else says one.
-        if named.get(split) or (named.keys() == {None} and not ilsvrc and not has_split(root)):
+        # Other names mean something only where nothing else says a split.
+        if named.get(split) or (named and not ilsvrc and not has_split(root)):
             return _by_name(root, split, named)
         if ilsvrc:
             raise DataError(
@@ -106,19 +155,27 @@ def find_layout(root: Path, split: Split) -> Layout:
 
 def own_val(root: Path) -> str | None:
     """Name of a data root's validation images; None where it has none."""
+    named = _named_shards(root)
+    lists = [] if is_pattern(root) else lists_of(root, "val")
+    if is_list(root) or (lists and not _has_unlisted(root, "val", named)):
+        return lists[0].name if lists else None
     names = (*SPLIT_FOLDERS["val"], "ILSVRC2012_img_val.tar")
     found = next((name for name in names if (root / name).exists()), None)
-    return found or next((tar.name for tar in _named_shards(root).get("val", ())), None)
+    return found or next((tar.name for tar in named.get("val", ())), None)
 
 
 def _named_shards(root: Path) -> dict[str | None, list[Path]]:
-    """WebDataset shards in a data root, or tars of a pattern, by the split in their names.
+    """WebDataset or parquet shards in a data root, or those of a pattern, by split.
 
     Other tars in a root, e.g. those that its class folders were extracted from, mean nothing.
     """
     named = tars_by_split(root)
     first = chain.from_iterable(paths[:_FIRST] for paths in named.values())
-    return named if is_pattern(root) or any(map(begins_as_shard, first)) else {}
+    return named if is_pattern(root) or any(map(_is_named_shard, first)) else {}
+
+
+def _is_named_shard(path: Path) -> bool:
+    return path.suffix != ".tar" or begins_as_shard(path)
 
 
 def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
@@ -130,7 +187,9 @@ def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> L
     folder = folders.pop()
     if not is_pattern(root):
         refuse_compressed(folder, [path.name for path in folder.iterdir()])
-    return Layout(split, folder, tuple(path.name for path in paths))
+    names = tuple(path.name for path in paths)
+    _refuse_mixed(folder, names)
+    return Layout(split, folder, names)
 
 
 def tars_of_split(
@@ -154,10 +213,9 @@ def tars_of_split(
         )
     paths = unclear if split == "train" and unclear else named.get(split, [])
     if not paths:
-        held_out = ", or set data.val_fraction: 0.2 to hold out training images"
         raise DataError(
-            f"{root}: no tar has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such tars"
-            + held_out * (split == "val")
+            f"{root}: no shard has {' or '.join(SPLIT_FOLDERS[split])} in its name; add such shards"
+            + _OR_HOLD_OUT * (split == "val")
         )
     return paths
 
@@ -166,7 +224,7 @@ def _refuse_beside(
     root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
 ) -> None:
     """Refuse two sources of a split's images: nobody can know which one is meant."""
-    tars = [path.name for path in named.get(split, ())]
+    tars = [path.name for path in named.get(split, ()) if path.suffix == ".tar"]
     if tars and other != root and other.exists():
         raise DataError(
             f"{root}: contains {other.name} and also {few(tars, 'tar')} of {split}; move away "
@@ -182,17 +240,28 @@ def _tars(folder: Path, split: Split) -> tuple[str, ...]:
                 continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.endswith(b".tar"):
+            elif os.path.splitext(os.fsdecode(entry.name))[1] in SHARD_SUFFIXES:
                 tars.append(entry.name)
             else:
                 others.append(os.fsdecode(entry.name))
     if tars and (folder / INDEX_FOLDER / META).is_file():
         folders.remove(os.fsencode(INDEX_FOLDER))
     if folders:
-        _refuse_half_extracted(folder, folders, tars)
+        _refuse_half_extracted(folder, folders, [tar for tar in tars if tar.endswith(b".tar")])
         return ()
     refuse_compressed(folder, others)
-    return tuple(os.fsdecode(name) for name in sorted(tars))
+    names = tuple(os.fsdecode(name) for name in sorted(tars))
+    _refuse_mixed(folder, names)
+    return names
+
+
+def _refuse_mixed(folder: Path, names: tuple[str, ...]) -> None:
+    """Tars and parquet files of one split may hold the same images."""
+    if len({name.rpartition(".")[2] for name in names}) > 1:
+        raise DataError(
+            f"{folder}: holds tars and parquet files ({names[0]}, {names[-1]}) of one split; move "
+            "away what is not to be read"
+        )
 
 
 def refuse_compressed(folder: object, names: list[str]) -> None:

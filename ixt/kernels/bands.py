@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from ixt.kernels.operators import empty, library, like, operator
+from ixt.kernels.operators import empty, library, like, operator, wide, wide_dtype
 
 
 def _parts(x: Tensor, filters: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -79,8 +79,35 @@ def depthwise_bands(
 
 
 @operator("bands")
-def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> Tensor:
-    """Gradient of `depthwise_bands`'s input, from its output's; shape and order of `grad`."""
+def bands_moments(
+    x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int, shift: Tensor,
+    stats: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The bands' output less a shift (C,), in `dtype`, and its moments: (3, C) in the wide type.
+
+    For a block that folds the batch norm that follows (`folded.py`): no pass reads the output for
+    mean, biased and unbiased variance over all pixels. They are (3, 0) without `stats`.
+    """
+    # Quantities that the kernel keeps in fp32 until it stores them, in fp32 here, too.
+    out = depthwise_bands(wide(x), filters, biases, dilation) - shift.reshape(-1, 1, 1)
+    out = out.to(dtype)
+    if not stats:
+        return out, x.new_empty(3, 0, dtype=wide_dtype(dtype))
+    variance, mean = torch.var_mean(wide(out), (0, 2, 3), correction=0)
+    count = out.numel() // out.shape[1]
+    return out, torch.stack([mean, variance, variance * (count / max(count - 1, 1))])
+
+
+@operator("bands")
+def bands_input_grad(
+    grad: Tensor, filters: Sequence[Tensor], dilation: int, residual: Tensor | None
+) -> Tensor:
+    """Gradient of `depthwise_bands`'s input, from its output's; shape and order of `grad`.
+
+    With a residual, their sum in its type.
+    """
+    if residual is not None:
+        grad = wide(grad)  # as in `bands_moments`
     passed, *parts = _parts(grad, filters)
     bands = [
         conv2d_input(
@@ -88,7 +115,10 @@ def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> 
         )
         for part, k, pad in zip(parts, filters, _pads(filters, dilation), strict=True)
     ]
-    return like(grad).copy_(torch.cat([passed, *bands], dim=1))
+    out = torch.cat([passed, *bands], dim=1)
+    if residual is None:
+        return like(grad).copy_(out)
+    return like(grad, residual.dtype).copy_(out + wide(residual))
 
 
 @operator("band_grads")
@@ -97,14 +127,13 @@ def bands_weight_grad(
 ) -> list[Tensor]:
     """Gradients of `depthwise_bands`'s filters, then of its biases.
 
-    The weights give shapes and types only; biases are sums over pixels.
+    The weights give shapes, types and memory orders only; biases are sums over pixels.
     """
-    out = empty([*filters, *biases])
+    x, grad, out = wide(x), wide(grad), empty([*filters, *biases])
     parts = zip(_parts(x, filters)[1:], _parts(grad, filters)[1:], strict=True)
     for i, ((part, part_grad), pad) in enumerate(zip(parts, _pads(filters, dilation), strict=True)):
         k = filters[i]
-        like_part = part_grad.to(part.dtype)
-        out[i].copy_(conv2d_weight(part, k.shape, like_part, 1, pad, dilation, len(k)))
+        out[i].copy_(conv2d_weight(part, k.shape, part_grad, 1, pad, dilation, len(k)))
         out[len(filters) + i].copy_(part_grad.sum((0, 2, 3)))
     return out
 
@@ -121,7 +150,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     for_input = None
     for_weights: list[Any] = [None] * len(weights)
     if ctx.needs_input_grad[0]:
-        for_input = bands_input_grad(grad, filters, ctx.dilation)
+        for_input = bands_input_grad(grad, filters, ctx.dilation, None)
     if any((*ctx.needs_input_grad[1], *ctx.needs_input_grad[2])):
         for_weights = bands_weight_grad(x, grad, filters, biases, ctx.dilation)
     return for_input, for_weights[: ctx.num_bands], for_weights[ctx.num_bands :], None

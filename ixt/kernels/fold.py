@@ -115,6 +115,25 @@ def scaled_add(
 
 
 @operator("mlp")
+def norm_grad(
+    grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float
+) -> Tensor:
+    """Gradient of batch norm's inputs (rows, C), from that through the folded weights alone.
+
+    Args:
+        grad: u above, like inputs.
+        inputs: what batch norm read.
+        sums: (2, C) in the wide type: `unfold_norm`'s.
+        moments: (2 or more, C) in the wide type: mean and biased variance of the inputs.
+        eps: batch norm's.
+        count: rows that mean and variance were taken over, of all processes.
+    """
+    slope = -sums[1] / (moments[1] + eps) / count
+    level = -sums[0] / count - slope * moments[0]
+    return (wide(grad) + level + slope * wide(inputs)).to(grad.dtype)
+
+
+@operator("mlp")
 def scaled_sum(x: Tensor, scale: Tensor | None) -> Tensor:
     """The sum of (rows, C) over rows, each times its image's scale (N,), in the wide type."""
     return (wide(x) * per_row(scale, len(x))).sum(0)

@@ -19,7 +19,7 @@ from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ixt.kernels.bands_norm import bands_moments, bands_norm_input_grad, bands_norm_weight_grad
+from ixt.kernels.bands import bands_input_grad, bands_moments, bands_weight_grad
 from ixt.kernels.fold import (
     fold_weights,
     scaled_sum,
@@ -27,7 +27,7 @@ from ixt.kernels.fold import (
     unfold_scale,
     wide_product,
 )
-from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad
+from ixt.kernels.gemm import CUBLAS, Tiles, chosen_tiles, contract, expand, expand_grad, inputs_grad
 from ixt.kernels.modules import FusedMixer, MatmulMlp, fuse_mixers
 from ixt.kernels.operators import wide_dtype
 from ixt.kernels.residual import HalfResidualBlock, replace
@@ -110,12 +110,16 @@ class _Folded(torch.autograd.Function):
             moments, weight, bias, plan.eps,
         )  # fmt: skip
         sums, count = _shared_sums(sums, plan, inputs)
-        u = _image(torch.mm(d_hidden, small1), inputs)
-        norm = (inputs, sums, moments, plan.eps, count, plan.stats)
+        if plan.stats:
+            norm = (_rows(inputs), sums, moments, plan.eps, count)
+            d_inputs = inputs_grad(d_hidden, small1, *norm, plan.tiles.fc1_grad)
+        else:
+            d_inputs = torch.mm(d_hidden, small1)
+        mixed = _image(d_inputs, inputs)
         d_x = None
         if ctx.needs_input_grad[1]:
-            d_x = bands_norm_input_grad(u, filters, plan.dilation, grad, *norm).to(x.dtype)
-        d_bands = bands_norm_weight_grad(x, u, filters, biases, plan.dilation, *norm)
+            d_x = bands_input_grad(mixed, filters, plan.dilation, grad).to(x.dtype)
+        d_bands = bands_weight_grad(x, mixed, filters, biases, plan.dilation)
         return (
             *(None, d_x, None, None, None),
             *(d_weight, d_bias, d_w1.reshape(w1.shape), d_offset1.to(d_b2.dtype)),

@@ -1,7 +1,8 @@
 """Matrix products of a folded block's MLP together with what follows them, and who computes them.
 
-Three products of `folded.py` are followed by a pass over their result: fc1 by GELU, the gradient of
-fc2's input by GELU's slope, fc2 by the residual sum. Each of them either goes to cuBLAS and leaves
+Four products of `folded.py` are followed by a pass over their result: fc1 by GELU, the gradient of
+fc2's input by GELU's slope, fc2 by the residual sum, the gradient of fc1's input by what batch norm
+adds to it. Each of them either goes to cuBLAS and leaves
 that pass to an operator of `fold.py`, or to one of `triton_code/gemm.py`'s kernels that do both.
 Results differ in their last bits, so which of them it is belongs to the recipe.
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ixt.kernels.fold import per_row, scaled_add, scaled_gelu, scaled_gelu_grad
+from ixt.kernels.fold import norm_grad, per_row, scaled_add, scaled_gelu, scaled_gelu_grad
 from ixt.kernels.operators import operator, wide
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile
 
@@ -31,6 +32,7 @@ class Tiles:
     fc1: GemmTile | None = None
     fc2_grad: GemmTile | None = None
     fc2: GemmTile | None = None
+    fc1_grad: GemmTile | None = None
 
 
 CUBLAS = Tiles()
@@ -39,7 +41,7 @@ CUBLAS = Tiles()
 def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
     """The tiles for blocks of this number of channels; auto is cublas until it is resolved."""
     if choice == "triton":
-        return Tiles(_USUAL, _USUAL, _USUAL)
+        return Tiles(_USUAL, _USUAL, _USUAL, _USUAL)
     if isinstance(choice, str):
         return CUBLAS
     return Tiles(**{name: choice.get(f"{name}-{channels}") for name in get_args(GemmProduct)})
@@ -77,6 +79,16 @@ def product_add(
     return (product + wide(x) + per_row(scale, len(a)) * bias).to(dtype)
 
 
+@operator("gemm")
+def product_norm_grad(
+    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
+    count: float, tile: str,
+) -> Tensor:  # fmt: skip
+    """`fold.norm_grad` of the product a weight, (rows, K) and (K, N)."""
+    product = wide(a) @ wide(weight)
+    return norm_grad(product, wide(inputs), sums, moments, eps, count).to(inputs.dtype)
+
+
 def expand(
     inputs: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: GemmTile | None
 ) -> tuple[Tensor, Tensor]:
@@ -104,3 +116,13 @@ def contract(
     if tile is not None:
         return product_add(active, weight, x, bias, scale, dtype, tile)
     return scaled_add(torch.mm(active, weight.t()), x, bias, scale, dtype)
+
+
+def inputs_grad(
+    grad: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
+    count: float, tile: GemmTile | None,
+) -> Tensor:  # fmt: skip
+    """The gradient of batch norm's inputs, from that of hidden features; see `fold.norm_grad`."""
+    if tile is not None:
+        return product_norm_grad(grad, weight, inputs, sums, moments, eps, count, tile)
+    return norm_grad(torch.mm(grad, weight), inputs, sums, moments, eps, count)

@@ -80,6 +80,18 @@ def _computable(conv: nn.Conv2d, dilation: int) -> bool:
     return kept and depthwise and conv.bias is not None and conv.padding_mode == "zeros"
 
 
+def lay_out_filters(model: nn.Module) -> None:
+    """Move the filters of fused layers in memory so that each tap's channels are neighbours.
+
+    Kernels then read several at once. Values, shapes and the state dict stay; call it after the
+    model got its memory format, which puts them back.
+    """
+    for layer in model.modules():
+        if isinstance(layer, FusedMixer):
+            for weight in layer.weights()[0]:
+                weight.data = weight.data.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+
+
 class MatmulMlp(nn.Module):
     """timm's ConvMlp, whose 1x1 convolutions become matrix products where images lie in NHWC.
 

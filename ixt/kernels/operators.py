@@ -88,5 +88,5 @@ def ordered(x: Tensor) -> Tensor:
 
 
 def empty(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Empty contiguous tensors of the same shapes and types."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
+    """Empty tensors of the same shapes, types and, where nothing lies between, memory orders."""
+    return [torch.empty_like(t) for t in tensors]

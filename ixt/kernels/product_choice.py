@@ -21,7 +21,7 @@ from ixt.distributed.arithmetic import set_math
 from ixt.distributed.group import join_group
 from ixt.kernels.apply import DTYPES
 from ixt.kernels.folded import channels_of
-from ixt.kernels.gemm import contract, expand, expand_grad
+from ixt.kernels.gemm import contract, expand, expand_grad, inputs_grad
 from ixt.kernels.selfcheck import blocks_to_fold
 from ixt.kernels.shapes import TILES
 from ixt.models import create_empty_model, recipe_arguments
@@ -166,11 +166,16 @@ def make_product(
         run = partial(expand, draw(rows, channels), first, draw(hidden), scale)
     elif name == "fc2_grad":
         run = partial(expand_grad, draw(rows, channels), second, draw(rows, hidden), scale)
+    elif name == "fc1_grad":
+        ones, inputs = torch.ones(2, channels, device=device), draw(rows, channels)
+        run = partial(inputs_grad, draw(rows, hidden), first, inputs, ones, ones, 0.0, float(rows))
     else:
         x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
         run = partial(contract, draw(rows, hidden), second, x, bias, scale, stream)
     wide, element, lifted = rows * hidden, dtype.itemsize, rows * channels * stream.itemsize
-    moved = wide * element + (2 * lifted if name == "fc2" else (rows * channels + wide) * element)
+    narrow = rows * channels * element
+    beside = {"fc2": 2 * lifted, "fc1_grad": 2 * narrow}.get(name, narrow + wide * element)
+    moved = wide * element + beside
     weights = channels * hidden * element
     return Product(f"{name}-{channels}", run, moved + weights, 2 * rows * channels * hidden)
 

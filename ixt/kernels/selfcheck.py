@@ -11,7 +11,7 @@ from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
 
 from ixt.kernels.folded import FoldedBlock, channels_of, fuse
-from ixt.kernels.modules import FusedMixer, bands_of, token_mixers
+from ixt.kernels.modules import FusedMixer, bands_of, lay_out_filters, token_mixers
 from ixt.kernels.residual import HalfResidualBlock
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -92,7 +92,10 @@ def _problem(
         x, grad = x.to(dtype), grad.to(dtype)
     x = x.contiguous(memory_format=memory_format)
     exact = _results(copy.deepcopy(layer).double(), x.double(), grad.double(), dtype)
-    fused = _results(_fused(layer, put_in), x, grad, dtype)
+    ours = _fused(layer, put_in)
+    if memory_format == torch.channels_last:
+        lay_out_filters(ours)
+    fused = _results(ours, x, grad, dtype)
     plain = None if mixer else _results(layer, x, grad, dtype)
     for name, right in exact.items():
         # Batch norm takes away what a mixer's bias adds: no gradient is left to compare with.

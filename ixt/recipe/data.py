@@ -14,7 +14,8 @@ class Data(Section):
     """Where images come from and how they are decoded."""
 
     root: str | None = None
-    """Folder with train/ and val/ (or validation/) or with WebDataset shards; `--data` sets it."""
+    """Folder with train/ and val/ (or validation/), with lists, or with WebDataset or parquet
+    shards; or a list; `--data` sets it."""
     decoder: Literal["auto", "dali", "torch", "exact"] = "auto"
     """auto takes DALI where it is installed, else torch; on a CPU both have the same pixels.
 

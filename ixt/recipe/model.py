@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ixt.recipe.section import Fraction, Positive, Problem, Section, argument_problems
 
-GemmProduct = Literal["fc1", "fc2_grad", "fc2"]
+GemmProduct = Literal["fc1", "fc2_grad", "fc2", "fc1_grad"]
 """A matrix product of a folded block that a pass over its result follows."""
 GemmTile = Literal["128x128", "128x64", "128x64s", "64x64"]
 """Rows and columns of a result that Triton computes at a time; s for shorter steps."""
@@ -56,7 +56,8 @@ class Model(Section):
     """Run the mixers of InceptionNeXt and ConvNeXt as one kernel each; in NHWC also fold batch
     norm, layer scale and drop-path of InceptionNeXt's blocks into matrix products.
     auto: on a CUDA device where a check finds the results of plain layers, plain layers elsewhere;
-    true: also warn where the check fails, and use the same operators on a CPU."""
+    true: also warn where the check fails, and use the same operators on a CPU. With either, AdamW
+    is torch's fused kernel on a CUDA device under kind: ddp, unless precision is fp16."""
     fused_gemm: GemmChoice = "cublas"
     """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
     kernel for that pass; triton, both in one kernel; a mapping, e.g. {fc1-96: 128x64}: Triton,

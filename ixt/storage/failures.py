@@ -71,7 +71,7 @@ def _own_status(error: BaseException) -> int | None:
 
 
 def is_transient(error: Exception, status: int | None) -> bool:
-    """Whether asking again may help."""
+    """Whether another attempt may succeed."""
     if status is not None:
         return status >= 500 or status in _TRANSIENT
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -97,7 +97,7 @@ def is_conflict(error: Exception, status: int | None) -> bool:
 
 
 def explain(url: str, error: Exception, status: int | None) -> str:
-    """What a lasting error means, and what to do."""
+    """What a permanent error means, and what to do."""
     text, service = describe(error, status), service_of(url)
     where = f"{text} {getattr(error.__cause__, 'response', '')}"
     if scheme_of(url) == "s3" and any(word in where for word in _REGION):

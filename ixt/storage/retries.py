@@ -25,11 +25,11 @@ _SECONDS_BETWEEN_WARNINGS = 10.0
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a bucket is asked before a run stops: about a minute in all."""
+    """How long requests to a bucket are repeated before a run stops: about a minute in total."""
 
     attempts: int = 10
     first_wait_s: float = 0.2
-    """Longest wait behind the first attempt; it doubles with each further one."""
+    """Longest wait after the first attempt; it doubles with each further one."""
     longest_wait_s: float = 30.0
     timeout_s: float = 30.0
     """Longest silence of the server within an attempt."""
@@ -66,6 +66,11 @@ def ask(url: str, call: Callable[[Any, int], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
+def forget_outage() -> None:
+    """Give the next calls all of their attempts, also where calls before them were given up."""
+    _OUTAGE.end()
+
+
 def _wait_or_raise(url: str, attempt: int, error: Exception) -> None:
     status = failures.status_of(error)
     if failures.is_taken(error, status):
@@ -79,7 +84,7 @@ def _wait_or_raise(url: str, attempt: int, error: Exception) -> None:
     if attempt == POLICY.attempts:
         _OUTAGE.give_up()
     elif attempt >= _ATTEMPTS_IN_SILENCE:
-        _OUTAGE.warn(f"{url}: {text}, again in {wait_s:.1f} s")
+        _OUTAGE.warn(f"{url}: {text}; retrying in {wait_s:.1f} s")
     if _OUTAGE.is_given_up_within(wait_s):
         raise StorageError(
             f"{url}: {text} in the last of {attempt} attempts; check the network and the server, "
@@ -88,7 +93,7 @@ def _wait_or_raise(url: str, attempt: int, error: Exception) -> None:
 
 
 class _Outage:
-    """What threads share about a server that fails: they complain and give up as one."""
+    """What threads share about a failing server, so that they warn and give up together."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -107,7 +112,7 @@ class _Outage:
     def is_given_up_within(self, wait_s: float) -> bool:
         """Wait; True, and at once, where a call was given up and none has succeeded since.
 
-        The run stops then, and threads that kept asking would only delay its end.
+        The run then stops, and further attempts would only delay its end.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._given_up, wait_s)

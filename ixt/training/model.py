@@ -9,7 +9,7 @@ from torch import nn
 
 from ixt.distributed.accelerator import seed_model
 from ixt.errors import ModelError, first_line
-from ixt.kernels import prepare_model
+from ixt.kernels import lay_out_filters, prepare_model
 from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe
 
@@ -53,6 +53,7 @@ def build_model(
     # NHWC make convolutions run in that order all the same.
     if recipe.engine.channels_last and recipe.engine.kind == "ddp":
         model = model.to(memory_format=torch.channels_last)
+        lay_out_filters(model)
     if recipe.engine.compile:
         # One version for each size is faster than one for all.
         fixed = {"dynamic": False} if recipe.curriculum.image_sizes() else {}

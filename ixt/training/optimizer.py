@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_optimizer(
-    model: nn.Module, optim: Optim, in_graph: bool = False
+    model: nn.Module, optim: Optim, in_graph: bool = False, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Build timm's optimizer by name, without weight decay on biases and 1-D parameters.
 
@@ -31,12 +31,19 @@ def build_optimizer(
         optim: the recipe's section.
         in_graph: its steps will be recorded as a CUDA graph: one kernel that keeps its counts on
             the device; adamw only.
+        fused: take torch's kernel that reads and writes weights and moments once, where AdamW's
+            arguments leave that open; other optimizers have none.
 
     Raises:
         RecipeError: unknown optimizer, or an argument that it does not take.
     """
     given = {"betas": optim.betas, "eps": optim.eps}
     given = {key: value for key, value in given.items() if value is not None}
+    kwargs = dict(optim.kwargs)
+    if in_graph:
+        kwargs = {"fused": True, **kwargs, "capturable": True}
+    elif fused and optim.name == "adamw" and not kwargs.keys() & {"foreach", "differentiable"}:
+        kwargs = {"fused": True, **kwargs}
     try:
         _refuse_unused(optim.name, given)
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -48,7 +55,7 @@ def build_optimizer(
             layer_decay=optim.layer_decay,
             param_group_fn=None if optim.weight_decay or optim.layer_decay else _one_group,
             **given,
-            **({"fused": True, **optim.kwargs, "capturable": True} if in_graph else optim.kwargs),
+            **kwargs,
         )
         return optimizer
     # torch's optimizers raise RuntimeError for flags that contradict each other.

@@ -60,7 +60,7 @@ targets, and steps after the last one; gives the loss, 0-d."""
 
 
 class RunReport(Observer):
-    """Writes a report for people while a run trains; this base class writes nothing."""
+    """Handles a run's results while it trains, e.g. its report; this base class does nothing."""
 
     def evaluated(self, step: int, records: Records) -> None:
         """An evaluation is done and its row is written; every process is at this point.
@@ -69,6 +69,12 @@ class RunReport(Observer):
             step: updates done.
             records: of the averaged weights where there are some, else of the raw ones.
         """
+
+    def saved(self) -> None:
+        """A checkpoint is on the disk; called in the thread that wrote it."""
+
+    def finish(self) -> None:
+        """Bring what was saved to where it is to be; called before the processes leave."""
 
 
 class EpochStart(Protocol):
@@ -211,7 +217,10 @@ def _build(
 
     model = build_model(start, len(class_names), device, load).to(device)
     stream = update_stream(recipe.engine, device)
-    optimizer = build_optimizer(model, recipe.optim, in_graph=stream is not None)
+    # fp16's scaler would not learn from the fused kernel that it skipped a step.
+    fused = bool(recipe.model.fused) and device.type == "cuda" and recipe.engine.kind == "ddp"
+    fused = fused and recipe.engine.precision != "fp16"
+    optimizer = build_optimizer(model, recipe.optim, stream is not None, fused)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     loss = build_loss(recipe.optim, weights)
     teacher = open_teacher(recipe, data["train"], class_names, accelerator)

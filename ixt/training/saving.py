@@ -116,6 +116,7 @@ def finish_saves(run: Run) -> None:
     """
     with activity.long("writing a checkpoint"):
         run.writer.wait()
+        run.report.finish()
     with activity.doing("waiting for the checkpoint"):
         run.accelerator.wait_for_everyone()
 
@@ -143,3 +144,4 @@ def _write(run: Run, tensors: dict[str, dict[str, Tensor]], content: dict[str, A
         settings.keep_every_epochs,
     )
     run.reporter.saved(content["step"])
+    run.report.saved()

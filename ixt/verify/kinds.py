@@ -31,7 +31,7 @@ def verify(
             key cannot be used.
         Interrupted: a signal stopped a replay.
     """
-    refuse_url(path)
+    refuse_url(path, reads=True)
     path = locate(path)
     is_export = (path / "config.json").is_file() or (path / "model.safetensors").is_file()
     is_export |= path.is_file() and path.suffix in SUFFIXES

@@ -9,7 +9,8 @@ rates         images per second of each stage by CPU threads, decoding on the GP
 memory        of the device and of the process, over 200 batches
 end to end    training with the loader against training on a batch that stays on the device
 
-OUT.json names the device. Without a CUDA device the script refuses.
+OUT.json names the device. Without a CUDA device the script refuses, but for --rehearse, which takes
+the same way with DALI's operators for CPUs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import train_crops
 from ixt.recipe import Recipe, find_recipe, load_recipe
 
-BATCH, NUM_BATCHES = 128, 200
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BATCH, NUM_BATCHES = (128, 200) if DEVICE == "cuda" else (16, 10)
 MODES = {
     "mixed, load 0": GpuDecoding("gpu", 0.0),
     "mixed, load 1": GpuDecoding("gpu", 1.0),
     "CPU decode, GPU resize": GpuDecoding("cpu"),
 }
+if DEVICE == "cpu":
+    MODES = {"CPU": GpuDecoding()}
 
 
 def recipe_for(root: Path, gpu: GpuDecoding, *more: str) -> Recipe:
@@ -89,7 +93,7 @@ def check_pixels(root: Path) -> dict[str, Any]:
         expected = next(iter(decoder.stream([batch_of(root)]))).images.float().clone()
     found: dict[str, Any] = {}
     for name, gpu in MODES.items():
-        with decoder_of("cuda", gpu) as decoder:
+        with decoder_of(DEVICE, gpu) as decoder:
             stream = iter(decoder.stream([batch_of(root), batch_of(root, slice(None, None, -1))]))
             first, turned = (next(stream).images.cpu() for _ in range(2))
         difference = (first.float() - expected).abs()
@@ -117,9 +121,9 @@ def measure_memory(root: Path) -> dict[str, Any]:
     request, found = batch_of(root), {}
     for name, gpu in MODES.items():
         device_mib, process_mib = [], []
-        with decoder_of("cuda", gpu) as decoder:
+        with decoder_of(DEVICE, gpu) as decoder:
             for _ in decoder.stream([request] * NUM_BATCHES):
-                free, total = torch.cuda.mem_get_info()
+                free, total = torch.cuda.mem_get_info() if DEVICE == "cuda" else (0, 0)
                 device_mib.append((total - free) / 2**20)
                 process_mib.append(psutil.Process().memory_info().rss / 2**20)
         half = NUM_BATCHES // 2
@@ -134,44 +138,54 @@ def measure_memory(root: Path) -> dict[str, Any]:
     return found
 
 
-def measure_end_to_end(root: Path) -> dict[str, Any]:
+def measure_end_to_end(root: Path, seconds: float) -> dict[str, Any]:
     """Training as it is and on synthetic batches, in each mode."""
-    protocol = Protocol()
+    protocol = Protocol(seconds=seconds)
     return {
         name: bench_end_to_end(recipe_for(root, gpu, "engine.precision=bf16"), protocol).as_json()
         for name, gpu in MODES.items()
     }
 
 
+PARTS = ("pixels", "rates", "memory", "end_to_end")
+
+
 def main() -> None:
-    """Run everything and write the file, after each part."""
+    """Run the parts and write the file, after each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path, metavar="OUT.json")
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--threads", default="2,4,8,16")
     parser.add_argument("--seconds", type=float, default=5.0, help="per stage and setting")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--data", type=Path, help="photographs, made if there are none")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
+    if DEVICE == "cpu" and not given.rehearse:
         sys.exit("gpu_data.py: no CUDA device here; run it on a machine with an NVIDIA GPU")
     threads = [int(count) for count in given.threads.split(",")]
-    with tempfile.TemporaryDirectory() as name:
+    kept = nullcontext(given.data) if given.data else tempfile.TemporaryDirectory()
+    with kept as name:
         root = Path(name)
-        write_photos(root, given.images, 2 * BATCH)
+        if not (root / "val").exists():
+            root.mkdir(parents=True, exist_ok=True)
+            write_photos(root, given.images, 2 * BATCH)
         found: dict[str, Any] = {
-            "device": torch.cuda.get_device_name(),
-            "images": {"count": given.images, "mean_kb": mean_kb(root)},
+            "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+            "images": {"mean_kb": mean_kb(root)},
             "modes": {mode: asdict(gpu) for mode, gpu in MODES.items()},
         }
-        parts: dict[str, Callable[[], object]] = {
+        measures: dict[str, Callable[[], object]] = {
             "pixels": lambda: check_pixels(root),
             "rates": lambda: measure_rates(root, threads, given.seconds),
             "memory": lambda: measure_memory(root),
-            "end_to_end": lambda: measure_end_to_end(root),
+            "end_to_end": lambda: measure_end_to_end(root, given.seconds),
         }
-        for part, measure in parts.items():
-            found[part] = measure()
+        for part in given.parts.split(","):
+            if part:
+                found[part] = measures[part]()
             given.out.write_text(json.dumps(found, indent=1) + "\n")
-            print(f"{part}: done", flush=True)
+            print(f"{part or 'photographs'}: done", flush=True)
     print(f"{given.out}: results for {found['device']}")
 
 

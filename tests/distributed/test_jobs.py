@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 
 from ixt.cli import main
@@ -195,6 +196,27 @@ def test_the_trainjob_is_in_block_style() -> None:
     assert '        value: "1"\n' in text.replace("'", '"')
 
 
+def test_a_range_of_machines_is_given_to_the_agents() -> None:
+    job = manifest(replace(JOB, least_nodes=2))
+    assert job["spec"]["trainer"]["numNodes"] == 4
+    words = job["spec"]["trainer"]["args"]
+    assert words[words.index("--nodes") + 1] == "2:4"
+
+
+def test_readers_of_yaml_1_1_find_texts_where_texts_were_written() -> None:
+    job = replace(JOB, num_nodes=2, least_nodes=1)
+    text = kubernetes_manifest(job, image="x", env={"A": "on", "B": "12:30"})
+    trainer = yaml.safe_load(text)["spec"]["trainer"]
+    assert trainer["args"][trainer["args"].index("--nodes") + 1] == "1:2"
+    assert [pair["value"] for pair in trainer["env"]] == ["on", "12:30", "110"]
+
+
+def test_kubeflow_s_own_models_know_every_key_of_the_trainjob() -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    job = manifest(replace(JOB, least_nodes=2))
+    assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
+
+
 def test_one_machine_needs_no_meeting() -> None:
     job = Job("one", ("train", "x"), num_nodes=1, gpus_per_node=0, processes_per_node=2)
     trainer = manifest(job)["spec"]["trainer"]
@@ -209,6 +231,10 @@ def test_mistakes_are_named() -> None:
         parse_pairs("--env", "=", ["A"])
     with pytest.raises(EngineError, match="--volume: 'data' is not an absolute path"):
         parse_volumes(["claim:data"])
+    with pytest.raises(EngineError, match="--env: 'PET_NNODES': Kubeflow sets the PET_ variables"):
+        kubernetes_manifest(JOB, image="x", env={"PET_NNODES": "2:4"})
+    with pytest.raises(EngineError, match="--image: '' names no image"):
+        kubernetes_manifest(JOB, image="")
     with pytest.raises(EngineError, match="there is no no-such-queue here"):
         submit("no-such-queue", "job.sh")
     with pytest.raises(EngineError, match="bash -c 'echo no such >&2; exit 3': no such"):
@@ -261,3 +287,117 @@ def test_a_file_s_name_cannot_forge_a_line(
     arguments = ("inceptionnext_tiny", "--data", tmp_path, "--time", "1:00:00", "--out", out)
     assert ixt_status("launch", "slurm", *arguments) == 0
     assert capsys.readouterr().out == f"{tmp_path}/a\\nb.sh: written\n"
+
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "inceptionnext_tiny.yaml"
+
+
+@pytest.fixture
+def in_container(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., list[str]]:
+    """What srun gets from the job of x.yaml, with further options, in an empty folder."""
+
+    def words(*options: str) -> list[str]:
+        monkeypatch.chdir(tmp_path)
+        Path("x.yaml").write_text(RECIPE.read_text())
+        assert ixt_status("launch", "slurm", "x.yaml", *options) == 0
+        (line,) = re.findall("^srun (.*)", capsys.readouterr().out, re.MULTILINE)
+        return shlex.split(line)
+
+    return words
+
+
+@pytest.mark.parametrize(
+    ("data", "mounted"),
+    [
+        ("images", "images"),
+        ("sets/shard-{000..009}.tar", "sets"),
+        ("{train,val}.tar", "."),
+        ("s3://b/images", None),
+    ],
+)
+def test_a_container_has_recipe_data_and_run_where_the_command_looks_for_them(
+    data: str, mounted: str | None, tmp_path: Path, in_container: Callable[..., list[str]]
+) -> None:
+    words = in_container("--data", data, "--container-image", "r/ixt:1", "--run-dir", "runs/x")
+    (image,) = [word for word in words if word.startswith("--container-image")]
+    (option,) = [word for word in words if word.startswith("--container-mounts=")]
+    mounts = option.removeprefix("--container-mounts=").split(",")
+    assert image == "--container-image=r/ixt:1"
+    paths = {tmp_path / "x.yaml", tmp_path / "runs/x"} | (
+        {tmp_path / mounted} if mounted else set()
+    )
+    assert sorted(mounts) == sorted(f"{path}:{path}" for path in paths)
+    there = data if mounted is None else str(tmp_path / data)
+    assert words[words.index("ixt") :] == [
+        *("ixt", "train", str(tmp_path / "x.yaml"), "--run-dir", str(tmp_path / "runs/x")),
+        *("--auto-resume", "--data", there),
+    ]
+
+
+def test_what_the_recipe_names_is_mounted_too(
+    tmp_path: Path, in_container: Callable[..., list[str]]
+) -> None:
+    page = f"run.prometheus={{textfile: {tmp_path}/node/x.prom}}"
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").touch()
+    settings = ("--set", "data.root=lists/a.csv", "--set", page, "--container-mount", "/scratch")
+    words = in_container("--container-image", "/i/ixt.sqsh", *settings)
+    (option,) = [word for word in words if word.startswith("--container-mounts=")]
+    paths = [tmp_path / name for name in ("x.yaml", "runs/x", "lists", "node")]
+    assert sorted(option.removeprefix("--container-mounts=").split(",")) == sorted(
+        f"{path}:{path}" for path in (*paths, Path("/scratch"))
+    )
+    assert words[words.index("--data") + 1] == f"{tmp_path}/lists/a.csv"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("slurm", "--container-image", ""),
+            "--container-image: '' names no image; give e.g. registry/ixt:1\n",
+        ),
+        (
+            ("slurm", "--container-mount", "/a"),
+            "--container-mount: needs a container; add --container-image IMAGE\n",
+        ),
+        (
+            ("slurm", "--container-image", "ixt.sqsh"),
+            "--container-image: 'ixt.sqsh': give the absolute path of the file; Pyxis takes other "
+            "names for images of a registry\n",
+        ),
+        (
+            ("slurm", "--container-image", "r/ixt", "--data", "/a,b"),
+            "--container-image: '/a,b' cannot be mounted: Pyxis ends a path at ':' and ','; rename "
+            "it, or make a link without them\n",
+        ),
+        (
+            ("slurm", "--container-image", "r/ixt", "--set", "run.prometheus={textfile: x.prom}"),
+            "run.prometheus.textfile: 'x.prom' is relative, so it would be lost with its "
+            "container; give an absolute path that is mounted there\n",
+        ),
+        (
+            ("k8s", "--image", "r/ixt", "--run-dir", "runs/x"),
+            "--run-dir: 'runs/x' is relative, so it would be lost with its container; give an "
+            "absolute path that is mounted there\n",
+        ),
+        (
+            ("k8s", "--image", "r/ixt", "--nodes", "2", "--min-nodes", "4"),
+            "--min-nodes: 4 is more than --nodes 2\n",
+        ),
+    ],
+)
+def test_a_job_that_a_container_cannot_run_is_refused_in_one_line(
+    options: tuple[str, ...],
+    message: str,
+    ixt_status: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    queue, *rest = options
+    assert ixt_status("launch", queue, RECIPE, *rest) == 2
+    assert capsys.readouterr().err == message

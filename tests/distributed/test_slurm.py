@@ -27,6 +27,8 @@ def test_a_preempted_job_is_requeued_and_sees_the_samples_of_an_unbroken_run(
     with slurm_cluster.running(tmp_path / "slurm") as env:
         command = [sys.executable, "-m", "ixt", "launch", "slurm", "x.yaml", "--run-dir", "run"]
         command += ["--nodes", "2", "--gpus-per-node", "0", "--processes-per-node", "2"]
+        # What these small nodes have.
+        command += ["--cpus-per-process", "1", "--memory", "0"]
         # The names of these nodes do not resolve.
         command += ["--setup", "export MASTER_ADDR=127.0.0.1", "--out", "job.sh", "--submit"]
         done = subprocess.run(

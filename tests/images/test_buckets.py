@@ -246,6 +246,11 @@ def test_a_place_without_a_packed_set_says_how_to_make_one(uploaded: str) -> Non
         load_index("s3://no-such-bucket/x", "train")
 
 
+def test_the_index_of_a_packed_set_is_not_built_anew(uploaded: str) -> None:
+    with pytest.raises(DataError, match="a packed set contains its own index"):
+        load_index(uploaded, "train", rebuild=True)
+
+
 def test_tars_without_their_index_are_refused(copied: Path) -> None:
     shutil.rmtree(copied / "train" / "index")
     s3_server.upload(copied, "s3://sets/bare")

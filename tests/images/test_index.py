@@ -398,7 +398,7 @@ def test_a_full_disk_leaves_no_half_written_table(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_cache, "_write", full)
+    monkeypatch.setattr(index_cache, "write_files", full)
     assert len(load_index(root, "train")) == 3
     assert cached_tables(root) == []
     assert [p for p in user_cache.rglob("*") if p.is_file()] == []
@@ -564,8 +564,3 @@ def test_an_image_replaced_in_place_is_seen_when_all_are_looked_at_again(root: P
     # A job that maps the old table goes on with it.
     assert old.sizes.tolist()[1] == [20, 30]
     assert [path.name.startswith("old-") for path in cached_tables(root)] == [True, False]
-
-
-def test_the_index_of_a_bucket_is_not_built_anew() -> None:
-    with pytest.raises(DataError, match="a packed set contains its own index"):
-        load_index("s3://bucket/set", "train", rebuild=True)

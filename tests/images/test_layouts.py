@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tar_sets.write_folder(base / "folder")
     roots = {
         "folder": folder,
+        "lists": tar_sets.lists(folder, base / "lists"),
         "tars": tar_sets.class_tars(folder, base / "tars"),
         "outer": tar_sets.outer_tar(folder, base / "outer"),
         "shards": tar_sets.webdataset(folder, base / "shards"),
         "packed": pack(folder, base / "packed", PackOptions(shard_bytes=12_000)).root,
     }
+    if find_spec("pyarrow"):
+        roots["parquet"] = tar_sets.parquet(folder, base / "parquet")
     with s3_server.serve() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         s3_server.use(bucket, patch)
@@ -124,7 +128,8 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    for layout in ("outer", "shards", "packed", "bucket", "bucket shards"):
+    local = ("lists", "outer", "shards", "packed", *roots.keys() & {"parquet"})
+    for layout in (*local, "bucket", "bucket shards"):
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)

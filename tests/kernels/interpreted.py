@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from triton.runtime import interpreter
 
-from ixt.kernels import bands_norm, fold, gemm
+from ixt.kernels import bands as plain_bands
+from ixt.kernels import fold, gemm
 from ixt.kernels.triton_code import band_grads as triton_band_grads
 from ixt.kernels.triton_code import bands as triton_bands
 from ixt.kernels.triton_code import fold as triton_fold
@@ -55,7 +56,7 @@ def wide(*values: Any) -> tuple[Any, ...]:
 class Drawn:
     """Random inputs of one size: N,C,G,H,W,BANDS,dilation,dtype,order; bands as 3x3+1x11."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, taps_first: bool = False) -> None:
         *numbers, bands, dilation, dtype, order = size.split(",")
         n, c, g, h, w = map(int, numbers)
         self.dilation, self.dtype = int(dilation), getattr(torch, dtype)
@@ -64,7 +65,10 @@ class Drawn:
         self.size = (n, c, h, w)
         # Its sum, a bias's gradient, is far from 0: an error is measured by it.
         self.x, self.grad = self.image(), self.image() + 1
-        self.filters = tuple(torch.randn(g, 1, *size) for size in sizes)
+        # As `lay_out_filters` leaves them, or as they are made.
+        self.filters = tuple(torch.randn(*size, g).permute(2, 0, 1)[:, None] for size in sizes)
+        if not taps_first:
+            self.filters = tuple(f.contiguous() for f in self.filters)
         self.biases = tuple(torch.randn(g) for _ in sizes)
 
     def image(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -92,7 +96,7 @@ def bands(size: str) -> Pairs:
 
     weights = (drawn.filters, drawn.biases, drawn.dilation)
     out = triton_bands.depthwise_bands(drawn.x, *weights)
-    x_grad = triton_bands.bands_input_grad(drawn.grad, drawn.filters, drawn.dilation)
+    x_grad = triton_bands.bands_input_grad(drawn.grad, drawn.filters, drawn.dilation, None)
     weight_grads = triton_band_grads.bands_weight_grad(drawn.x, drawn.grad, *weights)
     pairs: Pairs = {"output": (out, expected), "input": (x_grad, leaves[0].grad)}
     for i, (found, leaf) in enumerate(zip(weight_grads, leaves[1:], strict=True)):
@@ -101,32 +105,34 @@ def bands(size: str) -> Pairs:
 
 
 def norm(size: str) -> Pairs:
-    """The bands with batch norm's statistics and gradient, against the same steps in float64."""
-    drawn = Drawn(size)
+    """The bands in a block that folds batch norm, against the same steps in float64."""
+    drawn = Drawn(size, taps_first=True)
     # The stream may be of another type than what lies between the sums.
     x, residual = drawn.image(torch.float32), drawn.image(torch.float32)
-    inputs, channels, pixels = drawn.image(), drawn.size[1], drawn.size[2] * drawn.size[3]
-    shift, sums = 30 + torch.randn(channels), torch.randn(2, channels)
-    moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
+    channels, pixels = drawn.size[1], drawn.size[2] * drawn.size[3]
+    shift = 30 + torch.randn(channels)
     weights = (drawn.filters, drawn.biases, drawn.dilation)
 
     forward = (x, *weights, shift, True)
     out, found = triton_bands.bands_moments(*forward, drawn.dtype)
-    plain, _ = bands_norm.bands_moments(*wide(*forward, torch.float64))
-    rest = (inputs, sums, moments, EPS, 77.0, True)
-    for_input = (drawn.grad, drawn.filters, drawn.dilation, residual, *rest)
-    for_weights = (x, drawn.grad, *weights, *rest)
+    plain, _ = plain_bands.bands_moments(*wide(*forward, torch.float64))
+    for_input = (drawn.grad, drawn.filters, drawn.dilation, residual)
+    for_weights = (x, drawn.grad, *weights)
     # Statistics are those of what was stored.
     variance, mean = torch.var_mean(out.double(), (0, 2, 3), correction=0)
     count = drawn.size[0] * pixels
     pairs = {"output": (out, plain), "moments": (found[:2], torch.stack([mean, variance]))}
     pairs["unbiased"] = (found[2] * (count - 1), variance * count)
     pairs["wide input"] = (
-        triton_bands.bands_norm_input_grad(*for_input),
-        bands_norm.bands_norm_input_grad(*wide(*for_input)),
+        triton_bands.bands_input_grad(*for_input),
+        plain_bands.bands_input_grad(*wide(*for_input)),
     )
-    grads = triton_band_grads.bands_norm_weight_grad(*for_weights)
-    right_weights = bands_norm.bands_norm_weight_grad(*wide(*for_weights))
+    grads = triton_band_grads.bands_weight_grad(*for_weights)
+    assert all(
+        grad.stride() == filters.stride()
+        for grad, filters in zip(grads, drawn.filters, strict=False)
+    )
+    right_weights = plain_bands.bands_weight_grad(*wide(*for_weights))
     for i, (grad, right) in enumerate(zip(grads, right_weights, strict=True)):
         pairs[f"weight {i}"] = (grad, right)
     return pairs
@@ -156,7 +162,8 @@ def mlp(size: str) -> Pairs:
     summed = triton_mlp.scaled_sum(y, scale)
     weights = (w1, b1, w2, b2, gamma)
     first, offset1, second, offset2 = triton_fold.fold_weights(*weights, *terms, dtype)
-    for_norm = (torch.randn_like(w1), b1, first, w1, *terms)
+    unfolding = (torch.randn_like(w1), b1, first, w1, *terms)
+    for_norm = (y, torch.randn_like(x).to(dtype), torch.randn(2, channels), moments, EPS, 77.0)
     for_scale = (torch.randn_like(w2), b2, w2, b2, gamma)
 
     right_grad, right_sum = fold.scaled_gelu_grad(*wide(h, dh, scale))
@@ -176,14 +183,15 @@ def mlp(size: str) -> Pairs:
         "wide sum of it": (d_bias, right_sum),
         "wide total": (total, fold.scaled_add(*wide(y, x, b2, scale, torch.float64))),
         "wide sum": (summed, fold.scaled_sum(*wide(y, scale))),
+        "norm": (triton_mlp.norm_grad(*for_norm), fold.norm_grad(*wide(*for_norm))),
         "w1'": (first, right[0]),
         "b1'": (offset1, right_offset),
         "wide b1'": (wide_offset, right_offset),
         "w2'": (second, right[2]),
         "wide b2'": (offset2, right[3]),
     }
-    unfolded = (*triton_fold.unfold_norm(*for_norm), *triton_fold.unfold_scale(*for_scale))
-    expected = (*fold.unfold_norm(*wide(*for_norm)), *fold.unfold_scale(*wide(*for_scale)))
+    unfolded = (*triton_fold.unfold_norm(*unfolding), *triton_fold.unfold_scale(*for_scale))
+    expected = (*fold.unfold_norm(*wide(*unfolding)), *fold.unfold_scale(*wide(*for_scale)))
     for i, pair in enumerate(zip(unfolded, expected, strict=True)):
         if pair[0].numel():
             pairs[f"wide unfolded {i}"] = pair
@@ -210,6 +218,8 @@ def products(size: str) -> Pairs:
 
     first, back = (x, w1, b1, scale, tile), (grad, w2, h, scale, tile)
     last = (g, w2, stream, b2, scale)
+    moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
+    norm = (h, w1 / 4, x, torch.randn(2, channels), moments, EPS, 77.0, tile)
     found_h, found_g = triton_gemm.product_gelu(*first)
     d_h, d_bias = triton_gemm.product_gelu_grad(*back)
     total = triton_gemm.product_add(*last, torch.float32, tile)
@@ -220,6 +230,7 @@ def products(size: str) -> Pairs:
         "gelu gradient": (d_h, right_grad),
         "wide sum of it": (d_bias, right_sum),
         "wide total": (total, gemm.product_add(*wide(*last, torch.float64, tile))),
+        "norm": (triton_gemm.product_norm_grad(*norm), gemm.product_norm_grad(*wide(*norm))),
     }
 
 

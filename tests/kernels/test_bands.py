@@ -84,7 +84,8 @@ def test_torch_finds_the_operators_well_formed(order: torch.memory_format) -> No
     opcheck: Any = torch.library.opcheck  # its types do not know what `custom_op` makes
     opcheck(depthwise_bands, (inputs[0], inputs[1:4], inputs[4:], 1))
     x, *weights = (leaf.detach() for leaf in inputs)
-    opcheck(bands_input_grad, (x, weights[:3], 1))
+    for residual in (None, x):
+        opcheck(bands_input_grad, (x, weights[:3], 1, residual))
     opcheck(bands_weight_grad, (x, x, weights[:3], weights[3:], 1))
 
 

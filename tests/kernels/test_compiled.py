@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from ixt.kernels.shapes import TILES, Bands  # noqa: E402
 from ixt.kernels.triton_code import band_grads, fold, gemm, mlp, stats  # noqa: E402
-from ixt.kernels.triton_code.bands import bands_kernel, bands_shape  # noqa: E402
+from ixt.kernels.triton_code.bands import bands_kernel, bands_options, bands_shape  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 # Arguments that are matrices of images or folded weights, integers, floats; all others are fp32.
@@ -57,6 +57,11 @@ class Binary:
     def tensor_core(self) -> bool:
         """Whether products run on tensor cores, of an A100 or an H100."""
         return re.search(r"\b(HMMA|HGMMA)\.", self.instructions) is not None
+
+    @property
+    def narrow_loads(self) -> int:
+        """Loads of 4 bytes and less."""
+        return len(re.findall(r"\bLDG\.E(?!\.\d)", self.instructions))
 
     def loads(self, bits: int) -> int:
         return len(re.findall(rf"\bLDG\.E\.{bits}\b", self.instructions))
@@ -135,25 +140,28 @@ def check_bands(
     # Rows of a large filter share their code.
     taps = sum(w if h * w > 11 else h * w for h, w in bands.sizes) if widest else 0
     for backward in (False, True):
-        constants = {**bands_shape(x, bands), "BACKWARD": backward}
-        check(build(bands_kernel, arch, constants, num), widest, taps)
+        constants = bands_shape(x, bands, BACKWARD=backward)
+        check(build(bands_kernel, arch, constants, num, bands_options(constants)), widest, taps)
     constants = band_grads.band_grads_shape(x, bands)
-    check(build(band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+    options = band_grads.band_grads_options(constants)
+    check(build(band_grads.band_grads_kernel, arch, constants, num, options), widest, taps)
     parts = {"PARTS": constants["PARTS"], "TAPS": constants["TAPS"], "G": bands.groups}
+    parts["TAPS_FIRST"] = bool(widest)
     check(build(band_grads.add_up_kernel, arch, {**parts, "BLOCK_CHUNKS": 32, "BLOCK_C": 16},
                 num))  # fmt: skip
 
 
 def check_norm(build: Any, arch: int, channels: int, bands: Bands, widest: int) -> None:
-    """The kernels of a folded block: with statistics, and with batch norm's gradient."""
+    """The kernels of a folded block, with statistics and residual; filters are wide loads, too."""
     x, num = images(channels, NHWC), len(bands.sizes)
     taps = sum(h * w for h, w in bands.sizes)
-    forward = bands_shape(x, bands, SHIFT=True, STATS=True)
-    back = bands_shape(x, bands, NORM=True, RESIDUAL=True)
-    for constants in ({**forward, "BACKWARD": False}, {**back, "BACKWARD": True}):
-        check(build(bands_kernel, arch, constants, num), widest, taps)
-    constants = band_grads.band_grads_shape(x, bands, norm=True)
-    check(build(band_grads.band_grads_kernel, arch, constants, num), widest, taps)
+    forward = bands_shape(x, bands, TAPS_FIRST=True, SHIFT=True, STATS=True)
+    back = bands_shape(x, bands, TAPS_FIRST=True, BACKWARD=True, RESIDUAL=True)
+    for constants in (forward, back):
+        binary = build(bands_kernel, arch, constants, num, bands_options(constants))
+        check(binary, widest, taps)
+        assert binary.loads(128) >= taps
+        assert binary.narrow_loads < taps
 
 
 def mixer(groups: int, band: int = 11) -> Bands:
@@ -210,6 +218,7 @@ AROUND = [
     (mlp.gelu_grad_kernel, ROWS),
     (mlp.add_kernel, ROWS),
     (mlp.sum_kernel, ROWS),
+    (mlp.norm_grad_kernel, {"width": 96, "BLOCK_R": 16, "BLOCK_K": 128}),
     (fold.fold_kernel, {**BLOCKS, "SCALED": True}),
     (fold.unfold_norm_kernel, BLOCKS),
     (fold.finish_norm_kernel, BLOCKS),
@@ -232,6 +241,7 @@ PRODUCTS = {
     "fc1": (gemm.product_gelu_kernel, 4, 1),
     "fc2_grad": (gemm.product_gelu_grad_kernel, 4, 1),
     "fc2": (gemm.product_add_kernel, 1, 4),
+    "fc1_grad": (gemm.product_norm_grad_kernel, 1, 4),
 }
 
 
@@ -240,7 +250,9 @@ def check_product(build: Any, arch: int, product: str, tile: GemmTile, channels:
     kernel, wide, deep = PRODUCTS[product]
     chosen = TILES[tile]
     sizes = gemm.constants(chosen, 2, wide * channels, deep * channels)
-    constants = {**sizes, "SCALED": True, "PRECISION": "ieee"}
+    constants = {**sizes, "PRECISION": "ieee"}
+    if "SCALED" in kernel.arg_names:
+        constants["SCALED"] = True
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
     binary = build(kernel, arch, constants, options=options)
     assert binary.spilled_bytes == 0

@@ -300,7 +300,7 @@ def test_a_window_outside_the_image_says_that_the_file_changed(
     crops = replace(request.crops, window=np.array([window], np.int32))
     decoder = torch_decoder(on_error=on_error)
     with pytest.raises(
-        DataError, match=r"small\.JPEG: changed .* 63 x 97 .* data index DIR --rebuild"
+        DataError, match=r"small\.JPEG: has changed .* 63 x 97 .* data index DIR --rebuild"
     ):
         next(decoder.stream([Request(request.ranges, crops)]))
     decoder.close()

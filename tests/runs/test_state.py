@@ -112,7 +112,7 @@ def test_a_stopped_run_names_its_signal_and_a_new_attempt_that_is_refused_change
     run = read_run(tmp_path / "run")
     assert (run.state, run.step, run.epochs_done) == ("stopped", 2, 0)
     assert run.words == f"SIGTERM: stopped after step 2, saved in {tmp_path / 'run'}"
-    with pytest.raises(CheckpointError, match="another recipe"):
+    with pytest.raises(CheckpointError, match="a different recipe"):
         train(short.with_(optim={"lr": 0.5}), tmp_path / "run", resume=True)
     assert read_run(tmp_path / "run").state == "stopped"
 

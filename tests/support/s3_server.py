@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import warnings
@@ -16,24 +17,30 @@ Respond = Callable[..., Iterable[bytes]]
 
 @dataclass
 class Bucket:
-    """The server's address and what it is to do with the next requests for tars."""
+    """The server's address and what it is to do with the next requests for some objects."""
 
     endpoint: str = ""
     faults: list[str] = field(default_factory=list)
     """Consumed one by one: a status such as `500`, `slow`, `cut`, or `lost`, the answer only."""
     always: str | None = None
     """What happens once there are no faults left."""
+    faulty: str = r"\.tar$"
+    """Pattern of method and path of the requests that these faults happen to."""
     reads: list[str] = field(default_factory=list)
     """Path and range of each read of an object."""
+    writes: list[str] = field(default_factory=list)
+    """Path of each object written."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self, environ: dict[str, Any]) -> str | None:
         """The fault for a request, which is noted."""
-        path = str(environ["PATH_INFO"])
+        method, path = str(environ["REQUEST_METHOD"]), str(environ["PATH_INFO"])
         with self.lock:
-            if environ["REQUEST_METHOD"] == "GET" and path.count("/") > 1:
+            if method == "GET" and path.count("/") > 1:
                 self.reads.append(f"{path} {environ.get('HTTP_RANGE', '')}")
-            if not path.endswith(".tar"):
+            if method == "PUT":
+                self.writes.append(path)
+            if not re.search(self.faulty, f"{method} {path}"):
                 return None
             return self.faults.pop(0) if self.faults else self.always
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,60 @@ def columns(index: Index) -> dict[str, NDArray[np.generic] | tuple[str, ...]]:
 def number_label(path: Path, number: int) -> dict[str, bytes]:
     """The label that most shards have."""
     return {".cls": str(number).encode()}
+
+
+def rows_of(folder: Path, split: str) -> list[tuple[str, str]]:
+    """Absolute path and class of each image of a split, shuffled."""
+    files = sorted((folder / split).glob("*/*"))
+    order = np.random.default_rng(1).permutation(len(files)).tolist()
+    return [(str(files[row]), files[row].parent.name) for row in order]
+
+
+def write_list(path: Path, rows: Iterable[Iterable[object]], header: str = "path,label") -> Path:
+    """A table of these rows, separated by commas or, in a .tsv, by tabs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerow(header.split(","))
+        writer.writerows(rows)
+    return path
+
+
+def lists(folder: Path, root: Path) -> Path:
+    """The images of a folder as train.csv and val.csv in another one."""
+    for split in ("train", "val"):
+        write_list(root / f"{split}.csv", rows_of(folder, split))
+    return root
+
+
+def parquet(
+    folder: Path,
+    root: Path,
+    *,
+    compression: str = "none",
+    names: Sequence[str] = tuple(sorted(CLASSES)),
+    path: Callable[[Path], str | None] = lambda file: file.name,
+) -> Path:
+    """The images of a folder as the Hub's parquet files, in row groups of four images."""
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    described = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
+    schema = pa.schema(
+        [("image", struct), ("label", pa.int64())], {"huggingface": json.dumps(described)}
+    )
+    (root / "data").mkdir(parents=True)
+    for split, count in (("train", 2), ("validation", 1)):
+        rows = rows_of(folder, "val" if split == "validation" else split)
+        for number in range(count):
+            part = rows[number::count]
+            images = [{"bytes": Path(p).read_bytes(), "path": path(Path(p))} for p, _ in part]
+            labels = [sorted(CLASSES).index(name) for _, name in part]
+            table = pa.table({"image": pa.array(images, struct), "label": labels}, schema=schema)
+            file = root / "data" / f"{split}-{number:05}-of-{count:05}.parquet"
+            pq.write_table(table, file, row_group_size=4, compression=compression)
+    return root
 
 
 def shards(

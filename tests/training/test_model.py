@@ -32,7 +32,7 @@ def test_images_smaller_than_the_stem_are_one_line(size: int) -> None:
     with pytest.raises(ModelError) as caught:
         build_model(recipe_of(size), 10, CPU, None)
     message = str(caught.value)
-    assert message.startswith(f"augment.image_size: is {size}, and inceptionnext_atto does not")
+    assert message.startswith(f"augment.image_size: is {size}, but inceptionnext_atto does not")
     assert "\n" not in message
 
 

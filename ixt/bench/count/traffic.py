@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ixt.bench.count.layers import Layers, Place
+from ixt.bench.count.lists import list_launches
 from ixt.bench.count.operations import Products, products_of
 
 BATCH = 128
@@ -19,8 +20,7 @@ BATCH = 128
 # Operators of ixt that are more than one kernel.
 _KERNELS = {
     "ixt::bands_moments": 3,
-    "ixt::bands_norm_weight_grad": 2,
-    "ixt::depthwise_bands_weight_grad": 2,
+    "ixt::bands_weight_grad": 2,
     "ixt::product_gelu_grad": 2,
     "ixt::scaled_gelu_grad": 2,
     "ixt::scaled_sum": 2,
@@ -118,14 +118,14 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         memory = {_memory(tensor) for tensor in operands}
         writes = func._schema.is_mutable or any(_memory(t) not in memory for t in results)
         if writes and not func.is_view and func not in _ROOM:
-            launches = _KERNELS.get(func.name(), 1)
+            name = func.name().split(".")[0]
+            launches = _KERNELS.get(name) or list_launches(name, args)
             touched = {id(t): t for t in (*operands, *results)}.values()
             moved = sum(map(_bytes, (*touched, *_changed(func, args))))
             if func is torch.ops.aten.convolution.default and args[2] is not None:
                 launches += 1
                 moved += 2 * _bytes(out)
             place, products = self._layers.place(), products_of(func, args, out)
-            name = func.name().split(".")[0]
             self.counted.append(Counted(place, name, launches, moved, products))
         return out
 

@@ -94,7 +94,8 @@ def write(
 ) -> None:
     """Put back what `read` gave, under this or another engine, on any number of processes.
 
-    torch's own `load_state_dict` places and casts each value.
+    torch's own `load_state_dict` places and casts each value, and leaves it in the memory order
+    that it has. Fused kernels read a parameter and its moments side by side, as they lie.
 
     Raises:
         KeyError: the state has a parameter that the model lacks, or lacks one that it has.
@@ -105,7 +106,8 @@ def write(
     with _filled_groups(inner, flats):
         own = inner.state_dict()["param_groups"]
         for group, values in zip(own, groups, strict=True):
-            group |= values
+            # Whether its steps can be recorded is a matter of this run, not of the saved one.
+            group |= {key: value for key, value in values.items() if key != "capturable"}
         if flats is None:
             parameters = dict(model.named_parameters())
             held: dict[Tensor, dict[str, Any]] = {
@@ -116,6 +118,15 @@ def write(
         order = [p for group in inner.param_groups for p in group["params"]]
         numbered = {n: held[p] for n, p in enumerate(order) if p in held}
         inner.load_state_dict({"state": numbered, "param_groups": own})
+        for parameter, values in inner.state.items():
+            values |= {key: _laid_out(value, parameter) for key, value in values.items()}
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    """A moment in its parameter's memory order; anything else as it is."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def refresh_masters(optimizer: torch.optim.Optimizer) -> None:

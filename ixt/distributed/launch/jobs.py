@@ -1,4 +1,7 @@
-"""Job files for clusters: an sbatch script, a Kubeflow TrainJob. `templates/` has their text."""
+"""Job files for clusters: an sbatch script, a Kubeflow TrainJob. `templates/` has their text.
+
+What is written for SkyPilot is in `sky.py`.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,13 @@ class Job:
     processes_per_node: int
     notice_s: int = 120
     """Seconds between the request to stop and the kill."""
+    least_nodes: int | None = None
+    """Machines that train while others are away; None waits for all of them."""
+
+    @property
+    def nodes(self) -> str:
+        """What `ixt train --nodes` takes."""
+        return ":".join(str(n) for n in (self.least_nodes, self.num_nodes) if n is not None)
 
 
 def slurm_script(
@@ -55,6 +65,8 @@ def slurm_script(
     memory: str | None = None,
     directives: Sequence[str] = (),
     setup: Sequence[str] = (),
+    image: str | None = None,
+    mounts: Sequence[Path] = (),
 ) -> str:
     """The text of an sbatch script that saves when it is preempted, and resumes when requeued.
 
@@ -69,9 +81,11 @@ def slurm_script(
         memory: of each machine, e.g. 256G; 16 GB for each process if not given.
         directives: further options of sbatch, e.g. "--exclusive".
         setup: shell lines before training, e.g. "module load cuda".
+        image: container image with ixt in it, which Pyxis starts; None runs this installation.
+        mounts: absolute paths that the container has at the same place.
 
     Raises:
-        EngineError: Slurm knows no such time, memory or option.
+        EngineError: Slurm knows no such time, memory or option, or Pyxis no such image or mount.
     """
     if memory is not None and not _SLURM_MEMORY.fullmatch(memory):
         raise EngineError(f"--memory: {memory!r}: write megabytes, or e.g. 256G; 0 for all")
@@ -91,7 +105,7 @@ def slurm_script(
         "account": account,
     }
     given = [f"--{k}={shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
-    return _template("job.sh").substitute(
+    return template("job.sh").substitute(
         name=shlex.quote(job.name),
         num_nodes=job.num_nodes,
         processes_per_node=job.processes_per_node,
@@ -101,8 +115,39 @@ def slurm_script(
         notice_s=job.notice_s,
         directives="\n".join(f"#SBATCH {line}" for line in (*given, *directives)),
         setup="".join(f"\n{line}" for line in setup),
-        command=shlex.join([sys.executable, "-m", "ixt", *job.arguments]),
+        command=shlex.join([*_program(image, mounts), *job.arguments]),
     )
+
+
+def _program(image: str | None, mounts: Sequence[Path]) -> list[str]:
+    """What srun starts: ixt of this Python, or Pyxis' options and ixt of the image."""
+    if image is None:
+        return [sys.executable, "-m", "ixt"]
+    check_image("--container-image", image)
+    if image.endswith(".sqsh") and not image.startswith("/"):
+        raise EngineError(
+            f"--container-image: {image!r}: give the absolute path of the file; Pyxis takes other "
+            "names for images of a registry"
+        )
+    for path in map(str, mounts):
+        if set(path) & set(":,"):
+            raise EngineError(
+                f"--container-image: {path!r} cannot be mounted: Pyxis ends a path at ':' and ','; "
+                "rename it, or make a link without them"
+            )
+    options = [f"--container-image={image}"]
+    options += [f"--container-mounts={','.join(f'{path}:{path}' for path in mounts)}"]
+    return [*options, "ixt"]
+
+
+def check_image(option: str, image: str) -> None:
+    """Refuse what names no container image.
+
+    Raises:
+        EngineError: it is empty, or has spaces.
+    """
+    if not image or len(image.split()) != 1 or image != image.strip():
+        raise EngineError(f"{option}: {image!r} names no image; give e.g. registry/ixt:1")
 
 
 def kubernetes_manifest(
@@ -129,8 +174,16 @@ def kubernetes_manifest(
         env: further environment variables.
 
     Raises:
-        EngineError: Kubernetes allows no such name or quantity.
+        EngineError: Kubernetes allows no such image, name or quantity, or Kubeflow no such
+            environment variable.
     """
+    check_image("--image", image)
+    reserved = [name for name in env or {} if name.startswith("PET_")]
+    if reserved:
+        raise EngineError(
+            f"--env: {reserved[0]!r}: Kubeflow sets the PET_ variables itself and refuses others; "
+            "give --nodes, and --min-nodes for a range"
+        )
     if memory is not None and not _QUANTITY.fullmatch(memory):
         raise EngineError(f"--memory: {memory!r}: write a quantity of bytes, e.g. 256Gi")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", job.name):
@@ -139,7 +192,7 @@ def kubernetes_manifest(
             "at most 63, with a letter first"
         )
     rendezvous = (
-        ("--nodes", str(job.num_nodes), "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)")
+        ("--nodes", job.nodes, "--rdzv-endpoint", "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)")
         if job.num_nodes > 1
         else ()
     )
@@ -147,29 +200,31 @@ def kubernetes_manifest(
     resources = {"nvidia.com/gpu": job.gpus_per_node or None, "cpu": cpus, "memory": memory}
     timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.notice_s - 10))}
     claims, mounts = _volumes(volumes or {})
-    return _template("trainjob.yaml").substitute(
+    return template("trainjob.yaml").substitute(
         name=job.name,
         namespace=namespace,
         runtime=runtime,
         image=json.dumps(image),
         num_nodes=job.num_nodes,
         notice_s=job.notice_s,
-        command=_block(["ixt"], 6),
-        arguments=_block([*job.arguments, *processes, *rendezvous], 6),
-        env=_block([{"name": k, "value": v} for k, v in {**(env or {}), **timeout}.items()], 6),
-        resources=_block({key: value for key, value in resources.items() if value}, 8),
-        volumes=_block(claims, 26),
-        mounts=_block(mounts, 30),
+        command=yaml_block(["ixt"], 6),
+        arguments=yaml_block([*job.arguments, *processes, *rendezvous], 6),
+        env=yaml_block([{"name": k, "value": v} for k, v in {**(env or {}), **timeout}.items()], 6),
+        resources=yaml_block({key: value for key, value in resources.items() if value}, 8),
+        volumes=yaml_block(claims, 26),
+        mounts=yaml_block(mounts, 30),
     )
 
 
-def _block(value: Any, columns: int) -> str:
+def yaml_block(value: Any, columns: int) -> str:
     """A list or mapping as YAML in block style, on lines of its own, indented so far."""
     yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.width = False, 4096
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    # Its readers are of YAML 1.1, to which a plain 1:2 is 62 and a plain on is true.
+    yaml.version = (1, 1)
     yaml.dump(value, stream)
-    text = stream.getvalue().rstrip()
+    text = stream.getvalue().partition("---\n")[2].rstrip()
     return "\n" + indent(text, " " * columns) if value else f" {text}"
 
 
@@ -228,5 +283,6 @@ def submit(program: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """The text of a job file, to be filled in."""
     return Template(files("ixt.distributed.launch").joinpath("templates", name).read_text())

@@ -7,7 +7,7 @@ order that does not depend on the device.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,9 @@ from ixt.kernels.operators import empty, memory_format, ordered
 from ixt.kernels.shapes import Bands
 from ixt.kernels.triton_code.tiles import (
     MOST_TAPS,
-    Norm,
-    load_grad,
-    norm_arguments,
-    norm_terms,
+    are_taps_first,
     offsets,
+    options,
     positions,
     tile_shape,
 )
@@ -35,18 +33,15 @@ _PROGRAMS = 1056
 
 @triton.jit
 def _correlate(
-    X, D, T, sums, moments, eps, norm_count, partial, row, start, step, end, tiles, block, H, W,
+    X, D, partial, row, start, step, end, tiles, block, H, W,
     C: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, DILATION: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr, NORM: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums over some tiles, for ROWS rows of taps: gradient x shifted input; the gradient alone."""
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     real = c < G
-    a, b = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
-    if NORM:
-        a, b = norm_terms(sums, moments, FIRST + c, real, eps, norm_count, C)
     zero = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     taps = (zero,) * (ROWS * KW)
     bias = zero
@@ -56,7 +51,7 @@ def _correlate(
         h, w = positions(p, H, W, COLUMNS)
         at = offsets(h, w, FIRST + c, H, W, C, CHANNELS_LAST)
         mine = (p < H * W)[:, None] & real[None, :]
-        d = load_grad(D + image, T + image, at, mine, a, b, NORM)
+        d = tl.load(D + image + at, mask=mine, other=0.0).to(tl.float32)
         bias += d
         for i in tl.static_range(ROWS * KW):
             hh = h + (row + i // KW - KH // 2) * DILATION
@@ -72,11 +67,11 @@ def _correlate(
         tl.store(partial + KH * KW * G + c, tl.sum(bias, 0), mask=real)
 
 
-@triton.jit(do_not_specialize=["tiles", "all_tiles", "chunks", "eps", "norm_count"])
+@triton.jit(do_not_specialize=["tiles", "all_tiles", "chunks"])
 def band_grads_kernel(
-    X, D, T, sums, moments, eps, norm_count, partial, H, W, tiles, all_tiles, chunks,
+    X, D, partial, H, W, tiles, all_tiles, chunks,
     PARTS: tl.constexpr, C: tl.constexpr, G: tl.constexpr, DILATION: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, NORM: tl.constexpr, SECTIONS: tl.constexpr, TAPS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, SECTIONS: tl.constexpr, TAPS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """Each chunk's part of the gradients: partial is (chunks, TAPS, G) in fp32; see `_parts`."""
@@ -91,17 +86,17 @@ def band_grads_kernel(
         row = (section - PARTS[i][3]) * PARTS[i][2]
         if (row >= 0) & (row < PARTS[i][0]):
             _correlate(
-                X, D, T, sums, moments, eps, norm_count, partial + PARTS[i][4] * G, row,
+                X, D, partial + PARTS[i][4] * G, row,
                 chunk, chunks, all_tiles, tiles, block, H, W, C, passed + i * G, G,
                 PARTS[i][0], PARTS[i][1], PARTS[i][2], DILATION, CHANNELS_LAST,
-                CHANNELS_LAST and PARTS[i][0] > PARTS[i][1], NORM, BLOCK_P, BLOCK_G,
+                CHANNELS_LAST and PARTS[i][0] > PARTS[i][1], BLOCK_P, BLOCK_G,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["chunks"])
 def add_up_kernel(
     partial, filters, biases, chunks,
-    PARTS: tl.constexpr, TAPS: tl.constexpr, G: tl.constexpr,
+    PARTS: tl.constexpr, TAPS: tl.constexpr, G: tl.constexpr, TAPS_FIRST: tl.constexpr,
     BLOCK_CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Add up the chunks' parts, one program per row of `partial`, into gradients of the weights."""
@@ -117,7 +112,8 @@ def add_up_kernel(
     for i in tl.static_range(len(PARTS)):
         tap = r - PARTS[i][4]
         if (tap >= 0) & (tap < PARTS[i][0] * PARTS[i][1]):
-            tl.store(filters[i] + c * (PARTS[i][0] * PARTS[i][1]) + tap, value, mask=real)
+            place = tap * G + c if TAPS_FIRST else c * (PARTS[i][0] * PARTS[i][1]) + tap
+            tl.store(filters[i] + place, value, mask=real)
         if tap == PARTS[i][0] * PARTS[i][1]:
             tl.store(biases[i] + c, value, mask=real)
 
@@ -126,27 +122,11 @@ def bands_weight_grad(
     x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int
 ) -> list[Tensor]:
     """`bands.bands_weight_grad` on a CUDA device."""
-    return _weight_grads(x, grad, filters, biases, dilation)
-
-
-def bands_norm_weight_grad(
-    x: Tensor, u: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int,
-    inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float, norm: bool,
-) -> list[Tensor]:  # fmt: skip
-    """`bands_norm.bands_norm_weight_grad` on a CUDA device."""
-    terms = (inputs, sums, moments, eps, count) if norm else None
-    return _weight_grads(x, u, filters, biases, dilation, terms)
-
-
-def _weight_grads(
-    x: Tensor, grad: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int,
-    norm: Norm | None = None,
-) -> list[Tensor]:  # fmt: skip
     grad, x = grad.contiguous(memory_format=memory_format(x)), ordered(x)
     out = empty([*filters, *biases])
     num = len(filters)
     bands = Bands.of(filters, dilation)
-    shape = band_grads_shape(x, bands, norm is not None)
+    shape = band_grads_shape(x, bands)
     groups, taps = bands.groups, shape["TAPS"]
     tiles = triton.cdiv(x.shape[2] * x.shape[3], shape["BLOCK_P"])
     sections = shape["SECTIONS"] * triton.cdiv(groups, shape["BLOCK_G"])
@@ -156,17 +136,24 @@ def _weight_grads(
     block = min(64, triton.next_power_of_2(groups))
     with torch.cuda.device_of(x):
         band_grads_kernel[(sections * chunks,)](
-            x, grad, *norm_arguments(x, norm), partial,
+            x, grad, partial,
             x.shape[2], x.shape[3], tiles, all_tiles, chunks, **shape,
+            **band_grads_options(shape),
         )  # fmt: skip
         add_up_kernel[(taps, triton.cdiv(groups, block))](
             partial, tuple(out[:num]), tuple(out[num:]), chunks,
-            PARTS=shape["PARTS"], TAPS=taps, G=groups, BLOCK_CHUNKS=32, BLOCK_C=block,
+            PARTS=shape["PARTS"], TAPS=taps, G=groups, TAPS_FIRST=are_taps_first(out[:num]),
+            BLOCK_CHUNKS=32, BLOCK_C=block,
         )  # fmt: skip
     return out
 
 
-def band_grads_shape(x: Tensor, bands: Bands, norm: bool = False) -> dict[str, Any]:
+def band_grads_options(shape: Mapping[str, Any]) -> dict[str, int]:
+    """How `band_grads_kernel` runs; see `tiles.options`."""
+    return options(shape, len(shape["PARTS"]), narrow=True)
+
+
+def band_grads_shape(x: Tensor, bands: Bands) -> dict[str, Any]:
     """The compile-time arguments of `band_grads_kernel`.
 
     A thread keeps one sum per tap for each of its elements: small tiles, or registers run out.
@@ -174,14 +161,13 @@ def band_grads_shape(x: Tensor, bands: Bands, norm: bool = False) -> dict[str, A
     Args:
         x: as in `tile_shape`.
         bands: as in `tile_shape`.
-        norm: whether the gradient passes a batch norm.
     """
     shape = tile_shape(x, bands)
     del shape["BLOCK_ID"]
     elements = 1024 if shape["CHANNELS_LAST"] else 512
     shape["BLOCK_P"] = min(shape["BLOCK_P"], elements // shape["BLOCK_G"])
     parts, sections, taps = _parts(bands)
-    return {**shape, "NORM": norm, "PARTS": parts, "SECTIONS": sections, "TAPS": taps}
+    return {**shape, "PARTS": parts, "SECTIONS": sections, "TAPS": taps}
 
 
 def _parts(bands: Bands) -> tuple[tuple[tuple[int, ...], ...], int, int]:

@@ -12,7 +12,7 @@ Weight gradients are in `band_grads.py`.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +25,10 @@ from ixt.kernels.shapes import Bands
 from ixt.kernels.triton_code.stats import moments_of
 from ixt.kernels.triton_code.tiles import (
     MOST_TAPS,
-    Norm,
+    are_taps_first,
     dense,
-    load_grad,
-    norm_arguments,
-    norm_terms,
     offsets,
+    options,
     positions,
     tile_shape,
 )
@@ -58,9 +56,9 @@ def _finish_tile(
 
 @triton.jit
 def _copy_tile(
-    X, Y, T, R, Shifts, Stats, sums, moments, eps, norm_count, tile, block, H, W,
+    X, Y, R, Shifts, Stats, tile, block, H, W,
     C: tl.constexpr, COUNT: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, RESIDUAL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -69,20 +67,17 @@ def _copy_tile(
     # Pixels stay in one line: no row and column is needed, and vectors may cross rows.
     at = offsets(0, p, c, H, W, C, CHANNELS_LAST)
     inside = (p < H * W)[:, None] & real[None, :]
-    a, b = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
-    if NORM:
-        a, b = norm_terms(sums, moments, c, real, eps, norm_count, C)
-    value = load_grad(X, T, at, inside, a, b, NORM)
+    value = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
     count = tl.minimum(BLOCK_P, H * W - tile * BLOCK_P)
     _finish_tile(value, Y, R, Shifts, Stats, at, inside, c, real, count, C, SHIFT, STATS, RESIDUAL)
 
 
 @triton.jit
 def _add_taps(
-    total, X, T, weight, a, b, h, w, c, real, row, H, W,
-    C: tl.constexpr, FIRST: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
-    DILATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr,
-    NORM: tl.constexpr,
+    total, X, weight, h, w, c, real, row, H, W,
+    C: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, DILATION: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, TAPS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Add the products of ROWS rows of taps."""
     for i in tl.static_range(ROWS * KW):
@@ -90,41 +85,39 @@ def _add_taps(
         ww = w + (i % KW - KW // 2) * DILATION
         inside = (hh >= 0) & (hh < H) & (ww >= 0) & (ww < W)
         at = offsets(hh, ww, FIRST + c, H, W, C, CHANNELS_LAST)
-        x = load_grad(X, T, at, inside[:, None] & real[None, :], a, b, NORM)
+        x = tl.load(X + at, mask=inside[:, None] & real[None, :], other=0.0).to(tl.float32)
         # The gradient of a convolution is one with its taps in reverse.
         tap = KH * KW - 1 - (row * KW + i) if BACKWARD else row * KW + i
-        k = tl.load(weight + c * (KH * KW) + tap, mask=real, other=0.0)
+        place = tap * G + c if TAPS_FIRST else c * (KH * KW) + tap
+        k = tl.load(weight + place, mask=real, other=0.0)
         total += x * k.to(tl.float32)[None, :]
     return total
 
 
 @triton.jit
 def _convolve_tile(
-    X, Y, T, R, weight, bias, Shifts, Stats, sums, moments, eps, norm_count, tile, block, H, W,
+    X, Y, R, weight, bias, Shifts, Stats, tile, block, H, W,
     C: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, DILATION: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr, COLUMNS: tl.constexpr,
-    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, TAPS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
+    COLUMNS: tl.constexpr, SHIFT: tl.constexpr, STATS: tl.constexpr, RESIDUAL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     h, w = positions(p, H, W, COLUMNS)
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     real = c < G
-    a, b = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
-    if NORM:
-        a, b = norm_terms(sums, moments, FIRST + c, real, eps, norm_count, C)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     if KH * KW <= MOST_TAPS:
         total = _add_taps(
-            total, X, T, weight, a, b, h, w, c, real, 0, H, W,
-            C, FIRST, KH, KW, KH, DILATION, CHANNELS_LAST, BACKWARD, NORM,
+            total, X, weight, h, w, c, real, 0, H, W,
+            C, FIRST, G, KH, KW, KH, DILATION, CHANNELS_LAST, TAPS_FIRST, BACKWARD,
         )  # fmt: skip
     else:
         for row in range(KH):
             total = _add_taps(
-                total, X, T, weight, a, b, h, w, c, real, row, H, W,
-                C, FIRST, KH, KW, 1, DILATION, CHANNELS_LAST, BACKWARD, NORM,
+                total, X, weight, h, w, c, real, row, H, W,
+                C, FIRST, G, KH, KW, 1, DILATION, CHANNELS_LAST, TAPS_FIRST, BACKWARD,
             )  # fmt: skip
     if not BACKWARD:
         total += tl.load(bias + c, mask=real, other=0.0).to(tl.float32)[None, :]
@@ -136,13 +129,12 @@ def _convolve_tile(
     )
 
 
-@triton.jit(do_not_specialize=["tiles", "eps", "norm_count"])
+@triton.jit(do_not_specialize=["tiles"])
 def bands_kernel(
-    X, Y, T, R, filters, biases, Shifts, Stats, sums, moments, eps, norm_count,
-    H, W, tiles,
+    X, Y, R, filters, biases, Shifts, Stats, H, W, tiles,
     SIZES: tl.constexpr, C: tl.constexpr, G: tl.constexpr, DILATION: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, BACKWARD: tl.constexpr,
-    SHIFT: tl.constexpr, STATS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, TAPS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
+    SHIFT: tl.constexpr, STATS: tl.constexpr, RESIDUAL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_ID: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """Y = bands(X), or with BACKWARD the gradient of the input; see `bands.py`."""
@@ -159,13 +151,12 @@ def bands_kernel(
     tile = tile % tiles
     X += image
     Y += image
-    T += image
     R += image
     if id_blocks > 0:  # noqa: SIM102 - known at compile time
         if section < id_blocks:
             _copy_tile(
-                X, Y, T, R, Shifts, Stats, sums, moments, eps, norm_count, tile, section, H, W,
-                C, passed, CHANNELS_LAST, SHIFT, STATS, NORM, RESIDUAL, BLOCK_P, BLOCK_ID,
+                X, Y, R, Shifts, Stats, tile, section, H, W,
+                C, passed, CHANNELS_LAST, SHIFT, STATS, RESIDUAL, BLOCK_P, BLOCK_ID,
             )  # fmt: skip
     for i in tl.static_range(num_bands):
         block = section - (id_blocks + i * blocks)
@@ -173,10 +164,10 @@ def bands_kernel(
             # Walking down columns, a tile finds its neighbours above and below in its own L1
             # cache. In NCHW it would read single elements of different sectors.
             _convolve_tile(
-                X, Y, T, R, filters[i], biases[i], Shifts, Stats, sums, moments, eps, norm_count,
-                tile, block, H, W, C, passed + i * G, G, SIZES[i][0], SIZES[i][1], DILATION,
-                CHANNELS_LAST, BACKWARD, CHANNELS_LAST and SIZES[i][0] > SIZES[i][1],
-                SHIFT, STATS, NORM, RESIDUAL, BLOCK_P, BLOCK_G,
+                X, Y, R, filters[i], biases[i], Shifts, Stats, tile, block, H, W,
+                C, passed + i * G, G, SIZES[i][0], SIZES[i][1], DILATION,
+                CHANNELS_LAST, TAPS_FIRST, BACKWARD, CHANNELS_LAST and SIZES[i][0] > SIZES[i][1],
+                SHIFT, STATS, RESIDUAL, BLOCK_P, BLOCK_G,
             )  # fmt: skip
 
 
@@ -193,7 +184,7 @@ def bands_moments(
     x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], dilation: int, shift: Tensor,
     stats: bool, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`bands_norm.bands_moments` on a CUDA device."""
+    """`bands.bands_moments` on a CUDA device."""
     out, x = like(x, dtype), ordered(x)
     if not stats:
         _launch(x, out, filters, biases, dilation, shift)
@@ -206,23 +197,12 @@ def bands_moments(
     return out, moments_of(room, images, tile_pixels, height * width)
 
 
-def bands_input_grad(grad: Tensor, filters: Sequence[Tensor], dilation: int) -> Tensor:
+def bands_input_grad(
+    grad: Tensor, filters: Sequence[Tensor], dilation: int, residual: Tensor | None
+) -> Tensor:
     """`bands.bands_input_grad` on a CUDA device."""
-    out = like(grad)
-    _launch(ordered(grad), out, filters, filters, dilation, backward=True)
-    return out
-
-
-def bands_norm_input_grad(
-    u: Tensor, filters: Sequence[Tensor], dilation: int, residual: Tensor, inputs: Tensor,
-    sums: Tensor, moments: Tensor, eps: float, count: float, norm: bool,
-) -> Tensor:  # fmt: skip
-    """`bands_norm.bands_norm_input_grad` on a CUDA device."""
-    out = like(u, residual.dtype)
-    terms = (inputs, sums, moments, eps, count) if norm else None
-    _launch(
-        ordered(u), out, filters, filters, dilation, norm=terms, residual=residual, backward=True
-    )
+    out = like(grad, None if residual is None else residual.dtype)
+    _launch(ordered(grad), out, filters, filters, dilation, residual=residual, backward=True)
     return out
 
 
@@ -240,41 +220,48 @@ def _launch(
     dilation: int,
     shift: Tensor | None = None,
     stats: Tensor | None = None,
-    norm: Norm | None = None,
     residual: Tensor | None = None,
     backward: bool = False,
 ) -> None:
     if not x.numel():
         return
-    bands = Bands.of(filters, dilation)
-    flags = {"SHIFT": shift, "STATS": stats, "NORM": norm, "RESIDUAL": residual}
-    shape = bands_shape(x, bands, **{name: given is not None for name, given in flags.items()})
+    bands, taps_first = Bands.of(filters, dilation), are_taps_first(filters)
+    shape = bands_shape(
+        x, bands, TAPS_FIRST=taps_first, BACKWARD=backward, SHIFT=shift is not None,
+        STATS=stats is not None, RESIDUAL=residual is not None,
+    )  # fmt: skip
     passed = shape["C"] - len(filters) * shape["G"]
     sections = triton.cdiv(passed, shape["BLOCK_ID"])
     sections += len(filters) * triton.cdiv(shape["G"], shape["BLOCK_G"])
     tiles = triton.cdiv(x.shape[2] * x.shape[3], shape["BLOCK_P"])
-    inputs, *terms = norm_arguments(x, norm)
+    weights = dense(filters, taps_first)
     # Where a kernel does not read a tensor, any pointer will do.
     with torch.cuda.device_of(x):
         bands_kernel[(sections * tiles * x.shape[0],)](
-            x, y,
-            inputs, x if residual is None else residual, dense(filters), dense(biases),
-            x if shift is None else shift, x if stats is None else stats, *terms,
-            x.shape[2], x.shape[3], tiles, **shape, BACKWARD=backward,
+            x, y, x if residual is None else residual,
+            weights, weights if backward else tuple(b.contiguous() for b in biases),
+            x if shift is None else shift, x if stats is None else stats,
+            x.shape[2], x.shape[3], tiles, **shape, **bands_options(shape),
         )  # fmt: skip
 
 
+def bands_options(shape: Mapping[str, Any]) -> dict[str, int]:
+    """How `bands_kernel` runs; see `tiles.options`. Forward, narrow loads alone would spill."""
+    return options(shape, len(shape["SIZES"]), narrow=shape["BACKWARD"])
+
+
 def bands_shape(x: Tensor, bands: Bands, **flags: bool) -> dict[str, Any]:
-    """The compile-time arguments of `bands_kernel` but BACKWARD.
+    """The compile-time arguments of `bands_kernel`.
 
     Args:
         x: (N, C, H, W), contiguous in NCHW or in NHWC.
         bands: of its channels.
-        flags: SHIFT, STATS, NORM and RESIDUAL: what the kernel does besides; no by default.
+        flags: TAPS_FIRST, of filters; BACKWARD; SHIFT, STATS and RESIDUAL: what the kernel does
+            besides. No by default.
     """
-    without = dict.fromkeys(("SHIFT", "STATS", "NORM", "RESIDUAL"), False)
+    without = dict.fromkeys(("TAPS_FIRST", "BACKWARD", "SHIFT", "STATS", "RESIDUAL"), False)
     shape = {**tile_shape(x, bands), **without, **flags, "SIZES": bands.sizes}
-    if shape["NORM"] or any(h * w > MOST_TAPS.value for h, w in bands.sizes):
-        # Two tensors are read at every tap, or many taps: fewer pixels, or registers run out.
+    if any(h * w > MOST_TAPS.value for h, w in bands.sizes):
+        # Many taps: fewer pixels, or registers run out.
         shape["BLOCK_P"] = min(shape["BLOCK_P"], max(16, 1024 // shape["BLOCK_G"]))
     return shape

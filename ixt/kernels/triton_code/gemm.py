@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.shapes import TILES, Tile
-from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale
+from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, norm_terms
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -118,6 +118,22 @@ def product_add_kernel(
     tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
 
 
+@triton.jit(do_not_specialize=["eps", "norm_count"])
+def product_norm_grad_kernel(
+    A, W, T, sums, moments, Out, eps, norm_count, rows,
+    N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = A W and what batch norm's backward adds for its input T."""
+    _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
+    total = _product(A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    a, b = norm_terms(sums, moments, n, n < N, eps, norm_count, N)
+    at, inside = _elements(r, n, rows, N)
+    t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
+    out = total + a[None, :] + b[None, :] * t
+    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+
+
 def product_gelu(
     a: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tile: str
 ) -> tuple[Tensor, Tensor]:
@@ -148,6 +164,21 @@ def product_add(
     return out
 
 
+def product_norm_grad(
+    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
+    count: float, tile: str,
+) -> Tensor:  # fmt: skip
+    """`gemm.product_norm_grad` on a CUDA device."""
+    out, shape = torch.empty_like(inputs), TILES[tile]  # type: ignore[index]
+    (rows, width), depth = out.shape, a.shape[1]
+    with torch.cuda.device_of(a):
+        product_norm_grad_kernel[_grid(shape, rows, width)](
+            a, weight, inputs, sums, moments, out, eps, count, rows,
+            **constants(shape, a.element_size(), width, depth), **_options(shape),
+        )  # fmt: skip
+    return out
+
+
 def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[str, Any]:
     """The kernels' arguments that follow from sizes: (rows, depth) to (rows, width)."""
     return {
@@ -160,17 +191,26 @@ def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[st
     }
 
 
+def _grid(tile: Tile, rows: int, width: int) -> tuple[int]:
+    return (triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)
+
+
+def _options(tile: Tile) -> dict[str, Any]:
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return {
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+
+
 def _launch(
     kernel: Any, name: str, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
 ) -> None:
     tile, (rows, width) = TILES[name], result.shape  # type: ignore[index]
-    blocks = triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns)
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
     with torch.cuda.device_of(a):
-        kernel[(blocks,)](
+        kernel[_grid(tile, rows, width)](
             a, *operands, a if scale is None else scale,
-            rows, rows if scale is None else rows // scale.shape[0],
-            SCALED=scale is not None, PRECISION="tf32" if tf32 else "ieee",
-            **constants(tile, a.element_size(), width, a.shape[1]),
-            num_warps=tile.warps, num_stages=tile.stages,
+            rows, rows if scale is None else rows // scale.shape[0], SCALED=scale is not None,
+            **constants(tile, a.element_size(), width, a.shape[1]), **_options(tile),
         )  # fmt: skip

@@ -53,6 +53,19 @@ def gelu_slope(h):
 
 
 @triton.jit
+def norm_terms(sums, moments, c, real, eps, count, C: tl.constexpr):
+    """What batch norm's backward adds to a gradient of its normalised input: a + b x input.
+
+    Pointers are sums (2, C), those of `fold.unfold_norm`, and moments (2 or 3, C): mean, variance.
+    """
+    mean = tl.load(moments + c, mask=real, other=0.0)
+    inverse = 1.0 / (tl.load(moments + C + c, mask=real, other=0.0) + eps)
+    b = -tl.load(sums + C + c, mask=real, other=0.0) * inverse / count
+    a = -tl.load(sums + c, mask=real, other=0.0) / count - b * mean
+    return a, b
+
+
+@triton.jit
 def gelu_kernel(
     Hidden, Out, Scale, rows, width, pixels,
     SCALED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -105,6 +118,22 @@ def add_kernel(
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
 
 
+@triton.jit(do_not_specialize=["eps", "norm_count"])
+def norm_grad_kernel(
+    X, T, sums, moments, Out, eps, norm_count, rows, width: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Out = X and what batch norm's backward adds for its input T."""
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    a, b = norm_terms(sums, moments, k, k < width, eps, norm_count, width)
+    at = (r.to(tl.int64) * width)[:, None] + k[None, :]
+    inside = (r < rows)[:, None] & (k < width)[None, :]
+    t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
+    out = tl.load(X + at, mask=inside, other=0.0).to(tl.float32) + a[None, :] + b[None, :] * t
+    tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
+
+
 @triton.jit
 def sum_kernel(
     X, Partial, Scale, rows, width, pixels, chunks,
@@ -150,6 +179,20 @@ def scaled_add(
     grid, *sizes = _plan(y, scale)
     with torch.cuda.device_of(y):
         add_kernel[grid](x, y, bias, out, *sizes, **_blocks(scale))
+    return out
+
+
+def norm_grad(
+    grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float
+) -> Tensor:
+    """`fold.norm_grad` on a CUDA device."""
+    out = torch.empty_like(grad)
+    grid, _, rows, width, _ = _plan(grad, None)
+    with torch.cuda.device_of(grad):
+        norm_grad_kernel[grid](
+            grad, inputs, sums, moments, out, eps, count, rows, width,
+            BLOCK_R=_BLOCK_R, BLOCK_K=_BLOCK_K,
+        )  # fmt: skip
     return out
 
 

@@ -3,7 +3,8 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import gcd
 from typing import Any
 
 import triton
@@ -11,9 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.shapes import Bands
-
-Norm = tuple[Tensor, Tensor, Tensor, float, float]
-"""A batch norm: inputs, sums, moments, eps and count, as `bands_norm` has them."""
 
 # Filters of more taps are worked on row by row, or a thread's registers run out.
 MOST_TAPS = tl.constexpr(11)
@@ -39,37 +37,14 @@ def offsets(h, w, c, H, W, C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     return at
 
 
-@triton.jit
-def norm_terms(sums, moments, c, real, eps, count, C: tl.constexpr):
-    """What batch norm's backward adds to a gradient of its normalised input: a + b x input.
-
-    Args (pointers): sums (2, C) as `fold.unfold` gives them; moments (2 or 3, C): mean, variance.
-    """
-    mean = tl.load(moments + c, mask=real, other=0.0)
-    inverse = 1.0 / (tl.load(moments + C + c, mask=real, other=0.0) + eps)
-    b = -tl.load(sums + C + c, mask=real, other=0.0) * inverse / count
-    a = -tl.load(sums + c, mask=real, other=0.0) / count - b * mean
-    return a, b
+def are_taps_first(filters: Sequence[Tensor]) -> bool:
+    """Whether each tap's channels are neighbours in memory, so that a thread reads several."""
+    return all(f.permute(1, 2, 3, 0).is_contiguous() for f in filters)
 
 
-@triton.jit
-def load_grad(D, T, at, inside, a, b, NORM: tl.constexpr):
-    """Gradients in fp32, zero outside; with NORM those of batch norm's input T."""
-    d = tl.load(D + at, mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
-        d = tl.where(inside, d + a[None, :] + b[None, :] * t, 0.0)
-    return d
-
-
-def dense(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors, copied where they are not contiguous."""
-    return tuple(tensor.contiguous() for tensor in tensors)
-
-
-def norm_arguments(x: Tensor, norm: Norm | None) -> Norm:
-    """What kernels are given of a batch norm; of none, what they do not read."""
-    return (x, x, x, 0.0, 1.0) if norm is None else norm
+def dense(filters: Sequence[Tensor], taps_first: bool) -> tuple[Tensor, ...]:
+    """The filters, copied where their channels, or else their taps, are not dense in memory."""
+    return tuple(filters) if taps_first else tuple(f.contiguous() for f in filters)
 
 
 def tile_shape(x: Tensor, bands: Bands) -> dict[str, Any]:
@@ -90,16 +65,32 @@ def tile_shape(x: Tensor, bands: Bands) -> dict[str, Any]:
     }
     if last:
         passed = channels - len(bands.sizes) * bands.groups
-        tiles = {
-            "BLOCK_P": 64,
-            "BLOCK_ID": channel_block(passed, 128),
-            "BLOCK_G": channel_block(bands.groups, 32),
-        }
+        block = channel_block(bands.groups, 32)
+        # A tile that is copied has four times the elements of one that is convolved.
+        tiles = {"BLOCK_P": 64, "BLOCK_ID": channel_block(passed, 4 * block), "BLOCK_G": block}
     else:
         # A plane is contiguous: long tiles of it, so that rows above and below are cached.
         pixels = triton.next_power_of_2(x.shape[2] * x.shape[3])
         tiles = {"BLOCK_P": max(16, min(1024, pixels)), "BLOCK_ID": 1, "BLOCK_G": 1}
     return {**shape, **tiles}
+
+
+def options(shape: Mapping[str, Any], num_bands: int, narrow: bool) -> dict[str, int]:
+    """How a kernel runs: with as many warps as leave each thread 8 elements of a band's tile.
+
+    With more of them, registers leave room for half as many warps.
+
+    Args:
+        shape: the kernel's compile-time arguments.
+        num_bands: of the image.
+        narrow: in NHWC, leave each thread one load of a tile, also where bands begin so that it
+            holds fewer than 8 channels.
+    """
+    elements = 8
+    if narrow and shape["CHANNELS_LAST"]:
+        elements = gcd(8, shape["G"], shape["C"] - num_bands * shape["G"])
+    warps = shape["BLOCK_P"] * shape["BLOCK_G"] // (32 * elements)
+    return {"num_warps": min(8, max(4, warps))}
 
 
 def channel_block(count: int, largest: int) -> int:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ixt.distributed.machine import MACHINE
 from ixt.errors import CheckpointError, RecipeError
-from ixt.files import read_json, reason
+from ixt.files import read_json, reason, refuse_url
 from ixt.monitor.row_file import METRICS, read_row
 from ixt.recipe import RUN_RECIPE
 from ixt.recipe.plain_yaml import read_plain
@@ -81,6 +81,7 @@ def read_run(path: Path) -> RunFolder:
     Raises:
         CheckpointError: there is no run.
     """
+    refuse_url(path, reads=True)
     try:
         found = path.is_dir() and any((path / name).exists() for name in (RUN_RECIPE, METRICS))
     except OSError as error:

@@ -137,8 +137,8 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 def relative_paths(one: Survey) -> list[str]:
     """Paths of a split's images, `shard.tar!member` of those in tars, relative to the data root."""
     index = one.index
-    start = len(os.fspath(index.root)) + 1
-    return [path[start:] for path in index.paths(range(len(index)))]
+    above = f"{os.fspath(index.root)}/"
+    return [path.removeprefix(above) for path in index.paths(range(len(index)))]
 
 
 def _of_files(one: Survey) -> Iterator[Finding]:
@@ -156,7 +156,8 @@ def _of_file(path: str, facts: Facts, indexed: tuple[int, int]) -> Iterator[tupl
     height, width = facts.height, facts.width
     if (height, width) != indexed:
         yield Kind.OUTDATED, f"{height} x {width}, in the index {indexed[0]} x {indexed[1]}"
-    if _SUFFIX_FORMATS[os.path.splitext(path)[1].lower()] != facts.image_format:
+    suffix = os.path.splitext(path)[1].lower()  # a listed file may have any
+    if _SUFFIX_FORMATS.get(suffix, facts.image_format) != facts.image_format:
         yield Kind.MISTYPED, f"holds {facts.image_format.name}"
     if facts.colour == Colour.GREY:
         yield Kind.GREY, ""
@@ -205,8 +206,10 @@ def _damaged_index(one: Survey) -> Iterator[Finding]:
             yield Finding(Kind.INDEX, f"{one.index.name}/{INDEX_FOLDER}", str(error))
 
 
-def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) -> Iterator[Finding]:
-    """Where some splits differ from a list of checksums, SHA-256 by path."""
+def against_checksums(
+    surveys: Sequence[Survey], listed: Mapping[str, bytes], *, whole: bool
+) -> Iterator[Finding]:
+    """Where some splits, or the whole set, differ from a list of checksums, SHA-256 by path."""
     found = checksums(surveys)
     unreadable = {path for one in surveys for path in relative_paths(one)} - found.keys()
     for path, digest in found.items():
@@ -215,8 +218,11 @@ def against_checksums(surveys: Sequence[Survey], listed: Mapping[str, bytes]) ->
         elif listed[path] != digest:
             yield Finding(Kind.CHANGED, path)
     places = tuple(one.index.name + mark for one in surveys for mark in "/!")
+    # Outside of folders for each split, no path says whether it is of one that was checked.
+    mixed = any(one.index.place != str(one.index.folder) for one in surveys)
+    anywhere = mixed and whole
     for path in listed.keys() - found.keys() - unreadable:
-        if path.startswith(places):
+        if anywhere or path.startswith(places):
             yield Finding(Kind.MISSING, path)
 
 
@@ -242,8 +248,8 @@ def _unknown_classes(surveys: Sequence[Survey]) -> Iterator[Finding]:
 def _ignored(one: Survey) -> Iterator[Finding]:
     """Files in class folders that the index leaves out because of their names."""
     index = one.index
-    # What else a tar holds is listed nowhere; of a bucket, only images are.
-    if index.shards or is_remote(str(index.folder)):
+    # What else a tar holds is listed nowhere; of a bucket or by a list, only images are.
+    if index.shards or index.list_name or is_remote(str(index.folder)):
         return
     start = len(os.fspath(index.root)) + 1
     for name in index.classes:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ixt.errors import DataError
 from ixt.images.folders import Split
+from ixt.images.hold_out import own_splits
 from ixt.images.index import Index, load_index
 from ixt.images.progress_lines import Report
 from ixt.storage.urls import is_remote
@@ -126,7 +127,7 @@ def check_folder(
 
     Raises:
         DataError: the folder is missing, has another layout, or a file cannot be moved; or
-            images to move lie in tars or in a bucket; or the manifest is none.
+            images to move lie in tars or in a bucket, or are listed; or the manifest is none.
     """
     listed = read_checksums(manifest) if manifest is not None and manifest.exists() else None
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -140,7 +141,7 @@ def check_folder(
     indexes = [load_index(root, split) for split in splits]
     if fix == "quarantine":
         for index in indexes:
-            _refuse_tars(index)
+            _refuse_to_move(index)
     surveys, summaries = [], []
     for index in indexes:
         one, summary = _survey(index, threads, progress, all_anew=manifest is not None)
@@ -152,7 +153,8 @@ def check_folder(
         said = _write_list(manifest, surveys)
     elif listed is not None:
         said = f"{manifest}: {len(listed):,} checksums compared"
-        found = in_order([*found, *against_checksums(surveys, listed)])
+        whole = set(own_splits(str(root))) <= set(splits)
+        found = in_order([*found, *against_checksums(surveys, listed, whole=whole)])
     moved: list[tuple[str, str]] = []
     top = surveys[0].index.root
     if fix == "quarantine":
@@ -180,7 +182,12 @@ def _write_list(manifest: Path, surveys: Sequence[Survey]) -> str:
     return f"{manifest}: {len(sums):,} checksums written; give it again to compare with them"
 
 
-def _refuse_tars(index: Index) -> None:
+def _refuse_to_move(index: Index) -> None:
+    if index.list_name:
+        raise DataError(
+            f"--fix quarantine: {index.place} names the images, and would name files that are "
+            "gone; leave it out, and remove their rows"
+        )
     if index.shards:
         raise DataError(
             f"--fix quarantine: the images of {index.folder} lie in tars, which are left as they "

@@ -43,8 +43,8 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
     """
     root = None if is_remote(str(index.root)) else Path(index.root)
     sources = index.ranges(range(len(index)))
-    start = len(os.fsencode(index.folder)) + 1
-    names = [os.fsencode(source.name)[start:] for source in sources]
+    above = f"{index.folder}/"
+    names = [os.fsencode(source.name.removeprefix(above)) for source in sources]
     known = {} if all_anew or root is None else read_manifest(root, index.name)
     found: dict[int, Facts] = {}
     num_read = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ixt.images.folders import Split
+from ixt.images.folders import Split, is_image
 from ixt.images.headers import ImageFormat
 from ixt.images.hold_out import portable_names
 from ixt.images.index import Index
@@ -121,7 +121,8 @@ def _member_names(index: Index, shrinks: NDArray[np.bool_]) -> list[str]:
     names, taken = [], set()
     sources = index.ranges(range(len(index)))
     for source, plain, shrunk in zip(sources, portable_names(index), shrinks, strict=True):
-        suffix = source.name.rpartition(".")[2]
+        # Listed files may have any name, but an image in a tar is known by its suffix.
+        suffix = source.name.rpartition(".")[2] if is_image(os.fsencode(source.name)) else "jpeg"
         key = plain
         number = 0
         while key in taken:

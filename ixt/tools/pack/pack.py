@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ixt.errors import DataError
 from ixt.files import local_path, reason, size_text
+from ixt.images.folders import Split
 from ixt.images.hold_out import own_splits
 from ixt.images.index import load_index
 from ixt.images.index_cache import save_packed_table
@@ -34,6 +35,7 @@ from ixt.images.tars import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard
+from ixt.tools.pack.uncompressed import uncompressed
 
 Place = TypeVar("Place", Path, str)
 
@@ -72,7 +74,8 @@ def pack(
     of which none is known, are written anew.
 
     Args:
-        source: a data root in any layout that `load_index` reads.
+        source: a data root in any layout that `load_index` reads, or parquet files whose images
+            are compressed.
         out: a new or empty folder, or an earlier packing of the same images.
         options: how to pack.
         num_threads: threads that read and encode; None for one per core.
@@ -84,6 +87,18 @@ def pack(
     """
     out = local_path(out)
     splits = own_splits(str(source))
+    with writing(out), uncompressed(source, out, splits) as readable:
+        return _pack(readable, out, splits, options, num_threads, report)
+
+
+def _pack(
+    source: str | Path,
+    out: Path,
+    splits: Sequence[Split],
+    options: PackOptions,
+    num_threads: int | None,
+    report: Report,
+) -> PackSummary[Path]:
     plans = [plan_pack(load_index(source, split), split, options) for split in splits]
     total, written, done = sum(len(plan.names) for plan in plans), 0, 0
     with (

@@ -13,13 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner, Result
 
 from ixt.bench.count.layers import Layers
+from ixt.bench.count.lists import cut
 from ixt.bench.count.operations import _OWN
 from ixt.bench.count.step import Setting, Variant, count_step
 from ixt.bench.count.traffic import Counter
 from ixt.cli import app
-from ixt.kernels import bands_norm, gemm  # noqa: F401, all operators of ixt
+from ixt.kernels import gemm  # noqa: F401, all operators of ixt
 from ixt.kernels.operators import twins
-from ixt.models.cost import model_costs
+from ixt.models.cost import count_params, model_costs
+from ixt.models.create import create_empty_model
 
 # At most: kernels, and MB per image, of a whole step in NHWC under autocast to bf16, batch 128; and
 # GFLOP per image, whatever the layers.
@@ -46,6 +48,24 @@ def test_a_step_stays_within_its_bounds(case: tuple[str, Variant]) -> None:
     found = sum(one.products.flops for one in counted)
     assert found == pytest.approx(gflop * 128e9, rel=1e-3)
     assert found / 128 == pytest.approx(model_costs(case[0], 224).flops("train"), rel=1e-9)
+
+
+def test_lists_of_tensors_are_cut_into_launches_as_aten_cuts_them() -> None:
+    assert cut([5] * 7, most_tensors=3, most_chunks=100) == 3
+    assert cut([5 * 65536, 1], most_tensors=9, most_chunks=4) == 2
+    assert cut([8 * 65536], most_tensors=9, most_chunks=4) == 2
+
+
+def test_the_rest_of_an_update_takes_25_launches_and_four_passes() -> None:
+    counted = count_step(Setting("inceptionnext_tiny", image_size=64))
+    rest = [one for one in counted if one.place.part == "update"]
+    assert sum(one.launches for one in rest) == 25
+    steps = {"clipping", "AdamW", "EMA"}
+    moved = sum(one.moved_bytes for one in rest if one.place.layer in steps)
+    # Norm 4, clipping 8, AdamW 28, EMA 12.
+    assert moved / count_params(create_empty_model("inceptionnext_tiny")) == pytest.approx(
+        52, abs=0.01
+    )
 
 
 class Small(nn.Module):
