@@ -27,6 +27,7 @@ from ixt.recipe import (
 # of `ixt resume` lists it.
 _FREE = {
     "data": ("root", "num_threads", "prefetch_batches"),
+    "teacher": ("checkpoint", "cache"),  # what they hold is compared
     "engine": (
         "micro_batch_size",
         *("kind", "zero_stage", "offload", "ds_config", "static_graph", "bucket_mib"),

@@ -19,6 +19,7 @@ from ixt.cli import (
     predict,
     report,
     runs,
+    teach,
     train,
     verify,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "predict",
     "report",
     "runs",
+    "teach",
     "train",
     "verify",
 ]

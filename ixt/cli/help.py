@@ -31,7 +31,7 @@ _EXAMPLE = "Example: `"
 _CHOICE = "CHOICE"
 """Value of an option whose choices do not fit beside it: they follow its text."""
 _COMMANDS = (
-    *("data", "init", "explain", "plan", "train", "resume", "finetune", "runs", "launch"),
+    *("data", "init", "explain", "plan", "train", "resume", "finetune", "teach", "runs", "launch"),
     *("eval", "predict", "report", "export", "verify", "doctor", "bench"),
 )
 """The commands in the order of a first run: data, training, use of the weights, measurements."""

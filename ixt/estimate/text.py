@@ -279,9 +279,10 @@ def _cost(estimate: RunEstimate) -> tuple[str, RenderableType]:
         rows.append(("energy at full board power", f"{time.energy_kwh:,.1f} kWh"))
     if time.price is not None:
         rows.append(("price", f"{time.price:,.2f}"))
-    return "time and cost (estimate)", Group(
-        _rows(rows), Text(f"Basis: {rates.basis}.", style="italic")
-    )
+    basis = f"Basis: {rates.basis}."
+    if estimate.recipe.teacher.is_live:
+        basis += " The teacher's time and memory are not counted; with teacher.cache it has none."
+    return "time and cost (estimate)", Group(_rows(rows), Text(basis, style="italic"))
 
 
 def _hours(hours: float) -> str:

@@ -20,6 +20,7 @@ from ixt.recipe.own import LEFT_TO_THE_MODEL, completed, is_complete, parse_stor
 from ixt.recipe.run import Eval, Prometheus, RunSettings
 from ixt.recipe.schema import Recipe
 from ixt.recipe.section import MAX_SIDE, MIN_CROP_PCT
+from ixt.recipe.teacher import Teacher
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "RunSettings",
     "Schedule",
+    "Teacher",
     "completed",
     "dump_recipe",
     "find_recipe",

@@ -21,6 +21,7 @@ from ixt.recipe.model import Model
 from ixt.recipe.optim import Ema, Optim, Schedule
 from ixt.recipe.run import Eval, RunSettings
 from ixt.recipe.section import Problem, Section
+from ixt.recipe.teacher import Teacher
 
 _MOST_COMPILED = 6
 """torch.compile falls back to uncompiled code after 8 versions; evaluation takes one or two."""
@@ -45,6 +46,7 @@ class Recipe(Section):
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     curriculum: Curriculum = Curriculum()
+    teacher: Teacher = Teacher()
     ema: Ema = Ema()
     engine: Engine = Engine()
     eval: Eval = Eval()
@@ -309,11 +311,25 @@ def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
         )
 
 
+def _teacher_problems(engine: Engine, teacher: Teacher) -> Iterator[Problem]:
+    if teacher.is_on and engine.cuda_graph:
+        yield (
+            "engine.cuda_graph",
+            "is not possible with a teacher; set cuda_graph: false, or remove the teacher",
+        )
+    if teacher.is_live and engine.is_auto:
+        yield (
+            "engine.micro_batch_size",
+            "is auto, which leaves no memory for the teacher; give a number, or teacher.cache",
+        )
+
+
 _BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("augment", "engine"), _mixing_problems),
     (("model", "engine"), _fused_problems),
     (("engine", "optim"), _optimizer_problems),
     (("engine", "run"), _skipping_problems),
+    (("engine", "teacher"), _teacher_problems),
     (("data", "augment", "optim"), _sampling_problems),
     (("schedule", "eval", "run"), _patience_problems),
     (("curriculum", "schedule"), _phase_problems),

@@ -46,6 +46,11 @@ def _opening(run: Run) -> Iterator[tuple[str, str]]:
         yield "SHA-256", run.base["sha256"]
     if run.pixels is not None:
         yield "pixels", run.pixels
+    if run.teacher is not None:
+        facts = run.teacher.facts
+        kept = {"live": "computes beside the model", "all": "all classes, from a cache"}
+        words = kept.get(facts["outputs"], f"{facts['outputs']} classes, from a cache")
+        yield "teacher", f"{facts['model']} of {facts['file']}; {words}"
     if recipe.curriculum.phases:
         yield "phases", "; ".join(_phases(recipe))
     yield "device", _devices(run)

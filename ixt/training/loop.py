@@ -114,8 +114,9 @@ def train_step(run: Run, step: int, batches: Iterator[Batch]) -> Tensor:
         run.observers.batch_wanted()
         batch = next(batches)
         run.observers.batch_ready(step, batch)
+        targets = batch.targets if run.teacher is None else run.teacher.targets(step, batch)
         seed_model(run.recipe.run.seed, step, batch.micro_batch)
-        losses.append(run.micro_step(place, batch.images, batch.targets))
+        losses.append(run.micro_step(place, batch.images, targets))
     return torch.stack(losses).mean()
 
 
@@ -221,6 +222,9 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
         end_early(run, step)
     finished = is_over(run, step, metrics)
     if not finished:
+        if run.teacher is not None:
+            epochs = run.recipe.schedule.total_epochs
+            run.teacher.check_epochs(range(step // run.updates_per_epoch, epochs))
         announce_start(run)
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off

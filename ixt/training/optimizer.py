@@ -15,7 +15,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from ixt.errors import RecipeError, first_line
-from ixt.recipe import Optim, Schedule
+from ixt.recipe import Optim, Schedule, Teacher
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -152,6 +152,37 @@ def build_loss(optim: Optim, class_weights: Tensor | None = None) -> Loss:
         return (losses_of(logits, targets) * weights).mean()
 
     return weighted
+
+
+def distilled(loss: Loss, teacher: Teacher) -> Loss:
+    """The loss of logits (B, C) against targets (B, 2, C) that a teacher takes part in.
+
+    The targets are the labels' probabilities and the teacher's log-probabilities. An image that was
+    left out adds nothing, and still counts in the average.
+
+    Args:
+        loss: that of the labels.
+        teacher: the recipe's section.
+
+    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; for hard targets
+    Touvron et al. 2020, "Training data-efficient image transformers" (arXiv 2012.12877).
+    """
+    weight, temperature = teacher.weight, teacher.temperature
+
+    def divergence(logits: Tensor, taught: Tensor) -> Tensor:
+        if teacher.hard:
+            return F.cross_entropy(logits.float(), taught.argmax(dim=1), reduction="none")
+        ours, theirs = (F.log_softmax(x.float() / temperature, dim=1) for x in (logits, taught))
+        each = F.kl_div(ours, theirs, reduction="none", log_target=True)
+        return each.sum(dim=1) * temperature**2
+
+    def both(logits: Tensor, targets: Tensor) -> Tensor:
+        labels, taught = targets.unbind(1)
+        present = (labels.sum(dim=1) > 0).float()
+        learned = (divergence(logits, taught) * present).mean()
+        return (1 - weight) * loss(logits, labels) + weight * learned
+
+    return both
 
 
 def _bce(optim: Optim) -> Loss:

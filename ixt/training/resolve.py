@@ -49,7 +49,7 @@ def resolve_recipe(
     if before is not None:
         recipe = completed(recipe, before.model_dump(mode="json"))
     recipe = sized(with_own_settings(inlined(recipe), base))
-    recipe = _with_absolute_root(recipe, resume)
+    recipe = _with_absolute_teacher(_with_absolute_root(recipe, resume))
     recipe = _with_batches(recipe, before)
     recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
     recipe = choose_products(recipe, before)
@@ -61,6 +61,30 @@ def resolve_recipe(
     resolved = _with_group(recipe, group or recipe.mixing_group)
     # Checked again: the group of the run may not fit another micro-batch.
     return parse_recipe(resolved.model_dump(mode="json"), str(run_dir / RUN_RECIPE))
+
+
+def resolve_for_teaching(recipe: Recipe) -> Recipe:
+    """The recipe with all that its training images follow from, as `resolve_recipe` resolves it.
+
+    Args:
+        recipe: as the user gave it.
+
+    Raises:
+        IxtError: it does not fit the data or the model.
+    """
+    recipe = sized(with_own_settings(recipe))
+    recipe = _with_absolute_teacher(_with_absolute_root(recipe, resume=False))
+    recipe = _with_batches(recipe, None)
+    recipe = resolve_micro_batch(recipe, None, partial(probe_model, recipe))
+    return _with_group(recipe, recipe.mixing_group)
+
+
+def _with_absolute_teacher(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths of teacher and cache, valid in any working folder."""
+    given = {name: getattr(recipe.teacher, name) for name in ("checkpoint", "cache")}
+    return recipe.with_(
+        teacher={name: path and str(local_path(path)) for name, path in given.items()}
+    )
 
 
 def _with_absolute_root(recipe: Recipe, resume: bool) -> Recipe:

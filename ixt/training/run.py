@@ -42,9 +42,10 @@ from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.class_weights import class_weights
 from ixt.training.ema import Ema
 from ixt.training.model import build_model, unfetched
-from ixt.training.optimizer import Loss, build_loss, build_optimizer, learning_rate
+from ixt.training.optimizer import Loss, build_loss, build_optimizer, distilled, learning_rate
 from ixt.training.patience import Patience
 from ixt.training.resolve import resolve_recipe
+from ixt.training.teacher.targets import RunTeacher, open_teacher
 from ixt.training.undo import Undo
 
 LEDGER_FORMAT = 2
@@ -103,6 +104,8 @@ class Run:
     """What identifies the images of each split."""
     train_loader: TrainLoader
     eval_loader: EvalLoader
+    teacher: RunTeacher | None
+    """Adds its outputs to the targets; None where only labels are learned."""
     reporter: Reporter
     writer: CheckpointWriter
     undo: Undo | None
@@ -219,6 +222,8 @@ def _build(
     fused = fused and recipe.engine.precision != "fp16"
     optimizer = build_optimizer(model, recipe.optim, stream is not None, fused)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
+    loss = build_loss(recipe.optim, weights)
+    teacher = open_teacher(recipe, data["train"], class_names, accelerator)
     with torch.cuda.stream(stream):
         wrapped, optimizer = engine.prepare(accelerator, model, optimizer)
     if stream is not None:  # its broadcast of weights, before they are averaged or loaded
@@ -233,13 +238,14 @@ def _build(
         model=model,
         wrapped=wrapped,
         optimizer=optimizer,
-        loss=build_loss(recipe.optim, weights),
+        loss=loss if teacher is None else distilled(loss, recipe.teacher),
         learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
         ema=ema,
         class_names=class_names,
         data=data,
         train_loader=train_loader,
         eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
+        teacher=teacher,
         reporter=Reporter(
             accelerator,
             run_dir,

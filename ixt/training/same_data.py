@@ -1,4 +1,4 @@
-"""Whether a run continues on the images that it began with."""
+"""Whether a run continues on the images, and with the teacher, that it began with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
-    """Compare the present images with those that a checkpoint was trained and evaluated on.
+    """Compare images and teacher with those that a checkpoint was trained and evaluated with.
 
     Checkpoints of earlier versions record only the classes; the present images are then assumed to
     be the same, and a line says so.
@@ -22,6 +22,7 @@ def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: they differ.
     """
+    _refuse_other_teacher(run, checkpoint)
     saved, names = checkpoint.state.get("data"), checkpoint.state.get("class_names")
     other = None
     if saved:
@@ -39,6 +40,18 @@ def refuse_other_data(run: Run, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: was written by an earlier version, without a digest of the data; "
             f"{run.recipe.data.root} is assumed to be the same data, and is compared from now on"
         )
+
+
+def _refuse_other_teacher(run: Run, checkpoint: Checkpoint) -> None:
+    facts = (checkpoint.state.get("teacher"), run.teacher.facts if run.teacher else None)
+    for key in ("model", "sha256", "outputs"):
+        was, now = (found and found.get(key) for found in facts)
+        if was != now:
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained with a teacher whose {key} was {was!r}, and it is "
+                f"{now!r}; set teacher.checkpoint and teacher.cache to those of the run, or start "
+                "a new run with another --run-dir"
+            )
 
 
 def other_data(checkpoint: Checkpoint, data: Mapping[Any, DataDigest]) -> str | None:

@@ -65,6 +65,7 @@ def _start_to_write(
         "recipe": run.recipe.model_dump(mode="json"),
         "base": run.base,
         "class_names": list(run.class_names),
+        "teacher": run.teacher and dict(run.teacher.facts),
         "data": {split: digest.row() for split, digest in run.data.items()},
         "rows": run.reporter.records(),
         "ledger_format": run.ledger_format,

@@ -8,7 +8,7 @@ import pytest
 
 from ixt.models import create_model
 from ixt.pipeline.plan.policy import parse_policy
-from ixt.recipe import Recipe, find_recipe, load_recipe
+from ixt.recipe import Recipe, Teacher, find_recipe, load_recipe
 from ixt.training.optimizer import learning_rate
 
 IMAGES = 1_281_167
@@ -45,7 +45,7 @@ def curve(recipe: Recipe) -> list[float]:
 
 def test_all_recipes_are_here() -> None:
     expected = {*LONG, *SHARDED, "inceptionnext_atto", "inceptionnext_base_384"}
-    expected |= {"demo", "demo_finetune", *FAST}
+    expected |= {"demo", "demo_finetune", "inceptionnext_tiny_distilled", *FAST}
     assert {path.stem for path in FILES} == expected
 
 
@@ -81,6 +81,14 @@ def test_a_fast_recipe_has_the_arithmetic_of_200_epochs_at_224_px(name: str, fla
     assert sorted(levels) == levels
     assert set(levels) == set(range(10))
     assert (recipe.optim, recipe.model, recipe.eval) == (usual.optim, usual.model, usual.eval)
+
+
+def test_the_distilled_recipe_is_the_plain_one_with_deit_s_teacher() -> None:
+    recipe = load("inceptionnext_tiny_distilled")
+    teacher = recipe.teacher
+    assert (teacher.model, teacher.hard, teacher.weight) == ("regnety_160.deit_in1k", True, 0.5)
+    create_model("regnety_160.deit_in1k", device="meta")
+    assert recipe.model_copy(update={"teacher": Teacher()}) == load("inceptionnext_tiny")
 
 
 def test_atto_peaks_at_9_998e_4_and_ends_after_610_epochs() -> None:

@@ -70,6 +70,7 @@ class Small:
             optimizer=stepper,
             loss=build_loss(recipe.optim),
             ema=ema,
+            teacher=None,
             undo=Undo(accelerator, model, stepper, ema) if undo else None,
             graph_stream=None,
             keeps_gradients=False,

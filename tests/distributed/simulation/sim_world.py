@@ -340,6 +340,7 @@ class Rank(Process):
             micro_step=micro_step,
             phases=SimpleNamespace(begin_epoch=nothing),
             undo=None,
+            teacher=None,
             model=None,
             ema=None,
             data={},

@@ -1,0 +1,116 @@
+"""The teacher as a network that sees the images of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from ixt.errors import IxtError, ModelError, first_line
+from ixt.evaluate.candidates import Source, open_candidates
+from ixt.models.out_of_memory import ran_out_of_memory
+from ixt.recipe import Recipe
+
+
+class TeacherNetwork:
+    """A trained model, called with a run's images."""
+
+    def __init__(
+        self, recipe: Recipe, class_names: Sequence[str], accelerator: Accelerator
+    ) -> None:
+        """Load the teacher and try it.
+
+        Args:
+            recipe: resolved; its teacher has a checkpoint.
+            class_names: of the outputs of the run's model.
+            accelerator: its device and precision are the teacher's too.
+
+        Raises:
+            IxtError: the file does not hold a model, or one of other classes, or one that does not
+                take images of the recipe's sizes.
+        """
+        settings = recipe.teacher
+        assert settings.checkpoint is not None
+        self._name = f"teacher.checkpoint: {settings.checkpoint}"
+        try:
+            (found,) = open_candidates([Source(Path(settings.checkpoint), settings.model)], {})
+        except IxtError as error:
+            raise ModelError(
+                f"teacher: {str(error).replace('--model', 'teacher.model')}"
+            ) from error
+        self._refuse_other_classes(found.num_classes, found.class_names, class_names)
+        self.facts: dict[str, Any] = {
+            "file": Path(settings.checkpoint).name,
+            "model": found.recipe.model.name,
+            "sha256": found.origin["sha256"],
+        }
+        self._accelerator, device = accelerator, accelerator.device
+        self._model = found.model.to(device).eval().requires_grad_(False)
+        if recipe.engine.channels_last:
+            self._model = self._model.to(memory_format=torch.channels_last)
+        self._own = _normalisation(recipe, found.recipe, device)
+        for size in {recipe.augment.image_size, *recipe.curriculum.image_sizes()}:
+            self._try_size(size)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The log-probabilities of images.
+
+        Args:
+            images: (B, 3, S, S) float32, normalised as the run's recipe says.
+
+        Returns:
+            (B, num_classes) float32.
+        """
+        if self._own is not None:
+            images = images * self._own[0] + self._own[1]
+        with self._accelerator.autocast():
+            logits = self._model(images)
+        return F.log_softmax(logits.float(), dim=1)
+
+    def _refuse_other_classes(
+        self, count: int, names: Sequence[str] | None, wanted: Sequence[str]
+    ) -> None:
+        if count != len(wanted):
+            raise ModelError(
+                f"{self._name}: has {count} classes, and the model has {len(wanted)}; give a "
+                "teacher of the same classes"
+            )
+        for has, wants in zip(names or wanted, wanted, strict=True):
+            if has != wants:
+                raise ModelError(
+                    f"{self._name}: has class {has} where the model has {wants}; give a teacher of "
+                    "the same classes"
+                )
+
+    def _try_size(self, size: int) -> None:
+        try:
+            self(torch.zeros(1, 3, size, size, device=self._accelerator.device))
+        except (RuntimeError, AssertionError, ValueError, IxtError) as error:
+            if ran_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{self._name}: does not accept images of {size} pixels "
+                f"({first_line(error).partition(';')[0]}); give a teacher that does, or change "
+                "augment.image_size"
+            ) from error
+
+
+def _normalisation(run: Recipe, teacher: Recipe, device: torch.device) -> Tensor | None:
+    """Factor and summand (2, 3, 1, 1) from the run's normalised images to the teacher's.
+
+    None where both are the same.
+    """
+    ours, theirs = run.augment, teacher.augment
+    if (ours.mean, ours.std) == (theirs.mean, theirs.std):
+        return None
+    (mean, std), (to_mean, to_std) = (
+        torch.tensor([augment.mean, augment.std], dtype=torch.float64) for augment in (ours, theirs)
+    )
+    both = torch.stack((std / to_std, (mean - to_mean) / to_std))
+    return both.float().view(2, 3, 1, 1).to(device)
