@@ -9,23 +9,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tar_sets
+from same_index import SPLITS, assert_same, refused
 
-from ixt.errors import DataError
 from ixt.evaluate.testset import open_test_set
 from ixt.images.classes import imagenet_synsets
-from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.images.hold_out import hold_out, load_split, own_val, portable_names
-from ixt.images.index import Index, load_index
+from ixt.images.index import load_index
 from ixt.images.shard_names import expand
 from ixt.tools.check import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
-SPLITS: tuple[Split, Split] = ("train", "val")
 LONG = {"train": "train", "val": "validation"}
 
 Label = Callable[[Path, int], dict[str, bytes]]
@@ -60,21 +57,6 @@ def write_set(
 def one_shard(root: Path, *members: tuple[str, bytes], name: str = "0000.tar") -> Path:
     tar_sets.write_tar(root / "train" / name, members)
     return root
-
-
-def refused(root: Path, split: Split = "train") -> str:
-    with pytest.raises(DataError) as error:
-        load_index(root, split)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def assert_same(index: Index, reference: Index) -> None:
-    for name, column in tar_sets.columns(reference).items():
-        np.testing.assert_array_equal(tar_sets.columns(index)[name], column)
-    assert tar_sets.contents(index) == tar_sets.contents(reference)
-    assert digest_images(index) == digest_images(reference)
-    assert portable_names(index) == portable_names(reference)
 
 
 def described(**fields: object) -> dict[str, bytes]:
