@@ -148,7 +148,7 @@ def test_a_run_is_uploaded_resumed_elsewhere_and_ends_with_the_bits_of_an_unbrok
     objects.delete_object(f"{url}/checkpoints/step-000000003/manifest.json")
     objects.write_object(f"{url}/checkpoints/step-000000002/model.safetensors", b"x")
     assert ixt_status("train", recipe, "--run-dir", url) == 2
-    assert f"{url}: holds a run already; continue it with `ixt resume" in capfd.readouterr().err
+    assert f"{url}: contains a run already; continue it with `ixt resume" in capfd.readouterr().err
     assert ixt_status("resume", url) == 0
     told = "step-000000002: damaged checkpoint: model.safetensors does not match its checksum; tryi"
     assert told in caplog.text
@@ -325,7 +325,7 @@ def test_a_run_that_was_taken_over_uploads_nothing_more(url: str, tmp_path: Path
 
 def test_a_folder_of_another_run_at_the_address_is_refused(url: str, tmp_path: Path) -> None:
     save(tmp_path, 1, 1.0)
-    refused = "holds checkpoints of another run that was at s3:/"
+    refused = "contains checkpoints of another run that was at s3:/"
     with pytest.raises(CheckpointError, match=refused):
         owner._claim(url, tmp_path, take_over=True)
     with owned(url, tmp_path / "new", take_over=False):
@@ -353,7 +353,7 @@ def test_a_folder_is_the_same_for_an_address_and_named_as_its_end(
         ("hf://datasets/a/b", None, "hf://datasets/a/b: no run can be written there; give a"),
         ("s3://nobody/run", None, "s3://nobody/run/checkpoints: no such object or bucket"),
         ("URL", "403", "access denied (HTTP status 403"),
-        ("URL/..", None, "holds other objects, and no run of ixt; give a place where nothing lies"),
+        ("URL/..", None, "contains other objects, but no run of ixt; give an empty place"),
     ],
 )
 def test_a_place_that_cannot_hold_a_run_is_one_line_before_training(

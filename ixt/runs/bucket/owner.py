@@ -186,8 +186,8 @@ def join_run(url: str, run_dir: Path) -> None:
 def _refuse_another_run(url: str, run_dir: Path, before: Owner | None, last: Owner | None) -> None:
     if checkpoint_folders(run_dir) and (not before or not last or before.run != last.run):
         raise CheckpointError(
-            f"{run_dir}: holds checkpoints of another run that was at {url}; move the folder away "
-            "or delete it, then try again"
+            f"{run_dir}: contains checkpoints of another run that was at {url}; move the folder "
+            "away or delete it, then try again"
         )
 
 

@@ -108,17 +108,17 @@ def _refuse_contents(url: str, run_dir: Path, resume: bool, may_resume: bool) ->
     folders, files = list_folder(url)
     if (folders or files) and OWNERS not in folders and RUN_RECIPE not in files:
         raise CheckpointError(
-            f"{url}: holds other objects, and no run of ixt; give a place where nothing lies"
+            f"{url}: contains other objects, but no run of ixt; give an empty place"
         )
     saved = any(MANIFEST in found for found in checkpoints_at(url).values())
     if saved and not (resume or may_resume):
         raise CheckpointError(
-            f"{url}: holds a run already; continue it with `ixt resume {url}`, or give another "
+            f"{url}: contains a run already; continue it with `ixt resume {url}`, or give another "
             "--run-dir"
         )
     if resume and not saved and not checkpoint_folders(run_dir):
         raise CheckpointError(
-            f"{url}: holds no checkpoint to resume; start a run there with "
+            f"{url}: contains no checkpoint to resume; start a run there with "
             f"`ixt train RECIPE --run-dir {url}`"
         )
 
