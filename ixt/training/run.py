@@ -217,9 +217,7 @@ def _build(
 
     model = build_model(start, len(class_names), device, load).to(device)
     stream = update_stream(recipe.engine, device)
-    # fp16's scaler would not learn from the fused kernel that it skipped a step.
-    fused = bool(recipe.model.fused) and device.type == "cuda" and recipe.engine.kind == "ddp"
-    fused = fused and recipe.engine.precision != "fp16"
+    fused = _takes_fused_step(recipe, device)
     optimizer = build_optimizer(model, recipe.optim, stream is not None, fused)
     train_loader = build_train_loader(recipe, train_index, class_names, accelerator)
     loss = build_loss(recipe.optim, weights)
@@ -264,6 +262,14 @@ def _build(
         patience=Patience(recipe.run.patience),
         from_scratch=prepare is None,
     )
+
+
+def _takes_fused_step(recipe: Recipe, device: torch.device) -> bool:
+    """Whether AdamW steps in torch's fused kernel, where kernels are on."""
+    engine_settings = recipe.engine
+    # fp16's scaler would not learn from the fused kernel that it skipped a step.
+    suits = engine_settings.kind == "ddp" and engine_settings.precision != "fp16"
+    return bool(recipe.model.fused) and device.type == "cuda" and suits
 
 
 def _open_data(

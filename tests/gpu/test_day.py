@@ -32,7 +32,7 @@ from step_runner import (
     write_rows,
 )
 
-from ixt.recipe import find_recipe, load_recipe
+from ixt.recipe import dump_recipe, find_recipe, load_recipe
 
 HERE = Path(__file__).parent
 
@@ -302,9 +302,10 @@ def test_every_cell_of_the_smoke_matrix_and_every_timed_setting_is_a_recipe(tmp_
     file = tmp_path / "smoke.yaml"
     file.write_text(smoke.RECIPE.format(size=96, model=""))
     for cell in CELLS:
-        load_recipe(file, list(cell.settings))
-    for settings in training_steps.SETTINGS.values():
-        load_recipe(find_recipe("inceptionnext_tiny"), list(settings))
+        assert (load_recipe(file, list(cell.settings)) != load_recipe(file)) == bool(cell.settings)
+    tiny = find_recipe("inceptionnext_tiny")
+    timed = {dump_recipe(load_recipe(tiny, list(s))) for s in training_steps.SETTINGS.values()}
+    assert len(timed) == len(training_steps.SETTINGS)
 
 
 def rehearse(name: str, tmp_path: Path) -> Sequence[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from few_digits import link_few_digits
 from run_files import rows, stop_after
 
 from ixt.checkpoint.folder import checkpoint_folders, save_checkpoint
@@ -27,14 +28,7 @@ Sections = dict[str, dict[str, object]]
 
 @pytest.fixture(scope="module")
 def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five updates of 64 images, and 50 to evaluate on."""
-    root = tmp_path_factory.mktemp("few")
-    for split, count in (("train", 32), ("val", 5)):
-        for source in sorted((digits / split).iterdir()):
-            (root / split / source.name).mkdir(parents=True)
-            for image in sorted(source.iterdir())[:count]:
-                (root / split / source.name / image.name).symlink_to(image)
-    return root
+    return link_few_digits(digits, tmp_path_factory.mktemp("few"))
 
 
 @pytest.fixture

@@ -130,14 +130,12 @@ def check_folder(
             images to move lie in tars or in a bucket, or are listed; or the manifest is none.
     """
     listed = read_checksums(manifest) if manifest is not None and manifest.exists() else None
-    threads = num_threads or len(os.sched_getaffinity(0))
-    if is_remote(str(root)):
-        if fix is not None:
-            raise DataError(
-                f"--fix {fix}: the images of {root} lie in a bucket, and nothing is moved there; "
-                "leave it out"
-            )
-        threads = num_threads or max(threads, _REMOTE_THREADS)
+    if is_remote(str(root)) and fix is not None:
+        raise DataError(
+            f"--fix {fix}: the images of {root} lie in a bucket, and nothing is moved there; "
+            "leave it out"
+        )
+    threads = num_threads or _usual_threads(root)
     indexes = [load_index(root, split) for split in splits]
     if fix == "quarantine":
         for index in indexes:
@@ -164,6 +162,12 @@ def check_folder(
         moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
         found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
     return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved), said)
+
+
+def _usual_threads(root: str | Path) -> int:
+    """One per core; more where a bucket has to be waited for."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores, _REMOTE_THREADS) if is_remote(str(root)) else cores
 
 
 def _survey(

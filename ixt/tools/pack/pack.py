@@ -129,19 +129,29 @@ def _pack(
             table = packed_table(plan, members, sums.all(), stamps)
             save_packed_table(out / plan.split / INDEX_FOLDER, table)
             sums.remove_files()
-    return _summary(out, plans, written)
+    paths = (path for plan in plans for path in _shard_paths(out, plan))
+    return summary(out, plans, written, sum(path.stat().st_size for path in paths))
 
 
-def _summary(out: Path, plans: list[PackPlan], num_written: int) -> PackSummary[Path]:
-    shards = [path for plan in plans for path in _shard_paths(out, plan)]
+def summary(
+    root: Place, plans: list[PackPlan], num_written: int, num_bytes: int
+) -> PackSummary[Place]:
+    """What lies in a packed set.
+
+    Args:
+        root: of the set.
+        plans: of its splits.
+        num_written: shards written now.
+        num_bytes: length of all shards.
+    """
     return PackSummary(
-        root=out,
+        root=root,
         num_images=sum(len(plan.names) for plan in plans),
-        num_shards=len(shards),
+        num_shards=sum(len(plan.bounds) for plan in plans),
         num_written=num_written,
         num_shrunk=sum(int(plan.shrinks.sum()) for plan in plans),
         num_unreadable=sum(len(plan.index.unreadable) for plan in plans),
-        num_bytes=sum(path.stat().st_size for path in shards),
+        num_bytes=num_bytes,
     )
 
 

@@ -36,7 +36,7 @@ from ixt.storage.objects import (
 )
 from ixt.storage.urls import REMOTE_FORMS, is_remote
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
-from ixt.tools.pack.pack import PackSummary, packed_table, settings_of, writing
+from ixt.tools.pack.pack import PackSummary, packed_table, settings_of, summary, writing
 from ixt.tools.pack.shard import shard_members, write_shard
 
 
@@ -116,15 +116,7 @@ def pack_to_bucket(
                 num_bytes += shard.stamp.size
                 report(done, total)
             _write_index(url, plan, shards)
-    return PackSummary(
-        root=url,
-        num_images=total,
-        num_shards=sum(len(plan.bounds) for plan in plans),
-        num_written=written,
-        num_shrunk=sum(int(plan.shrinks.sum()) for plan in plans),
-        num_unreadable=sum(len(plan.index.unreadable) for plan in plans),
-        num_bytes=num_bytes,
-    )
+    return summary(url, plans, written, num_bytes)
 
 
 def _claim(url: str, there: dict[str, RemoteFile], settings: bytes) -> None:
