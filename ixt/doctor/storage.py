@@ -18,8 +18,9 @@ from ixt.doctor.result import Result, fail, judge, warn
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, read_bytes
-from ixt.images.folders import IMAGE_SUFFIXES
+from ixt.images.folders import IMAGE_SUFFIXES, Place
 from ixt.images.index import load_index
+from ixt.images.shard_bytes import length_of
 from ixt.images.shards import find_layout
 
 _GIB = 2**30
@@ -106,9 +107,9 @@ def _of_index(root: str, rng: random.Random) -> list[ByteRange]:
     return index.ranges(rng.sample(range(len(index)), min(_NUM_READ, len(index))))
 
 
-def _part(tar: Path, rng: random.Random) -> ByteRange:
+def _part(tar: Place, rng: random.Random) -> ByteRange:
     """Any part as long as an image will do: listing a tar may take minutes."""
-    length = tar.stat().st_size
+    length = length_of(tar)
     return ByteRange(str(tar), rng.randrange(max(1, length - _PART)), min(_PART, length))
 
 

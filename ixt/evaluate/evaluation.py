@@ -27,7 +27,7 @@ from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
 from ixt.files import local_path
-from ixt.images.folders import holds_images
+from ixt.images.folders import holds_images, place_of
 from ixt.images.hold_out import load_split, own_val
 from ixt.images.index import Index
 from ixt.kernels import prepare_model
@@ -158,7 +158,7 @@ def _test_images(data: str, candidates: Sequence[Candidate]) -> Index:
 
 def _is_flat(data: str) -> bool:
     """Whether image files lie in the folder itself, without classes."""
-    folder = local_path(data)
+    folder = place_of(data)
     return folder.is_dir() and holds_images(folder)
 
 

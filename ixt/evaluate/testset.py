@@ -15,6 +15,7 @@ from ixt.images.headers import read_headers
 from ixt.images.index import Index, load_index
 from ixt.images.index_table import join_paths
 from ixt.images.shards import own_val
+from ixt.storage.urls import is_remote
 
 
 def open_test_set(data: str) -> Index:
@@ -25,7 +26,7 @@ def open_test_set(data: str) -> Index:
     An index of val/CLASS/IMAGE is cached as for training, others are read anew.
 
     Args:
-        data: path of the folder.
+        data: path of the folder, or the URL of a data root in a bucket.
 
     Returns:
         The index; a flat folder has the one class "".
@@ -33,6 +34,8 @@ def open_test_set(data: str) -> Index:
     Raises:
         DataError: the folder is missing, empty or of another layout.
     """
+    if is_remote(data):
+        return load_index(data, "val")
     root = local_path(data)
     try:
         folder = _images_folder(root)

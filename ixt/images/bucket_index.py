@@ -1,4 +1,4 @@
-"""The index of images in a bucket: fetched or built once, then mapped from the user's cache."""
+"""The table of images in a bucket: fetched or built once, then mapped from the user's cache."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pathlib import Path
 
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.bucket_build import build_from_folders, build_from_tars, list_class_objects
-from ixt.images.bucket_layout import RemoteLayout, find_remote_layout
-from ixt.images.folders import Split
+from ixt.images.folders import class_files
 from ixt.images.index_cache import (
     publish_table,
     remove_old,
@@ -26,10 +24,11 @@ from ixt.images.index_cache import (
     write_files,
 )
 from ixt.images.index_table import TAR_RULES, Table, UnusableTable
-from ixt.images.progress_lines import Report, report_lines
-from ixt.images.shards import INDEX_FOLDER, META
+from ixt.images.lists import read_list
+from ixt.images.shards import INDEX_FOLDER, META, Layout
 from ixt.images.table_files import encode_table, read_table
-from ixt.storage.objects import RemoteFile, list_objects, read_object
+from ixt.storage.objects import RemoteFile
+from ixt.storage.paths import RemotePath
 
 logger = logging.getLogger("ixt")
 
@@ -37,62 +36,63 @@ _NUM_THREADS = 16
 
 
 def load_remote_table(
-    root: str, split: Split, report: Report | None = None, *, rebuild: bool = False
-) -> tuple[str, str, Table]:
+    root: RemotePath, layout: Layout[RemotePath], build: Callable[[], Table], *, rebuild: bool
+) -> Table:
     """Load the table of a split in a bucket; it is fetched or built once, and then in the cache.
 
     The split is listed each time: an object of another length or version than before makes another
     table.
 
     Args:
-        root: URL of a data root, or a brace pattern of tars.
-        split: train or val.
-        report: as for `load_index`.
-        rebuild: look at every image again, whatever is in the cache.
-
-    Returns:
-        URL of the data root, URL of the folder of the class folders or tars, and the table.
+        root: the data root.
+        layout: of the split, in that root.
+        build: looks at every image.
+        rebuild: do so, whatever is in the cache.
 
     Raises:
         DataError: there is nothing of that split, or something that cannot be read as images.
         StorageError: the bucket cannot be read.
     """
-    layout = find_remote_layout(root, split)
+    folder = layout.folder
     if layout.is_packed:
         if rebuild:
             raise DataError(
                 f"{root}: a packed set contains its own index, which is not rebuilt in a bucket; "
                 "pack the set and copy it again"
             )
-        return layout.root, layout.folder, _packed_table(layout, split)
-    noun = "tars" if layout.tars else "images"
-    report = report or report_lines(f"{layout.folder}: building its index", noun, logger.warning)
-    files = {tar.name: tar.file for tar in layout.tars} or list_class_objects(layout)
-    target = _cache(root) / f"{split}-{_digest(files)}"
+        return _packed_table(root, layout)
+    files = {name: (folder / name).file for name in _names(layout)}
+    target = _cache(root.url) / f"{layout.split}-{_digest(files)}"
     if rebuild:
         shutil.rmtree(target, ignore_errors=True)
-
-    def build() -> Table:
-        if layout.tars:
-            return build_from_tars(layout, split, report)
-        return build_from_folders(layout, files, report)
-
-    return layout.root, layout.folder, _kept(target, build)
+    return _kept(target, build)
 
 
-def _packed_table(layout: RemoteLayout, split: Split) -> Table:
+def _names(layout: Layout[RemotePath]) -> list[str]:
+    """The objects that a split is made of, relative to its folder."""
+    if layout.tars:
+        return list(layout.tars)
+    if layout.list_path is None:
+        found = class_files(layout.folder).values()
+        return [os.fsdecode(name) for listed in found for name in listed.files]
+    listing, _ = read_list(layout.list_path, layout.split)
+    return [layout.list_name, *map(os.fsdecode, listing.names)]
+
+
+def _packed_table(root: RemotePath, layout: Layout[RemotePath]) -> Table:
     """The table that `ixt data pack` wrote."""
-    folder, shards = layout.folder, {tar.name: tar.file for tar in layout.tars}
-    files = list_objects(f"{folder}/{INDEX_FOLDER}")
+    folder = layout.folder
+    index = folder / INDEX_FOLDER
+    files = {name: (index / name).file for name in index.level()[1]}
     if META not in files:
         raise DataError(
             f"{folder}: contains no {INDEX_FOLDER}/{META}; a set of ixt data pack is read from a "
             "bucket together with the index folder beside the tars, so copy it, too"
         )
-    table = _fetch(folder, files, _cache(layout.root) / f"{split}-{_digest(files)}")
-    _check_shards(folder, shards, table)
+    table = _fetch(index, files, _cache(root.url) / f"{layout.split}-{_digest(files)}")
+    _check_shards(folder, {name: (folder / name).file for name in layout.tars}, table)
     if not table.has_checksums:
-        warn_without_checksums(folder)
+        warn_without_checksums(str(folder))
     return table
 
 
@@ -146,22 +146,18 @@ def _digest(files: Mapping[str, RemoteFile]) -> str:
     return hashlib.sha256(json.dumps([listing, TAR_RULES]).encode()).hexdigest()[:16]
 
 
-def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
+def _fetch(index: RemotePath, files: dict[str, RemoteFile], target: Path) -> Table:
     """The table from the cache, fetched first if it is missing or outdated."""
     try:
         if os.path.exists(target):
             return read_table(target, packed=True)
     except UnusableTable as error:
-        logger.warning("%s: %s; fetching the index of %s again", target, error, folder)
+        logger.warning("%s: %s; fetching the index of %s again", target, error, index.parent)
 
     def fetch(staging: Path) -> None:
-        def fetch_file(name: str) -> None:
-            size = files[name].size
-            # A part of known length, so a file replaced meanwhile is noticed.
-            (staging / name).write_bytes(read_object(f"{folder}/{INDEX_FOLDER}/{name}", 0, size))
-
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(fetch_file, (name for name in files if os.sep not in name)))
+            contents = pool.map(lambda name: (index / name).read_bytes(), files)
+            write_files(dict(zip(files, contents, strict=True)), staging)
         read_table(staging, packed=True)
 
     try:
@@ -171,15 +167,13 @@ def _fetch(folder: str, files: dict[str, RemoteFile], target: Path) -> Table:
     except OSError as error:
         raise DataError(
             f"{target}: cannot be written ({reason(error)}); the index of "
-            f"{folder} is kept there; make room or set XDG_CACHE_HOME"
+            f"{index.parent} is kept there; make room or set XDG_CACHE_HOME"
         ) from error
     except UnusableTable as error:
-        raise DataError(
-            f"{folder}/{INDEX_FOLDER}: {error}; copy the packed set again, or pack it again"
-        ) from error
+        raise DataError(f"{index}: {error}; copy the packed set again, or pack it again") from error
 
 
-def _check_shards(folder: str, found: Mapping[str, RemoteFile], table: Table) -> None:
+def _check_shards(folder: RemotePath, found: Mapping[str, RemoteFile], table: Table) -> None:
     for shard in table.shards:
         file = found.get(shard.name)
         if file is None or file.size != shard.size:

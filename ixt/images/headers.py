@@ -19,7 +19,6 @@ from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.image import FORMATS
 from ixt.images.jpeg import find_frame
 from ixt.images.progress_lines import Report
-from ixt.storage.objects import RemoteFile, read_object
 
 
 class ImageFormat(IntEnum):
@@ -81,51 +80,20 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
     return _read_all(len(files), lambda row: _read_header(os.path.join(folder, files[row])), report)
 
 
-def read_shard_headers(
-    shards: Sequence[str],
-    numbers: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    report: Report | None = None,
+def read_range_headers(
+    count: int, source: Callable[[int], ByteRange], report: Report | None = None
 ) -> Headers:
-    """Read the header of each image within tars, as `read_headers` does for files.
+    """Read the header of each image within tars or in a bucket, as `read_headers` does for files.
 
     Args:
-        shards: paths of the tars.
-        numbers: (n,) the image's place in `shards`.
-        offsets: (n,) its first byte there.
-        sizes: (n,) its length in bytes.
-        report: called from this thread with the progress.
-    """
-
-    def read(row: int) -> _Row:
-        path = shards[numbers[row]]
-        return _read_part(ByteRange(path, int(offsets[row]), int(sizes[row])))
-
-    return _read_all(len(numbers), read, report)
-
-
-def read_object_headers(
-    urls: Sequence[str], files: Sequence[RemoteFile], report: Report | None = None
-) -> Headers:
-    """Read the header of each object of a bucket, as `read_headers` does for files.
-
-    Args:
-        urls: of the objects.
-        files: their lengths and versions; no other version is read.
+        count: number of images.
+        source: gives each; of an object in a bucket with the version to read, and no other.
         report: called from this thread with the progress.
 
     Raises:
-        StorageError: as `read_object`.
+        StorageError: a bucket does not give the bytes.
     """
-
-    def read(row: int) -> _Row:
-        url, file = urls[row], files[row]
-        head = read_object(url, 0, min(file.size, HEAD_BYTES), file.version)
-        whole = lambda: io.BytesIO(read_object(url, 0, file.size, file.version))  # noqa: E731
-        return (*identify(head, whole), file.size)
-
-    return _read_all(len(urls), read, report)
+    return _read_all(count, lambda row: _read_part(source(row)), report)
 
 
 def _read_all(count: int, read: Callable[[int], _Row], report: Report | None) -> Headers:
@@ -168,14 +136,16 @@ def _read_header(path: bytes) -> _Row:
 
 
 def _read_part(source: ByteRange) -> _Row:
-    """Identify one image within a tar."""
+    """Identify one image within a tar, or an object."""
     assert source.size is not None
+    # What has a member is read by range, whatever its own length.
+    size, source = source.size, source._replace(member=source.member or "image")
     try:
-        head = read_bytes(source._replace(size=min(source.size, HEAD_BYTES))).tobytes()
+        head = read_bytes(source._replace(size=min(size, HEAD_BYTES))).tobytes()
         found = identify(head, lambda: io.BytesIO(read_bytes(source).data))
     except OSError:
-        return (ImageFormat.UNREADABLE, 0, 0, source.size)
-    return (*found, source.size)
+        return (ImageFormat.UNREADABLE, 0, 0, size)
+    return (*found, size)
 
 
 def identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> tuple[int, int, int]:

@@ -14,15 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.errors import DataError
-from ixt.files import local_path
 from ixt.images import shards
-from ixt.images.bucket_layout import own_remote_val
-from ixt.images.folders import Split
+from ixt.images.folders import Split, place_of
 from ixt.images.index import Index, load_index, take_rows
 from ixt.images.lists import portable_part
+from ixt.images.shard_classes import RENAMED
 from ixt.images.tars import NESTED
-from ixt.images.webdataset import RENAMED
-from ixt.storage.urls import is_remote
 
 
 def load_split(root: str | Path, split: Split, val_fraction: float | None) -> Index:
@@ -49,9 +46,7 @@ def load_split(root: str | Path, split: Split, val_fraction: float | None) -> In
 
 def own_val(root: str) -> str | None:
     """Name of a data root's validation images; None where it has none."""
-    if is_remote(root):
-        return own_remote_val(root)
-    return shards.own_val(local_path(root))
+    return shards.own_val(place_of(root))
 
 
 def own_splits(root: str) -> tuple[Split, ...]:

@@ -2,7 +2,7 @@
 
 `shards` finds out how they are stored; `folders`, `lists`, `tars`, `webdataset` or `parquet`
 list them, `headers` opens them, `index_cache` keeps the result, which `table_files` verifies;
-`bucket_index` does all of that for a bucket.
+`bucket_index` keeps that of a bucket.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ixt.errors import DataError
-from ixt.files import as_url, local_path, reason
+from ixt.files import reason
+from ixt.images.bucket_index import load_remote_table
 from ixt.images.byte_ranges import ByteRange
-from ixt.images.folders import SPLIT_FOLDERS, Listing, Split, list_images
-from ixt.images.headers import ImageFormat, read_headers, read_shard_headers
+from ixt.images.folders import SPLIT_FOLDERS, Listing, P, Place, Split, list_images, place_of
+from ixt.images.headers import Headers, ImageFormat, read_headers, read_range_headers
 from ixt.images.index_cache import (
     current_tables,
     make_cache,
@@ -36,9 +37,10 @@ from ixt.images.progress_lines import Report, report_lines
 from ixt.images.shard_names import is_pattern, pattern_folder, split_of
 from ixt.images.shards import INDEX_FOLDER, Layout, find_layout, stamp
 from ixt.images.table_files import read_checksums
-from ixt.images.tars import TarListing, list_tars
+from ixt.images.tars import list_tars
 from ixt.images.webdataset import are_shards, list_shards
-from ixt.storage.urls import REMOTE_FORMS, is_remote
+from ixt.storage.paths import RemotePath
+from ixt.storage.urls import is_remote
 
 logger = logging.getLogger("ixt")
 
@@ -178,7 +180,7 @@ def load_index(
         root: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/), with tars in
             place of the class folders, with ILSVRC2012_img_train.tar, or with WebDataset shards
             that have the split in their names, or with lists train.csv and val.csv; or a list; or
-            a brace pattern of shards; or `s3://BUCKET/PREFIX` of a set that `ixt data pack` wrote.
+            a brace pattern of shards; or the URL of any of these in a bucket.
         split: train or val.
         report: called with (done, in all) of tars, then of images, while an index is built; lines
             are logged if None, where that takes long.
@@ -187,15 +189,10 @@ def load_index(
     Raises:
         DataError: the folder is missing, has another layout, or is not readable.
     """
-    if is_remote(str(root)):
-        from ixt.images.bucket_index import load_remote_table
+    return _load(place_of(root), split, report, rebuild)
 
-        place, folder, table = load_remote_table(str(root), split, report, rebuild=rebuild)
-        return _to_index(place, folder, table)
-    url = as_url(root)
-    if url is not None:
-        raise DataError(f"{url}: cannot be read; give a folder, or a bucket as {REMOTE_FORMS}")
-    root = local_path(root)
+
+def _load(root: P, split: Split, report: Report | None, rebuild: bool) -> Index:
     try:
         layout = find_layout(root, split)
     except OSError as error:
@@ -209,6 +206,9 @@ def load_index(
         root = pattern_folder(root)
     elif is_list(root):
         root = layout.folder
+    if isinstance(root, RemotePath):
+        table = load_remote_table(root, layout, lambda: _build(layout, report), rebuild=rebuild)
+        return _to_index(root, layout, table)
     if rebuild:
         set_aside(root, split)
     cached = None if rebuild else _read_cached(root, layout)
@@ -243,9 +243,9 @@ def target_labels(index: Index, class_names: Sequence[str]) -> NDArray[np.int64]
     return table[index.labels]
 
 
-def _read_cached(root: Path, layout: Layout) -> Index | None:
+def _read_cached(root: Path, layout: Layout[Path]) -> Index | None:
     for table in current_tables(root, layout):
-        index = _to_index(root, layout.folder, table, layout)
+        index = _to_index(root, layout, table)
         # Repairing a file in place leaves no trace in its folder's time: look at these ones again.
         damaged = [] if layout.tars else index.paths(index.unreadable)
         found = read_headers(b"", [os.fsencode(path) for path in damaged])
@@ -254,40 +254,57 @@ def _read_cached(root: Path, layout: Layout) -> Index | None:
     return None
 
 
-def _build_and_cache(root: Path, layout: Layout, report: Report | None) -> Index:
+def _build_and_cache(root: Path, layout: Layout[Path], report: Report | None) -> Index:
     if layout.folder == root:  # making the cache later would renew the listed folder's time
         make_cache(root)
     table = _build(layout, report)
     write_table(root, layout, table)
     # The mapped copy holds no memory; there is none where it could not be written.
-    return _read_cached(root, layout) or _to_index(root, layout.folder, table, layout)
+    return _read_cached(root, layout) or _to_index(root, layout, table)
 
 
-def _build(layout: Layout, report: Report | None) -> Table:
+def _build(layout: Layout[P], report: Report | None) -> Table:
     folder = layout.folder
-    listing: Listing | TarListing
+    # Before listing: a tar replaced meanwhile then differs from what is kept.
+    stamps = tuple(stamp(path) for path in layout.tar_paths)
     if layout.tars:
-        # Before listing: a tar replaced meanwhile then differs from what is kept.
-        stamps = tuple(stamp(path) for path in layout.tar_paths)
         listing = _list_layout(layout, report or _log_progress(folder, "tars"))
-        shards, starts, folders = listing.shards, listing.offsets, TAR_RULES
-        tars = [str(path) for path in layout.tar_paths]
-        report = report or _log_progress(folder, "images")
-        headers = read_shard_headers(tars, shards, starts, listing.sizes, report)
     else:
-        listing, stamps = _list_files(layout), ()
-        shards, starts, folders = np.zeros(0, np.int32), np.zeros(0, np.int64), listing.folders
-        report = report or _log_progress(folder, "images")
-        headers = read_headers(os.fsencode(folder), listing.names, report)
-        if layout.list_path:
-            refuse_missing(layout.list_path, listing, headers)
-    table = make_table(listing, headers, shards, starts, folders, stamps)
-    if layout.tars:
+        listing = _list_files(layout)
+    headers = _read_headers(layout, listing, report or _log_progress(folder, "images"))
+    table = make_table(listing, headers, TAR_RULES if layout.tars else listing.folders, stamps)
+    if layout.tars and isinstance(folder, Path):
         table.columns["crc32"] = read_checksums(folder / INDEX_FOLDER, table)
     return table
 
 
-def _list_files(layout: Layout) -> Listing:
+def _read_headers(layout: Layout[P], listing: Listing, report: Report) -> Headers:
+    folder = layout.folder
+    if not layout.tars and isinstance(folder, Path):
+        headers = read_headers(os.fsencode(folder), listing.names, report)
+        odd = np.flatnonzero(headers.formats == ImageFormat.UNREADABLE)
+        if layout.list_path:
+            refuse_missing(layout.list_path, [os.fsdecode(listing.names[row]) for row in odd])
+        return headers
+    if not isinstance(folder, Path) and layout.tars:  # found while they were listed
+        notes = [(folder / name).notes.headers for name in layout.tars]
+        places = zip(listing.shards.tolist(), listing.offsets.tolist(), strict=True)
+        rows = np.array([notes[shard][offset] for shard, offset in places], np.int64)
+        return Headers(rows[:, 0].astype(np.uint8), rows[:, 1:].astype(np.int32), listing.sizes)
+
+    tars = [f"{folder}/{name}" for name in layout.tars]
+
+    def source(row: int) -> ByteRange:
+        if isinstance(folder, Path):
+            tar = tars[listing.shards[row]]
+            return ByteRange(tar, int(listing.offsets[row]), int(listing.sizes[row]))
+        place = folder / os.fsdecode(listing.names[row])
+        return ByteRange(place.url, 0, place.file.size, version=place.file.version)
+
+    return read_range_headers(len(listing.names), source, report)
+
+
+def _list_files(layout: Layout[P]) -> Listing:
     """The images that are files of their own."""
     if layout.list_path is None:
         return list_images(layout.folder)
@@ -299,7 +316,7 @@ def _list_files(layout: Layout) -> Listing:
     return listing
 
 
-def _list_layout(layout: Layout, report: Report) -> TarListing:
+def _list_layout(layout: Layout[P], report: Report) -> Listing:
     """The images in tars or parquet files, whatever these are."""
     is_parquet = layout.tars[0].endswith(PARQUET)
     if not is_parquet and (layout.is_packed or not are_shards(layout.tar_paths)):
@@ -314,7 +331,7 @@ def _list_layout(layout: Layout, report: Report) -> TarListing:
     return listing
 
 
-def _log_progress(folder: Path, noun: str) -> Report:
+def _log_progress(folder: Place, noun: str) -> Report:
     """Progress lines for building a table, which may take minutes."""
     return report_lines(f"{folder}: building its index", noun, logger.warning)
 
@@ -338,22 +355,18 @@ def take_rows(index: Index, samples: NDArray[np.int64]) -> Index:
     )
 
 
-def _to_index(
-    root: Path | str, folder: Path | str, table: Table, layout: Layout | None = None
-) -> Index:
-    shards = tuple(shard.name for shard in table.shards)
+def _to_index(root: P, layout: Layout[P], table: Table) -> Index:
     # The tars of a packed set have checksums, and may be copied from bucket to bucket.
-    pinned = is_remote(str(folder)) and bool(table.folders)
-    versions = tuple(shard.probe for shard in table.shards) if pinned else ()
-    name = layout.list_name if layout else ""
-    if layout and name and split_of(name) is None:
+    pinned = isinstance(root, RemotePath) and bool(table.folders)
+    name = layout.list_name
+    if name and split_of(name) is None:
         name = f"{name}:{layout.split}"
     return Index(
-        root,
-        folder,
+        root if isinstance(root, Path) else str(root),
+        layout.folder if isinstance(layout.folder, Path) else str(layout.folder),
         table.classes,
         **table.columns,
-        shards=shards,
-        versions=versions,
+        shards=tuple(shard.name for shard in table.shards),
+        versions=tuple(shard.probe for shard in table.shards) if pinned else (),
         list_name=name,
     )

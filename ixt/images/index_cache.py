@@ -37,7 +37,7 @@ _KEEP_S = 30 * 24 * 3600
 _ASIDE = "old-"
 
 
-def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
+def current_tables(root: Path, layout: Layout[Path]) -> Iterator[Table]:
     """Memory-map the cached tables that still describe a split's images; rarely more than one.
 
     Says so, once the caller has asked for all of them, if there are only useless ones, and always
@@ -78,7 +78,7 @@ def current_tables(root: Path, layout: Layout) -> Iterator[Table]:
         )
 
 
-def _refuse_missing_shards(own: Path, layout: Layout) -> None:
+def _refuse_missing_shards(own: Path, layout: Layout[Path]) -> None:
     """Refuse a packed set that lacks shards: a run would silently train on fewer images."""
     try:
         named = [shard.name for shard in read_table(own, packed=True).shards]
@@ -92,7 +92,7 @@ def _refuse_missing_shards(own: Path, layout: Layout) -> None:
         )
 
 
-def _open(path: Path, layout: Layout, *, packed: bool) -> tuple[Table | None, str]:
+def _open(path: Path, layout: Layout[Path], *, packed: bool) -> tuple[Table | None, str]:
     """A table that describes the present images, or None and the reason."""
     try:
         table = read_table(path, packed=packed)
@@ -117,7 +117,7 @@ def say_once(text: str) -> None:
         logger.warning("%s", text)
 
 
-def write_table(root: Path, layout: Layout, table: Table) -> None:
+def write_table(root: Path, layout: Layout[Path], table: Table) -> None:
     """Cache a split's table in the first place that can be written; warn if there is none."""
     write_to_cache(
         root,
@@ -182,7 +182,7 @@ def user_cache(root: bytes) -> Path | None:
     return None if base is None else base / "index" / hashlib.sha256(root).hexdigest()[:16]
 
 
-def _is_current(table: Table, layout: Layout, *, packed: bool) -> bool:
+def _is_current(table: Table, layout: Layout[Path], *, packed: bool) -> bool:
     """Whether no folder has changed: adding or removing a file renews its folder's time.
 
     Tars are compared by their own stamps, and lists by their times.

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ixt.images.folders import Listing
 from ixt.images.headers import Headers, ImageFormat
 from ixt.images.shards import Stamp
 
@@ -69,22 +70,8 @@ def join_paths(files: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.in
     return np.frombuffer(b"".join(files), np.uint8), offsets
 
 
-class _Listing(Protocol):
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def counts(self) -> tuple[int, ...]: ...
-    @property
-    def names(self) -> list[bytes]: ...
-
-
 def make_table(
-    listing: _Listing,
-    headers: Headers,
-    shards: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    folders: dict[str, int],
-    stamps: tuple[Stamp, ...],
+    listing: Listing, headers: Headers, folders: dict[str, int], stamps: tuple[Stamp, ...]
 ) -> Table:
     """The table of listed images whose headers were read, without checksums."""
     path_blob, path_offsets = join_paths(listing.names)
@@ -95,8 +82,8 @@ def make_table(
         "formats": headers.formats,
         "path_blob": path_blob,
         "path_offsets": path_offsets,
-        "shard_numbers": shards,
-        "shard_offsets": starts,
+        "shard_numbers": listing.shards,
+        "shard_offsets": listing.offsets,
         "crc32": np.zeros(0, np.uint32),
     }
     return Table(listing.classes, folders, columns, stamps)

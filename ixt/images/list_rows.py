@@ -7,15 +7,16 @@ A list is .csv or .tsv with a first row of column names, .jsonl with an object i
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ixt.errors import DataError
-from ixt.files import reason
-from ixt.images.folders import Split, few
+from ixt.files import as_url, reason
+from ixt.images.folders import Place, Split, few
 from ixt.images.shard_labels import CLASS_NUMBER, MAX_CLASSES, Label, is_class_name
 from ixt.images.shard_names import SPLIT_WORDS, split_of
 
@@ -31,7 +32,7 @@ Fields = dict[str, Any]
 """What a row gives, by the keys of `_COLUMNS`."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Fields]]:
+def read_rows(path: Place) -> Iterator[tuple[str, Fields]]:
     """Each row of a list: what errors call it, and its fields.
 
     Raises:
@@ -39,7 +40,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Fields]]:
     """
     readers = {".txt": _read_txt, ".jsonl": _read_jsonl}
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with _open(path) as file:
             reader = readers.get(path.suffix.lower(), _read_csv)
             for number, fields in reader(path, file):
                 yield f"{path}:{number}", fields
@@ -47,7 +48,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, Fields]]:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def _read_csv(path: Path, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+def _open(path: Place) -> TextIO:
+    if isinstance(path, Path):
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    return io.StringIO(text, newline="")
+
+
+def _read_csv(path: Place, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     names = [name.strip() for name in next(reader, [])]
@@ -62,7 +70,7 @@ def _read_csv(path: Path, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
             )
 
 
-def _read_txt(path: Path, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+def _read_txt(path: Place, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
     for number, line in enumerate(file, 1):
         parts = line.rsplit(maxsplit=1)
         if len(parts) == 1:
@@ -71,7 +79,7 @@ def _read_txt(path: Path, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
             yield number, dict(zip(("path", "label"), parts, strict=True))
 
 
-def _read_jsonl(path: Path, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+def _read_jsonl(path: Place, file: Iterator[str]) -> Iterator[tuple[int, Fields]]:
     first: dict[str, str] = {}
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -111,7 +119,7 @@ def _find_columns(where: str, names: list[str]) -> dict[str, str]:
     return found
 
 
-def is_of(path: Path, where: str, fields: Fields, split: Split) -> bool:
+def is_of(path: Place, where: str, fields: Fields, split: Split) -> bool:
     """Whether a row is of a split, by its column or by the name of its list.
 
     Raises:
@@ -132,7 +140,7 @@ def is_of(path: Path, where: str, fields: Fields, split: Split) -> bool:
     return said is not None or given == split
 
 
-def path_of(folder: Path, where: str, fields: Fields) -> str:
+def path_of(folder: Place, where: str, fields: Fields) -> str:
     """The path of a row, relative to the list's folder where it lies below that, in one spelling.
 
     Links decide what `..` means, so it stays.
@@ -143,8 +151,15 @@ def path_of(folder: Path, where: str, fields: Fields) -> str:
     path = fields["path"]
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise DataError(f"{where}: its path is {path!r}; give that of a file")
-    parts = [part for part in path.strip().split("/") if part not in ("", ".")]
-    plain = "/" * path.strip().startswith("/") + "/".join(parts)
+    text, remote = path.strip(), not isinstance(folder, Path)
+    text = text.removeprefix(f"{folder}/") if remote else text
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    plain = "/" * text.startswith("/") + "/".join(parts)
+    if as_url(text) is not None or (remote and (plain.startswith("/") or ".." in parts)):
+        raise DataError(
+            f"{where}: its path is {text}, and a list with images in a bucket lies there itself, "
+            "in the folder that its paths are relative to; copy the list there, and give its URL"
+        )
     return plain.removeprefix(f"{folder}/")
 
 

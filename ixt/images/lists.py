@@ -1,29 +1,29 @@
 """Find and read lists of images: a row for each image, with its path, its label, maybe its split.
 
-Paths are relative to the list's folder, or absolute; they may lead out of it. Classes are named and
-ordered as those of WebDataset shards: a number keeps its meaning.
+Paths are relative to the list's folder, or absolute; on a disk they may lead out of it. Classes are
+named and ordered as those of WebDataset shards: a number keeps its meaning.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.folders import SPLIT_FOLDERS, Listing, Split, few
-from ixt.images.headers import Headers, ImageFormat
+from ixt.images.folders import SPLIT_FOLDERS, Listing, P, Place, Split, few, look
 from ixt.images.list_rows import is_of, label_of, path_of, read_rows
 from ixt.images.shard_classes import Labelled, name_classes
 from ixt.images.shard_labels import Label
 from ixt.images.shard_names import split_of, without_split
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
+_NUM_THREADS = 16
 LIST_MARK = "./"
 """Stands before a list's name among the folders whose times a cached table keeps."""
 
@@ -38,12 +38,12 @@ class _Row(NamedTuple):
     label: Label
 
 
-def is_list(path: Path) -> bool:
+def is_list(path: Place) -> bool:
     """Whether a data root is a list of images by its name."""
     return path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
 
 
-def lists_of(root: Path, split: Split) -> list[Path]:
+def lists_of(root: P, split: Split) -> list[P]:
     """The lists that may name a split's images; more than one only if it is not clear which.
 
     A list whose name says no split has a column for it, or holds training images only. Beside
@@ -67,24 +67,23 @@ def lists_of(root: Path, split: Split) -> list[Path]:
     return [path for path in _lists_in(root) if path.stem in SPLIT_FOLDERS[split]]
 
 
-def _lists_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_list(path))
+def _lists_in(folder: P) -> list[P]:
+    names = look(folder)[1] if folder.is_dir() else ()
+    return [folder / name for name in names if is_list(folder / name)]
 
 
-def _split_said(path: Path) -> str | None:
+def _split_said(path: Place) -> str | None:
     """The split that a list's name says; a test list is one to evaluate on."""
     said = split_of(path.stem)
     return "val" if said == "test" else said
 
 
-def _is_counterpart(path: Path, root: Path, split: Split) -> bool:
+def _is_counterpart(path: Place, root: Place, split: Split) -> bool:
     alike = path.suffix == root.suffix and without_split(path.stem) == without_split(root.stem)
     return alike and split_of(path.stem) == split
 
 
-def _has_rows(path: Path, split: Split) -> bool:
+def _has_rows(path: Place, split: Split) -> bool:
     for where, fields in read_rows(path):
         if "split" not in fields:
             return False
@@ -93,7 +92,7 @@ def _has_rows(path: Path, split: Split) -> bool:
     return False
 
 
-def read_list(path: Path, split: Split) -> tuple[Listing, str]:
+def read_list(path: Place, split: Split) -> tuple[Listing, str]:
     """Read the images that a list gives of a split.
 
     Returns:
@@ -105,7 +104,7 @@ def read_list(path: Path, split: Split) -> tuple[Listing, str]:
             all, or labels that cannot be right.
     """
     try:
-        mtime_ns = path.stat().st_mtime_ns
+        mtime_ns = path.stat().st_mtime_ns if isinstance(path, Path) else 0
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
     rows, paths = [], []
@@ -123,9 +122,12 @@ def read_list(path: Path, split: Split) -> tuple[Listing, str]:
     )
     counts = Counter(name for name, _ in order)  # in the order of the classes
     folders = {LIST_MARK + path.name: mtime_ns}
-    for folder in {os.path.dirname(row.path) for row in rows}:
-        with suppress(OSError):  # its images are missing, which is said once all are known
-            folders[folder] = os.stat(os.path.join(path.parent, folder)).st_mtime_ns
+    if isinstance(path, Path):
+        for folder in {os.path.dirname(row.path) for row in rows}:
+            with suppress(OSError):  # its images are missing, which is said once all are known
+                folders[folder] = (path.parent / folder).stat().st_mtime_ns
+    else:
+        refuse_missing(path, [row.path for row in rows])
     listing = Listing(
         classes=tuple(os.fsdecode(name) for name in counts),
         counts=tuple(counts.values()),
@@ -135,15 +137,21 @@ def read_list(path: Path, split: Split) -> tuple[Listing, str]:
     return listing, naming.origin
 
 
-def refuse_missing(path: Path, listing: Listing, headers: Headers) -> None:
+def refuse_missing(path: Place, names: Sequence[str]) -> None:
     """Refuse a list of files of which some are not there.
+
+    Args:
+        path: the list.
+        names: as it gives them.
 
     Raises:
         DataError: with their number and the first of them.
+        StorageError: as `look`.
     """
-    odd = np.flatnonzero(headers.formats == ImageFormat.UNREADABLE)
-    names = [os.fsdecode(listing.names[row]) for row in odd]
-    missing = [name for name in names if not os.path.isfile(os.path.join(path.parent, name))]
+    if not isinstance(path, Path):  # each folder is listed once, side by side
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            list(pool.map(look, {(path.parent / name).parent for name in names}))
+    missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise DataError(
             f"{path}: names {few(missing, 'missing file')}; paths are absolute, or relative to "
@@ -165,9 +173,9 @@ def _describe(row: _Row) -> Labelled:
     return Labelled(row.where, folder.rpartition("/")[2], file, row.label)
 
 
-def _refuse_twice(path: Path, paths: list[str]) -> None:
+def _refuse_twice(path: Place, paths: list[str]) -> None:
     """Refuse an image with two rows, of both splits, too: it would be evaluated on."""
-    times = Counter(os.path.normpath(os.path.join(path.parent, name)) for name in paths)
+    times = Counter(os.path.normpath(os.path.join(str(path.parent), name)) for name in paths)
     twice = [name for name, count in times.items() if count > 1]
     if twice:
         raise DataError(

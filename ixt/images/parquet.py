@@ -1,5 +1,7 @@
 """Find the images inside parquet files of Hugging Face datasets: nothing is extracted.
 
+On a disk, or in a bucket or on the Hub itself, where each file is read once, by row groups.
+
 Such a file has the columns `image`, of bytes and path, and `label`, an integer whose class names
 are in the schema. Where a column is not compressed, the bytes of each image lie in the file as they
 are, so they are read like those of an image in a tar. `datasets` writes images so since 4.6; those
@@ -8,29 +10,30 @@ of earlier releases are compressed (snappy), in row groups that only decompress 
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ixt.errors import DataError, first_line
-from ixt.images.folders import SPLIT_FOLDERS, Split, few
+from ixt.images.folders import SPLIT_FOLDERS, Listing, Place, Split, few
+from ixt.images.headers import HEAD_BYTES, identify
 from ixt.images.progress_lines import Report
-from ixt.images.shard_classes import Labelled, name_classes
+from ixt.images.shard_bytes import RemoteBytes
+from ixt.images.shard_classes import RENAMED, Labelled, Sample, list_samples
 from ixt.images.shard_labels import MAX_CLASSES, Label, is_class_name
-from ixt.images.tars import TarImage, TarListing, to_listing
-from ixt.images.webdataset import RENAMED
 
 PARQUET = ".parquet"
 
-_COLUMNS = ("image", "label")
 _BYTES, _PATH = "image.bytes", "image.path"
+_COLUMNS = [_BYTES, _PATH, "label"]
 _BATCH = 64  # images in memory at once, of each file that is read
 _NUM_THREADS = 4
 _PREFIX = 64
@@ -38,17 +41,12 @@ _PREFIX = 64
 _WITH_CLASS = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_n\d{8}(\.\w+)")
 
 
-class _Image(NamedTuple):
-    """An image in a parquet file."""
-
-    name: bytes
-    offset: int
-    size: int
-    labelled: Labelled
-
-
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Place, reader: RemoteBytes | None = None) -> Any:
     """Open a parquet file with pyarrow, as a `pyarrow.parquet.ParquetFile`.
+
+    Args:
+        path: the file.
+        reader: of one in a bucket; None for one of its own.
 
     Raises:
         DataError: pyarrow is missing, or the file is damaged, cut off or not readable.
@@ -60,8 +58,11 @@ def open_parquet(path: Path) -> Any:
             f"{path}: reading parquet needs pyarrow, which is not installed; "
             "pip install 'ixt[parquet]'"
         ) from error
+    source = path if isinstance(path, Path) else reader or RemoteBytes(path)
     try:
-        return ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        return ParquetFile(source, memory_map=True, page_checksum_verification=True)
+    except DataError:
+        raise
     except Exception as error:  # pyarrow raises OSError, ValueError and classes of its own
         raise _unreadable(path, error) from error
 
@@ -69,50 +70,25 @@ def open_parquet(path: Path) -> Any:
 def compression(file: Any) -> str | None:
     """How the images of an open parquet file are compressed, e.g. SNAPPY; None if they are not."""
     groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-    names = {chunk.compression for chunk in map(_chunk, groups) if chunk is not None}
+    names = {chunk.compression for group in groups for chunk in _chunks(group, [_BYTES])}
     return min(names - {"UNCOMPRESSED"}, default=None)
 
 
 def list_parquet(
-    paths: Sequence[Path], split: Split, report: Report | None = None
-) -> tuple[TarListing, str]:
-    """List the images of all parquet files of a split; each file is read once, in order.
-
-    Args:
-        paths: the files.
-        split: of which they are.
-        report: called with (files read, files in all).
-
-    Returns:
-        The images, ordered by class and then by name, so in the order of the class folders that
-        they may come from; and by what the classes are named, in words.
+    paths: Sequence[Place], split: Split, report: Report | None = None
+) -> tuple[Listing, str]:
+    """List the images of all parquet files of a split, as `list_samples` does.
 
     Raises:
         DataError: a file cannot be read, has other columns, is compressed, or has a label that
             cannot be right.
     """
-    found: list[list[_Image]] = []
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for one in pool.map(_list_file, paths):
-            found.append(one)
-            if report is not None:
-                report(len(found), len(paths))
-    labelled = [image.labelled for image in chain.from_iterable(found)]
-    if not labelled:
-        raise DataError(f"{paths[0].parent}: {few([p.name for p in paths], 'file')} without rows")
-    naming = name_classes(labelled, [path.name for path in paths], split)
-    names = iter(naming.names)
-    images = [
-        TarImage(os.fsencode(next(names)), image.name, shard, image.offset, image.size)
-        for shard, one in enumerate(found)
-        for image in one
-    ]
-    images.sort(key=lambda image: (image[0], image.name.rpartition(RENAMED)[2], image[2:]))
-    return to_listing(images), naming.origin
+    return list_samples(_list_file, paths, split, report, _NUM_THREADS)
 
 
-def _list_file(path: Path) -> list[_Image]:
-    file = open_parquet(path)
+def _list_file(path: Place) -> list[Sample]:
+    reader = None if isinstance(path, Path) else RemoteBytes(path)
+    file = open_parquet(path, reader)
     names = _class_names(path, file.schema_arrow)
     how = compression(file)
     if how is not None:
@@ -124,23 +100,27 @@ def _list_file(path: Path) -> list[_Image]:
             f"ixt data pack {shlex.quote(str(root))} OUT"
         )
     try:
-        with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-            return list(_images(path, file, memory, names))
+        with nullcontext(reader) if reader else closing(_map(path)) as source:
+            return list(_images(path, file, source, names))
     except DataError:
         raise
     except Exception as error:  # as for `open_parquet`
         raise _unreadable(path, error) from error
 
 
-def _images(path: Path, file: Any, memory: mmap.mmap, names: list[str]) -> Iterator[_Image]:
+def _map(path: Place) -> mmap.mmap:
+    with open(str(path), "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _images(
+    path: Place, file: Any, source: mmap.mmap | RemoteBytes, names: list[str]
+) -> Iterator[Sample]:
     taken: set[str] = set()
     row = 0
     for group in range(file.metadata.num_row_groups):
-        chunk = _chunk(file.metadata.row_group(group))
-        start = chunk.data_page_offset
-        if chunk.has_dictionary_page:
-            start = min(start, chunk.dictionary_page_offset)
-        end, at = start + chunk.total_compressed_size, start
+        memory, base, (start, end) = _raw(source, file.metadata.row_group(group))
+        at = start
         for content, name, number in _rows(file, group):
             where = f"{path}!{row}"
             if not content:
@@ -149,27 +129,56 @@ def _images(path: Path, file: Any, memory: mmap.mmap, names: list[str]) -> Itera
                 )
             label = _label(where, number, names)
             at = _find(where, memory, content, (start, at, end))
+            if isinstance(source, RemoteBytes):
+                whole = lambda content=content: io.BytesIO(content)  # noqa: E731
+                head = content[:HEAD_BYTES]
+                source.path.notes.headers[base + at] = identify(head, whole)
             plain = _WITH_CLASS.sub(r"\1\2", os.path.basename(name or ""))
             shown = plain if plain and plain not in taken else f"{row:08d}"
             taken.add(shown)
             member = os.fsencode(shown) + (RENAMED + os.fsencode(plain)) * (shown != plain != "")
             folder = os.path.basename(os.path.dirname(name or ""))
             labelled = Labelled(where, folder, plain, label)
-            yield _Image(member, at, len(content), labelled)
+            yield Sample(labelled, member, base + at, len(content))
             at += len(content)
             row += 1
 
 
+def _raw(
+    source: mmap.mmap | RemoteBytes, group: Any
+) -> tuple[mmap.mmap | bytes, int, tuple[int, int]]:
+    """Memory with the images' column of a row group, its first byte in the file, and the column.
+
+    Of a file in a bucket, all columns that are needed are read at once, pyarrow's reads included.
+    """
+    start, end = _span(_chunks(group, [_BYTES])[0])
+    if not isinstance(source, RemoteBytes):
+        return source, 0, (start, end)
+    spans = [_span(chunk) for chunk in _chunks(group, _COLUMNS)]
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    source.at(first, last - first)
+    return source.at(start, end - start), start, (0, end - start)
+
+
+def _span(chunk: Any) -> tuple[int, int]:
+    """Where a column of a row group begins and ends."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page:
+        start = min(start, chunk.dictionary_page_offset)
+    return start, start + chunk.total_compressed_size
+
+
 def _rows(file: Any, group: int) -> Iterator[tuple[bytes | None, str | None, int | None]]:
     """Bytes, path and label of each row of a row group."""
-    columns = [_BYTES, _PATH, "label"]
-    for batch in file.iter_batches(_BATCH, [group], columns, use_threads=False):
+    for batch in file.iter_batches(_BATCH, [group], _COLUMNS, use_threads=False):
         image = batch["image"].to_pylist()
         for struct, number in zip(image, batch["label"].to_pylist(), strict=True):
             yield (struct or {}).get("bytes"), (struct or {}).get("path"), number
 
 
-def _find(where: str, memory: mmap.mmap, content: bytes, places: tuple[int, int, int]) -> int:
+def _find(
+    where: str, memory: mmap.mmap | bytes, content: bytes, places: tuple[int, int, int]
+) -> int:
     """Where an image's bytes lie in the file, which is proved by comparing them.
 
     Mostly at once behind the image before it and its own length. A dictionary holds images that
@@ -188,13 +197,13 @@ def _find(where: str, memory: mmap.mmap, content: bytes, places: tuple[int, int,
     )
 
 
-def _chunk(group: Any) -> Any:
-    """The column of the images' bytes in a row group; None if there is none."""
+def _chunks(group: Any, names: list[str]) -> list[Any]:
+    """Some columns of a row group, those that are there."""
     chunks = (group.column(number) for number in range(group.num_columns))
-    return next((chunk for chunk in chunks if chunk.path_in_schema == _BYTES), None)
+    return [chunk for chunk in chunks if chunk.path_in_schema in names]
 
 
-def _class_names(path: Path, schema: Any) -> list[str]:
+def _class_names(path: Place, schema: Any) -> list[str]:
     """The names of the classes by number, as far as the schema gives them."""
     types = {name: str(schema.field(name).type) for name in schema.names}
     is_image = "bytes: binary" in types.get("image", "")
@@ -223,5 +232,5 @@ def _label(where: str, number: int | None, names: list[str]) -> Label:
     return Label(number, name if is_class_name(name) else None)
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Place, error: Exception) -> DataError:
     return DataError(f"{path}: cannot be read ({first_line(error).rstrip('.')}); copy it again")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from ixt.errors import DataError
@@ -19,12 +19,17 @@ from ixt.images.classes import (
     validation_class,
     validation_labels,
 )
-from ixt.images.folders import SPLIT_FOLDERS, Split
+from ixt.images.folders import SPLIT_FOLDERS, Listing, Place, Split, few
+from ixt.images.progress_lines import Report, map_reporting
 from ixt.images.shard_labels import WORDNET_ID, Label
+from ixt.images.tars import TarImage, to_listing
 
 _IMAGENET_FILE = re.compile(r"(n\d{8})_\d+(\..*)?")
 _IMAGENET_SHARD = re.compile(r"imagenet-?1k\b.*", re.IGNORECASE)
 
+RENAMED = b"!//"
+"""Stands between an image's member and the name that its file had, where that is another: no path
+holds two slashes in a row."""
 _Hint = Callable[["Labelled"], str | None]
 
 
@@ -41,6 +46,18 @@ class Labelled(NamedTuple):
     """What is said of its class."""
 
 
+class Sample(NamedTuple):
+    """An image in a shard, and its label."""
+
+    labelled: Labelled
+    name: bytes
+    """Its name within the shard."""
+    offset: int
+    """Its first byte there."""
+    size: int
+    """Its length in bytes."""
+
+
 class Naming(NamedTuple):
     """The classes of a split."""
 
@@ -48,6 +65,44 @@ class Naming(NamedTuple):
     """The class of each image."""
     origin: str
     """Where the names come from, in words that follow `classes are named by`."""
+
+
+def list_samples(
+    read: Callable[[Place], list[Sample]],
+    paths: Sequence[Place],
+    split: Split,
+    report: Report | None,
+    num_threads: int = 16,
+) -> tuple[Listing, str]:
+    """List the images of all shards of a split; each shard is read once, in order.
+
+    Args:
+        read: lists the images of one.
+        paths: the shards.
+        split: of which they are.
+        report: called with (shards read, shards in all).
+        num_threads: shards that are read at once.
+
+    Returns:
+        The images, ordered by class and then by name, so in the order of the class folders that
+        they may come from; and by what the classes are named, in words.
+
+    Raises:
+        DataError: there are no images; or as `read` and `name_classes`.
+    """
+    found = map_reporting(read, paths, report, num_threads)
+    labelled = [sample.labelled for sample in chain.from_iterable(found)]
+    if not labelled:
+        raise DataError(f"{paths[0].parent}: {few([p.name for p in paths], 'file')} without rows")
+    naming = name_classes(labelled, [path.name for path in paths], split)
+    names = map(os.fsencode, naming.names)
+    images = [
+        TarImage(next(names), sample.name, shard, sample.offset, sample.size)
+        for shard, one in enumerate(found)
+        for sample in one
+    ]
+    images.sort(key=lambda image: (image[0], image.name.rpartition(RENAMED)[2], image[2:]))
+    return to_listing(images), naming.origin
 
 
 def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split) -> Naming:

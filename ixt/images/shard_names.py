@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from ixt.errors import DataError
+from ixt.images.folders import P, Place, look
 
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SHARD_SUFFIXES = (".tar", ".parquet")
@@ -17,15 +18,21 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
 
 
-def is_pattern(path: Path) -> bool:
+def is_pattern(path: Place) -> bool:
     """Whether a data root is a brace pattern of shards."""
     is_shard = any(suffix in path.name for suffix in SHARD_SUFFIXES)
     return is_shard and "{" in str(path) and not path.exists()
 
 
-def pattern_folder(pattern: Path) -> Path:
+def pattern_folder(pattern: P) -> P:
     """The folder that the names of a pattern begin in: where its index is kept."""
-    return Path(os.path.dirname(str(pattern).partition("{")[0]))
+    return _like(pattern, os.path.dirname(str(pattern).partition("{")[0]))
+
+
+def _like(place: P, text: str) -> P:
+    if isinstance(place, Path):
+        return Path(text)
+    return place.at(text)
 
 
 def split_of(name: str) -> str | None:
@@ -81,26 +88,7 @@ def _alternatives(body: str) -> list[str]:
     return [name for text in (*parts, part) for name in expand(text)]
 
 
-def pattern_tars(pattern: Path) -> dict[str | None, list[Path]]:
-    """The tars of a pattern by split, in order.
-
-    Raises:
-        DataError: one is not there.
-    """
-    found: dict[str | None, list[Path]] = {}
-    for name in dict.fromkeys(expand(str(pattern))):
-        path = Path(name)
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such file, but {pattern} names it; all files of a pattern must exist "
-                "and have train or val in their names: "
-                "'DIR/x-{train-{0000..1023},validation-{00..63}}.tar'"
-            )
-        found.setdefault(split_of(path.name) or split_of(path.parent.name), []).append(path)
-    return found
-
-
-def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
+def tars_by_split(root: P) -> dict[str | None, list[P]]:
     """The shards in a data root, or of a pattern, by the split that their names say, in order.
 
     Those of ILSVRC2012 are left out. Data sets of the Hub have theirs in the folder data.
@@ -108,12 +96,20 @@ def tars_by_split(root: Path) -> dict[str | None, list[Path]]:
     Raises:
         DataError: a tar of the pattern is not there.
     """
+    found: dict[str | None, list[P]] = {}
     if is_pattern(root):
-        return pattern_tars(root)
-    found: dict[str | None, list[Path]] = {}
-    inner = sorted((root / "data").glob("*.parquet"))
-    for path in [*sorted(root.iterdir()), *inner] if root.is_dir() else ():
-        visible = not path.name.startswith((".", "ILSVRC2012_img_"))
-        if visible and path.suffix in SHARD_SUFFIXES and path.is_file():
-            found.setdefault(split_of(path.name), []).append(path)
+        for path in (_like(root, name) for name in dict.fromkeys(expand(str(root)))):
+            if not path.is_file():
+                raise DataError(
+                    f"{path}: no such file, but {root} names it; all files of a pattern must exist "
+                    "and have train or val in their names: "
+                    "'DIR/x-{train-{0000..1023},validation-{00..63}}.tar'"
+                )
+            found.setdefault(split_of(path.name) or split_of(path.parent.name), []).append(path)
+        return found
+    for folder, suffixes in ((root, SHARD_SUFFIXES), (root / "data", SHARD_SUFFIXES[1:])):
+        for name in look(folder)[1] if folder.is_dir() else ():
+            visible = not name.startswith("ILSVRC2012_img_") and name.endswith(suffixes)
+            if visible and (folder / name).is_file():
+                found.setdefault(split_of(name), []).append(folder / name)
     return found

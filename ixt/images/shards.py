@@ -1,21 +1,30 @@
-"""The tars of a split: which files they are, and whether one has changed since it was indexed."""
+"""How a split is stored, on a disk or in a bucket, and whether a tar has changed since then."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple
 
 from ixt.errors import DataError
-from ixt.images.folders import SPLIT_FOLDERS, Split, few, find_split, has_split
+from ixt.images.folders import (
+    SPLIT_FOLDERS,
+    P,
+    Place,
+    Split,
+    few,
+    find_split,
+    has_split,
+    look,
+)
 from ixt.images.lists import is_list, lists_of
 from ixt.images.shard_names import SHARD_SUFFIXES, is_pattern, tars_by_split
 from ixt.images.webdataset import begins_as_shard
+from ixt.storage.paths import RemotePath
 
 INDEX_FOLDER = "index"
 """Beside the tars that `ixt data pack` wrote: their index."""
@@ -32,20 +41,12 @@ _PROBES = 16
 _NUM_THREADS = 16
 
 
-class _HasName(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-_Named = TypeVar("_Named", bound=_HasName)
-
-
 @dataclass(frozen=True)
-class Layout:
+class Layout(Generic[P]):
     """Where the images of a split are."""
 
     split: Split
-    folder: Path
+    folder: P
     """The folder of the class folders, or of the tars."""
     tars: tuple[str, ...] = ()
     """Names of the tars or parquet files in it, sorted byte by byte; empty where images are files.
@@ -56,20 +57,23 @@ class Layout:
     """A list or a parquet file beside other images of the split, which is not read."""
 
     @property
-    def list_path(self) -> Path | None:
+    def list_path(self) -> P | None:
         """The list."""
         return self.folder / self.list_name if self.list_name else None
 
     @property
-    def tar_paths(self) -> list[Path]:
+    def tar_paths(self) -> list[P]:
         """The tars."""
         return [self.folder / name for name in self.tars]
 
     @property
     def is_packed(self) -> bool:
         """Whether `ixt data pack` wrote the tars: by its index, or by its settings."""
-        marks = (self.folder / INDEX_FOLDER / META, self.folder.parent / PACK_SETTINGS)
-        return any(mark.is_file() for mark in marks)
+        if not self.tars or _has_index(self.folder):
+            return bool(self.tars)
+        root = self.folder.parent
+        known = isinstance(root, Path) or root.is_listed
+        return known and (root / PACK_SETTINGS).is_file()
 
 
 class Stamp(NamedTuple):
@@ -81,10 +85,10 @@ class Stamp(NamedTuple):
     mtime_ns: int
     """Modification time; 0 where it is not known, as in a set that may be copied about."""
     probe: str
-    """Digest of some blocks all over the tar."""
+    """Digest of some blocks all over the tar; of an object in a bucket its version."""
 
 
-def find_layout(root: Path, split: Split) -> Layout:
+def find_layout(root: P, split: Split) -> Layout[P]:
     """Find the images of a split: class folders, tars in the split's folder, or ILSVRC2012's tar.
 
     The tars may also lie in the root and have the split in their names, or be given by a pattern.
@@ -109,28 +113,24 @@ def find_layout(root: Path, split: Split) -> Layout:
             "give it a column split" + _OR_HOLD_OUT * (split == "val")
         )
     found = _find_unlisted(root, split, named)
-    others = [path.name for path in (*lists, *named.get(split, ())) if path.suffix != ".tar"]
-    left = [name for name in others if name not in found.tars]
+    others = [path.name for path in lists + named.get(split, [])]
+    left = [name for name in others if not _is_tar(name) and name not in found.tars]
     return replace(found, ignored=left[0]) if left else found
 
 
-def _has_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> bool:
+def _has_unlisted(root: P, split: Split, named: dict[str | None, list[P]]) -> bool:
     """Whether a split has tars or class folders; those that lie beside no split may be anything."""
     if named.get(split) or (root / f"ILSVRC2012_img_{split}.tar").is_file():
         return True
     return any(map(_holds_classes, (root / name for name in SPLIT_FOLDERS[split])))
 
 
-def _holds_classes(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    suffixes = tuple(map(os.fsencode, SHARD_SUFFIXES))
-    with os.scandir(os.fsencode(folder)) as entries:
-        visible = (entry for entry in entries if not entry.name.startswith(b"."))
-        return any(entry.name.endswith(suffixes) or entry.is_dir() for entry in visible)
+def _holds_classes(folder: Place) -> bool:
+    folders, files = look(folder) if folder.is_dir() else ([], [])
+    return bool(folders) or any(name.endswith(SHARD_SUFFIXES) for name in files)
 
 
-def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
+def _find_unlisted(root: P, split: Split, named: dict[str | None, list[P]]) -> Layout[P]:
     if is_pattern(root):
         return _by_name(root, split, named)
     outer = root / f"ILSVRC2012_img_{split}.tar"
@@ -140,7 +140,7 @@ def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]
         if outer.is_file():
             _refuse_beside(root, split, outer, named)
             return Layout(split, root, (outer.name,))
-        ilsvrc = sorted(root.glob("ILSVRC2012_img_*.tar"))
+        ilsvrc = any(name.startswith("ILSVRC2012_img_") for name in look(root)[1] if _is_tar(name))
         # Other names mean something only where nothing else says a split.
         if named.get(split) or (named and not ilsvrc and not has_split(root)):
             return _by_name(root, split, named)
@@ -153,7 +153,7 @@ def _find_unlisted(root: Path, split: Split, named: dict[str | None, list[Path]]
     return Layout(split, folder, _tars(folder, split))
 
 
-def own_val(root: Path) -> str | None:
+def own_val(root: P) -> str | None:
     """Name of a data root's validation images; None where it has none."""
     named = _named_shards(root)
     lists = [] if is_pattern(root) else lists_of(root, "val")
@@ -164,7 +164,7 @@ def own_val(root: Path) -> str | None:
     return found or next((tar.name for tar in named.get("val", ())), None)
 
 
-def _named_shards(root: Path) -> dict[str | None, list[Path]]:
+def _named_shards(root: P) -> dict[str | None, list[P]]:
     """WebDataset or parquet shards in a data root, or those of a pattern, by split.
 
     Other tars in a root, e.g. those that its class folders were extracted from, mean nothing.
@@ -174,37 +174,30 @@ def _named_shards(root: Path) -> dict[str | None, list[Path]]:
     return named if is_pattern(root) or any(map(_is_named_shard, first)) else {}
 
 
-def _is_named_shard(path: Path) -> bool:
-    return path.suffix != ".tar" or begins_as_shard(path)
+def _is_named_shard(path: Place) -> bool:
+    return not _is_tar(path.name) or begins_as_shard(path)
 
 
-def _by_name(root: Path, split: Split, named: dict[str | None, list[Path]]) -> Layout:
+def _is_tar(name: str) -> bool:
+    return name.endswith(".tar")
+
+
+def _by_name(root: P, split: Split, named: dict[str | None, list[P]]) -> Layout[P]:
     """The tars of a split by their names."""
-    paths = tars_of_split(root, split, named)
+    paths = _tars_of_split(root, split, named)
     folders = {path.parent for path in paths}
     if len(folders) > 1:
         raise DataError(f"{root}: the tars of {split} lie in several folders; put them into one")
     folder = folders.pop()
     if not is_pattern(root):
-        refuse_compressed(folder, [path.name for path in folder.iterdir()])
+        _refuse_compressed(folder, look(folder)[1])
     names = tuple(path.name for path in paths)
     _refuse_mixed(folder, names)
     return Layout(split, folder, names)
 
 
-def tars_of_split(
-    root: object, split: Split, named: Mapping[str | None, list[_Named]]
-) -> list[_Named]:
-    """Those of some tars that are of a split; all are to train on if no name says a split.
-
-    Args:
-        root: what they were found in, for messages.
-        split: train or val.
-        named: the tars by the split that their names say.
-
-    Raises:
-        DataError: there are none, or some names say no split.
-    """
+def _tars_of_split(root: P, split: Split, named: dict[str | None, list[P]]) -> list[P]:
+    """Those of some tars that are of a split; all are to train on if no name says a split."""
     unclear = named.get(None, [])
     if unclear and len(named) > 1:
         raise DataError(
@@ -220,9 +213,7 @@ def tars_of_split(
     return paths
 
 
-def _refuse_beside(
-    root: Path, split: Split, other: Path, named: dict[str | None, list[Path]]
-) -> None:
+def _refuse_beside(root: P, split: Split, other: P, named: dict[str | None, list[P]]) -> None:
     """Refuse two sources of a split's images: nobody can know which one is meant."""
     tars = [path.name for path in named.get(split, ()) if path.suffix == ".tar"]
     if tars and other != root and other.exists():
@@ -232,30 +223,27 @@ def _refuse_beside(
         )
 
 
-def _tars(folder: Path, split: Split) -> tuple[str, ...]:
-    folders, tars, others = [], [], []
-    with os.scandir(os.fsencode(folder)) as entries:
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(os.fsdecode(entry.name))[1] in SHARD_SUFFIXES:
-                tars.append(entry.name)
-            else:
-                others.append(os.fsdecode(entry.name))
-    if tars and (folder / INDEX_FOLDER / META).is_file():
-        folders.remove(os.fsencode(INDEX_FOLDER))
+def _tars(folder: Place, split: Split) -> tuple[str, ...]:
+    folders, files = look(folder)
+    tars = [name for name in files if name.endswith(SHARD_SUFFIXES)]
+    if tars and _has_index(folder):
+        folders.remove(INDEX_FOLDER)
     if folders:
-        _refuse_half_extracted(folder, folders, [tar for tar in tars if tar.endswith(b".tar")])
+        _refuse_half_extracted(folder, folders, list(filter(_is_tar, tars)))
         return ()
-    refuse_compressed(folder, others)
-    names = tuple(os.fsdecode(name) for name in sorted(tars))
+    _refuse_compressed(folder, files)
+    names = tuple(tars)
     _refuse_mixed(folder, names)
     return names
 
 
-def _refuse_mixed(folder: Path, names: tuple[str, ...]) -> None:
+def _has_index(folder: Place) -> bool:
+    """Whether the index of a packed set lies in a folder; one in a bucket may be incomplete."""
+    index = folder / INDEX_FOLDER
+    return index.is_dir() if isinstance(index, RemotePath) else (index / META).is_file()
+
+
+def _refuse_mixed(folder: Place, names: tuple[str, ...]) -> None:
     """Tars and parquet files of one split may hold the same images."""
     if len({name.rpartition(".")[2] for name in names}) > 1:
         raise DataError(
@@ -264,7 +252,7 @@ def _refuse_mixed(folder: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def refuse_compressed(folder: object, names: list[str]) -> None:
+def _refuse_compressed(folder: Place, names: list[str]) -> None:
     """Refuse compressed tars among some files: their images would be left out silently."""
     compressed = [
         name
@@ -278,10 +266,10 @@ def refuse_compressed(folder: object, names: list[str]) -> None:
         )
 
 
-def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]) -> None:
+def _refuse_half_extracted(folder: Place, folders: list[str], tars: list[str]) -> None:
     """Refuse class folders beside tars of other classes: a run would train on some classes only."""
     extracted = set(folders)
-    left = [os.fsdecode(tar) for tar in sorted(tars) if tar.removesuffix(b".tar") not in extracted]
+    left = [tar for tar in tars if tar.removesuffix(".tar") not in extracted]
     if left:
         raise DataError(
             f"{folder}: contains class folders and also {few(left, 'tar')} without a folder; "
@@ -289,12 +277,14 @@ def _refuse_half_extracted(folder: Path, folders: list[bytes], tars: list[bytes]
         )
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Place) -> Stamp:
     """Describe a tar as it is now.
 
     Raises:
         OSError: it cannot be read.
     """
+    if isinstance(path, RemotePath):
+        return Stamp(path.name, path.file.size, 0, path.file.version)
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         return Stamp(path.name, status.st_size, status.st_mtime_ns, _probe(file.fileno()))

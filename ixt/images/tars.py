@@ -10,25 +10,21 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixt.errors import DataError, first_line
 from ixt.files import reason
 from ixt.images.classes import validation_class, validation_labels
-from ixt.images.folders import is_image
-from ixt.images.progress_lines import Report
+from ixt.images.folders import Listing, Place, is_hidden, is_image
+from ixt.images.progress_lines import Report, map_reporting
+from ixt.images.shard_bytes import length_of, open_shard
 from ixt.images.shard_labels import label_beside_image
-from ixt.images.tar_bytes import TarPlace, length_of, open_tar
 
-_NUM_THREADS = 16
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512
 _NUMBERED = "ILSVRC2012_img_val.tar"
@@ -60,7 +56,7 @@ class TarImage(NamedTuple):
 class _Tar(NamedTuple):
     """A tar, or one within another."""
 
-    path: TarPlace
+    path: Place
     shard: int
     offset: int
     size: int
@@ -71,29 +67,9 @@ class _Tar(NamedTuple):
 _Found = tuple[list[TarImage], list[_Tar]]
 
 
-@dataclass(frozen=True)
-class TarListing:
-    """The images of a split's tars, ordered by class and then by name, byte by byte.
-
-    A shard that `ixt data pack` wrote keeps its own order, which is that of the packed folder.
-    """
-
-    classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    """Images of each class."""
-    names: list[bytes]
-    """Names within the shard; INNER.tar!NAME where the shard holds tars."""
-    shards: NDArray[np.int32]
-    """(n,) place of the image's shard in the sequence of tars."""
-    offsets: NDArray[np.int64]
-    """(n,) first byte of the image in its shard."""
-    sizes: NDArray[np.int64]
-    """(n,) length in bytes."""
-
-
 def list_tars(
-    paths: Sequence[TarPlace], report: Report | None = None, *, packed: bool = False
-) -> TarListing:
+    paths: Sequence[Place], report: Report | None = None, *, packed: bool = False
+) -> Listing:
     """List the images of all tars of a split.
 
     Args:
@@ -112,9 +88,9 @@ def list_tars(
         _Tar(path, shard, 0, length_of(path), b"", os.fsencode(path.stem))
         for shard, path in enumerate(paths)
     ]
-    first = _list_all(outer, list_one, report)
+    first = map_reporting(list_one, outer, report)
     inner = list(chain.from_iterable(tars for _, tars in first))
-    second = _list_all(inner, list_one, report)
+    second = map_reporting(list_one, inner, report)
     nested_again = [tar for _, tars in second for tar in tars]
     if nested_again:
         tar = nested_again[0]
@@ -129,7 +105,7 @@ def list_tars(
 
 
 def list_members(
-    path: TarPlace, offset: int = 0, size: int | None = None, limit: int | None = None
+    path: Place, offset: int = 0, size: int | None = None, limit: int | None = None
 ) -> list[Member]:
     """List the regular files of a tar in the order in which they are stored.
 
@@ -143,7 +119,7 @@ def list_members(
         DataError: as `walk_tar`, or the tar is compressed or not readable.
     """
     try:
-        with open_tar(path) as tar:
+        with open_shard(path) as tar:
             if tar.at(offset, 2) == _GZIP:
                 raise DataError(
                     f"{path}: is compressed, so its images cannot be read in random order; "
@@ -210,18 +186,6 @@ def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
         raise DataError(f"{where}: member {info.name!r} {problem}; download or pack the tar again")
 
 
-def _list_all(
-    tars: Sequence[_Tar], list_one: Callable[[_Tar], _Found], report: Report | None
-) -> list[_Found]:
-    found = []
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for one in pool.map(list_one, tars):
-            found.append(one)
-            if report is not None:
-                report(len(found), len(tars))
-    return found
-
-
 def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
     """The images directly in a tar, in order, and the tars in it."""
     members = list_members(tar.path, tar.offset, tar.size)
@@ -259,11 +223,6 @@ def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
         )
 
 
-def is_hidden(name: bytes) -> bool:
-    """Whether a member, or a folder that it lies in, is hidden: its name begins with a dot."""
-    return b"/." in b"/" + name
-
-
 def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     if tar.path.name == _NUMBERED:
         name = validation_class(os.path.basename(_text(member.name)), validation_labels())
@@ -282,7 +241,7 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: TarPlace, images: Sequence[TarImage]) -> None:
+def _refuse_twice(path: Place, images: Sequence[TarImage]) -> None:
     seen: set[bytes] = set()
     for image in images:
         if image.name in seen:
@@ -293,10 +252,10 @@ def _refuse_twice(path: TarPlace, images: Sequence[TarImage]) -> None:
         seen.add(image.name)
 
 
-def to_listing(images: Sequence[TarImage]) -> TarListing:
+def to_listing(images: Sequence[TarImage]) -> Listing:
     """The listing of images that are sorted by class."""
     counts = Counter(image.class_name for image in images)  # in the order of the images
-    return TarListing(
+    return Listing(
         classes=tuple(os.fsdecode(name) for name in counts),
         counts=tuple(counts.values()),
         names=[image.name for image in images],

@@ -12,54 +12,38 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from typing import NamedTuple
 
 from ixt.errors import DataError
 from ixt.files import reason
-from ixt.images.folders import IMAGE_SUFFIXES, Split, is_image
+from ixt.images.folders import IMAGE_SUFFIXES, Listing, Place, Split, is_hidden, is_image
 from ixt.images.progress_lines import Report
-from ixt.images.shard_classes import Labelled, name_classes
+from ixt.images.shard_bytes import ShardBytes, open_shard
+from ixt.images.shard_classes import RENAMED, Labelled, Sample, list_samples
 from ixt.images.shard_labels import Label, label_beside_image, parse_label, sample_key
-from ixt.images.tar_bytes import TarBytes, TarPlace, open_tar
-from ixt.images.tars import (
-    Member,
-    TarImage,
-    TarListing,
-    is_hidden,
-    list_members,
-    to_listing,
-)
-
-RENAMED = b"!//"
-"""Stands between an image's member and the name that its file had, where that is another: no path
-holds two slashes in a row."""
+from ixt.images.tars import Member, list_members
+from ixt.storage.paths import RemotePath
 
 _CLS, _JSON = b".cls", b".json"
 _NUM_THREADS = 16
+_FIRST = 4  # tars of a bucket looked into: all of them are read later
 _PEEK = 16  # members; an image and its label lie side by side
 _MAX_LABEL = 2**20
 
 
-class _Sample(NamedTuple):
-    """An image of a shard and its label."""
-
-    shard: int
-    image: Member
-    label: Label
-
-
-def are_shards(paths: Sequence[TarPlace]) -> bool:
+def are_shards(paths: Sequence[Place]) -> bool:
     """Whether any of some tars begins with an image and a label, or whatever else, beside it.
 
     Raises:
         DataError: as `list_members`.
     """
+    if any(map(_is_shard, paths[:1])):
+        return True
+    others = paths[1:_FIRST] if isinstance(paths[0], RemotePath) else paths[1:]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return any(pool.map(_is_shard, paths))
+        return any(pool.map(_is_shard, others))
 
 
-def begins_as_shard(path: TarPlace) -> bool:
+def begins_as_shard(path: Place) -> bool:
     """Whether a tar begins with an image and a label beside it; damaged ones do not."""
     try:
         return _is_shard(path)
@@ -67,15 +51,15 @@ def begins_as_shard(path: TarPlace) -> bool:
         return False
 
 
-def _is_shard(path: TarPlace) -> bool:
+def _is_shard(path: Place) -> bool:
     members = list_members(path, limit=_PEEK)
     names = (member.name for member in members if not is_hidden(member.name))
     return label_beside_image(names) is not None
 
 
 def list_shards(
-    paths: Sequence[TarPlace], split: Split, report: Report | None = None
-) -> tuple[TarListing, str]:
+    paths: Sequence[Place], split: Split, report: Report | None = None
+) -> tuple[Listing, str]:
     """List the images of all shards of a split.
 
     Args:
@@ -90,24 +74,10 @@ def list_shards(
     Raises:
         DataError: as `list_members`; or an image has no label, or one that cannot be right.
     """
-    found: list[list[_Sample]] = []
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for one in pool.map(_read_shard, range(len(paths)), paths):
-            found.append(one)
-            if report is not None:
-                report(len(found), len(paths))
-    samples = list(chain.from_iterable(found))
-    described = [_describe(paths[sample.shard], sample) for sample in samples]
-    naming = name_classes(described, [path.name for path in paths], split)
-    images = [
-        TarImage(os.fsencode(name), _name(sample), sample.shard, *sample.image[1:])
-        for name, sample in zip(naming.names, samples, strict=True)
-    ]
-    images.sort(key=lambda image: (image[0], image.name.rpartition(RENAMED)[2], image[2:]))
-    return to_listing(images), naming.origin
+    return list_samples(_read_shard, paths, split, report)
 
 
-def _read_shard(number: int, path: TarPlace) -> list[_Sample]:
+def _read_shard(path: Place) -> list[Sample]:
     images, labels = _sort_members(path)
     lone = labels.keys() - images.keys()
     if lone:
@@ -117,16 +87,16 @@ def _read_shard(number: int, path: TarPlace) -> list[_Sample]:
             f"({' '.join(IMAGE_SUFFIXES)}); add the image, or remove the label"
         )
     try:
-        with open_tar(path) as tar:
+        with open_shard(path) as tar:
             return [
-                _Sample(number, image, _label(path, tar, image, labels.get(key, {})))
+                _sample(path, image, _label(path, tar, image, labels.get(key, {})))
                 for key, image in images.items()
             ]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def _sort_members(path: TarPlace) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
+def _sort_members(path: Place) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
     """The image of each key, and its labels by suffix."""
     images: dict[bytes, Member] = {}
     labels: dict[bytes, dict[bytes, Member]] = {}
@@ -157,7 +127,7 @@ def _sort_members(path: TarPlace) -> tuple[dict[bytes, Member], dict[bytes, dict
     return images, labels
 
 
-def _label(path: TarPlace, tar: TarBytes, image: Member, labels: dict[bytes, Member]) -> Label:
+def _label(path: Place, tar: ShardBytes, image: Member, labels: dict[bytes, Member]) -> Label:
     try:
         texts = [_content(tar, labels.get(suffix)) for suffix in (_CLS, _JSON)]
         return parse_label(*texts)
@@ -165,7 +135,7 @@ def _label(path: TarPlace, tar: TarBytes, image: Member, labels: dict[bytes, Mem
         raise DataError(f"{path}!{os.fsdecode(image.name)}: {error}") from error
 
 
-def _content(tar: TarBytes, label: Member | None) -> bytes | None:
+def _content(tar: ShardBytes, label: Member | None) -> bytes | None:
     if label is None:
         return None
     if label.size > _MAX_LABEL:
@@ -173,16 +143,17 @@ def _content(tar: TarBytes, label: Member | None) -> bytes | None:
     return tar.at(label.offset, label.size)
 
 
-def _describe(path: TarPlace, sample: _Sample) -> Labelled:
-    name = os.fsdecode(sample.image.name)
+def _sample(path: Place, image: Member, label: Label) -> Sample:
+    name = os.fsdecode(image.name)
     folder = name.partition("/")[0] if "/" in name else ""
-    file = sample.label.file or name.rpartition("/")[2]
-    return Labelled(f"{path}!{name}", folder, file, sample.label)
+    file = label.file or name.rpartition("/")[2]
+    labelled = Labelled(f"{path}!{name}", folder, file, label)
+    return Sample(labelled, _name(image.name, label), image.offset, image.size)
 
 
-def _name(sample: _Sample) -> bytes:
+def _name(member: bytes, label: Label) -> bytes:
     """The member's name, and behind it the name that its file had, if that is another."""
-    member, before = sample.image.name, os.fsencode(sample.label.file)
+    before = os.fsencode(label.file)
     stem = before.rpartition(b".")[0]
     if not stem or stem == os.path.basename(sample_key(member)):
         return member

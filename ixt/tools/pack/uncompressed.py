@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ixt.errors import DataError, first_line
-from ixt.files import as_url, local_path, published, reason, size_text
-from ixt.images.folders import Split
+from ixt.files import published, reason, size_text
+from ixt.images.folders import Place, Split, place_of
 from ixt.images.index_cache import say_once
 from ixt.images.parquet import PARQUET, compression, open_parquet
+from ixt.images.shard_bytes import length_of
 from ixt.images.shards import find_layout, stamp
 
 _BATCH = 64
@@ -34,7 +35,7 @@ def uncompressed(source: str | Path, out: Path, splits: Sequence[Split]) -> Iter
     Raises:
         DataError: source cannot be read, or the disk is too small.
     """
-    files = {} if as_url(source) is not None else _compressed(local_path(source), splits)
+    files = _compressed(source, splits)
     if not files:
         yield source
         return
@@ -46,7 +47,7 @@ def uncompressed(source: str | Path, out: Path, splits: Sequence[Split]) -> Iter
     targets = {copy / split / path.name: path for split, paths in files.items() for path in paths}
     missing = {target: path for target, path in targets.items() if not target.exists()}
     copy.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(p.stat().st_size for p in missing.values()), shutil.disk_usage(copy).free
+    needed, free = sum(map(length_of, missing.values())), shutil.disk_usage(copy).free
     if needed > free:
         raise DataError(
             f"{copy}: needs about {size_text(needed)} and the disk has {size_text(free)} left; "
@@ -60,10 +61,10 @@ def uncompressed(source: str | Path, out: Path, splits: Sequence[Split]) -> Iter
     shutil.rmtree(copy)
 
 
-def _compressed(root: Path, splits: Sequence[Split]) -> dict[Split, list[Path]]:
+def _compressed(root: str | Path, splits: Sequence[Split]) -> dict[Split, list[Place]]:
     """The parquet files of each split, if the images of any are compressed."""
     try:
-        files = {split: find_layout(root, split).tar_paths for split in splits}
+        files = {split: find_layout(place_of(root), split).tar_paths for split in splits}
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({reason(error)})") from error
     every = [path for paths in files.values() for path in paths]
@@ -72,13 +73,13 @@ def _compressed(root: Path, splits: Sequence[Split]) -> dict[Split, list[Path]]:
     return files if any(compression(open_parquet(path)) for path in every) else {}
 
 
-def _digest(files: dict[Split, list[Path]]) -> str:
+def _digest(files: dict[Split, list[Place]]) -> str:
     """A copy of files that have changed since does not count."""
     stamps = [(split, *stamp(path)) for split, paths in files.items() for path in paths]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:8]
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy(path: Place, target: Path) -> None:
     file: Any = open_parquet(path)
     from pyarrow.parquet import ParquetWriter
 
