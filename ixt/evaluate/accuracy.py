@@ -73,6 +73,43 @@ def accuracy(records: Records, labels: NDArray[np.int64]) -> Accuracy:
     )
 
 
+def metrics_row(records: Records, labels: NDArray[np.int64], prefix: str = "") -> dict[str, Any]:
+    """What a log row says of an evaluation: accuracies, and mAP where images have several labels.
+
+    Args:
+        records: n rows.
+        labels: as for `hits`.
+        prefix: of the names.
+    """
+    row = accuracy(records, labels).row(prefix)
+    if records.scores is not None:
+        row[f"{prefix}map"] = mean_average_precision(records, labels)
+    return row
+
+
+def mean_average_precision(records: Records, labels: NDArray[np.int64]) -> float:
+    """Mean over the classes that have images of their average precision, in percent.
+
+    Args:
+        records: n rows with scores.
+        labels: (n, k) the right outputs of each image, -1 beyond its last.
+
+    Source: scikit-learn's average_precision_score.
+    """
+    from sklearn.metrics import average_precision_score
+
+    assert records.scores is not None
+    counts = counted(records, labels)
+    scores, labels = np.nan_to_num(records.scores[counts]), labels[counts]
+    right = np.zeros((len(scores), scores.shape[1] + 1), np.bool_)
+    np.put_along_axis(right, labels, True, axis=1)  # -1 is the column behind the last
+    right = right[:, :-1]
+    present = right.any(axis=0)
+    if not present.any():
+        return 0.0
+    return 100 * float(average_precision_score(right[:, present], scores[:, present]))
+
+
 def wilson_interval(num_hits: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share, in percent.
 

@@ -26,7 +26,6 @@ from ixt.evaluate.inference import Contender, Report, examine
 from ixt.evaluate.outcome import Measurement, Outcome
 from ixt.evaluate.targets import Compete, Targets, find_targets, name_outputs
 from ixt.evaluate.testset import open_test_set
-from ixt.files import local_path
 from ixt.images.folders import holds_images, place_of
 from ixt.images.hold_out import load_split, own_val
 from ixt.images.index import Index

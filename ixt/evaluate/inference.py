@@ -52,14 +52,17 @@ def take_records(model: nn.Module, loader: EvalLoader, device: torch.device) -> 
         device: where the model is.
     """
     activity.note("evaluating")
-    table = new_table(loader.num_samples, device)
+    table = new_table(loader.num_samples, device, loader.num_scores)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             for batch in loader:
                 activity.note("evaluating")
-                rows = record_rows(model(batch.images), batch.labels)
+                logits = model(batch.images)
+                rows = record_rows(logits, batch.labels)
+                if loader.num_scores:
+                    rows = torch.cat([rows, logits.double()], dim=1)
                 fill(table, batch.samples, rows)
             if are_cut(model) and (blank := loader.blank()) is not None:
                 model(blank)  # every forward pass gathers weights from all processes

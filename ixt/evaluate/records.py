@@ -33,11 +33,13 @@ class Records:
     """(n,) probability of the first output."""
     readable: NDArray[np.bool_]
     """(n,) False for damaged images, whose other columns mean nothing."""
+    scores: NDArray[np.float64] | None = None
+    """(n, C) all logits, where the images have several labels each."""
 
 
-def new_table(num_samples: int, device: torch.device) -> Tensor:
-    """Rows for all images, of which this process fills its share."""
-    return torch.zeros((num_samples, _COLUMNS), dtype=torch.float64, device=device)
+def new_table(num_samples: int, device: torch.device, num_scores: int = 0) -> Tensor:
+    """Rows for all images, of which this process fills its share, with so many logits of each."""
+    return torch.zeros((num_samples, _COLUMNS + num_scores), dtype=torch.float64, device=device)
 
 
 def fill(table: Tensor, samples: NDArray[np.int64], rows: Tensor) -> None:
@@ -88,8 +90,9 @@ def gather(table: Tensor) -> Records:
     wrong = np.flatnonzero(rows[:, 0] != 1)
     assert not len(wrong), f"image {wrong[0]} was evaluated {rows[wrong[0], 0]:.0f} times"
     return Records(
-        top=rows[:, 4:].astype(np.int64),
+        top=rows[:, 4:_COLUMNS].astype(np.int64),
         loss=rows[:, 2],
         confidence=rows[:, 3],
         readable=rows[:, 1] == 1,
+        scores=rows[:, _COLUMNS:] if rows.shape[1] > _COLUMNS else None,
     )

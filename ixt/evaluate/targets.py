@@ -23,6 +23,7 @@ from ixt.images.classes import (
     validation_labels,
 )
 from ixt.images.index import Index, target_labels
+from ixt.images.label_sets import refuse_sets
 
 T = TypeVar("T")
 Compete = Literal["auto", "all", "present"]
@@ -111,6 +112,7 @@ def find_targets(
     Raises:
         DataError: an image has no label to be found, or labels do not fit the model.
     """
+    refuse_sets(index, "ixt eval")
     if source == "auto":
         source = "ilsvrc" if is_flat(index) else "folders"
     if source == "folders":

@@ -93,9 +93,9 @@ def look(folder: Place) -> tuple[list[str], list[str]]:
     if isinstance(folder, RemotePath):
         folders, files = folder.level()
     else:
-        with os.scandir(folder) as entries:
+        with os.scandir(os.fsencode(folder)) as entries:
             for entry in entries:
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if entry.is_dir() else files).append(os.fsdecode(entry.name))
     visible = ([name for name in names if name[0] != "."] for names in (folders, files))
     one, other = (sorted(names, key=os.fsencode) for names in visible)
     return one, other

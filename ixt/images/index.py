@@ -31,6 +31,7 @@ from ixt.images.index_cache import (
     write_table,
 )
 from ixt.images.index_table import TAR_RULES, Table, join_paths, make_table
+from ixt.images.list_rows import SEPARATOR
 from ixt.images.lists import is_list, read_list, refuse_missing
 from ixt.images.parquet import PARQUET, list_parquet
 from ixt.images.progress_lines import Report, report_lines
@@ -309,9 +310,10 @@ def _list_files(layout: Layout[P]) -> Listing:
     if layout.list_path is None:
         return list_images(layout.folder)
     listing, origin = read_list(layout.list_path, layout.split)
+    sets = any(SEPARATOR in name for name in listing.classes)
     say_once(
         f"{layout.list_path}: {len(listing.names):,} images of {layout.split}, "
-        f"{len(listing.classes)} classes, which are named by {origin}"
+        f"{len(listing.classes)} {'sets of ' if sets else ''}classes, which are named by {origin}"
     )
     return listing
 

@@ -26,6 +26,8 @@ _COLUMNS = {
     "name": ("class", "class_name", "wnid"),
     "split": ("split",),
 }
+SEPARATOR = ";"
+"""Stands between the labels of an image that has several."""
 _NO_CLASS = re.compile(r"[+-]?\d*\.\d*|nan", re.IGNORECASE)
 
 Fields = dict[str, Any]
@@ -163,16 +165,31 @@ def path_of(folder: Place, where: str, fields: Fields) -> str:
     return plain.removeprefix(f"{folder}/")
 
 
-def label_of(where: str, fields: Fields) -> Label:
-    """The label of a row.
+def labels_of(where: str, fields: Fields) -> list[Label]:
+    """The labels of a row, mostly one; several as `a;b`, or as a list in JSON.
 
     Raises:
-        DataError: there is none, or several, or it can be no class.
+        DataError: there is none, or one twice, or it can be no class.
     """
+    parts = {key: _split(fields[key]) for key in ("label", "name") if key in fields}
+    counts = [len(found) for found in parts.values() if found]
+    if len(set(counts)) > 1:
+        raise DataError(f"{where}: gives {counts[0]} labels and {counts[1]} classes; give as many")
+    rows = zip(*(found or [None] * max(counts, default=1) for found in parts.values()), strict=True)
     try:
-        return _to_label(fields)
+        labels = [_to_label(dict(zip(parts, row, strict=True))) for row in rows]
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
+    if len(set(labels)) < len(labels):
+        raise DataError(f"{where}: gives a label twice; correct the row")
+    return labels
+
+
+def _split(value: Any) -> list[Any]:
+    """The parts of a value; none of one that is not given."""
+    if isinstance(value, str) and SEPARATOR in value:
+        return [part.strip() for part in value.split(SEPARATOR)]
+    return value if isinstance(value, list) else [value] * (value not in (None, ""))
 
 
 def _to_label(fields: Fields) -> Label:
@@ -183,8 +200,6 @@ def _to_label(fields: Fields) -> Label:
             continue
         text = str(value).strip()
         is_number = isinstance(value, int) and not isinstance(value, bool)
-        if isinstance(value, list) or ";" in text:
-            raise ValueError(f"gives several labels ({text}); ixt trains with one for each image")
         may_number = key == "label" or "label" not in fields
         if may_number and (is_number or CLASS_NUMBER.fullmatch(text)):
             number = int(text)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ixt.errors import DataError
 from ixt.files import reason
 from ixt.images.folders import SPLIT_FOLDERS, Listing, P, Place, Split, few, look
-from ixt.images.list_rows import is_of, label_of, path_of, read_rows
+from ixt.images.list_rows import SEPARATOR, is_of, labels_of, path_of, read_rows
 from ixt.images.shard_classes import Labelled, name_classes
 from ixt.images.shard_labels import Label
 from ixt.images.shard_names import split_of, without_split
@@ -35,7 +35,8 @@ class _Row(NamedTuple):
     """What errors call its row: `list.csv:2`."""
     path: str
     """Path of its file, relative to the list's folder where it lies below that."""
-    label: Label
+    labels: list[Label]
+    """Mostly one."""
 
 
 def is_list(path: Place) -> bool:
@@ -111,14 +112,16 @@ def read_list(path: Place, split: Split) -> tuple[Listing, str]:
     for where, fields in read_rows(path):
         paths.append(path_of(path.parent, where, fields))
         if is_of(path, where, fields, split):
-            rows.append(_Row(where, paths[-1], label_of(where, fields)))
+            rows.append(_Row(where, paths[-1], labels_of(where, fields)))
     if not rows:
         raise DataError(f"{path}: names no images of {split}; fill it, or give another list")
     _refuse_twice(path, paths)
-    naming = name_classes([_describe(row) for row in rows], [path.name], split)
+    described = [_describe(row, label) for row in rows for label in row.labels]
+    naming = name_classes(described, [path.name], split)
+    names = map(os.fsencode, naming.names)
     order = sorted(
-        (os.fsencode(name), os.fsencode(row.path))
-        for name, row in zip(naming.names, rows, strict=True)
+        (SEPARATOR.encode().join(sorted(next(names) for _ in row.labels)), os.fsencode(row.path))
+        for row in rows
     )
     counts = Counter(name for name, _ in order)  # in the order of the classes
     folders = {LIST_MARK + path.name: mtime_ns}
@@ -168,9 +171,9 @@ def portable_part(path: str, class_name: str) -> str:
     return os.path.basename(path) if path.startswith("/") else path.partition("/")[2] or path
 
 
-def _describe(row: _Row) -> Labelled:
+def _describe(row: _Row, label: Label) -> Labelled:
     folder, _, file = row.path.rpartition("/")
-    return Labelled(row.where, folder.rpartition("/")[2], file, row.label)
+    return Labelled(row.where, folder.rpartition("/")[2], file, label)
 
 
 def _refuse_twice(path: Place, paths: list[str]) -> None:

@@ -140,7 +140,8 @@ def _find_unlisted(root: P, split: Split, named: dict[str | None, list[P]]) -> L
         if outer.is_file():
             _refuse_beside(root, split, outer, named)
             return Layout(split, root, (outer.name,))
-        ilsvrc = any(name.startswith("ILSVRC2012_img_") for name in look(root)[1] if _is_tar(name))
+        files = look(root)[1] if root.is_dir() else []
+        ilsvrc = any(_is_tar(name) and name.startswith("ILSVRC2012_img_") for name in files)
         # Other names mean something only where nothing else says a split.
         if named.get(split) or (named and not ilsvrc and not has_split(root)):
             return _by_name(root, split, named)

@@ -103,10 +103,11 @@ class Reporter:
         self._record({"kind": "epoch", **row}, prefix="eval")
         for prefix, name in (("", ""), ("ema_", "EMA  ")):
             if f"{prefix}top1" in row:
+                key = f"{prefix}map"
                 top1, top5, loss = (row[prefix + key] for key in ("top1", "top5", "loss"))
                 self.say(
                     f"epoch {row['epoch']}  {name}top-1 {top1:.2f}  top-5 {top5:.2f}  "
-                    f"loss {loss:.4f}"
+                    f"loss {loss:.4f}" + (f"  mAP {row[key]:.2f}" if key in row else "")
                 )
 
     def log_ledger(self, rows: list[dict[str, Any]]) -> None:

@@ -102,6 +102,7 @@ class EvalLoader:
         rank: int,
         world_size: int,
         views: Sequence[View] = (),
+        num_scores: int = 0,
     ) -> None:
         """Decide which images the batches contain.
 
@@ -114,12 +115,15 @@ class EvalLoader:
             rank: number of this process.
             world_size: number of processes.
             views: how to cut the images; each file is read once for all of them.
+            num_scores: outputs of a model whose logits are all kept, for the average precision.
         """
         self._index, self._decoder = index, decoder
         self.labels = labels
         """Labels as given."""
         self._recipe, self._device = recipe, device
         self._views = tuple(views) or (recipe_view(recipe),)
+        self.num_scores = num_scores
+        """Logits of each image that are kept; 0 where only the highest outputs count."""
         self.num_samples = len(index)
         """Images over all processes."""
         self._rank, self._world_size = rank, world_size

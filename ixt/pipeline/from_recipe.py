@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -10,6 +12,7 @@ from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
 from ixt.images.index import Index, target_labels
+from ixt.images.label_sets import has_sets, label_columns, label_sets, refuse_sets
 from ixt.pipeline.decode.base import Decoder, DecoderKind, GpuDecoding
 from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
 from ixt.pipeline.decode.thread_pool import cores_per_process
@@ -60,7 +63,9 @@ def build_train_loader(
     Raises:
         DataError: the split has classes that the model does not know.
     """
-    planner = build_planner(recipe, target_labels(index, class_names), index.sizes)
+    sets = label_sets(index, class_names) if has_sets(index) else None
+    labels = target_labels(index, class_names) if sets is None else index.labels.astype(np.int64)
+    planner = build_planner(recipe, labels, index.sizes)
     return TrainLoader(
         index,
         planner,
@@ -70,26 +75,70 @@ def build_train_loader(
         device=accelerator.device,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        sets=sets,
     )
 
 
+def refuse_unfit_sets(recipe: Recipe, index: Index) -> None:
+    """Refuse to train on images with several labels what takes one for each.
+
+    Raises:
+        DataError: images have several, and a setting means nothing then, or a library is missing.
+    """
+    if not has_sets(index):
+        return
+    loss, data = recipe.optim.loss, recipe.data
+    unfit = {
+        f"optim.loss: {loss}": loss != "bce",
+        "optim.class_weights": recipe.optim.class_weights is not None,
+        "data.classes": data.classes is not None,
+        "data.shots": data.shots is not None,
+        "data.sampling": data.sampling_power != 1,
+        "teacher": recipe.teacher.is_on,
+        "run.log_per_class": recipe.run.log_per_class,
+    }
+    for name in (name for name, given in unfit.items() if given):
+        refuse_sets(index, name)
+    if find_spec("sklearn") is None:
+        raise DataError(
+            f"{index.place}: images with several labels are evaluated with scikit-learn, which is "
+            "not installed; pip install 'ixt[multilabel]'"
+        )
+
+
 def build_eval_loader(
-    recipe: Recipe, index: Index, class_names: tuple[str, ...], accelerator: Accelerator
+    recipe: Recipe,
+    index: Index,
+    class_names: tuple[str, ...],
+    accelerator: Accelerator,
+    several_labels: bool = False,
 ) -> EvalLoader:
     """This process's share of an evaluation.
+
+    Args:
+        recipe: of the run.
+        index: the images.
+        class_names: class of each output.
+        accelerator: of the run.
+        several_labels: whether images may have several labels, as those trained on have.
 
     Raises:
         DataError: the split has classes that the model does not know.
     """
     device = accelerator.device
+    if several_labels:
+        labels = label_columns(label_sets(index, class_names), index.labels)
+    else:
+        labels = target_labels(index, class_names)
     return EvalLoader(
         index,
-        target_labels(index, class_names),
+        labels,
         build_decoder(recipe, index, device),
         recipe,
         device=device,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        num_scores=len(class_names) if several_labels else 0,
     )
 
 

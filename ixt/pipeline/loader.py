@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.errors import DataError
@@ -69,6 +70,7 @@ class TrainLoader:
         device: torch.device,
         rank: int,
         world_size: int,
+        sets: NDArray[np.bool_] | None = None,
     ) -> None:
         if len(index) < recipe.engine.global_batch_size:
             raise DataError(
@@ -79,6 +81,8 @@ class TrainLoader:
         self._index, self._decoder = index, decoder
         self._recipe, self._num_classes, self._device = recipe, num_classes, device
         self._rank, self._world_size = rank, world_size
+        # Of labels that stand for several classes, as `smooth_targets` takes them.
+        self._sets = None if sets is None else torch.from_numpy(sets).to(device)
         self._stream: torch.cuda.Stream | None = None
         self._pool: ThreadPool | None = None
         self._memory = BatchMemory()
@@ -223,7 +227,6 @@ class TrainLoader:
         labels = upload(numbers, self._device)
         smoothing = self._recipe.optim.label_smoothing
         if plan.mix is None:
-            return smooth_targets(labels, self._num_classes, smoothing)
-        return mix_targets(
-            labels, self._num_classes, smoothing, plan.mix, self._recipe.mixing_group
-        )
+            return smooth_targets(labels, self._num_classes, smoothing, self._sets)
+        group = self._recipe.mixing_group
+        return mix_targets(labels, self._num_classes, smoothing, plan.mix, group, self._sets)

@@ -11,6 +11,7 @@ from ixt.files import as_url, local_path
 from ixt.images.folders import SPLIT_FOLDERS
 from ixt.images.hold_out import load_split, own_val
 from ixt.images.index import Index, load_index, target_labels
+from ixt.images.label_sets import refuse_sets
 from ixt.pipeline.from_recipe import refuse_unreadable
 
 _FEWEST = 10  # images; below, neither training nor validation says anything
@@ -44,6 +45,7 @@ def look_at(data: str) -> ImageSet:
     """
     root = as_url(data) or str(local_path(data))
     whole = load_index(root, "train")
+    refuse_sets(whole, "ixt init")
     _refuse_useless(whole)
     refuse_unreadable(whole)
     fraction = None if own_val(root) else _fraction(len(whole))

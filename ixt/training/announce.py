@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from ixt.checkpoint.folder import Checkpoint, kept_checkpoints
 from ixt.errors import ModelError
 from ixt.models import count_params, create_empty_model, freeze, model_costs, recipe_arguments
 from ixt.recipe import Engine, Recipe
+from ixt.training.patience import score_text
 from ixt.training.run import Run
 
 
@@ -143,9 +143,7 @@ def _closing(run: Run, step: int) -> Iterator[tuple[str, str]]:
 
 def _score(checkpoint: Checkpoint) -> str:
     """`EMA top-1 96.39 after epoch 20`, with epochs counted from 0, as in every row."""
-    metrics: Mapping[str, Any] = checkpoint.state["metrics"]
-    name = "EMA top-1" if "ema_top1" in metrics else "top-1"
-    return f"{name} {checkpoint.state['score']:.2f} after epoch {checkpoint.state['epoch'] - 1}"
+    return f"{score_text(checkpoint.state)} after epoch {checkpoint.state['epoch'] - 1}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, Interrupted
-from ixt.evaluate.accuracy import accuracy, class_results
+from ixt.evaluate.accuracy import class_results, metrics_row
 from ixt.evaluate.inference import take_records
 from ixt.evaluate.records import Records
 from ixt.models import Base
@@ -24,6 +24,7 @@ from ixt.recipe import Recipe
 from ixt.training import state
 from ixt.training.announce import announce_end, announce_start
 from ixt.training.optimizer import set_learning_rate
+from ixt.training.patience import score_text
 from ixt.training.record_end import end_recorded
 from ixt.training.run import Prepare, Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data
@@ -165,12 +166,12 @@ def evaluate_epoch(run: Run, step: int) -> Metrics:
     loader, device = run.eval_loader, run.accelerator.device
     with batch_stats.averaged(batch_stats.float_buffers(run.model)):
         records = take_records(run.wrapped, loader, device)
-    metrics = accuracy(records, loader.labels).row()
+    metrics = metrics_row(records, loader.labels)
     if run.ema is not None:
         buffers = batch_stats.float_buffers(run.model)
         with run.ema.swapped(), batch_stats.averaged(buffers):
             records = take_records(run.wrapped, loader, device)
-        metrics |= accuracy(records, loader.labels).row("ema_")
+        metrics |= metrics_row(records, loader.labels, "ema_")
     row = {"step": step, "epoch": epoch - 1, **metrics}
     if run.recipe.run.log_per_class:
         row[f"{'ema_' if run.ema else ''}class_top1"] = class_top1(run, records)
@@ -229,18 +230,18 @@ def resume_or_start(run: Run, resume: bool) -> tuple[int, Metrics]:
     run.reporter.start(step, evaluated=bool(metrics), records=records)
     run.accelerator.wait_for_everyone()  # nobody adds rows while old ones are cut off
     if checkpoint is not None and finished:
-        run.reporter.say(_finished(run, step, checkpoint.state.get("score")))
+        run.reporter.say(_finished(run, step, checkpoint.state))
     elif checkpoint is not None:
         run.reporter.say(f"resumed {checkpoint.path} at step {step}")
     return step, metrics
 
 
-def _finished(run: Run, step: int, top1: float | None) -> str:
+def _finished(run: Run, step: int, state: Mapping[str, Any]) -> str:
     """One line for a user who resumes a finished run: its state, and what to do next."""
     folder, epochs = shlex.quote(str(run.run_dir)), run.recipe.schedule.total_epochs
     data = shlex.quote(str(run.recipe.data.root))
     done = step // run.updates_per_epoch
-    words = "" if top1 is None else f" (top-1 {top1:.2f})"
+    words = "" if state.get("score") is None else f" ({score_text(state)})"
     if run.ended_early is not None:
         words += (
             f"; it {run.ended_early}; to continue: ixt resume {folder} --set run.patience=N, "

@@ -8,9 +8,22 @@ from typing import Any
 
 
 def score_of(metrics: Mapping[str, Any]) -> float | None:
-    """The top-1 that an evaluation is judged by, in percent; None where there was no evaluation."""
-    score: float | None = metrics.get("ema_top1", metrics.get("top1"))
+    """What an evaluation is judged by, in percent; None where there was no evaluation."""
+    score: float | None = metrics.get(score_key(metrics))
     return score
+
+
+def score_key(metrics: Mapping[str, Any]) -> str:
+    """The metric that counts: of the averaged weights if there are some; mAP before top-1."""
+    keys = ("ema_map", "map", "ema_top1")
+    return next((key for key in keys if key in metrics), "top1")
+
+
+def score_text(state: Mapping[str, Any]) -> str:
+    """The score of a checkpoint that was evaluated, by its state: `EMA top-1 96.39`."""
+    key = score_key(state["metrics"])
+    name = "EMA " * key.startswith("ema_") + ("mAP" if key.endswith("map") else "top-1")
+    return f"{name} {state['score']:.2f}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Patience:
     def reason(self, epoch: int) -> str:
         """Why the run ends after an epoch, numbered from 0 as in every row."""
         return (
-            f"ended early after epoch {epoch}; evaluations without a better top-1 than "
+            f"ended early after epoch {epoch}; evaluations without a better score than "
             f"{self.best:.2f}: {self.waited} (run.patience is {self.limit})"
         )
 

@@ -30,13 +30,19 @@ from ixt.images.classes import output_classes
 from ixt.images.data_digest import DataDigest, digest_images
 from ixt.images.folders import Split
 from ixt.images.index import Index
+from ixt.images.label_sets import has_sets, single_classes
 from ixt.kernels import check_updates, update_stream
 from ixt.models import Base, describe_settings, own_settings, published_base
 from ixt.monitor.observer import Observer
 from ixt.monitor.positions import Peer
 from ixt.monitor.reporter import Reporter
 from ixt.pipeline.eval_loader import EvalLoader
-from ixt.pipeline.from_recipe import build_eval_loader, build_train_loader, usable_index
+from ixt.pipeline.from_recipe import (
+    build_eval_loader,
+    build_train_loader,
+    refuse_unfit_sets,
+    usable_index,
+)
 from ixt.pipeline.loader import TrainLoader
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
 from ixt.training.class_weights import class_weights
@@ -205,7 +211,8 @@ def _build(
     processes: list[Process],
 ) -> Run:
     train_index, eval_index, data = _open_data(recipe, accelerator)
-    class_names = output_classes(train_index.classes, recipe.model.num_classes)
+    refuse_unfit_sets(recipe, train_index)
+    class_names = output_classes(single_classes(train_index), recipe.model.num_classes)
     device = accelerator.device
     weights = class_weights(recipe.optim, train_index, class_names, device)
     start, prepare = (unfetched(recipe), None) if resume else (recipe, prepare)
@@ -242,7 +249,9 @@ def _build(
         class_names=class_names,
         data=data,
         train_loader=train_loader,
-        eval_loader=build_eval_loader(recipe, eval_index, class_names, accelerator),
+        eval_loader=build_eval_loader(
+            recipe, eval_index, class_names, accelerator, has_sets(train_index)
+        ),
         teacher=teacher,
         reporter=Reporter(
             accelerator,

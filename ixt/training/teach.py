@@ -17,6 +17,7 @@ from ixt.errors import DataError, EngineError, ModelError, RecipeError
 from ixt.files import local_path
 from ixt.images.classes import output_classes
 from ixt.images.data_digest import digest_images
+from ixt.images.label_sets import refuse_sets
 from ixt.images.progress_lines import Report
 from ixt.models.out_of_memory import memory_for
 from ixt.pipeline.from_recipe import build_train_loader, usable_index
@@ -64,6 +65,7 @@ def teach(
     numbers = range(recipe.schedule.total_epochs)[epochs]
     recipe = resolve_for_teaching(recipe).with_(run={"trackers": ()})
     index = usable_index(recipe, "train")
+    refuse_sets(index, "teacher")
     class_names = output_classes(index.classes, recipe.model.num_classes)
     accelerator = build_accelerator(recipe, Path())
     with engine.closing(accelerator), _memory_for(recipe):

@@ -142,7 +142,6 @@ def test_class_folders_are_read_before_a_list_beside_them_and_a_line_says_so(
         ("path,image,label\na.jpg,b.jpg,1\n", "list.csv: gives path and image"),
         ("path,label\na.jpg\n", "list.csv:2: has 1 values"),
         ('path,label\n"a.jpg,0\n', "list.csv: cannot be read (unexpected end of data)"),
-        ("path,label\na.jpg,a;b\n", "list.csv:2: gives several labels (a;b)"),
         ("path,label\na.jpg,-1\n", "list.csv:2: its label is -1; numbers go from 0 to 99999"),
         ("path,label\na.jpg,1.0\n", "list.csv:2: its label is '1.0'; give a class number"),
         ("path,label\na.jpg,x/y\n", "list.csv:2: its label is 'x/y'"),
@@ -169,8 +168,8 @@ def test_other_forms_of_bad_lists_are_refused_in_one_line(tmp_path: Path) -> Non
     assert "a.txt:3: has no label; write lines of PATH LABEL" in refused(tmp_path / "a.txt")
     (tmp_path / "a.jsonl").write_text('{"path": "a.jpg", "label": 0}\n{"path"\n')
     assert "a.jsonl:2: cannot be read as JSON" in refused(tmp_path / "a.jsonl")
-    (tmp_path / "a.jsonl").write_text('{"path": "a.jpg", "label": [0, 1]}\n')
-    assert "a.jsonl:1: gives several labels ([0, 1])" in refused(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"path": "a.jpg", "label": []}\n')
+    assert "a.jsonl:1: has no label" in refused(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text('{"path": "a", "label": 0}\n{"path": "b", "class": 1}\n')
     assert "a.jsonl:2: gives path, class, and the first line path, label" in refused(
         tmp_path / "a.jsonl"

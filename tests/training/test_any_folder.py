@@ -97,6 +97,8 @@ def test_a_finished_run_says_so_in_one_line_with_what_to_do_next(
     capfd.readouterr()
     assert ixt_status(*command) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("runs/x: this run is finished: 1 of 1 epochs are done at step 5 (top-1 ")
+    assert line.startswith(
+        "runs/x: this run is finished: 1 of 1 epochs are done at step 5 (EMA top-1 "
+    )
     assert f"ixt eval runs/x --data {here / 'data'}, ixt export runs/x OUT --format hub" in line
     assert weights == sha256(checkpoint_folders(here / "runs/x")[-1] / "model.safetensors")

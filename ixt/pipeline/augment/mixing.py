@@ -46,25 +46,37 @@ def mix_images(images: Tensor, table: MixTable, group_size: int) -> Tensor:
     return result
 
 
-def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+def smooth_targets(
+    labels: Tensor, num_classes: int, smoothing: float, sets: Tensor | None = None
+) -> Tensor:
     """One-hot rows with label smoothing; a label of -1 gives a row of zeros.
 
     Args:
         labels: (B,) int64.
         num_classes: columns of the result.
         smoothing: probability spread evenly over all classes.
+        sets: (S, num_classes) bool, the classes that a label stands for, each of which gets what
+            the one class gets else; None where labels are classes.
 
     Returns:
         (B, num_classes) float32 on the labels' device.
     """
     rest = smoothing / num_classes
     targets = torch.full((len(labels), num_classes), rest, device=labels.device)
-    targets.scatter_(1, labels.clamp_min(0)[:, None], 1.0 - smoothing + rest)
+    if sets is None:
+        targets.scatter_(1, labels.clamp_min(0)[:, None], 1.0 - smoothing + rest)
+    else:
+        targets.masked_fill_(sets[labels.clamp_min(0)], 1.0 - smoothing + rest)
     return targets.mul_((labels >= 0)[:, None])
 
 
 def mix_targets(
-    labels: Tensor, num_classes: int, smoothing: float, table: MixTable, group_size: int
+    labels: Tensor,
+    num_classes: int,
+    smoothing: float,
+    table: MixTable,
+    group_size: int,
+    sets: Tensor | None = None,
 ) -> Tensor:
     """Smoothed targets, mixed as mix_images mixes the images.
 
@@ -74,6 +86,7 @@ def mix_targets(
         smoothing: probability spread evenly over all classes.
         table: the groups' rows.
         group_size: images per group, even.
+        sets: as for `smooth_targets`.
 
     Returns:
         (B, num_classes) float32 on the labels' device.
@@ -84,7 +97,7 @@ def mix_targets(
     Source: mixup_target of timm 1.0.31.
     """
     _check_groups(len(labels), table, group_size)
-    own = smooth_targets(labels, num_classes, smoothing).view(-1, group_size, num_classes)
+    own = smooth_targets(labels, num_classes, smoothing, sets).view(-1, group_size, num_classes)
     rows = table if table.mode == "batch" else table.per_image(group_size)
     weights = upload(np.stack(_weights(rows)), labels.device)
     lam, rest = weights.view(2, len(own), -1, 1)

@@ -16,6 +16,7 @@ from ixt.images.folders import Split, is_image
 from ixt.images.headers import ImageFormat
 from ixt.images.hold_out import portable_names
 from ixt.images.index import Index
+from ixt.images.label_sets import refuse_sets
 
 _BLOCK = 512
 # A header for the image, and header and content for its label.
@@ -75,6 +76,7 @@ class PackPlan:
 
 def plan_pack(index: Index, split: Split, options: PackOptions) -> PackPlan:
     """Plan the shards of a split; the samples keep their order."""
+    refuse_sets(index, "ixt data pack")
     sizes, shrinks = _shrink(index.sizes, options.max_side)
     before = np.maximum(index.sizes.astype(np.float64).prod(axis=1), 1)
     ratio = np.where(shrinks, sizes.astype(np.float64).prod(axis=1) / before, 1.0)
