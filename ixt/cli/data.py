@@ -81,10 +81,12 @@ def data_index(
     by `ixt data pack`, or WebDataset shards: NAME.jpg beside
     NAME.cls or NAME.json, in train/ and val/, or with train and val in the names of the tars. A
     line says what names the classes; their order is always that of the class numbers. A list
-    (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, and parquet files of
-    the Hub contain them.
+    (.csv, .tsv, .txt, .jsonl) names images anywhere, with a label for each, or several (cat;dog),
+    and parquet files of the Hub contain them.
 
-    All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache.
+    All of these can lie in a bucket: s3://, gs://, az:// or hf://. Its index is kept in your cache;
+    a list lies in the folder of its images there. Parquet files are read once for it from end to
+    end.
 
     A brace pattern names some of the shards:
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`

@@ -49,7 +49,8 @@ class Optim(Section):
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Multiply the learning rate by this per layer from the head down; null for none."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """Cross entropy with (soft) targets, or binary cross entropy per class."""
+    """Cross entropy with (soft) targets, or binary cross entropy per class, which images with
+    several labels need."""
     bce_target_threshold: Fraction | None = None
     """Binarise BCE targets above this; null leaves them soft."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None

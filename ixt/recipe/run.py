@@ -84,9 +84,10 @@ class RunSettings(Section):
     max_skips: Positive = 10
     """Updates in a row that may be rolled back; one more stops the run."""
     patience: Positive | None = None
-    """Evaluations without a better top-1 (the EMA's where there is one) that end the run early; an
-    equal one is no better one. They are counted in every run, so it may be set when one is resumed;
-    a higher one, or null, continues a run that it ended. Null for no early end."""
+    """Evaluations without a better top-1 (mAP where images have several labels; the EMA's where
+    there is one) that end the run early; an equal one is no better one. They are counted in every
+    run, so it may be set when one is resumed; a higher one, or null, continues a run that it ended.
+    Null for no early end."""
     spike_sigma: Annotated[float, Field(gt=0.0, le=1000.0)] | None = 6.0
     """List in spikes.jsonl the updates whose loss is more than this number of standard deviations
     above the mean of the 200 before; null for none."""

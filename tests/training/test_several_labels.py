@@ -22,6 +22,8 @@ from ixt.evaluate.targets import find_targets
 from ixt.images.index import Index, load_index
 from ixt.images.label_sets import has_sets, label_columns, label_sets, single_classes
 from ixt.pipeline.augment.mixing import mix_targets, smooth_targets
+from ixt.pipeline.decode.factory import make_decoder
+from ixt.pipeline.eval_loader import EvalLoader
 from ixt.pipeline.from_recipe import refuse_unfit_sets
 from ixt.pipeline.plan.mixing import MixTable
 from ixt.recipe import Recipe, parse_recipe
@@ -127,6 +129,28 @@ def test_average_precision_is_the_mean_over_classes_worked_out_by_hand() -> None
     assert mean_average_precision(records, np.array(labels)) == pytest.approx(expected)
     both = metrics_row(records, np.array(labels), "ema_")
     assert both["ema_map"] == pytest.approx(expected) and both["ema_count"] == 3
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_processes_gives_the_same_average_precision(
+    recipe: Recipe, listed: Path, monkeypatch: pytest.MonkeyPatch, world_size: int
+) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 13))
+    index = load_index(listed, "val")
+    labels = label_columns(label_sets(index, single_classes(index)), index.labels)
+    monkeypatch.setattr("ixt.evaluate.inference.gather", lambda table: table)
+
+    def share(rank: int, count: int) -> Any:
+        decoder: Any = make_decoder("torch", device=CPU, num_threads=1, prefetch=2, on_error="stop")
+        some = recipe.with_(eval={"batch_size": 50})
+        who: Any = {"device": CPU, "rank": rank, "world_size": count, "num_scores": 13}
+        return take_records(model, EvalLoader(index, labels, decoder, some, **who), CPU)
+
+    together = sum(share(rank, world_size) for rank in range(world_size))
+    assert torch.equal(together, share(0, 1))
+    found = mean_average_precision(gather(together), labels)
+    assert found == mean_average_precision(gather(share(0, 1)), labels) and 10 < found < 60
 
 
 def test_a_run_learns_sets_and_its_score_is_their_average_precision(

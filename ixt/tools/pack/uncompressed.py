@@ -1,7 +1,8 @@
 """Parquet files whose images are compressed, written once more without compression.
 
-Then any image can be read by itself. One pass in the order of the rows: reading images in the order
-of their classes would decompress a row group for each.
+Then any image can be read by itself. Page checksums are verified where a file has them; images are
+copied, not decoded, so other damage is left to `ixt data check`. One pass in the order of the rows:
+reading images in the order of their classes would decompress a row group for each.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def uncompressed(source: str | Path, out: Path, splits: Sequence[Split]) -> Iter
     copy = out.with_name(f".{out.name}.{_digest(files)}.uncompressed")
     say_once(
         f"{source}: its images are compressed; they are first copied to {copy}, which is removed "
-        "in the end"
+        "in the end; such files may hold no checksums, so damage in them is found only where an "
+        "image cannot be decoded: see ixt data check"
     )
     targets = {copy / split / path.name: path for split, paths in files.items() for path in paths}
     missing = {target: path for target, path in targets.items() if not target.exists()}
