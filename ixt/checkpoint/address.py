@@ -112,7 +112,12 @@ def describe_choice(path: Path, file: Path, kind: str) -> None:
     if which is None and scored and scored[0] != taken:
         best = _state(scored[0])
         if state.get("score") is None or best["score"] > state["score"]:
-            words = _text(scored[0]), _moment(best, best["score"]), run
+            found = best["metrics"]  # the score may be another metric
+            words = (
+                _text(scored[0]),
+                _moment(best, found.get("ema_top1", found.get("top1"))),
+                run,
+            )
             _log.warning("note: the best checkpoint kept is %s, %s; %s@best takes it", *words)
 
 

@@ -49,11 +49,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
-
-
-@pytest.fixture(scope="module")
 def roots(
     folder: Path, served: Bucket, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path | str, str]]:

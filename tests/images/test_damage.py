@@ -28,13 +28,10 @@ from ixt.images.table_files import encode_table, read_table
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
+pytestmark = pytest.mark.usefixtures("user_cache")
+
 WITHOUT_CHECKSUMS = Path(__file__).parent / "formats" / "2"
 """The train split of a set that was packed before there were checksums; two cats, two dogs."""
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,6 @@ def digest(root: Path) -> DataDigest:
     return digest_images(load_index(root, "train"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
-
-
 def add(root: Path, name: str) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     file = root / "train" / "n01440764" / name

@@ -22,14 +22,9 @@ from ixt.images.index_cache import write_table
 from ixt.images.index_table import Table, join_paths
 from ixt.images.shards import Layout
 
+pytestmark = pytest.mark.usefixtures("user_cache")
+
 IMAGENET_TRAIN_IMAGES = 1_281_167
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    return cache
 
 
 @pytest.fixture

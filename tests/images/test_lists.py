@@ -20,15 +20,7 @@ from ixt.tools.check.findings import Kind
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 def test_lists_in_every_form_give_the_rows_bytes_and_digest_of_the_folder(

@@ -17,17 +17,9 @@ from ixt.tools.check import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
+pytestmark = pytest.mark.usefixtures("user_cache")
+
 pytest.importorskip("pyarrow")
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
 
 
 def with_class(file: Path) -> str:

@@ -21,10 +21,7 @@ from ixt.images.folders import Split
 from ixt.images.index import load_index
 from ixt.images.tars import list_members
 
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 @pytest.fixture

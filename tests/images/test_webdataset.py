@@ -23,19 +23,11 @@ from ixt.tools.check import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 
+pytestmark = pytest.mark.usefixtures("user_cache")
+
 LONG = {"train": "train", "val": "validation"}
 
 Label = Callable[[Path, int], dict[str, bytes]]
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tar_sets.write_folder(tmp_path_factory.mktemp("set") / "folder")
 
 
 def write_set(

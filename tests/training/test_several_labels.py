@@ -14,7 +14,7 @@ from same_index import refused
 from sklearn.metrics import average_precision_score
 
 from ixt.checkpoint.folder import checkpoint_folders, read_checkpoint
-from ixt.errors import DataError
+from ixt.errors import DataError, Interrupted
 from ixt.evaluate.accuracy import mean_average_precision, metrics_row
 from ixt.evaluate.inference import take_records
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
@@ -188,7 +188,7 @@ def test_a_stopped_run_on_sets_continues_to_the_same_bits(
     train(recipe, whole)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
-        with pytest.raises(BaseException):  # noqa: B017
+        with pytest.raises(Interrupted, match="step 3"):
             train(recipe, cut)
     train(recipe, cut, resume=True)
     assert rows(cut, "ledger.jsonl") == rows(whole, "ledger.jsonl")
