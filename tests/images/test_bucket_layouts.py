@@ -63,14 +63,7 @@ def roots(
     }
     if find_spec("pyarrow"):
         made["parquet"] = tar_sets.parquet(folder, base / "parquet")
-    made["lists"] = Path(shutil.copytree(folder, base / "lists"))
-    for split in SPLITS:  # in a folder without train/ and val/, in which a list is not looked for
-        (made["lists"] / split).rename(made["lists"] / f"{split}-images")
-        rows = [
-            (f"./{split}-images/{name}/{Path(path).name}", name)
-            for path, name in tar_sets.rows_of(folder, split)
-        ]
-        tar_sets.write_list(made["lists"] / f"{split}.csv", rows)
+    made["lists"] = tar_sets.lists_below(folder, base / "lists")
     for name, root in made.items():
         s3_server.upload(root, f"s3://layouts/{name}")
     both: dict[str, tuple[Path | str, str]] = {

@@ -57,6 +57,11 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "bucket folder": "s3://sets/folder",
             "bucket shards": "s3://sets/shards",
         }
+        s3_server.upload(tar_sets.lists_below(folder, base / "below"), "s3://sets/lists")
+        buckets["bucket list"] = "s3://sets/lists/train.csv"
+        if "parquet" in roots:
+            s3_server.upload(roots["parquet"], "s3://sets/parquet")
+            buckets["bucket parquet"] = "s3://sets/parquet"
         yield {name: str(root) for name, root in roots.items()} | buckets
 
 
@@ -128,8 +133,8 @@ def test_a_run_from_tars_or_a_bucket_is_the_run_from_the_folder(
 ) -> None:
     folder = trained(recipe, roots["folder"], tmp_path / "folder")
     assert len(ledger(folder)) == 2
-    local = ("lists", "outer", "shards", "packed", *roots.keys() & {"parquet"})
-    for layout in (*local, "bucket", "bucket shards"):
+    local = ("lists", "outer", "shards", "packed", *roots.keys() & {"parquet", "bucket parquet"})
+    for layout in (*local, "bucket", "bucket shards", "bucket list"):
         run_dir = trained(recipe, roots[layout], tmp_path / layout)
         assert ledger(run_dir) == ledger(folder)
         assert losses(run_dir) == losses(folder)

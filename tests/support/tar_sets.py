@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -106,6 +107,19 @@ def lists(folder: Path, root: Path) -> Path:
     """The images of a folder as train.csv and val.csv in another one."""
     for split in ("train", "val"):
         write_list(root / f"{split}.csv", rows_of(folder, split))
+    return root
+
+
+def lists_below(folder: Path, root: Path) -> Path:
+    """The images of a folder, copied, and train.csv and val.csv in the folder that holds them.
+
+    That has no train/ and val/, where a list would not be looked for.
+    """
+    for split in ("train", "val"):
+        shutil.copytree(folder / split, root / f"{split}-images")
+        rows = [(Path(path), name) for path, name in rows_of(folder, split)]
+        relative = [(f"./{split}-images/{name}/{path.name}", name) for path, name in rows]
+        write_list(root / f"{split}.csv", relative)
     return root
 
 
