@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -155,22 +154,12 @@ def _kernels_and_step(place: Place) -> list[Step]:
 
 def _paper(place: Place) -> list[Step]:
     paper = place.out / "paper.json"
-    options: tuple[object, ...] = ("--rounds", 1, "--seconds", 4)
-    if _has_quick():
-        options = ("--quick",)
+    options: tuple[object, ...] = ("--quick",)
     if place.rehearse:
         small = ("--mode", "infer", "--layout", "contiguous", "--batch-size", 2)
         options = ("--rounds", 1, "--seconds", 0.1, *small, "--image-size", 32)
     command = _ixt("bench", "--paper", *options, "--results", paper, *_resumed(paper))
     return [Step("paper", command, 560, 60, needs=required(), judge=_judge_bench(paper))]
-
-
-def _has_quick() -> bool:
-    """Whether this version of `ixt bench` has a quick mode."""
-    done = subprocess.run(
-        _ixt("bench", "models", "--help"), capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    return "--quick" in done.stdout
 
 
 def _resumed(results: Path) -> tuple[str, ...]:
