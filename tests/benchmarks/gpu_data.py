@@ -173,7 +173,8 @@ def main() -> None:
                 found[part] = measures[part]()
             given.out.write_text(json.dumps(found, indent=1) + "\n")
             print(f"{part or 'photographs'}: done", flush=True)
-    print(f"{given.out}: results for {found['device']}")
+    made = f"photographs of {found['images']['mean_kb']:.0f} KB on average"
+    print(f"{given.parts or 'nothing'} measured on {found['device']}, {made}")
 
 
 if __name__ == "__main__":

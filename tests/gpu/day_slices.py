@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from day_packages import ROOT, required
-from step_runner import FAILED, GOOD, NEEDS_GPU, Ended, Step
+from step_runner import FAILED, GOOD, NEEDS_GPU, Ended, Step, read_results
 
 Judge = Callable[[Ended], tuple[str, str]]
 
@@ -140,14 +139,14 @@ def _kernels_and_step(place: Place) -> list[Step]:
     if place.rehearse:
         models = ("test_resnet",)
         common, precisions = ("--mode", "train", "--rounds", 1, "--seconds", 0.3), "fp32"
-        batch = ("--batch-size", 4)
+        batch = ("--batch-size", 4, "--image-size", 64)
     cells = (*models, *common, "--precision", precisions, *batch, "--results", bench)
     return [
         Step("kernels", _ixt("bench", "kernels", "inceptionnext_tiny", "--results", kernels),
              190, 60, needs=required(), judge=_only_on_gpu(place, _judge_kernels(kernels))),
-        Step("steps, eager", _ixt("bench", *cells, *_resumed(bench)), 160, 30,
+        Step("eager steps", _ixt("bench", *cells, *_resumed(bench)), 160, 30,
              needs=required(), judge=_judge_bench(bench)),
-        Step("steps, compiled", _ixt("bench", *cells, "--compile", "on", "--resume"), 200, 60,
+        Step("compiled steps", _ixt("bench", *cells, "--compile", "on", "--resume"), 200, 60,
              needs=required(), judge=_judge_bench(bench)),
     ]  # fmt: skip
 
@@ -213,7 +212,7 @@ def _judge_bench(file: Path) -> Judge:
     def judge(ended: Ended) -> tuple[str, str]:
         if not file.exists():
             return FAILED, ended.last_line
-        rows = read_json(file)["rows"]
+        rows = read_results(file, "rows")["rows"]
         measured = [row for row in rows if row["images_per_s"] is not None]
         planned = f"of {len(rows)} cells measured" if ended.status == 0 else "cells measured so far"
         line = f"{len(measured)} {planned}"
@@ -233,11 +232,6 @@ def _judge_kernels(file: Path) -> Judge:
     def judge(ended: Ended) -> tuple[str, str]:
         if ended.status != 0 or not file.exists():
             return FAILED, ended.last_line
-        return GOOD, f"{len(read_json(file)['rows'])} rows in {file.name}"
+        return GOOD, f"{len(read_results(file, 'rows')['rows'])} rows in {file.name}"
 
     return judge
-
-
-def read_json(file: Path) -> Any:
-    """A JSON file's content."""
-    return json.loads(file.read_text())

@@ -18,6 +18,7 @@ import machine_probe
 import psutil
 import pytest
 import smoke
+import step_runner
 import training_steps
 from smoke_cells import CELLS, Cell
 from step_runner import (
@@ -196,7 +197,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     [
         ({"rehearsal": True, "machine": {"device": None}}, "holds the results of a rehearsal"),
         ({"rehearsal": False, "machine": {"device": "H100"}}, "holds results of H100, and this is"),
-        ({}, "not a file of this program"),
+        ({}, "has not the keys steps, rehearsal, machine"),
     ],
 )
 def test_results_of_something_else_are_refused(
@@ -204,7 +205,7 @@ def test_results_of_something_else_are_refused(
 ) -> None:
     file = tmp_path / "a.json"
     write_rows(file, {"steps": {}, **former} if former else {})
-    with pytest.raises(day.Refused, match=says):
+    with pytest.raises(step_runner.Refused, match=says):
         day.open_rows(file, False, {"device": "H200"})
 
 
