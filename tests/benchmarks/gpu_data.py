@@ -173,8 +173,9 @@ def main() -> None:
                 found[part] = measures[part]()
             given.out.write_text(json.dumps(found, indent=1) + "\n")
             print(f"{part or 'photographs'}: done", flush=True)
-    made = f"photographs of {found['images']['mean_kb']:.0f} KB on average"
-    print(f"{given.parts or 'nothing'} measured on {found['device']}, {made}")
+    photographs = f"photographs of {found['images']['mean_kb']:.0f} KB on average"
+    measured = given.parts.replace(",", " and ")
+    print(f"{measured} measured with {photographs}" if measured else f"{photographs} are ready")
 
 
 if __name__ == "__main__":

@@ -135,12 +135,13 @@ def _kernels_and_step(place: Place) -> list[Step]:
     kernels, bench = place.out / "kernels.json", place.out / "bench.json"
     models: tuple[str, ...] = ("inceptionnext_tiny", "convnext_tiny", "resnet50")
     common: tuple[object, ...] = ("--mode", "train", "--rounds", 1, "--seconds", 4)
-    precisions, batch = "tf32,amp-bf16", ("--batch-size", 128)
+    precisions = "tf32,amp-bf16"
+    sizes: tuple[object, ...] = ("--batch-size", 128)
     if place.rehearse:
         models = ("test_resnet",)
         common, precisions = ("--mode", "train", "--rounds", 1, "--seconds", 0.3), "fp32"
-        batch = ("--batch-size", 4, "--image-size", 64)
-    cells = (*models, *common, "--precision", precisions, *batch, "--results", bench)
+        sizes = ("--batch-size", 4, "--image-size", 64)
+    cells = (*models, *common, "--precision", precisions, *sizes, "--results", bench)
     return [
         Step("kernels", _ixt("bench", "kernels", "inceptionnext_tiny", "--results", kernels),
              190, 60, needs=required(), judge=_only_on_gpu(place, _judge_kernels(kernels))),

@@ -28,7 +28,7 @@ from signal import SIGKILL
 from typing import Any
 
 from smoke_cells import CELLS, Cell
-from step_runner import FAILED, GOOD, NEEDS_GPU, NOT_RUN, OVER_BUDGET, write_rows
+from step_runner import FAILED, GOOD, NEEDS_GPU, NOT_RUN, OVER_BUDGET, SETTLED, write_rows
 
 REFUSED = "refused"
 UPDATES, BATCH, CLASSES = 20, 32, 4  # a graph replays the last 9
@@ -219,8 +219,7 @@ def _kept(file: Path) -> dict[str, Any]:
     return {
         name: row
         for name, row in former.items()
-        if row["status"] in (GOOD, NEEDS_GPU, REFUSED)
-        and name in {cell.name for cell in CELLS}.difference(BASELINES)
+        if row["status"] in SETTLED and name in {cell.name for cell in CELLS}.difference(BASELINES)
     }
 
 

@@ -299,6 +299,33 @@ def test_a_cell_is_good_only_within_its_bound_and_if_it_had_an_effect() -> None:
     )
 
 
+def test_cheap_cells_come_first_and_those_that_measure_run_alone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def train(cell: Cell, work: Path) -> dict[str, Any]:
+        begun.append(cell.name)
+        return losses()
+
+    monkeypatch.setattr("smoke.train", train)
+    monkeypatch.setattr("smoke.uses", lambda work, budget_s: {})
+    kept: dict[str, Any] = {}
+    cells = (Cell("alone", alone=True), Cell("dear", budget_s=90), Cell("cheap"), Cell("fp32"))
+    smoke.run_all(cells, tmp_path, 1, False, kept.__setitem__)
+    assert begun == ["fp32", "cheap", "dear", "alone"]
+    assert {row["status"] for row in kept.values()} == {GOOD}
+
+
+def test_a_cell_does_not_find_the_half_library_of_its_former_try(tmp_path: Path) -> None:
+    half = tmp_path / "graph-+-compile.cache" / "kernel.so"
+    half.parent.mkdir()
+    half.write_text("half")
+    status, output = smoke.run_ixt(tmp_path, "graph + compile", "--version", budget_s=60)
+    assert status == 0, output
+    assert not half.exists()
+
+
 def test_every_cell_of_the_smoke_matrix_and_every_timed_setting_is_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "smoke.yaml"
     file.write_text(smoke.RECIPE.format(size=96, model=""))
