@@ -7,7 +7,6 @@ pixels        mixed decoding against libjpeg-turbo's, in grey levels; one batch 
 rates         images per second of each stage by CPU threads, decoding on the GPU (by the share of
               the hardware decoder) or on the CPU
 memory        of the device and of the process, over 200 batches
-end to end    training with the loader against training on a batch that stays on the device
 
 OUT.json names the device. Without a CUDA device the script refuses, but for --rehearse, which takes
 the same way with DALI's operators for CPUs.
@@ -31,9 +30,7 @@ import torch
 from photo_set import NUM_CLASSES, mean_kb, write_photos
 
 from ixt.bench.data.demand import find_demand
-from ixt.bench.data.end_to_end import bench_end_to_end
 from ixt.bench.data.stages import Setting, bench_data
-from ixt.bench.results import Protocol
 from ixt.images.index import load_index
 from ixt.pipeline.decode.base import Decoder, GpuDecoding, Request
 from ixt.pipeline.decode.factory import make_decoder
@@ -138,16 +135,7 @@ def measure_memory(root: Path) -> dict[str, Any]:
     return found
 
 
-def measure_end_to_end(root: Path, seconds: float) -> dict[str, Any]:
-    """Training as it is and on synthetic batches, in each mode."""
-    protocol = Protocol(seconds=seconds)
-    return {
-        name: bench_end_to_end(recipe_for(root, gpu, "engine.precision=bf16"), protocol).as_json()
-        for name, gpu in MODES.items()
-    }
-
-
-PARTS = ("pixels", "rates", "memory", "end_to_end")
+PARTS = ("pixels", "rates", "memory")
 
 
 def main() -> None:
@@ -179,14 +167,15 @@ def main() -> None:
             "pixels": lambda: check_pixels(root),
             "rates": lambda: measure_rates(root, threads, given.seconds),
             "memory": lambda: measure_memory(root),
-            "end_to_end": lambda: measure_end_to_end(root, given.seconds),
         }
         for part in given.parts.split(","):
             if part:
                 found[part] = measures[part]()
             given.out.write_text(json.dumps(found, indent=1) + "\n")
             print(f"{part or 'photographs'}: done", flush=True)
-    print(f"{given.out}: results for {found['device']}")
+    photographs = f"photographs of {found['images']['mean_kb']:.0f} KB on average"
+    measured = given.parts.replace(",", " and ")
+    print(f"{measured} measured with {photographs}" if measured else f"{photographs} are ready")
 
 
 if __name__ == "__main__":

@@ -46,21 +46,21 @@ from day_packages import ROOT, missing, package_lines
 from day_slices import REHEARSAL_FACTOR, Place, search_path, steps_of
 from step_runner import (
     NOT_RUN,
+    SLICE_KEYS,
     SLICE_S,
+    Refused,
     Row,
     Step,
     Stop,
+    check_writable,
     over_limits,
+    read_results,
     run_steps,
     stoppable,
     write_rows,
 )
 
 FORMAT = 1
-
-
-class Refused(Exception):
-    """A mistake of the user, in one line."""
 
 
 def open_rows(file: Path, rehearse: bool, machine: dict[str, Any]) -> dict[str, Any]:
@@ -71,14 +71,9 @@ def open_rows(file: Path, rehearse: bool, machine: dict[str, Any]) -> dict[str, 
     """
     if not file.exists():
         return {}
-    try:
-        former = json.loads(file.read_text())
-        rows: dict[str, Any] = former["steps"]
-        kind, device = former["rehearsal"], former["machine"]["device"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(
-            f"{file}: not a file of this program ({type(error).__name__}); give another --out"
-        ) from error
+    former = read_results(file, *SLICE_KEYS)
+    rows: dict[str, Any] = former["steps"]
+    kind, device = former["rehearsal"], former["machine"]["device"]
     if kind != rehearse:
         found = "a rehearsal" if kind else "a real slice"
         raise Refused(f"{file}: holds the results of {found}; give another --out")
@@ -88,18 +83,6 @@ def open_rows(file: Path, rehearse: bool, machine: dict[str, Any]) -> dict[str, 
             "give another --out"
         )
     return rows if device is not None or rehearse else {}
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise Refused(
-            f"{folder}: is not writable ({error.strerror}); give another folder"
-        ) from None
 
 
 def describe() -> dict[str, Any]:

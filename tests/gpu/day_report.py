@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import statistics
@@ -10,13 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from day_slices import KEPT
-from step_runner import write_rows
+from step_runner import GOOD, SLICE_KEYS, Refused, check_writable, read_results, write_rows
 from training_steps import DEFAULT, SETTINGS
 
+SWITCHES = {
+    ("layout", "channels_last", "contiguous"): "engine.channels_last=true",
+    ("compile", True, False): "engine.compile=true",
+    ("precision", "amp-bf16", "tf32"): "engine.precision=bf16",
+}
+"""A field of a benchmark's cells, its two values, and the setting that stands for the first."""
 _LEAST = 0.03
 """Below this a gain is not worth a default, whatever the spread."""
 
@@ -30,27 +36,6 @@ class Rate:
     """Half the distance from the 5th to the 95th percentile, as a share of the median."""
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A setting that is faster than another by more than both spread."""
-
-    what: str
-    """Where it was measured."""
-    setting: str
-    over: str
-    ratio: float
-    spread: float
-    """Of both together."""
-
-    @property
-    def line(self) -> str:
-        """The figure and what it suggests."""
-        return (
-            f"{self.what}: {self.setting} was {self.ratio:.2f}x of {self.over} "
-            f"(spread {self.spread:.1%})"
-        )
-
-
 def rate_of(windows: Sequence[float]) -> Rate:
     """The median of windows and their spread."""
     median = statistics.median(windows)
@@ -60,68 +45,61 @@ def rate_of(windows: Sequence[float]) -> Rate:
     return Rate(median, (cuts[-1] - cuts[0]) / 2 / median)
 
 
-def gain(what: str, setting: str, new: Rate, over: str, old: Rate) -> Gain | None:
-    """The gain, or None where the spread of both or `_LEAST` hides it."""
-    ratio, spread = new.images_per_s / old.images_per_s, new.spread + old.spread
-    if ratio - 1 <= max(spread, _LEAST):
-        return None
-    return Gain(what, setting, over, ratio, spread)
+def is_faster(new: Rate, old: Rate) -> bool:
+    """Whether a gain exceeds the spread of both and is worth a default."""
+    return new.images_per_s / old.images_per_s - 1 > max(new.spread + old.spread, _LEAST)
 
 
-def gains_of_settings(rows: dict[str, Any]) -> Iterator[Gain]:
-    """Gains over the default of the steps on a batch that stays on the device."""
-    rates = {
-        name: rate_of(row["synthetic"]["images_per_s_of_windows"])
-        for name, row in rows.items()
-        if "error" not in row
-    }
-    if DEFAULT not in rates:
-        return
-    for name, rate in rates.items():
-        if found := gain("training step, synthetic", name, rate, DEFAULT, rates[DEFAULT]):
-            yield found
+def advice_of_settings(rows: dict[str, Any]) -> Iterator[str]:
+    """The settings of the training step that are faster than the default, the fastest first.
+
+    What changes the decoding is judged with the loader, all else on a batch that stays on the
+    device.
+    """
+    rows = {name: row for name, row in rows.items() if "error" not in row}
+    found = []
+    for name in rows if DEFAULT in rows else ():
+        changes = [setting for setting in SETTINGS[name] if setting not in SETTINGS[DEFAULT]]
+        decoding = any(setting.startswith("data.") for setting in changes)
+        what, mode = ("loader and step", "together") if decoding else ("step", "synthetic")
+        new, old = (rate_of(rows[n][mode]["images_per_s_of_windows"]) for n in (name, DEFAULT))
+        if is_faster(new, old):
+            ratio, spread = new.images_per_s / old.images_per_s, new.spread + old.spread
+            line = f"{what}: {name} was {ratio:.2f}x of {DEFAULT} (spread {spread:.1%})"
+            found.append((ratio, f"{line}: set {', '.join(changes)}"))
+    yield from (line for _, line in sorted(found, reverse=True))
 
 
-def gains_of_bench(report: dict[str, Any]) -> Iterator[Gain]:
-    """Gains of NHWC over NCHW, of compiled over eager and of bf16 over TF32, of each model."""
+def advice_of_bench(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Each switch, over all pairs of cells that differ in nothing else."""
     rates = {
         _key(row): rate_of([rate for timing in row["rounds"] for rate in timing["rates"]])
-        for row in report["rows"]
+        for row in rows
         if row["images_per_s"] is not None
     }
-    for key, rate in rates.items():
-        for field, new, old in (
-            ("layout", "channels_last", "contiguous"),
-            ("compile", True, False),
-            ("precision", "amp-bf16", "tf32"),
-        ):
-            other = tuple((name, old if name == field else value) for name, value in key)
-            if dict(key)[field] != new or other not in rates:
-                continue
-            values = dict(key)
-            what = f"{values['model']} {values['mode']}, {values['precision']}"
-            what += f" {values['layout']}" + " compiled" * values["compile"]
-            setting = f"{field} {new}".replace("compile True", "compiled")
-            over = f"{old}".replace("False", "eager")
-            if found := gain(what, setting, rate, over, rates[other]):
-                yield found
+    for mode, ((field, new, old), setting) in product(("train", "infer"), SWITCHES.items()):
+        pairs = [
+            (rate, rates[other])
+            for key, rate in rates.items()
+            if dict(key)["mode"] == mode and dict(key)[field] == new
+            if (other := tuple((n, old if n == field else v) for n, v in key)) in rates
+        ]
+        if not pairs:
+            continue
+        ratios = [rate.images_per_s / base.images_per_s for rate, base in pairs]
+        gains = sum(is_faster(rate, base) for rate, base in pairs)
+        losses = sum(is_faster(base, rate) for rate, base in pairs)
+        verdict = "set it" if gains > len(pairs) / 2 and not losses else "no default"
+        yield (
+            f"bench, {mode}: {setting}: {verdict}: faster in {gains} of {len(pairs)} pairs of "
+            f"cells, slower in {losses}; median {statistics.median(ratios):.2f}x, "
+            f"{min(ratios):.2f} to {max(ratios):.2f}"
+        )
 
 
 def _key(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     fields = ("model", "mode", "layout", "precision", "compile", "batch_size", "image_size")
     return tuple((name, row[name]) for name in fields)
-
-
-def suggestions(gains: Sequence[Gain]) -> list[str]:
-    """Which defaults the figures suggest, the best setting of the training step first."""
-    settings = sorted(
-        (g for g in gains if g.setting in SETTINGS), key=lambda g: g.ratio, reverse=True
-    )
-    lines = [
-        f"{g.line}: set {', '.join(s for s in SETTINGS[g.setting] if s not in SETTINGS[DEFAULT])}"
-        for g in settings
-    ]
-    return lines + [g.line for g in gains if g.setting not in SETTINGS]
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -218,49 +196,61 @@ _RESULTS = {
 }
 
 
-def kernels_text(report: dict[str, Any]) -> str:
+def kernels_table(report: dict[str, Any]) -> str:
     """The rows of `ixt bench kernels`."""
     rows = [
         (r["layer"], r["passes"], r["how"], f"{r['ms']:.4f}", f"{r['percent_of_copy']:.0f}")
         for r in report["rows"]
     ]
-    return "## Kernels\n\n" + table(("layer", "passes", "how", "ms", "% of a copy"), rows)
+    return table(("layer", "passes", "how", "ms", "% of a copy"), rows)
 
 
 def write_report(folder: Path, results: Path) -> int:
     """Write report.md and charts into FOLDER/report; copy a GPU's results; print suggestions.
 
     Results of a rehearsal are shown and never copied.
+
+    Raises:
+        Refused: there are no results, some are unreadable, or they are of several devices.
     """
     found = {file.name: file for file in sorted(folder.rglob("*.json"))}
-    slices = [json.loads(found[f"{n}.json"].read_text()) for n in "abcd" if f"{n}.json" in found]
+    slices = [read_results(found[f"{n}.json"], *SLICE_KEYS) for n in "abcd" if f"{n}.json" in found]
+    benches = {name: read_results(found[name], "rows") for name in KEPT if name in found}
     if not slices:
-        print(f"day.py: {folder}: has no a.json, b.json, c.json or d.json; give what came back",
-              file=sys.stderr)  # fmt: skip
-        return 2
+        raise Refused(f"{folder}: has no a.json, b.json, c.json or d.json; give what came back")
     devices = sorted({s["machine"]["device"] or "no GPU" for s in slices})
     if len(devices) > 1:
-        print(f"day.py: {folder}: has results of {' and '.join(devices)}; give one folder each",
-              file=sys.stderr)  # fmt: skip
-        return 2
+        raise Refused(f"{folder}: has results of {' and '.join(devices)}; give one folder each")
     rehearsal = any(s["rehearsal"] for s in slices)
     out = folder / "report"
-    out.mkdir(exist_ok=True)
-    gains = list(_gains(found, slices))
-    advice = suggestions(gains) or ["no setting is faster by more than the spread"]
+    check_writable(out)
+    advice = list(_advice(slices, benches)) or ["no two settings were measured"]
     title = f"# {devices[0]}" + ", a rehearsal: no figure counts" * rehearsal
-    text = [title, *_machines(slices), "## Suggested defaults", *(f"- {line}" for line in advice)]
+    text = [title, *_machines(slices), "## Suggested defaults"]
+    text.append("\n".join(f"- {line}" for line in advice))
     text += [slice_text(content) for content in slices]
-    if "kernels.json" in found:
-        text.append(kernels_text(json.loads(found["kernels.json"].read_text())))
-    for name in ("bench", "paper"):
-        if f"{name}.json" in found:
-            text.append(f"## {name}.json\n\n" + _bench_pages(found[f"{name}.json"], out / name))
+    for name, content in benches.items():
+        page = _bench_pages(found[name], out) if name != "kernels.json" else kernels_table(content)
+        text.append(f"## {name}\n\n{page}")
     (out / "report.md").write_text("\n\n".join(text) + "\n")
     print(out / "report.md")
     for line in [*advice, *_copied(found, slices, devices[0], results, rehearsal)]:
         print(line)
     return 0
+
+
+def _advice(slices: Sequence[dict[str, Any]], benches: dict[str, Any]) -> Iterator[str]:
+    """What speaks against any change first, then what the figures suggest."""
+    steps = {name: step for content in slices for name, step in content["steps"].items()}
+    smoke, timed = steps.get("smoke matrix"), steps.get("training steps")
+    if smoke and smoke["status"] != GOOD:
+        found = f"it is {smoke['status']}: {smoke['line']}"
+        yield f"change no default before the smoke matrix is good; {found}"
+    if timed and timed["result"]:
+        yield from advice_of_settings(timed["result"])
+    yield from advice_of_bench(
+        [row for name in benches.keys() - {"kernels.json"} for row in benches[name]["rows"]]
+    )
 
 
 def _machines(slices: Sequence[dict[str, Any]]) -> list[str]:
@@ -278,21 +268,11 @@ def _machines(slices: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _gains(found: dict[str, Path], slices: Sequence[dict[str, Any]]) -> Iterator[Gain]:
-    for content in slices:
-        step = content["steps"].get("training steps")
-        if step and step["result"]:
-            yield from gains_of_settings(step["result"])
-    for name in ("bench.json", "paper.json"):
-        if name in found:
-            yield from gains_of_bench(json.loads(found[name].read_text()))
-
-
 def _bench_pages(results: Path, out: Path) -> str:
-    """`ixt bench report` as a page with charts beside the table; the table's text or the error."""
+    """`ixt bench report` as a page with charts in a folder; the table's text, or the error."""
     text = ""
     for ending in (".html", ".md"):
-        target = out.with_suffix(ending)
+        target = out / results.with_suffix(ending).name
         command = [sys.executable, "-m", "ixt", "bench", "report", str(results)]
         done = subprocess.run(
             [*command, "--out", str(target)], capture_output=True, text=True, check=False

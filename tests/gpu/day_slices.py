@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from day_packages import ROOT, required
-from step_runner import FAILED, GOOD, NEEDS_GPU, Ended, Step
+from step_runner import FAILED, GOOD, NEEDS_GPU, Ended, Step, read_results
 
 Judge = Callable[[Ended], tuple[str, str]]
 
@@ -137,40 +135,31 @@ def _kernels_and_step(place: Place) -> list[Step]:
     kernels, bench = place.out / "kernels.json", place.out / "bench.json"
     models: tuple[str, ...] = ("inceptionnext_tiny", "convnext_tiny", "resnet50")
     common: tuple[object, ...] = ("--mode", "train", "--rounds", 1, "--seconds", 4)
-    precisions, batch = "tf32,amp-bf16", ("--batch-size", 128)
+    precisions = "tf32,amp-bf16"
+    sizes: tuple[object, ...] = ("--batch-size", 128)
     if place.rehearse:
         models = ("test_resnet",)
         common, precisions = ("--mode", "train", "--rounds", 1, "--seconds", 0.3), "fp32"
-        batch = ("--batch-size", 4)
-    cells = (*models, *common, "--precision", precisions, *batch, "--results", bench)
+        sizes = ("--batch-size", 4, "--image-size", 64)
+    cells = (*models, *common, "--precision", precisions, *sizes, "--results", bench)
     return [
         Step("kernels", _ixt("bench", "kernels", "inceptionnext_tiny", "--results", kernels),
              190, 60, needs=required(), judge=_only_on_gpu(place, _judge_kernels(kernels))),
-        Step("steps, eager", _ixt("bench", *cells, *_resumed(bench)), 160, 30,
+        Step("eager steps", _ixt("bench", *cells, *_resumed(bench)), 160, 30,
              needs=required(), judge=_judge_bench(bench)),
-        Step("steps, compiled", _ixt("bench", *cells, "--compile", "on", "--resume"), 200, 60,
+        Step("compiled steps", _ixt("bench", *cells, "--compile", "on", "--resume"), 200, 60,
              needs=required(), judge=_judge_bench(bench)),
     ]  # fmt: skip
 
 
 def _paper(place: Place) -> list[Step]:
     paper = place.out / "paper.json"
-    options: tuple[object, ...] = ("--rounds", 1, "--seconds", 4)
-    if _has_quick():
-        options = ("--quick",)
+    options: tuple[object, ...] = ("--quick",)
     if place.rehearse:
         small = ("--mode", "infer", "--layout", "contiguous", "--batch-size", 2)
         options = ("--rounds", 1, "--seconds", 0.1, *small, "--image-size", 32)
     command = _ixt("bench", "--paper", *options, "--results", paper, *_resumed(paper))
     return [Step("paper", command, 560, 60, needs=required(), judge=_judge_bench(paper))]
-
-
-def _has_quick() -> bool:
-    """Whether this version of `ixt bench` has a quick mode."""
-    done = subprocess.run(
-        _ixt("bench", "models", "--help"), capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    return "--quick" in done.stdout
 
 
 def _resumed(results: Path) -> tuple[str, ...]:
@@ -224,7 +213,7 @@ def _judge_bench(file: Path) -> Judge:
     def judge(ended: Ended) -> tuple[str, str]:
         if not file.exists():
             return FAILED, ended.last_line
-        rows = read_json(file)["rows"]
+        rows = read_results(file, "rows")["rows"]
         measured = [row for row in rows if row["images_per_s"] is not None]
         planned = f"of {len(rows)} cells measured" if ended.status == 0 else "cells measured so far"
         line = f"{len(measured)} {planned}"
@@ -244,11 +233,6 @@ def _judge_kernels(file: Path) -> Judge:
     def judge(ended: Ended) -> tuple[str, str]:
         if ended.status != 0 or not file.exists():
             return FAILED, ended.last_line
-        return GOOD, f"{len(read_json(file)['rows'])} rows in {file.name}"
+        return GOOD, f"{len(read_results(file, 'rows')['rows'])} rows in {file.name}"
 
     return judge
-
-
-def read_json(file: Path) -> Any:
-    """A JSON file's content."""
-    return json.loads(file.read_text())

@@ -28,7 +28,7 @@ from signal import SIGKILL
 from typing import Any
 
 from smoke_cells import CELLS, Cell
-from step_runner import FAILED, GOOD, NEEDS_GPU, NOT_RUN, OVER_BUDGET, write_rows
+from step_runner import FAILED, GOOD, NEEDS_GPU, NOT_RUN, OVER_BUDGET, SETTLED, write_rows
 
 REFUSED = "refused"
 UPDATES, BATCH, CLASSES = 20, 32, 4  # a graph replays the last 9
@@ -47,7 +47,7 @@ engine: {{global_batch_size: 32, micro_batch_size: 32, tf32: false}}
 eval: {{batch_size: 32}}
 run: {{log_every_steps: 1, trackers: []}}
 """
-SMALL = "  kwargs: {depths: [1, 1, 1, 1], dims: [16, 16, 32, 32]}"
+SMALL = "  kwargs: {depths: [1, 1], dims: [16, 32]}"
 
 
 def write_images(root: Path, side: int = 96) -> None:
@@ -68,16 +68,18 @@ def write_images(root: Path, side: int = 96) -> None:
 
 def run_ixt(work: Path, name: str, *arguments: object, budget_s: float) -> tuple[int | None, str]:
     """Exit status, None if over budget, and output of `ixt`."""
-    file = work / f"{name.replace(' ', '-').replace(',', '')}.txt"
-    # A compilation that is ended leaves half a library, which others must not find.
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(file.with_suffix(".cache"))}
+    file = work / f"{name.replace(' ', '-')}.txt"
+    # A compilation that is ended leaves half a library, which neither others nor a repetition of
+    # this cell must find.
+    cache = file.with_suffix(".cache")
+    shutil.rmtree(cache, ignore_errors=True)
     with file.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "ixt", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **cache},
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)},
             process_group=0,
         )
         try:
@@ -100,7 +102,7 @@ def train(cell: Cell, work: Path) -> dict[str, Any]:
     """Train a cell's updates; status, line, losses."""
     if cell.needs and importlib.util.find_spec(cell.needs) is None:
         return _row(NOT_RUN, f"needs {cell.needs}, which is not installed")
-    run = work / "runs" / cell.name.replace(" ", "-").replace(",", "")
+    run = work / "runs" / cell.name.replace(" ", "-")
     shutil.rmtree(run, ignore_errors=True)
     changes = [part for setting in cell.settings for part in ("--set", setting)]
     began = time.monotonic()
@@ -188,7 +190,7 @@ def _use(work: Path, name: str, arguments: tuple[object, ...], budget_s: float) 
 def run_all(
     cells: Sequence[Cell], work: Path, workers: int, rehearsed: bool, keep: Callable[..., None]
 ) -> None:
-    """Baselines, then all that may run beside others, then each of the others alone."""
+    """Baselines, then all that may run beside others, cheap ones first, then the others alone."""
     rows: dict[str, Any] = {}
 
     def one(cell: Cell) -> dict[str, Any]:
@@ -197,13 +199,14 @@ def run_all(
 
     first = [cell for cell in cells if cell.name in BASELINES]
     last = [cell for cell in cells if cell.alone]
-    beside = [cell for cell in cells if cell not in (*first, *last)]
+    rest = (cell for cell in cells if cell not in (*first, *last))
+    beside = sorted(rest, key=lambda cell: cell.budget_s)
     with ThreadPoolExecutor(workers) as pool:
         for group, more in ((first, {}), (beside, uses(work, 240.0 if rehearsed else 60.0))):
             named: dict[Future[dict[str, Any]], str] = {
-                pool.submit(one, cell): cell.name for cell in group
+                pool.submit(use): name for name, use in more.items()
             }
-            named |= {pool.submit(use): name for name, use in more.items()}
+            named |= {pool.submit(one, cell): cell.name for cell in group}
             for future in as_completed(named):
                 keep(named[future], future.result())
     for cell in last:
@@ -216,8 +219,7 @@ def _kept(file: Path) -> dict[str, Any]:
     return {
         name: row
         for name, row in former.items()
-        if row["status"] in (GOOD, NEEDS_GPU, REFUSED)
-        and name in {cell.name for cell in CELLS}.difference(BASELINES)
+        if row["status"] in SETTLED and name in {cell.name for cell in CELLS}.difference(BASELINES)
     }
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,12 +27,18 @@ NOT_RUN = "not run"
 SETTLED = (GOOD, NEEDS_GPU)
 """What is not repeated when a slice is run again. Only a rehearsal has rows that need a GPU."""
 
+SLICE_KEYS = ("steps", "rehearsal", "machine")
+"""What a slice's file must have to be read again."""
 SLICE_S = 570.0
 MAX_BYTES = 16 * 2**20
 MAX_FILES = 8
 _LOG_BYTES = 2**18  # of each step's output
 _GRACE_S = 5.0  # from SIGTERM to SIGKILL
 _LOOK_S = 0.05
+
+
+class Refused(Exception):
+    """A mistake of the user, in one line."""
 
 
 @dataclass
@@ -291,3 +298,34 @@ def over_limits(folder: Path) -> list[str]:
     if len(files) > MAX_FILES:
         found.append(f"{folder}: {len(files)} files, more than {MAX_FILES}")
     return found
+
+
+def read_results(file: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object with these keys.
+
+    Raises:
+        Refused: it is unreadable or something else.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(
+            f"{file}: is unreadable ({type(error).__name__}); delete it or give another folder"
+        ) from None
+    if not isinstance(content, dict) or not content.keys() >= {*keys}:
+        raise Refused(
+            f"{file}: has not the keys {', '.join(keys)}; delete it or give another folder"
+        )
+    return content
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Refused(
+            f"{folder}: is not writable ({error.strerror}); give another folder"
+        ) from None

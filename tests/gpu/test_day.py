@@ -18,6 +18,7 @@ import machine_probe
 import psutil
 import pytest
 import smoke
+import step_runner
 import training_steps
 from smoke_cells import CELLS, Cell
 from step_runner import (
@@ -196,7 +197,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     [
         ({"rehearsal": True, "machine": {"device": None}}, "holds the results of a rehearsal"),
         ({"rehearsal": False, "machine": {"device": "H100"}}, "holds results of H100, and this is"),
-        ({}, "not a file of this program"),
+        ({}, "has not the keys steps, rehearsal, machine"),
     ],
 )
 def test_results_of_something_else_are_refused(
@@ -204,7 +205,7 @@ def test_results_of_something_else_are_refused(
 ) -> None:
     file = tmp_path / "a.json"
     write_rows(file, {"steps": {}, **former} if former else {})
-    with pytest.raises(day.Refused, match=says):
+    with pytest.raises(step_runner.Refused, match=says):
         day.open_rows(file, False, {"device": "H200"})
 
 
@@ -296,6 +297,33 @@ def test_a_cell_is_good_only_within_its_bound_and_if_it_had_an_effect() -> None:
         FAILED,
         "no effect: the losses are fp32's, bit for bit",
     )
+
+
+def test_cheap_cells_come_first_and_those_that_measure_run_alone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def train(cell: Cell, work: Path) -> dict[str, Any]:
+        begun.append(cell.name)
+        return losses()
+
+    monkeypatch.setattr("smoke.train", train)
+    monkeypatch.setattr("smoke.uses", lambda work, budget_s: {})
+    kept: dict[str, Any] = {}
+    cells = (Cell("alone", alone=True), Cell("dear", budget_s=90), Cell("cheap"), Cell("fp32"))
+    smoke.run_all(cells, tmp_path, 1, False, kept.__setitem__)
+    assert begun == ["fp32", "cheap", "dear", "alone"]
+    assert {row["status"] for row in kept.values()} == {GOOD}
+
+
+def test_a_cell_does_not_find_the_half_library_of_its_former_try(tmp_path: Path) -> None:
+    half = tmp_path / "graph-+-compile.cache" / "kernel.so"
+    half.parent.mkdir()
+    half.write_text("half")
+    status, output = smoke.run_ixt(tmp_path, "graph + compile", "--version", budget_s=60)
+    assert status == 0, output
+    assert not half.exists()
 
 
 def test_every_cell_of_the_smoke_matrix_and_every_timed_setting_is_a_recipe(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def main() -> None:
         print(f"{name}: {row.get('verdict') or row['error']}", flush=True)
         write_rows(given.out, rows)
     good = [name for name, row in rows.items() if "error" not in row]
-    print(f"{len(good)} of {len(rows)} settings measured")
+    others = "".join(f"; {name}: {row['error']}" for name, row in rows.items() if name not in good)
+    print(f"{len(good)} of {len(rows)} settings measured{others}")
     sys.exit(not good)
 
 
