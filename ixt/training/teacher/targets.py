@@ -105,7 +105,7 @@ class CachedTeacher:
         epoch, update = divmod(step, self._updates_per_epoch)
         if self._rows is None or self._rows[0] != epoch:
             self._rows = epoch, self._cache.epoch(epoch)
-        size = self._engine.micro_batch_size
+        size = len(batch.targets)
         start = update * self._engine.global_batch_size + batch.micro_batch * size
         rows = self._rows[1][start : start + size]
         outputs = decode(rows, self._cache.contents, self._device)
