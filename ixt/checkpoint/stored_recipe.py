@@ -125,11 +125,11 @@ def changes(stored: StoredRecipe, new: Recipe) -> list[Change]:
     found = []
     for section, values in now.items():
         for key, value in values.items():
-            if value != was[section][key]:
+            if value != (old := was[section][key]):
                 length = section == "schedule" and key in _LENGTH
                 free = key in _FREE.get(section, ()) or (length and why_not is None)
-                free |= key == "phases" and _without_sizes(value) == _without_sizes(was[section][key])
-                change = Change(f"{section}.{key}", was[section][key], value, free)
+                free |= key == "phases" and _without_sizes(value) == _without_sizes(old)
+                change = Change(f"{section}.{key}", old, value, free)
                 found.append(replace(change, why_not=why_not) if length else change)
     return found
 

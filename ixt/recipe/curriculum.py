@@ -38,13 +38,13 @@ class Curriculum(Section):
 
     phases: tuple[Phase, ...] = ()
     """Phases one after the other, each `{until: EPOCH, settings: {KEY: VALUE}}` with keys of
-    augment, model.drop_path_rate and engine.micro_batch_size (auto probes the largest that fits the
-    phase's images). engine.global_batch_size stays the same: it fixes the number of updates of an
-    epoch, of which the learning rate, the names of checkpoints and resuming are functions. A phase ends before its epoch `until`, counted from 0; the
-    epochs after the last one have the recipe's own settings. A value `{from: A, to: B}` changes
-    linearly from the phase's first epoch to its last: numbers, lists of numbers, or the numbers in
-    two texts of one form, e.g. rand-m0-mstd0.5-inc1 and rand-m9-mstd0.5-inc1. Whole numbers are
-    rounded to multiples of a third key `by` (of augment.image_size: 32, else 1)."""
+    augment, model.drop_path_rate and engine.micro_batch_size (auto: the largest that fits with the
+    images of the phase). The global batch stays: updates per epoch, learning rates and checkpoints'
+    names follow from it. A phase ends before its epoch `until`, counted from 0; the epochs after
+    the last one have the recipe's own settings. A value `{from: A, to: B}` changes linearly from
+    the phase's first epoch to its last: numbers, lists of numbers, or the numbers in two texts of
+    one form, e.g. rand-m0-mstd0.5-inc1 and rand-m9-mstd0.5-inc1. Whole numbers are rounded to
+    multiples of a third key `by` (of augment.image_size: 32, else 1)."""
 
     def values(self, epoch: int) -> dict[str, Any]:
         """The settings of an epoch that differ from the recipe's own, by their dotted keys."""

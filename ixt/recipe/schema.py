@@ -76,7 +76,7 @@ class Recipe(Section):
         return math.gcd(own, *(each.micro_batches for each in phases if not each.is_auto))
 
     def engines(self) -> Iterator[tuple[str, Engine]]:
-        """The engine section, and that of each phase with a micro-batch of its own, by their keys."""
+        """The engine section, and that of each phase with a micro-batch of its own, by key."""
         yield "engine", self.engine
         for number, (first, _) in enumerate(self.curriculum.bounds()):
             if MICRO_BATCH in self.curriculum.phases[number].settings:

@@ -320,7 +320,9 @@ def test_a_micro_batch_of_a_phase_needs_a_mixing_group_and_ddp(sections: Section
     with pytest.raises(RecipeError, match=r"phases.0.settings.engine.micro_batch_size: needs augm"):
         parse_recipe(free)
     sharded = changed(sections, engine={"kind": "deepspeed", "zero_stage": 1})
-    with pytest.raises(RecipeError, match="micro_batch_size: is not possible with engine.kind: de"):
+    with pytest.raises(
+        RecipeError, match=r"micro_batch_size: is not possible with engine\.kind: d"
+    ):
         parse_recipe(sharded | {"curriculum": {"phases": PHASES}})
 
 
