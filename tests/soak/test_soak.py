@@ -7,7 +7,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from soak import differences, kill_run, newest_step, read_rows, soak, soak_recipe
+from soak import (
+    TAUGHT_UPDATES_PER_EPOCH,
+    differences,
+    kill_run,
+    newest_step,
+    read_rows,
+    soak,
+    soak_recipe,
+)
 
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.training.loop import train
@@ -32,6 +40,16 @@ def test_twenty_kills_change_no_bit(digits: Path, tmp_path: Path) -> None:
     assert sum(kill.damaged for kill in kills) == 0
     assert any(kill.writing for kill in kills)
     assert any(not kill.writing for kill in kills)
+    assert differences(tmp_path / "unbroken", tmp_path / "killed") == []
+
+
+@pytest.mark.slow
+def test_kills_of_a_run_with_a_curriculum_and_a_teacher_change_no_bit(
+    digits: Path, tmp_path: Path
+) -> None:
+    kills = soak(tmp_path, digits, 9, seed=7, world_sizes=[1], report=False, taught=True)
+    assert sum(kill.damaged for kill in kills) == 0
+    assert kills[0].step < TAUGHT_UPDATES_PER_EPOCH < kills[-1].step  # another phase
     assert differences(tmp_path / "unbroken", tmp_path / "killed") == []
 
 

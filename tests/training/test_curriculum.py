@@ -225,8 +225,8 @@ def test_each_epoch_trains_with_its_settings_and_evaluates_with_the_recipe_s(
     assert set(evaluated) == {48}
 
 
-@pytest.mark.parametrize("stop", [3, 5])
-def test_a_run_stopped_within_a_phase_continues_bit_for_bit(
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_a_run_stopped_between_and_within_phases_continues_bit_for_bit(
     recipe: Recipe,
     whole: Path,
     tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -414,6 +415,42 @@ def test_the_command_says_what_is_wrong_in_one_line(
     ):
         assert ixt_status(*given, *more) == 2
         assert capfd.readouterr().err == line
+
+
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from ixt.recipe import load_recipe
+from ixt.training import teach
+from ixt.training.teacher import cache
+
+def half(rows, file, metadata):
+    whole(rows, file, metadata)
+    os.truncate(file, os.path.getsize(file) // 2)
+    if "00001" in str(file):
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(rows, file, metadata)
+
+whole, cache.save_file = cache.save_file, half
+teach.teach(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), slice(None), None, print, max)
+"""
+
+
+@pytest.mark.slow
+def test_a_teach_killed_while_it_writes_is_continued_to_the_same_bits(
+    live: Recipe, cached: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text(dump_recipe(live))
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", HALF, str(tmp_path / "x.yaml"), str(folder)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    whole, cut = sorted(folder.iterdir(), key=lambda file: file.stat().st_size, reverse=True)
+    assert whole == epoch_file(folder, 0)
+    assert cut.stat().st_size < whole.stat().st_size
+    opened(cached.with_(teacher={"cache": str(folder)})).check_epochs([0])
+    assert write(live, folder)[0].startswith("1 epoch x 128 images")
+    for path in Path(str(cached.teacher.cache)).iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow
