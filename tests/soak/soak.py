@@ -128,7 +128,7 @@ def with_teacher(recipe: Recipe, folder: Path) -> Recipe:
     }
     data["teacher"] = {"checkpoint": str(folder / "teacher")}
     phased = parse_recipe(data)
-    teach(phased, folder / "cache", slice(None), None, str, max)
+    teach(phased, folder / "cache", slice(None), None, str, lambda done, total: None)
     return phased.with_(teacher={"checkpoint": None, "cache": str(folder / "cache")})
 
 
