@@ -48,6 +48,8 @@ test-slow: $(STAMP)  ## Whole runs on several processes and machines, wide sweep
 soak: $(STAMP)  ## Kill a run KILLS times and compare every bit with one left in peace.
 	$(BIN)/python tests/soak/soak.py --kills $(KILLS)
 	$(BIN)/python tests/soak/soak.py --kills 9 --world-sizes 1,2,1
+	$(BIN)/python tests/soak/soak.py --kills 18 --teacher
+	$(BIN)/python tests/soak/soak.py --kills 18 --teacher --world-sizes 1,2,1
 	PYTHONPATH=tests/support $(BIN)/python tests/soak/bucket_soak.py --kills $(KILLS)
 
 bands: $(STAMP)  ## Train SEEDS seeds of each convergence band again, and compare.

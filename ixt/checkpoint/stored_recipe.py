@@ -15,6 +15,7 @@ from ixt.checkpoint.folder import checkpoint_folders, newest_checkpoint, read_ch
 from ixt.checkpoint.state_json import STATE
 from ixt.errors import CheckpointError, DamagedCheckpoint, RecipeError
 from ixt.recipe import (
+    MICRO_BATCH,
     RUN_RECIPE,
     Recipe,
     completed,
@@ -124,12 +125,21 @@ def changes(stored: StoredRecipe, new: Recipe) -> list[Change]:
     found = []
     for section, values in now.items():
         for key, value in values.items():
-            if value != was[section][key]:
+            if value != (old := was[section][key]):
                 length = section == "schedule" and key in _LENGTH
                 free = key in _FREE.get(section, ()) or (length and why_not is None)
-                change = Change(f"{section}.{key}", was[section][key], value, free)
+                free |= key == "phases" and _without_sizes(value) == _without_sizes(old)
+                change = Change(f"{section}.{key}", old, value, free)
                 found.append(replace(change, why_not=why_not) if length else change)
     return found
+
+
+def _without_sizes(phases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Phases of a curriculum without their micro-batches."""
+    return [
+        phase | {"settings": {k: v for k, v in phase["settings"].items() if k != MICRO_BATCH}}
+        for phase in map(dict, phases)
+    ]
 
 
 def _problem_of_length(stored: StoredRecipe, new: Recipe) -> str | None:

@@ -35,11 +35,12 @@ def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelera
     if engine.precision == "fp16" and not cuda:
         raise EngineError("engine.precision: fp16 needs a CUDA device; use bf16 or fp32 here")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if engine.micro_batches % processes:
-        raise EngineError(
-            f"engine: {engine.micro_batches} micro-batches per update (global_batch_size / "
-            f"micro_batch_size) cannot be shared by {processes} processes; change one of them"
-        )
+    for key, each in recipe.engines():
+        if each.micro_batches % processes:
+            raise EngineError(
+                f"{key}: {each.micro_batches} micro-batches per update (global_batch_size / "
+                f"micro_batch_size) cannot be shared by {processes} processes; change one of them"
+            )
     _set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     set_math(recipe, cuda)
     settings: dict[str, Any] = {

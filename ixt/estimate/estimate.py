@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -125,10 +125,11 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
 
     costs, _ = counted(recipe.augment.image_size)
     phases = find_phases(recipe, lambda image_size: counted(image_size)[0], device)
-    # The phase with the largest images needs the most memory.
-    most = recipe.with_(augment={"image_size": max(phase.image_size for phase in phases)})
+    most, memory = max(
+        _phase_memories(recipe, phases, lambda image_size: counted(image_size)[1], steps.num_gpus),
+        key=lambda phase: phase[1].total,
+    )
     _, size = counted(most.augment.image_size)
-    memory = rank_memory(size, most, steps.micro_batch, steps.num_gpus)
     largest = largest_micro_batch(size, most, steps.num_gpus, device.memory_gib * GIB)
     _check_memory(most, memory, device, largest)
     stage = zero_stage(recipe.engine)
@@ -154,6 +155,16 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         rates=rates,
         duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price),
     )
+
+
+def _phase_memories(
+    recipe: Recipe, phases: Sequence[Phase], sized: Callable[[int], ModelSize], num_gpus: int
+) -> Iterator[tuple[Recipe, Memory]]:
+    """The memory of a GPU in each phase, with the recipe whose sizes are the phase's."""
+    for phase in phases:
+        own = {"micro_batch_size": phase.micro_batch}
+        each = recipe.with_(augment={"image_size": phase.image_size}, engine=own)
+        yield each, rank_memory(sized(phase.image_size), each, phase.micro_batch, num_gpus)
 
 
 def _with_own_settings(recipe: Recipe) -> Recipe:

@@ -15,35 +15,39 @@ from ixt.recipe import Recipe
 
 @dataclass(frozen=True)
 class Phase:
-    """Consecutive epochs whose training images have one size."""
+    """Consecutive epochs whose training images and micro-batches have one size."""
 
     first_epoch: int
     """Counted from 0."""
     num_epochs: int
     image_size: int
     """Side of the square training image, in pixels."""
+    micro_batch: int
+    """Images per forward pass of one GPU."""
     speed: float
     """Images per second over those at the recipe's own size, by the roofline's limits."""
 
 
 def find_phases(recipe: Recipe, costs: Callable[[int], Costs], device: Device) -> tuple[Phase, ...]:
-    """The epochs of a run by the size of their images; all in one without a curriculum.
+    """The epochs of a run by the size of images and micro-batch; one without a curriculum.
 
     Args:
         recipe: resolved.
         costs: of a training image, by its side in pixels.
         device: one GPU.
     """
-    own = recipe.augment.image_size
-    epochs = range(recipe.schedule.total_epochs)
-    sizes = groupby(epochs, key=lambda epoch: recipe.in_epoch(epoch).augment.image_size)
-    found = [(side, list(group)) for side, group in sizes]
+
+    def sizes(recipe: Recipe) -> tuple[int, int]:
+        return recipe.augment.image_size, recipe.engine.micro_batch_size
 
     @cache
-    def limit(side: int) -> float:
-        return training_limit(costs(side), device, recipe)
+    def limit(side: int, micro_batch: int) -> float:
+        sized = recipe.with_(engine={"micro_batch_size": micro_batch})
+        return training_limit(costs(side), device, sized)
 
+    own, epochs = sizes(recipe), range(recipe.schedule.total_epochs)
+    found = groupby(epochs, key=lambda epoch: sizes(recipe.in_epoch(epoch)))
     return tuple(
-        Phase(group[0], len(group), side, 1.0 if side == own else limit(side) / limit(own))
-        for side, group in found
+        Phase(next(group), 1 + len(list(group)), *each, limit(*each) / limit(*own))
+        for each, group in found
     )

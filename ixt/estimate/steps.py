@@ -42,9 +42,10 @@ def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> 
     """
     engine = recipe.engine
     total, micro = engine.global_batch_size, engine.micro_batch_size
-    accumulation, rest = divmod(engine.micro_batches, num_gpus)
-    if rest:
-        raise EngineError(_how_to_share(recipe, num_gpus))
+    for key, each in recipe.engines():
+        if each.micro_batches % num_gpus:
+            sized = recipe.with_(engine={"micro_batch_size": each.micro_batch_size})
+            raise EngineError(f"{key}: {_how_to_share(sized, num_gpus)}")
     updates_per_epoch = num_train // total
     if not updates_per_epoch:
         raise DataError(
@@ -54,7 +55,7 @@ def count_steps(recipe: Recipe, num_gpus: int, num_train: int, num_val: int) -> 
     updates = updates_per_epoch * recipe.schedule.total_epochs
     return Steps(
         micro_batch=micro,
-        accumulation=accumulation,
+        accumulation=engine.micro_batches // num_gpus,
         num_gpus=num_gpus,
         global_batch=total,
         num_train=num_train,
@@ -75,7 +76,7 @@ def _how_to_share(recipe: Recipe, num_gpus: int) -> str:
     round_ = micro * num_gpus
     below = max(total // round_ * round_, round_)
     text = (
-        f"engine: {total} images per update are {count} micro-batches of {micro}, which "
+        f"{total} images per update are {count} micro-batches of {micro}, which "
         f"{num_gpus} GPUs cannot share; give --gpus {' or '.join(map(str, near))}, or "
         f"engine.global_batch_size {below} or {below + round_}"
     )

@@ -180,7 +180,7 @@ def _curve(estimate: RunEstimate, width: int) -> RenderableType:
 def _phases(estimate: RunEstimate) -> RenderableType:
     """What each size of images costs, and the whole run without its curriculum."""
     table = Table(box=None, pad_edge=False)
-    for title in ("epochs", "image size", "images/s per GPU", "training"):
+    for title in ("epochs", "image size", "micro-batch", "images/s per GPU", "training"):
         table.add_column(title, justify="right")
     flat, sent_s = 0.0, estimate.traffic.seconds
     images = estimate.steps.global_batch / estimate.steps.num_gpus
@@ -191,12 +191,13 @@ def _phases(estimate: RunEstimate) -> RenderableType:
         last = phase.first_epoch + phase.num_epochs - 1
         hours = updates * max(images / rate, sent_s) / 3600
         epochs = f"{phase.first_epoch} to {last}" if phase.num_epochs > 1 else f"{last}"
-        table.add_row(epochs, f"{phase.image_size} px", f"{rate:,.0f}", _hours(hours))
+        sizes = f"{phase.image_size} px", str(phase.micro_batch)
+        table.add_row(epochs, *sizes, f"{rate:,.0f}", _hours(hours))
     own = estimate.recipe.augment.image_size
     share = estimate.duration.train_hours / flat
     table.add_section()
-    table.add_row("all", "", "", _hours(estimate.duration.train_hours))
-    table.add_row("all", f"{own} px", "", f"{_hours(flat)}, so phases take {share:.0%} of it")
+    table.add_row("all", "", "", "", _hours(estimate.duration.train_hours))
+    table.add_row("all", f"{own} px", "", "", f"{_hours(flat)}, so phases take {share:.0%} of it")
     return table
 
 

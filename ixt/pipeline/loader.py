@@ -16,7 +16,13 @@ from torch import Tensor
 
 from ixt.errors import DataError
 from ixt.images.index import Index
-from ixt.pipeline.augment import apply_augmix, apply_policy, normalise, reflect_shift
+from ixt.pipeline.augment import (
+    apply_augmix,
+    apply_policy,
+    low_frequencies,
+    normalise,
+    reflect_shift,
+)
 from ixt.pipeline.augment.erasing import erase
 from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
 from ixt.pipeline.augment.upload import upload
@@ -125,7 +131,7 @@ class TrainLoader:
 
     def _requests(self, epoch: int, first_update: int) -> Iterator[PlannedRequest]:
         """Plan ahead of the decoder."""
-        planner, engine = self._planner_in(epoch), self._recipe.engine
+        planner, engine = self._planner_in(epoch), self._recipe.in_epoch(epoch).engine
         order = planner.order(epoch)
         within = np.arange(engine.micro_batch_size)
         for update in range(first_update, self.updates_per_epoch):
@@ -150,20 +156,22 @@ class TrainLoader:
 
     @torch.no_grad()
     def augment(self, plan: Plan, images: Tensor) -> Tensor:
-        """Carry out the policy, colour jitter and blur.
+        """Keep the low frequencies, and carry out the policy, colour jitter and blur.
 
         Args:
             plan: of this batch.
-            images: (B, 3, S, S) uint8 on the training device; left as they are.
+            images: (B, 3, D, D) uint8 on the training device, as decoded; left as they are.
 
         Returns:
             (B, 3, S, S) uint8.
         """
         if self._pool is None:
             return self._augment_rows(plan, images, slice(None))
-        if plan.crops.shift is None and plan.augmix is None and plan.ops is None:
+        size = plan.image_size
+        is_done = plan.crops.size == size and plan.crops.shift is None
+        if is_done and plan.augmix is None and plan.ops is None:
             return images
-        result = self._memory.empty(images.shape, images.dtype)
+        result = self._memory.empty((*images.shape[:2], size, size), images.dtype)
 
         def fill(rows: slice) -> None:
             result[rows] = self._augment_rows(plan, images[rows], rows)
@@ -174,6 +182,8 @@ class TrainLoader:
     def _augment_rows(self, plan: Plan, images: Tensor, rows: slice) -> Tensor:
         """`augment` for some rows of a plan, given their images."""
         fill = fill_colour(self._planner_in(plan.epoch).policy, self._recipe.augment.mean)
+        if plan.crops.size != plan.image_size:
+            images = low_frequencies(images, plan.image_size)
         if plan.crops.shift is not None:
             images = reflect_shift(images, plan.crops.shift[rows])
         if plan.augmix is not None:

@@ -1,6 +1,7 @@
 """Recipes: the strict schema, and how a YAML file becomes one. Loads no torch."""
 
 from ixt.recipe.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
+from ixt.recipe.curriculum import MICRO_BATCH
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine, smaller_batch
 from ixt.recipe.load import (
@@ -27,6 +28,7 @@ __all__ = [
     "IMAGENET_STD",
     "LEFT_TO_THE_MODEL",
     "MAX_SIDE",
+    "MICRO_BATCH",
     "MIN_CROP_PCT",
     "RUN_RECIPE",
     "Augment",

@@ -40,6 +40,11 @@ class Augment(Section):
     image_size: Annotated[Side, MayBeNull()] = OWN
     """Side of the square training image, in pixels; null takes that of the weights to start from,
     or the one that the model's configuration names."""
+    frequencies_of: Side | None = None
+    """Resize the part that is cut out of an image to this larger side in pixels, and keep the
+    frequencies that image_size pixels can show: EfficientTrain's low-frequency cropping (arXiv
+    2211.09703; the code in LeapLabTHU/EfficientTrain resizes by Lanczos instead). null resizes to
+    image_size at once, which takes less time."""
     repeats: Images = 1
     """Repeated augmentation: how often an update uses each of its samples, every time augmented
     differently. An epoch keeps its number of updates and uses 1 / repeats of the samples."""
@@ -121,6 +126,11 @@ class Augment(Section):
         return (value,) * 3 if is_number else value
 
     @property
+    def decoded_size(self) -> int:
+        """Side of the square that is cut out of an image, in pixels."""
+        return self.frequencies_of or self.image_size
+
+    @property
     def mixes(self) -> bool:
         """Whether mixup or CutMix is on."""
         cutmix = self.cutmix_alpha > 0 or self.cutmix_minmax is not None
@@ -153,6 +163,11 @@ class Augment(Section):
                     "crop_mode",
                     f"src needs an image_size above {_SRC_PADDING}, to have pixels to reflect",
                 )
+        if self.frequencies_of is not None and self.frequencies_of <= (self.image_size or 0):
+            yield (
+                "frequencies_of",
+                f"is {self.frequencies_of}; give more than image_size {self.image_size}, or null",
+            )
         if self.gaussian_blur_prob > 0 and size <= _BLUR_REACH:
             yield "gaussian_blur_prob", f"needs an image_size above {_BLUR_REACH}"
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from ixt.recipe.augment import Augment
 from ixt.recipe.section import Epochs, Problem, Section
 
 _FIXED = ("repeats", "mean", "std", "mixing_group", "mix_mode")
+MICRO_BATCH = "engine.micro_batch_size"
 SETTABLE = (
     *(f"augment.{name}" for name in Augment.model_fields if name not in _FIXED),
     "model.drop_path_rate",
+    MICRO_BATCH,
 )
 """Keys that a phase may set: none changes which images an update takes, or the model's weights."""
 
-_ALLOWED = f"keys of augment except {', '.join(_FIXED)}, and model.drop_path_rate"
+_ALLOWED = f"keys of augment except {', '.join(_FIXED)}, model.drop_path_rate and {MICRO_BATCH}"
 _RAMP = ({"from", "to"}, {"from", "to", "by"})
 _STEPS = {"augment.image_size": 32}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
@@ -36,11 +38,13 @@ class Curriculum(Section):
 
     phases: tuple[Phase, ...] = ()
     """Phases one after the other, each `{until: EPOCH, settings: {KEY: VALUE}}` with keys of
-    augment and model.drop_path_rate. A phase ends before its epoch `until`, counted from 0; the
-    epochs after the last one have the recipe's own settings. A value `{from: A, to: B}` changes
-    linearly from the phase's first epoch to its last: numbers, lists of numbers, or the numbers in
-    two texts of one form, e.g. rand-m0-mstd0.5-inc1 and rand-m9-mstd0.5-inc1. Whole numbers are
-    rounded to multiples of a third key `by` (of augment.image_size: 32, else 1)."""
+    augment, model.drop_path_rate and engine.micro_batch_size (auto: the largest that fits with the
+    images of the phase). The global batch stays: updates per epoch, learning rates and checkpoints'
+    names follow from it. A phase ends before its epoch `until`, counted from 0; the epochs after
+    the last one have the recipe's own settings. A value `{from: A, to: B}` changes linearly from
+    the phase's first epoch to its last: numbers, lists of numbers, or the numbers in two texts of
+    one form, e.g. rand-m0-mstd0.5-inc1 and rand-m9-mstd0.5-inc1. Whole numbers are rounded to
+    multiples of a third key `by` (of augment.image_size: 32, else 1)."""
 
     def values(self, epoch: int) -> dict[str, Any]:
         """The settings of an epoch that differ from the recipe's own, by their dotted keys."""
@@ -58,6 +62,16 @@ class Curriculum(Section):
         for phase in self.phases:
             yield start, phase.until - 1
             start = phase.until
+
+    def with_micro_batches(self, sizes: Sequence[int]) -> Self:
+        """This curriculum with other micro-batches in those phases that have one of their own."""
+        phases = (
+            phase.model_copy(update={"settings": phase.settings | {MICRO_BATCH: size}})
+            if MICRO_BATCH in phase.settings
+            else phase
+            for phase, size in zip(self.phases, sizes, strict=True)
+        )
+        return self.model_copy(update={"phases": tuple(phases)})
 
     def image_sizes(self) -> list[int]:
         """Sides of the training images in pixels that phases give, in order."""
@@ -86,6 +100,8 @@ def _problem(name: str, value: Any) -> str | None:
         return f"cannot change; a phase sets {_ALLOWED}"
     if not isinstance(value, dict):
         return None
+    if name == MICRO_BATCH:
+        return "changes within the phase; give a number, or auto"
     if set(value) not in _RAMP:
         return f"has the keys {', '.join(map(str, value))}; give from and to, and maybe by"
     step = value.get("by", 1)

@@ -14,7 +14,7 @@ from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ixt.recipe.augment import Augment
-from ixt.recipe.curriculum import Curriculum
+from ixt.recipe.curriculum import MICRO_BATCH, Curriculum
 from ixt.recipe.data import Data
 from ixt.recipe.engine import Engine, fitting_global_batch, largest_micro_batch
 from ixt.recipe.model import Model
@@ -65,10 +65,22 @@ class Recipe(Section):
 
     @property
     def num_shares(self) -> int:
-        """Parts of an update that processes can share: micro-batches, or what auto can make."""
+        """Parts of an update that processes can share: micro-batches, or what auto can make.
+
+        Of each phase's parts, the largest common divisor.
+        """
+        own = self.engine.global_batch_size // (self.mixing_group if self.mixes else 1)
         if not self.engine.is_auto and (self.mixes or self._gives("micro_batch_size")):
-            return self.engine.micro_batches
-        return self.engine.global_batch_size // (self.mixing_group if self.mixes else 1)
+            own = self.engine.micro_batches
+        phases = (engine for key, engine in self.engines() if key != "engine")
+        return math.gcd(own, *(each.micro_batches for each in phases if not each.is_auto))
+
+    def engines(self) -> Iterator[tuple[str, Engine]]:
+        """The engine section, and that of each phase with a micro-batch of its own, by key."""
+        yield "engine", self.engine
+        for number, (first, _) in enumerate(self.curriculum.bounds()):
+            if MICRO_BATCH in self.curriculum.phases[number].settings:
+                yield f"curriculum.phases.{number}.settings", self.in_epoch(first).engine
 
     def _gives(self, setting: str) -> bool:
         """Whether the engine section gives a setting, or leaves it to its default."""
@@ -92,6 +104,13 @@ class Recipe(Section):
             # Which images are mixed must not depend on the number of processes.
             micro = largest_micro_batch(total if rest or self.mixes else share)
         return self.with_(engine={"global_batch_size": total, "micro_batch_size": micro})
+
+    def in_single_batches(self, size: int) -> Self:
+        """This recipe with updates of one micro-batch, in every phase."""
+        count = len(self.curriculum.phases)
+        changed = self.with_(engine={"global_batch_size": size, "micro_batch_size": size})
+        curriculum = self.curriculum.with_micro_batches([size] * count)
+        return changed.model_copy(update={"curriculum": curriculum})
 
     @property
     def eval_size(self) -> int:
@@ -303,6 +322,23 @@ def _graph_problems(curriculum: Curriculum, model: Model, engine: Engine) -> Ite
         )
 
 
+def _phase_batch_problems(
+    curriculum: Curriculum, augment: Augment, engine: Engine
+) -> Iterator[Problem]:
+    for number, phase in enumerate(curriculum.phases):
+        if MICRO_BATCH not in phase.settings:
+            continue
+        key = f"curriculum.phases.{number}.settings.{MICRO_BATCH}"
+        if augment.mixes and augment.mixing_group is None:
+            yield (
+                key,
+                "needs augment.mixing_group, so that which images are mixed does not depend on it; "
+                "give a number that divides all micro-batches",
+            )
+        if engine.kind == "deepspeed":
+            yield key, "is not possible with engine.kind: deepspeed; remove it, or take ddp"
+
+
 def _skipping_problems(engine: Engine, run: RunSettings) -> Iterator[Problem]:
     if engine.cuda_graph and run.on_nonfinite == "skip":
         yield (
@@ -334,5 +370,6 @@ _BETWEEN: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] =
     (("schedule", "eval", "run"), _patience_problems),
     (("curriculum", "schedule"), _phase_problems),
     (("curriculum", "model", "engine"), _graph_problems),
+    (("curriculum", "augment", "engine"), _phase_batch_problems),
 )
 """Checks between sections, by the sections that each needs."""

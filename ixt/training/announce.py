@@ -68,11 +68,14 @@ def _opening(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _phases(recipe: Recipe) -> Iterator[str]:
-    """The image sizes of each phase, and its epochs."""
+    """The image sizes of each phase, its epochs, and its micro-batch if that is its own."""
     for first, last in recipe.curriculum.bounds():
-        sizes = {recipe.in_epoch(epoch).augment.image_size: None for epoch in (first, last)}
+        ends = [recipe.in_epoch(epoch) for epoch in (first, last)]
+        sizes = dict.fromkeys(end.augment.image_size for end in ends)
         epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
-        yield f"{' to '.join(map(str, sizes))} px in {epochs}"
+        micro = ends[0].engine.micro_batch_size
+        own = "" if micro == recipe.engine.micro_batch_size else f", micro-batch {micro}"
+        yield f"{' to '.join(map(str, sizes))} px in {epochs}{own}"
     if last + 1 < recipe.schedule.total_epochs:
         yield f"then {recipe.augment.image_size} px"
 

@@ -56,6 +56,31 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
     """
     if not recipe.engine.is_auto:
         return recipe
+    return recipe.with_(engine={"micro_batch_size": _probe(recipe, stored, build)})
+
+
+def resolve_phases(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
+    """As `resolve_micro_batch`, for the phases of a curriculum: each at its largest images.
+
+    Args:
+        recipe: otherwise resolved.
+        stored: the resolved recipe of the run to continue.
+        build: makes the model, on the CPU.
+
+    Raises:
+        EngineError: as for the recipe's own.
+    """
+    sizes = []
+    for bounds in recipe.curriculum.bounds():
+        epoch = max(bounds, key=lambda epoch: recipe.in_epoch(epoch).augment.image_size)
+        before = stored.in_epoch(epoch) if stored is not None else None
+        largest = resolve_micro_batch(recipe.in_epoch(epoch), before, build)
+        sizes.append(largest.engine.micro_batch_size)
+    return recipe.model_copy(update={"curriculum": recipe.curriculum.with_micro_batches(sizes)})
+
+
+def _probe(recipe: Recipe, stored: Recipe | None, build: Build) -> int:
+    """The number that stands for auto, see `resolve_micro_batch`."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     candidates = recipe.fitting_micro_batches(processes)
     if not candidates:
@@ -72,7 +97,7 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
             f"{recipe.augment.image_size} pixels fit on every device; choose a smaller model or "
             "image size"
         )
-    return recipe.with_(engine={"micro_batch_size": micro})
+    return micro
 
 
 def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
@@ -87,8 +112,15 @@ def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
 
 
 @contextmanager
-def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
+def out_of_memory_explained(
+    recipe: Recipe, build: Build, now: Callable[[], Recipe] | None = None
+) -> Iterator[None]:
     """If memory runs out within a `with` block, say which micro-batch would fit.
+
+    Args:
+        recipe: of the run.
+        build: makes the model, on the CPU.
+        now: gives the recipe of the epoch; None where it is always the same.
 
     Raises:
         EngineError: memory ran out.
@@ -101,11 +133,11 @@ def out_of_memory_explained(recipe: Recipe, build: Build) -> Iterator[None]:
             raise
         on_device = isinstance(error, torch.OutOfMemoryError)
         traceback.clear_frames(error.__traceback__)  # they hold activations
-    raise EngineError(_advice(recipe, build, on_device))
+    raise EngineError(_advice(recipe, now() if now else recipe, build, on_device))
 
 
-def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
-    """The error message after memory ran out: what did not fit, and what to do."""
+def _advice(run: Recipe, recipe: Recipe, build: Build, on_device: bool) -> str:
+    """The error message after memory ran out: what did not fit in an epoch, and what to do."""
     where = f"cuda:{torch.cuda.current_device()}" if on_device else "the host"
     if activity.last().doing == "evaluating":
         size = recipe.eval.batch_size
@@ -126,6 +158,11 @@ def _advice(recipe: Recipe, build: Build, on_device: bool) -> str:
     if not best:
         return f"{text}; not even {smaller[-1]} fits; choose a smaller model or image size"
     what = f"{text}; {best} fits" if on_device else f"{text}; try {best}"
+    if micro != run.engine.micro_batch_size:
+        size = recipe.augment.image_size
+        return (
+            f"{what}: give it to the phase of {size} px in the recipe, and continue with --resume"
+        )
     setting = f"--set engine.micro_batch_size={best}"
     if regroup:
         return (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from ixt.distributed.accelerator import seed_model
-from ixt.errors import ModelError, first_line
+from ixt.errors import IxtError, ModelError, first_line
 from ixt.kernels import lay_out_filters, prepare_model
 from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe
@@ -41,7 +41,9 @@ def build_model(
         pretrained=settings.pretrained,
         **recipe_arguments(settings),
     )
-    _try_sizes(model, recipe)
+    sizes = [*training_sizes(recipe), ("eval.image_size", recipe.eval_size)]
+    # Only a small image can leave a layer no pixels; to try it takes milliseconds.
+    try_sizes(model, [each for each in sizes if each[1] < _TRIED_BELOW], settings.name)
     if settings.head_init_scale != 1:
         scale_classifier(model, settings.head_init_scale)
     if prepare is not None:
@@ -61,30 +63,32 @@ def build_model(
     return model
 
 
-@torch.no_grad()
-def _try_sizes(model: nn.Module, recipe: Recipe) -> None:
-    """Refuse images so small that a layer of the model has no pixels left.
+def training_sizes(recipe: Recipe) -> list[tuple[str, int]]:
+    """Key and side in pixels of the images that a recipe trains on."""
+    phases = [("curriculum.phases", size) for size in recipe.curriculum.image_sizes()]
+    return [("augment.image_size", recipe.augment.image_size), *phases]
 
-    Small ones alone are tried, which takes milliseconds; nothing is drawn and nothing is learned.
+
+@torch.no_grad()
+def try_sizes(model: nn.Module, sizes: Iterable[tuple[str, int]], name: str) -> None:
+    """Refuse sizes of images that a model does not take; nothing is drawn and nothing is learned.
+
+    Args:
+        model: on the CPU.
+        sizes: key in the recipe, and side in pixels.
+        name: of the model, in words.
 
     Raises:
-        ModelError: the model does not accept images of a size in the recipe.
+        ModelError: the model does not accept images of a size.
     """
-    sizes = [
-        ("augment.image_size", recipe.augment.image_size),
-        ("eval.image_size", recipe.eval_size),
-    ]
-    sizes += [("curriculum.phases", size) for size in recipe.curriculum.image_sizes()]
     model.eval()
     for key, size in sizes:
-        if size >= _TRIED_BELOW:
-            continue
         try:
             model(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (RuntimeError, AssertionError, ValueError, IxtError) as error:
             raise ModelError(
-                f"{key}: is {size}, but {recipe.model.name} does not accept images of that size "
-                f"({first_line(error)}); choose a larger size"
+                f"{key}: is {size}, but {name} does not accept images of that size "
+                f"({first_line(error).partition(';')[0]}); choose another size"
             ) from error
     model.train()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from timm.layers import DropPath
 from torch import nn
 
-from ixt.kernels import StepGraph
+from ixt.recipe import Recipe
 from ixt.training.run import MicroStep, Run
 
 
@@ -18,25 +18,34 @@ class Phases:
         """Take note of the model as its recipe builds it.
 
         Args:
-            run: gets a new `micro_step` where updates are recorded and what is recorded changes.
+            run: gets a new `micro_step` where what an update does changes.
             choose: makes that, with nothing recorded yet.
         """
         self._run, self._choose = run, choose
         self._drop_paths = DropPaths(run.model)
-        self._recorded: tuple[int, float] | None = None
+        self.now = run.recipe
+        """The recipe of the epoch."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Call it before the first update of an epoch, or of a part of one."""
         recipe = self._run.recipe
         if not recipe.curriculum.phases:
             return
-        now = recipe.in_epoch(epoch)
+        before, self.now = self.now, recipe.in_epoch(epoch)
+        now = self.now
         if recipe.model.drop_path_rate:
             self._drop_paths.scale(now.model.drop_path_rate / recipe.model.drop_path_rate)
-        settings = (now.augment.image_size, now.model.drop_path_rate)
-        if self._recorded not in (None, settings) and isinstance(self._run.micro_step, StepGraph):
+        if _of_an_update(before) != _of_an_update(now):
+            accelerator = self._run.accelerator
+            count = now.engine.micro_batches // accelerator.num_processes
+            accelerator.gradient_accumulation_steps = count
             self._run.micro_step = self._choose()
-        self._recorded = settings
+
+
+def _of_an_update(recipe: Recipe) -> tuple[int, int, float]:
+    """What an update was made for, and recorded with."""
+    size = recipe.augment.image_size
+    return size, recipe.engine.micro_batch_size, recipe.model.drop_path_rate
 
 
 class DropPaths:

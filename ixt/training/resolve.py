@@ -17,7 +17,7 @@ from ixt.kernels import choose_products
 from ixt.models import sized, with_own_settings
 from ixt.pipeline.plan.subset import recipe_index
 from ixt.recipe import RUN_RECIPE, Recipe, completed, parse_recipe, refuse_null_arguments
-from ixt.training.micro_batch import resolve_micro_batch
+from ixt.training.micro_batch import resolve_micro_batch, resolve_phases
 from ixt.training.model import probe_model
 
 _log = logging.getLogger("ixt")
@@ -51,7 +51,7 @@ def resolve_recipe(
     recipe = sized(with_own_settings(inlined(recipe), base))
     recipe = _with_absolute_teacher(_with_absolute_root(recipe, resume))
     recipe = _with_batches(recipe, before)
-    recipe = resolve_micro_batch(recipe, before, partial(probe_model, recipe))
+    recipe = _with_micro_batches(recipe, before)
     recipe = choose_products(recipe, before)
     group = recipe.augment.mixing_group
     if stored is not None:
@@ -75,7 +75,7 @@ def resolve_for_teaching(recipe: Recipe) -> Recipe:
     recipe = sized(with_own_settings(recipe))
     recipe = _with_absolute_teacher(_with_absolute_root(recipe, resume=False))
     recipe = _with_batches(recipe, None)
-    recipe = resolve_micro_batch(recipe, None, partial(probe_model, recipe))
+    recipe = _with_micro_batches(recipe, None)
     return _with_group(recipe, recipe.mixing_group)
 
 
@@ -109,6 +109,12 @@ def _with_batches(recipe: Recipe, before: Recipe | None) -> Recipe:
         return recipe.with_(engine={name: getattr(before.engine, name) for name in left_open})
     num_images = len(recipe_index(recipe, "train"))
     return recipe.with_batches(num_images, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _with_micro_batches(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with numbers for each auto."""
+    build = partial(probe_model, recipe)
+    return resolve_phases(resolve_micro_batch(recipe, before, build), before, build)
 
 
 def _with_group(recipe: Recipe, group: int | None) -> Recipe:

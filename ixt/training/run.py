@@ -86,6 +86,9 @@ class RunReport(Observer):
 class EpochStart(Protocol):
     """What is done before an epoch; see `ixt.training.phases`."""
 
+    now: Recipe
+    """The recipe of the epoch."""
+
     def begin_epoch(self, epoch: int) -> None:
         """Bring model and update to the settings of an epoch, counted from 0."""
 

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from ixt.distributed import engine
 from ixt.distributed.accelerator import build_accelerator
 from ixt.errors import DataError, EngineError, ModelError, RecipeError
-from ixt.files import local_path
+from ixt.files import local_path, size_text
 from ixt.images.classes import output_classes
 from ixt.images.data_digest import digest_images
 from ixt.images.label_sets import refuse_sets
 from ixt.images.progress_lines import Report
 from ixt.models.out_of_memory import memory_for
 from ixt.pipeline.from_recipe import build_train_loader, usable_index
-from ixt.pipeline.loader import TrainLoader
+from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training.resolve import resolve_for_teaching
 from ixt.training.teacher.cache import (
-    ALL_UP_TO,
-    TOP,
-    Cache,
-    Contents,
-    cache_to_write,
+    Facts,
+    Rows,
     encode,
-    needed_text,
+    epoch_file,
+    epoch_files,
     plan_of,
+    read_facts,
+    write_rows,
 )
 from ixt.training.teacher.network import TeacherNetwork
+
+ALL_UP_TO = 32
+"""Classes of which all are kept, where no number is given."""
+TOP = 10
+"""Classes kept of more."""
 
 
 def teach(
@@ -47,8 +50,8 @@ def teach(
 ) -> None:
     """Write what the teacher of a recipe says about every image of some epochs.
 
-    Epochs whose file is there and sound are left as they are, so a call that was stopped is
-    continued by the same call.
+    Epochs that are there are left as they are, so a call that was stopped is continued by the same
+    call.
 
     Args:
         recipe: as it will be trained; with data.root and teacher.checkpoint set.
@@ -64,27 +67,34 @@ def teach(
     _refuse_incomplete(recipe)
     numbers = range(recipe.schedule.total_epochs)[epochs]
     recipe = resolve_for_teaching(recipe).with_(run={"trackers": ()})
-    index = usable_index(recipe, "train")
-    refuse_sets(index, "teacher")
-    class_names = output_classes(index.classes, recipe.model.num_classes)
-    accelerator = build_accelerator(recipe, Path())
-    with engine.closing(accelerator), _memory_for(recipe):
-        loader = build_train_loader(recipe, index, class_names, accelerator)
-        network = TeacherNetwork(recipe, class_names, accelerator)
-        contents = Contents(
-            teacher=network.facts,
-            plan=plan_of(recipe, digest_images(index)),
-            num_classes=len(class_names),
-            top=_num_kept(top, len(class_names)),
-            num_rows=loader.updates_per_epoch * recipe.engine.global_batch_size,
-        )
-        cache = cache_to_write(local_path(out), contents)
-        todo = [epoch for epoch in numbers if not _is_sound(cache, epoch, say)]
-        say(needed_text(cache, len(todo)))
+    index    accelerator = build_accelerator(recipe, Path())
+    what = f"engine.micro_batch_size {recipe.engine.micro_batch_size}"
+    with (
+        engine.closing(accelerator),
+        memory_for(what, "lower it; augment.mixing_group must stay the same"),
+    ):
+        loader = build_train_loader(recipe, index, names, accelerator)
+        network = TeacherNetwork(recipe, names, accelerator)
+        facts = {
+            **{f"teacher.{name}": network.facts[name] for name in ("model", "sha256", "file")},
+            "num_classes": len(names),
+            "top": min(top or (len(names) if len(names) <= ALL_UP_TO else TOP), len(names)),
+            "num_rows": loader.updates_per_epoch * recipe.engine.global_batch_size,
+            **plan_of(recipe, digest_images(index)),
+        }
+        for file in epoch_files(folder):
+            read_facts(file, facts)
+        todo = [epoch for epoch in numbers if not epoch_file(folder, epoch).exists()]
+        say(_needed_text(folder, facts, len(todo)))
+        total = len(todo) * facts["num_rows"]
         for number, epoch in enumerate(todo):
-            rows = _rows(loader, network, contents, epoch)
-            total, done = (count * contents.num_rows for count in (len(todo), number))
-            cache.write(epoch, _counted(rows, report, done, total))
+            parts, done = [], number * facts["num_rows"]
+            for batch in loader.epoch(epoch):
+                parts.append(_rows(network, batch, facts))
+                done += len(batch.images)
+                report(done, total)
+            whole = {name: torch.cat([rows[name] for rows in parts]) for name in parts[0]}
+            write_rows(epoch_file(folder, epoch), facts, whole)
 
 
 def _refuse_incomplete(recipe: Recipe) -> None:
@@ -96,47 +106,33 @@ def _refuse_incomplete(recipe: Recipe) -> None:
         raise EngineError("ixt teach: runs in one process; give each process its own --epochs")
 
 
-def _memory_for(recipe: Recipe) -> AbstractContextManager[None]:
-    what = f"engine.micro_batch_size {recipe.engine.micro_batch_size}"
-    return memory_for(what, "lower it; augment.mixing_group must stay the same")
+def _rows(network: TeacherNetwork, batch: Batch, facts: Facts) -> Rows:
+    outputs = network(batch.images)
+    if not bool(torch.isfinite(outputs).all()):
+        raise ModelError(
+            f"teacher.checkpoint: {facts['teacher.file']}: its outputs are not numbers; its "
+            "weights are broken, or need engine.precision fp32"
+        )
+    return encode(outputs, facts["top"])
 
 
-def _num_kept(top: int | None, num_classes: int) -> int:
-    usual = num_classes if num_classes <= ALL_UP_TO else TOP
-    return min(top or usual, num_classes)
+def _needed_text(folder: Path, facts: Facts, num_epochs: int) -> str:
+    """What some epochs take on the disk, in words.
 
-
-def _is_sound(cache: Cache, epoch: int, say: Callable[[str], object]) -> bool:
-    """Whether the file of an epoch is there, as it was written."""
-    if cache.missing([epoch]):
-        return False
-    try:
-        cache.epoch(epoch)
-    except DataError:
-        say(f"{cache.file(epoch)}: is damaged, or of another cache; it is written again")
-        return False
-    return True
-
-
-def _rows(
-    loader: TrainLoader, network: TeacherNetwork, contents: Contents, epoch: int
-) -> Iterator[NDArray[Any]]:
-    """The rows of an epoch, a micro-batch at a time."""
-    for batch in loader.epoch(epoch):
-        outputs = network(batch.images)
-        if not bool(torch.isfinite(outputs).all()):
-            raise ModelError(
-                f"teacher.checkpoint: {contents.teacher['file']}: its outputs are not numbers; its "
-                "weights are broken, or need engine.precision fp32"
-            )
-        yield encode(outputs, contents)
-
-
-def _counted(
-    parts: Iterator[NDArray[Any]], report: Report, done: int, total: int
-) -> Iterator[NDArray[Any]]:
-    """The parts as they are; the rows that have passed are reported."""
-    for part in parts:
-        yield part
-        done += len(part)
-        report(done, total)
+    Raises:
+        DataError: that is more than is free.
+    """
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    row = encode(torch.zeros(1, facts["num_classes"]), facts["top"])
+    row_bytes = sum(column.nbytes for column in row.values())
+    needed, free = num_epochs * facts["num_rows"] * row_bytes, shutil.disk_usage(place).free
+    epochs = f"{num_epochs} epoch{'s' * (num_epochs != 1)}"
+    if needed > free:
+        raise DataError(
+            f"{folder}: {epochs} take {size_text(needed)}, and {size_text(free)} are free; make "
+            f"room, give fewer --epochs, or a smaller --top than {facts['top']}"
+        )
+    return (
+        f"{epochs} x {facts['num_rows']:,} images x {row_bytes} bytes: {size_text(needed)} in "
+        f"{folder}; {size_text(free)} are free"
+    )

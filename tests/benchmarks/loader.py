@@ -1,6 +1,6 @@
 """The loaders of ixt beside timm's: the same JPEGs, the same recipe, images per second and memory.
 
-    python tests/benchmarks/loader.py [--rounds 5] [--results FILE.json]
+    python tests/benchmarks/loader.py [--rounds 5] [--size 224] [--results FILE.json]
 
 Every measurement runs in a fresh process, contenders in turn (A B C A B C), and medians over the
 rounds are compared. On a shared machine look at the CPU time per image, which is the sum over
@@ -36,6 +36,7 @@ CASES = ("crop", "recipe", "validation", "first_batch", "memory")
 TARGETS = {"crop": (1.8, 2.3), "recipe": (1.7, 2.1), "validation": (3.0, 3.0)}
 BATCH, THREADS = 128, 2
 EPOCHS = 3
+SIZE = int(os.environ.get("LOADER_SIZE", "224"))
 IMAGENET = 1_281_167
 
 
@@ -59,7 +60,7 @@ def timm_epochs(case: str, root: Path) -> Iterator[Iterable[Any]]:
         }
     loader = create_loader(
         create_dataset("", root / ("train" if train else "val")),
-        224,
+        SIZE,
         BATCH,
         is_training=train,
         num_workers=THREADS,
@@ -87,6 +88,7 @@ def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
 
     device = torch.device("cpu")
     sizes = [f"engine.global_batch_size={BATCH}", f"engine.micro_batch_size={BATCH}"]
+    sizes.append(f"augment.image_size={SIZE}")
     recipe = load_recipe(find_recipe("inceptionnext_tiny"), sizes)
     index = load_index(root, "val" if case == "validation" else "train")
     labels = target_labels(index, output_classes(index.classes, None))
@@ -239,10 +241,12 @@ def main() -> None:
     parser.add_argument("--one", nargs=3)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--size", default="224", help="side of the training images in pixels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=768)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
+    os.environ.setdefault("LOADER_SIZE", given.size)  # of the processes that measure
     if given.one:
         contender, case, root = given.one
         print(json.dumps(measure(contender, case, Path(root))))

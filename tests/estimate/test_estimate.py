@@ -87,7 +87,7 @@ def test_hours_follow_from_rate_and_images(estimate: RunEstimate) -> None:
     assert "19% of the roofline limit" in estimate.rates.basis
 
 
-def test_phases_with_small_images_take_less_time_and_the_memory_of_the_largest() -> None:
+def test_phases_with_small_images_take_less_time_and_the_memory_of_the_greediest() -> None:
     target = Target(8, "h100")
     found, flat = (
         estimate_run(find_recipe("inceptionnext_tiny_fast"), changes, target)
@@ -104,7 +104,9 @@ def test_phases_with_small_images_take_less_time_and_the_memory_of_the_largest()
     hours = flat.duration.train_hours
     expected = hours * (235 / small.speed + 80) / 315
     assert found.duration.train_hours == pytest.approx(expected, rel=1e-6)
-    assert found.memory == flat.memory
+    assert (small.micro_batch, large.micro_batch) == (256, 128)
+    share = 256 * 160**2 / (128 * 224**2)  # a little above 1: the first phase needs more
+    assert found.memory.activations == pytest.approx(flat.memory.activations * share, rel=1e-3)
     assert [phase.num_epochs for phase in flat.phases] == [315]
     console = Console(file=io.StringIO(), width=100)
     print_estimate(found, console)

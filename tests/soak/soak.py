@@ -50,6 +50,7 @@ _MEASURED = {"images_per_s", "data_wait", "memory_gib"} | {
 }
 UPDATES_PER_EPOCH = 1437 // 64
 UPDATES_PER_LIFE = 3
+TAUGHT_UPDATES_PER_EPOCH = 4
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,34 @@ def soak_recipe(root: Path, epochs: int = 1, **run: object) -> Recipe:
             "run": {"log_every_steps": 5, "checkpoint_every_steps": 1, "trackers": [], **run},
         }
     )
+
+
+def with_teacher(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with a curriculum, and with a teacher whose outputs are written to `folder`.
+
+    As many updates, in short epochs: the first three have larger images, micro-batches or both.
+    """
+    from ixt.training.loop import train
+    from ixt.training.teach import teach
+
+    train(recipe, folder / "teacher", until=1)
+    data = recipe.model_dump(mode="json")
+    data["augment"]["mixing_group"] = 16
+    data["data"]["shots"] = TAUGHT_UPDATES_PER_EPOCH * 64 // 10 + 1
+    data["schedule"]["epochs"] *= UPDATES_PER_EPOCH // TAUGHT_UPDATES_PER_EPOCH
+    large = {"augment.image_size": 48, "augment.frequencies_of": 56, "model.drop_path_rate": 0.05}
+    many = {"engine.micro_batch_size": 32}
+    data["curriculum"] = {
+        "phases": [
+            {"until": 1, "settings": large},
+            {"until": 2, "settings": many | {"augment.policy": "rand-m0-mstd0.5-inc1"}},
+            {"until": 3, "settings": large | many},
+        ]
+    }
+    data["teacher"] = {"checkpoint": str(folder / "teacher")}
+    phased = parse_recipe(data)
+    teach(phased, folder / "cache", slice(None), None, str, lambda done, total: None)
+    return phased.with_(teacher={"checkpoint": None, "cache": str(folder / "cache")})
 
 
 def live(recipe: Recipe, run_dir: Path, environment: dict[str, str], log: Path) -> None:
@@ -207,7 +236,13 @@ def read_rows(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def soak(
-    folder: Path, root: Path, kills: int, seed: int, world_sizes: Sequence[int], report: bool
+    folder: Path,
+    root: Path,
+    kills: int,
+    seed: int,
+    world_sizes: Sequence[int],
+    report: bool,
+    taught: bool = False,
 ) -> list[Kill]:
     """Train in peace in `folder/unbroken`, and under fire in `folder/killed`.
 
@@ -218,11 +253,13 @@ def soak(
         seed: of the moments.
         world_sizes: processes of the lives, in turn.
         report: print each kill.
+        taught: with a curriculum and a teacher.
     """
     from ixt.training.loop import train
 
     # Twice the updates that its lives make: it must not end before the last kill.
     recipe = soak_recipe(root, epochs=-(-2 * kills * UPDATES_PER_LIFE // UPDATES_PER_EPOCH))
+    recipe = with_teacher(recipe, folder) if taught else recipe
     train(recipe, folder / "unbroken")
     dice, tally = Random(seed), []
     for world_size in [size for _, size in zip(range(kills), cycle(world_sizes), strict=False)]:
@@ -265,6 +302,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--world-sizes", default="1", help="processes of the lives, in turn: 1,2,1")
+    parser.add_argument("--teacher", action="store_true", help="with a curriculum and a teacher")
     options = parser.parse_args()
     world_sizes = [int(size) for size in options.world_sizes.split(",")]
     with tempfile.TemporaryDirectory(prefix="ixt-soak-") as name:
@@ -272,7 +310,8 @@ def main() -> int:
         root = write_demo(folder / "digits", image_size=32).root
         start_s = time.monotonic()
         with (folder / "peace.log").open("w") as log, redirect_stderr(log):
-            tally = soak(folder, root, options.kills, options.seed, world_sizes, report=True)
+            how = options.kills, options.seed, world_sizes
+            tally = soak(folder, root, *how, report=True, taught=options.teacher)
         pair = folder / "unbroken", folder / "killed"
         found = differences(*pair)
         print(

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
 import pytest
-from soak import differences, kill_run, newest_step, read_rows, soak, soak_recipe
+from soak import (
+    TAUGHT_UPDATES_PER_EPOCH,
+    Mode,
+    differences,
+    kill_run,
+    newest_step,
+    read_rows,
+    soak,
+    soak_recipe,
+    with_teacher,
+)
 
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.training.loop import train
@@ -33,6 +45,20 @@ def test_twenty_kills_change_no_bit(digits: Path, tmp_path: Path) -> None:
     assert any(kill.writing for kill in kills)
     assert any(not kill.writing for kill in kills)
     assert differences(tmp_path / "unbroken", tmp_path / "killed") == []
+
+
+@pytest.mark.slow
+def test_kills_of_a_run_with_a_curriculum_and_a_teacher_change_no_bit(
+    digits: Path, tmp_path: Path
+) -> None:
+    recipe, dice = with_teacher(soak_recipe(digits), tmp_path), Random(7)
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    train(recipe, unbroken)
+    modes: Iterator[Mode] = cycle(("between", "writing"))
+    while newest_step(killed) <= 3 * TAUGHT_UPDATES_PER_EPOCH:  # three phases
+        assert kill_run(recipe, killed, next(modes), dice).damaged == 0
+    train(recipe, killed, resume=True)
+    assert differences(unbroken, killed) == []
 
 
 @pytest.mark.slow

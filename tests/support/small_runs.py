@@ -16,6 +16,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "convnext_tiny_k5": CONVNEXT,
     "convnext_tiny_k3_par1_4": CONVNEXT,
     "resnet18": {"layers": [1, 1, 1, 1]},
+    "resnetblur18": {"layers": [1, 1, 1, 1]},
 }
 NAMES = tuple(str(digit) for digit in range(10))
 SIZE = 64

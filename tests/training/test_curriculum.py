@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from run_files import stop_after
+from run_files import rows, stop_after
 from safetensors.torch import load_file
 from sections import Sections, changed
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ixt.checkpoint.folder import checkpoint_folders
-from ixt.errors import Interrupted, ModelError, RecipeError
+from ixt.checkpoint.stored_recipe import StoredRecipe, changes
+from ixt.distributed.accelerator import build_accelerator
+from ixt.errors import EngineError, Interrupted, ModelError, RecipeError
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, load_recipe, parse_recipe
-from ixt.training import loop
+from ixt.training import loop, micro_batch
 from ixt.training.loop import train
 from ixt.training.run import Run
 
@@ -30,6 +33,7 @@ PHASES: list[dict[str, Any]] = [
             "augment.mixup_alpha": 0.0,
             "augment.cutmix_alpha": 0.0,
             "model.drop_path_rate": 0.0,
+            "engine.micro_batch_size": 64,
         },
     },
     {
@@ -38,12 +42,19 @@ PHASES: list[dict[str, Any]] = [
             "augment.image_size": {"from": 32, "to": 64},
             "augment.scale": {"from": [0.5, 1.0], "to": [0.1, 1.0]},
             "augment.policy": {"from": "rand-m0-mstd0.5-inc1", "to": "rand-m5-mstd0.5-inc1"},
+            "augment.frequencies_of": 80,
             "model.drop_path_rate": {"from": 0.05, "to": 0.1},
+            "engine.micro_batch_size": 16,
         },
     },
 ]
 SIZES = [32, 32, 64, 48]  # of each epoch
 RATES = [0.0, 0.05, 0.1, 0.1]
+MICRO = [64, 16, 16, 32]
+
+
+def no_model() -> nn.Module:
+    raise AssertionError("a probe on a CPU builds no model")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +62,7 @@ def sections(tiny_sections: Sections) -> Sections:
     return changed(
         tiny_sections,
         data={"shots": 13},
-        augment={"image_size": 48},
+        augment={"image_size": 48, "mixing_group": 16},
         engine={"global_batch_size": 64, "micro_batch_size": 32},
         schedule={"epochs": 4},
     ) | {"curriculum": {"phases": PHASES}}
@@ -122,6 +133,22 @@ def test_values_change_linearly_from_the_first_epoch_of_a_phase_to_its_last() ->
             [{"until": 2, "settings": {"augment.hflip": {"from": 0.0, "to": 0.1, "by": 0}}}],
             "settings.augment.hflip: has by: 0; give a whole number",
         ),
+        (
+            [{"until": 2, "settings": {"engine.micro_batch_size": {"from": 16, "to": 64}}}],
+            "settings.engine.micro_batch_size: changes within the phase; give a number, or auto",
+        ),
+        (
+            [{"until": 2, "settings": {"engine.micro_batch_size": 48}}],
+            "in epoch 0: engine.micro_batch_size: is 48 and must divide global_batch_size 64",
+        ),
+        (
+            [{"until": 2, "settings": {"engine.micro_batch_size": 8}}],
+            "in epoch 0: engine.micro_batch_size: 8 is not a multiple of augment.mixing_group 16",
+        ),
+        (
+            [{"until": 2, "settings": {"augment.frequencies_of": 48}}],
+            "in epoch 0: augment.frequencies_of: is 48; give more than image_size 48, or null",
+        ),
         ([{"until": 2, "settings": {"augment.policy": "rand-x"}}], "policy 'rand-x': cannot read"),
         ([{"until": 2}], "phases.0.settings: missing; add it"),
     ],
@@ -165,14 +192,14 @@ def test_a_size_of_a_phase_that_the_model_does_not_take_is_refused(
 def test_each_epoch_trains_with_its_settings_and_evaluates_with_the_recipe_s(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, float]] = []
+    seen: list[tuple[int, int, float]] = []
     step = loop.train_step
 
     def noting(run: Run, number: int, batches: Iterator[Batch]) -> Tensor:
         def each() -> Iterator[Batch]:
             for batch in batches:
                 rates = [m.drop_prob for m in run.model.modules() if isinstance(m, DropPath)]
-                seen.append((batch.images.shape[-1], max(rates)))
+                seen.append((len(batch.images), batch.images.shape[-1], max(rates)))
                 yield batch
 
         return step(run, number, each())
@@ -188,14 +215,18 @@ def test_each_epoch_trains_with_its_settings_and_evaluates_with_the_recipe_s(
 
     monkeypatch.setattr(nn.Module, "__call__", called)
     train(recipe, tmp_path / "run")
-    expected = [pair for pair in zip(SIZES, RATES, strict=True) for _ in range(4)]
-    assert [size for size, _ in seen] == [size for size, _ in expected]
-    assert [rate for _, rate in seen] == pytest.approx([rate for _, rate in expected])
+    expected = [
+        (micro, *rest)
+        for micro, *rest in zip(MICRO, SIZES, RATES, strict=True)
+        for _ in range(128 // micro)
+    ]
+    assert [found[:2] for found in seen] == [found[:2] for found in expected]
+    assert [rate for *_, rate in seen] == pytest.approx([rate for *_, rate in expected])
     assert set(evaluated) == {48}
 
 
-@pytest.mark.parametrize("stop", [3, 5])
-def test_a_run_stopped_within_a_phase_continues_bit_for_bit(
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_a_run_stopped_between_and_within_phases_continues_bit_for_bit(
     recipe: Recipe,
     whole: Path,
     tmp_path: Path,
@@ -214,6 +245,96 @@ def test_a_run_stopped_within_a_phase_continues_bit_for_bit(
             for run in (folder, whole)
         )
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_micro_batches_of_phases_change_nothing_but_rounding(
+    sections: Sections, tmp_path: Path
+) -> None:
+    losses, ledgers = [], []
+    for micro in (16, 64):
+        phases = [{"until": 1, "settings": {"engine.micro_batch_size": micro}}]
+        plain = changed(  # no batch norm, which sees a micro-batch, and no drop path
+            sections,
+            model={"name": "convnext_atto", "drop_path_rate": 0.0},
+            schedule={"epochs": 2},
+            run={"log_every_steps": 1},
+        )
+        run = tmp_path / f"{micro}"
+        train(parse_recipe(plain | {"curriculum": {"phases": phases}}), run)
+        losses.append([row["loss"] for row in rows(run) if "lr" in row])
+        ledgers.append((run / "ledger.jsonl").read_bytes())
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert ledgers[0] == ledgers[1]
+
+
+def test_an_automatic_micro_batch_is_probed_for_each_phase(
+    sections: Sections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[int] = []
+
+    def judge(recipe: Recipe, build: object) -> Callable[[int], bool]:
+        size = recipe.augment.image_size
+        probed.append(size)
+        return lambda micro: micro * size**2 <= 32 * 48**2
+
+    monkeypatch.setattr(micro_batch, "_judge", judge)
+    phases = [
+        {"until": until, "settings": phase["settings"] | {"engine.micro_batch_size": "auto"}}
+        for until, phase in zip((1, 3), PHASES, strict=True)
+    ]
+    recipe = parse_recipe(sections | {"curriculum": {"phases": phases}})
+    found = micro_batch.resolve_phases(recipe, None, no_model)
+    assert [found.in_epoch(epoch).engine.micro_batch_size for epoch in range(4)] == [64, 16, 16, 32]
+    assert probed == [32, 64]
+    stored = recipe.model_copy(update={"curriculum": found.curriculum.with_micro_batches([16, 16])})
+    kept = micro_batch.resolve_phases(recipe, stored, no_model)
+    assert kept.in_epoch(0).engine.micro_batch_size == 16
+    assert len(probed) == 2
+
+
+def test_a_resumed_run_may_have_other_micro_batches_in_its_phases_but_nothing_else(
+    recipe: Recipe, sections: Sections
+) -> None:
+    def differing(key: str, value: object) -> list[bool]:
+        first = {**PHASES[0], "settings": PHASES[0]["settings"] | {key: value}}
+        other = parse_recipe(sections | {"curriculum": {"phases": [first, PHASES[1]]}})
+        return [change.free for change in changes(StoredRecipe(Path(), recipe, 1), other)]
+
+    assert differing("engine.micro_batch_size", 16) == [True]
+    assert differing("augment.hflip", 0.1) == [False]
+    assert differing("engine.micro_batch_size", 64) == []
+
+
+def test_processes_must_be_able_to_share_the_updates_of_each_phase(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recipe.num_shares == 1  # one micro-batch of 64 in the first phase
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EngineError, match=r"^curriculum.phases.0.settings: 1 micro-batches per "):
+        build_accelerator(recipe, Path())
+
+
+def test_a_micro_batch_of_a_phase_needs_a_mixing_group_and_ddp(sections: Sections) -> None:
+    free = changed(sections, augment={"mixing_group": None}) | {"curriculum": {"phases": PHASES}}
+    with pytest.raises(RecipeError, match=r"phases.0.settings.engine.micro_batch_size: needs augm"):
+        parse_recipe(free)
+    sharded = changed(sections, engine={"kind": "deepspeed", "zero_stage": 1})
+    with pytest.raises(
+        RecipeError, match=r"micro_batch_size: is not possible with engine\.kind: d"
+    ):
+        parse_recipe(sharded | {"curriculum": {"phases": PHASES}})
+
+
+def test_running_out_of_memory_in_a_phase_says_what_fits_it(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explained() -> AbstractContextManager[None]:
+        return micro_batch.out_of_memory_explained(recipe, no_model, lambda: recipe.in_epoch(0))
+
+    said = r"engine.micro_batch_size 64; try 32: give it to the phase of 32 px in the recipe, and"
+    with pytest.raises(EngineError, match=said), explained():
+        torch.empty(2**55)
 
 
 def test_the_ledger_covers_the_size_of_the_images(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ixt.bench.console import print_table
-from ixt.bench.data.stages import one_batch_per_update
 from ixt.bench.measure.timing import Timed, time_step
 from ixt.bench.results import Protocol
 from ixt.distributed.machine import describe_machine
@@ -92,7 +91,8 @@ def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
         IxtError: as training.
     """
     with tempfile.TemporaryDirectory() as name:
-        short = one_batch_per_update(recipe).with_(run={"trackers": ()})
+        short = recipe.in_single_batches(recipe.engine.micro_batch_size)
+        short = short.with_(run={"trackers": ()})
         if recipe.teacher.cache is not None:  # its rows are those of other updates, and cost little
             short = short.with_(teacher={"checkpoint": None, "cache": None})
         run = open_run(short, Path(name))

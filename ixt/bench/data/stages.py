@@ -96,17 +96,12 @@ def bench_data(
     if recipe.data.root is None:
         raise DataError("data.root: not set; give --data DIR, a folder with train/ and val/")
     train, val = (load_split(recipe.data.root, s, recipe.data.val_fraction) for s in SPLIT_FOLDERS)
-    recipes = recipes_of(one_batch_per_update(recipe), settings)
+    recipes = recipes_of(recipe.in_single_batches(recipe.engine.micro_batch_size), settings)
     for one in recipes.values():
         build_decoder(one, train, _device()).close()  # refused before any other is measured
     stages = {setting: _stages(one, train, val, seconds) for setting, one in recipes.items()}
     best = max(stages, key=lambda setting: stages[setting][TOGETHER].images_per_s)
     return DataReport(stages, demand, verdict(best.name, stages[best], best.decoder, demand))
-
-
-def one_batch_per_update(recipe: Recipe) -> Recipe:
-    """The recipe with one micro-batch per update, for which a small folder will do."""
-    return recipe.with_(engine={"global_batch_size": recipe.engine.micro_batch_size})
 
 
 def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Recipe]:

@@ -43,7 +43,8 @@ def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     """
     if recipe.engine.kind == "ddp":
         _quieten()
-        _check_static_graph(recipe.engine, int(os.environ.get("WORLD_SIZE", "1")))
+        for _, each in recipe.engines():
+            _check_static_graph(each, int(os.environ.get("WORLD_SIZE", "1")))
         return build_accelerator(recipe, run_dir, kwargs_handlers=[_ddp(recipe.engine)])
     options = deepspeed.options(recipe)
     deepspeed.join_alone()

@@ -47,6 +47,8 @@ class Plan:
     labels: Ints
     """(n,) output numbers of the model."""
     crops: Crops
+    image_size: int
+    """Side of the images in pixels, at most that of the crops."""
     augmix: AugMixTable | None
     """AugMix's chains, which come first, or None with another policy or without one."""
     ops: OpTable | None
@@ -62,7 +64,7 @@ class Plan:
     def fingerprint(self) -> int:
         """A 64-bit sum over the rows, so parts of a batch add up to the whole's, in any order."""
         window = self.crops.window.astype(np.int64)
-        size = (self.crops.size,) if self.phased else ()
+        size = (self.image_size,) if self.phased else ()
         hashes = hash64(
             *(self.epoch, self.positions, self.samples, *window.T, self.crops.hflip),
             *(*size, Draw.LEDGER),
@@ -127,6 +129,7 @@ class Planner:
             samples=samples,
             labels=self.labels[samples],
             crops=self._crops(samples, keys),
+            image_size=self.augment.image_size,
             augmix=augmix,
             ops=ops,
             boxes=self._boxes(keys),
@@ -142,7 +145,7 @@ class Planner:
             return simple_crops(
                 sizes,
                 keys,
-                size=augment.image_size,
+                size=augment.decoded_size,
                 interpolation=augment.interpolation,
                 hflip=augment.hflip,
                 vflip=augment.vflip,
@@ -150,7 +153,7 @@ class Planner:
         return train_crops(
             sizes,
             keys,
-            size=augment.image_size,
+            size=augment.decoded_size,
             scale=augment.scale,
             ratio=augment.ratio,
             interpolation=augment.interpolation,

@@ -194,10 +194,7 @@ def _sources(index: Index, samples: NDArray[np.int64]) -> list[Source]:
 
 def _group_by_group(recipe: Recipe, group: int) -> Recipe:
     """The recipe with an update per mixing group, which changes no sample at any position."""
-    return recipe.with_(
-        engine={"global_batch_size": group, "micro_batch_size": group},
-        augment={"mixing_group": group},
-    )
+    return recipe.in_single_batches(group).with_(augment={"mixing_group": group})
 
 
 def _class_names(index: Index, recipe: Recipe) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Outputs of a teacher for every position of some epochs, in files that training memory-maps.
+"""Outputs of a teacher for every position of an epoch, in a safetensors file for each epoch.
 
-A folder holds `cache.json`, which says of which teacher and of which inputs the outputs are, and a
-file per epoch: a row per position, and a SHA-256 of `cache.json`'s content, epoch and rows.
+A file holds log-probabilities of some or all classes (`logits`) and, unless those are all, their
+numbers (`classes`) and the logarithm of the others' sum (`rest`): a row per position. Its metadata
+say whose outputs for which inputs they are, and hold a SHA-256 of that and of the rows.
 """
 
 from __future__ import annotations
@@ -9,132 +10,38 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ixt.errors import DataError
-from ixt.files import published, read_json, reason, size_text, write_json
+from ixt.files import published, reason
 from ixt.images.data_digest import DataDigest
-from ixt.pipeline.augment.upload import upload
 from ixt.recipe import Recipe
 
-META = "cache.json"
-ALL_UP_TO = 32
-"""Classes of which all are kept, where no number is given."""
-TOP = 10
-"""Classes kept of more; that all others share the rest is TinyViT's way (arXiv 2207.10666)."""
+Facts = Mapping[str, Any]
+"""By key: teacher.file, .model and .sha256; num_classes, top (how many are kept) and num_rows; and
+what the inputs follow from (`plan_of`)."""
+Rows = dict[str, Tensor]
 
-_AGAIN = "write it again: ixt teach RECIPE --out FOLDER"
-_DIGEST_BYTES = 32
-_LOWEST = float(np.finfo(np.float16).min)
+_META = "ixt"  # one entry, as safetensors writes several in any order
+_LOWEST = torch.finfo(torch.float16).min
 _PIXELS = ("decoder", "decode_device", "hw_decoder_load", "on_error", "sampling")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a cache holds: whose outputs, for which inputs, and in which form."""
-
-    teacher: Mapping[str, Any]
-    """The teacher's `file`, `model` and `sha256`."""
-    plan: Mapping[str, Any]
-    """What the inputs follow from (`plan_of`)."""
-    num_classes: int
-    """Outputs of the teacher."""
-    top: int
-    """The most probable classes that are kept of a position; num_classes for all."""
-    num_rows: int
-    """Positions of an epoch."""
-
-    @property
-    def row_type(self) -> np.dtype[Any]:
-        """A row: log-probabilities of the kept classes, their numbers, log of the others' sum."""
-        fields: list[Any] = [("logits", "<f2", (self.top,))]
-        if self.top < self.num_classes:
-            number = "<u2" if self.num_classes <= 2**16 else "<u4"
-            fields += [("classes", number, (self.top,)), ("rest", "<f2")]
-        return np.dtype(fields)
-
-    @property
-    def epoch_bytes(self) -> int:
-        """Size of the file of an epoch."""
-        return self.num_rows * self.row_type.itemsize + _DIGEST_BYTES
-
-    @cached_property
-    def identity(self) -> bytes:
-        """A digest of all of this but the name of the teacher's file."""
-        facts = asdict(self) | {"teacher": [self.teacher["model"], self.teacher["sha256"]]}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """The file of an epoch, counted from 0."""
+    return folder / f"epoch-{epoch:05}.safetensors"
 
 
-class Cache:
-    """The folder of a cache whose `cache.json` was read or written."""
-
-    def __init__(self, folder: Path, contents: Contents) -> None:
-        self.folder, self.contents = folder, contents
-
-    def file(self, epoch: int) -> Path:
-        """The file of an epoch, counted from 0."""
-        return self.folder / f"epoch-{epoch:05}.bin"
-
-    def missing(self, epochs: Iterable[int]) -> list[int]:
-        """Those of some epochs that have no file."""
-        return [epoch for epoch in epochs if not self.file(epoch).is_file()]
-
-    def epoch(self, epoch: int) -> NDArray[Any]:
-        """The rows of an epoch, verified and memory-mapped: (num_rows,) of `row_type`.
-
-        Raises:
-            DataError: the file is missing, damaged, or of another cache.
-        """
-        file, kind = self.file(epoch), self.contents.row_type
-        try:
-            whole = np.memmap(file, mode="r")
-        except (OSError, ValueError) as error:  # numpy maps no empty file
-            raise DataError(f"{file}: cannot be read ({reason(error)}); {_AGAIN}") from error
-        digest = self._digest(epoch)
-        digest.update(whole[:-_DIGEST_BYTES].data)
-        sound = len(whole) == self.contents.epoch_bytes
-        if not sound or digest.digest() != whole[-_DIGEST_BYTES:].tobytes():
-            raise DataError(f"{file}: is damaged, or of another cache; {_AGAIN}")
-        return np.asarray(whole[:-_DIGEST_BYTES]).view(kind)
-
-    def write(self, epoch: int, parts: Iterable[NDArray[Any]]) -> None:
-        """Write the file of an epoch, whole or not at all; before the first one, `cache.json`.
-
-        Args:
-            epoch: counted from 0.
-            parts: its rows, one part behind the other.
-
-        Raises:
-            DataError: the folder cannot be written.
-        """
-        if not (self.folder / META).exists():
-            write_json(self.folder / META, asdict(self.contents))
-        digest = self._digest(epoch)
-        try:
-            with published(self.file(epoch)) as beside, beside.open("wb") as stream:
-                for part in parts:
-                    digest.update(part.tobytes())
-                    stream.write(part.tobytes())
-                stream.write(digest.digest())
-        except OSError as error:
-            where = error.filename or self.file(epoch)
-            raise DataError(
-                f"{where}: cannot be written ({reason(error)}); finished epochs are kept, and the "
-                "same command continues"
-            ) from error
-
-    def _digest(self, epoch: int) -> Any:
-        return hashlib.sha256(self.contents.identity + epoch.to_bytes(8, "little"))
+def epoch_files(folder: Path) -> list[Path]:
+    """Those of the epochs that are there."""
+    return sorted(folder.glob("epoch-*.safetensors"))
 
 
 def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
@@ -154,7 +61,7 @@ def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
     ]
     return {
         "run.seed": recipe.run.seed,
-        "images": images.digest,
+        "training images": images.digest,
         "engine.global_batch_size": recipe.engine.global_batch_size,
         **{f"augment.{key}": value for key, value in augment.items()},
         **{f"data.{key}": data[key] for key in _PIXELS},
@@ -162,126 +69,99 @@ def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
     }
 
 
-def open_cache(folder: Path) -> Cache:
-    """A cache that `ixt teach` wrote.
+def read_facts(file: Path, wanted: Facts) -> Facts:
+    """What a file holds.
+
+    Args:
+        file: of an epoch.
+        wanted: some of its facts.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        DataError: it cannot be read, or other facts are wanted; the message names the first one.
     """
-    file = folder / META
     try:
-        contents = Contents(**read_json(file))
-        sound = 0 < contents.top <= contents.num_classes and contents.num_rows > 0
-        if not sound or not {"file", "model", "sha256"} <= contents.teacher.keys():
-            raise ValueError
-        _ = contents.plan.items(), contents.identity
-    except FileNotFoundError:
-        text = f"{folder}: contains no outputs of a teacher ({META} is missing); write them"
-        raise DataError(f"{text}: ixt teach RECIPE --out {folder}") from None
+        with safe_open(file, "pt") as stream:
+            facts: Facts = json.loads(stream.metadata()[_META])["facts"]
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({reason(error)}); give permission") from error
-    except (TypeError, ValueError, AttributeError):
-        text = f"{file}: is damaged, or of another version of ixt"
-        raise DataError(f"{text}; delete {folder}, and {_AGAIN}") from None
-    return Cache(folder, contents)
-
-
-def cache_to_write(folder: Path, contents: Contents) -> Cache:
-    """A cache to add epochs to; nothing is written yet.
-
-    Raises:
-        DataError: the folder has one of other contents.
-    """
-    if not (folder / META).exists():
-        return Cache(folder, contents)
-    cache = open_cache(folder)
-    refuse_other_plan(cache, contents.plan)
-    refuse_other_teacher(cache, contents.teacher["sha256"], str(contents.teacher["file"]))
-    if cache.contents.identity != contents.identity:
-        has, wanted = (
-            f"{each.top} of {each.num_classes} classes of {each.teacher['model']}"
-            for each in (cache.contents, contents)
-        )
-        raise DataError(
-            f"{folder}: keeps {has}, not {wanted}; give the same --top and teacher, or another "
-            "folder"
-        )
-    return cache
-
-
-def refuse_other_plan(cache: Cache, plan: Mapping[str, Any]) -> None:
-    """Refuse a cache of other inputs.
-
-    Raises:
-        DataError: it names the first setting that differs.
-    """
-    was = cache.contents.plan
-    for key in {**plan, **was}:
-        if was.get(key) != plan.get(key):
-            values = f"{key} was {was.get(key)!r} and is {plan.get(key)!r}"
-            if key == "images":
-                values = "its training images were others"
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise _damaged(file) from error
+    for key in wanted:
+        if facts.get(key) != wanted[key] and key != "teacher.file":
             raise DataError(
-                f"{cache.folder}: was written for other inputs: {values}; give the same, or write "
-                "another cache: ixt teach RECIPE --out OTHER"
+                f"{file}: was written for other inputs or another teacher: {key} was "
+                f"{facts.get(key)!r} and is {wanted[key]!r}; give the same, or write another "
+                "cache: ixt teach RECIPE --out OTHER"
             )
+    return facts
 
 
-def refuse_other_teacher(cache: Cache, sha256: str, name: str) -> None:
-    """Refuse a cache of another teacher.
+def read_rows(file: Path, facts: Facts) -> Rows:
+    """The rows of an epoch, verified and memory-mapped.
 
     Raises:
-        DataError: the SHA-256 differ.
+        DataError: the file is damaged, or holds something else.
     """
-    teacher = cache.contents.teacher
-    if teacher["sha256"] != sha256:
-        raise DataError(
-            f"{cache.folder}: holds outputs of another teacher, {teacher['file']} with SHA-256 "
-            f"{str(teacher['sha256'])[:16]}..., and {name} has {sha256[:16]}...; give that "
-            "teacher, or write another cache: ixt teach RECIPE --out OTHER"
-        )
-
-
-def encode(outputs: Tensor, contents: Contents) -> NDArray[Any]:
-    """Log-probabilities (B, num_classes) as rows."""
-    rows = np.zeros(len(outputs), contents.row_type)
-    kept = outputs
-    if contents.top < contents.num_classes:
-        kept, classes = outputs.topk(contents.top, dim=1)
-        others = outputs.scatter(1, classes, -math.inf).logsumexp(dim=1)
-        rows["classes"] = classes.cpu().numpy()
-        rows["rest"] = others.clamp_min(_LOWEST).half().cpu().numpy()
-    rows["logits"] = kept.clamp_min(_LOWEST).half().cpu().numpy()
+    read_facts(file, facts)
+    with safe_open(file, "pt") as stream:
+        rows = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        if json.loads(stream.metadata()[_META])["sha256"] != _digest(file, facts, rows):
+            raise _damaged(file)
     return rows
 
 
-def decode(rows: NDArray[Any], contents: Contents, device: torch.device) -> Tensor:
-    """Rows as log-probabilities (B, num_classes) float32; classes not kept share the rest."""
-    logits = upload(rows["logits"].astype(np.float32), device)
-    num_others = contents.num_classes - contents.top
-    if not num_others:
-        return logits
-    rest = upload(rows["rest"].astype(np.float32) - math.log(num_others), device)
-    classes = upload(rows["classes"].astype(np.int64), device)
-    return rest[:, None].repeat(1, contents.num_classes).scatter(1, classes, logits)
-
-
-def needed_text(cache: Cache, num_epochs: int) -> str:
-    """What some epochs take on the disk, in words.
+def write_rows(file: Path, facts: Facts, rows: Rows) -> None:
+    """Write the file of an epoch, whole or not at all.
 
     Raises:
-        DataError: that is more than is free.
+        DataError: it cannot be written.
     """
-    contents, folder = cache.contents, cache.folder
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    needed, free = num_epochs * contents.epoch_bytes, shutil.disk_usage(place).free
-    epochs = f"{num_epochs} epoch{'s' * (num_epochs != 1)}"
-    if needed > free:
+    said = json.dumps({"facts": facts, "sha256": _digest(file, facts, rows)})
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with published(file) as beside:
+            save_file(rows, beside, {_META: said})
+    except (OSError, SafetensorError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
         raise DataError(
-            f"{folder}: {epochs} take {size_text(needed)}, and {size_text(free)} are free; make "
-            f"room, give fewer --epochs, or a smaller --top than {contents.top}"
-        )
-    return (
-        f"{epochs} x {contents.num_rows:,} images x {contents.row_type.itemsize} bytes: "
-        f"{size_text(needed)} in {folder}; {size_text(free)} are free"
-    )
+            f"{file}: cannot be written ({why}); finished epochs are kept, and the same command "
+            "continues"
+        ) from error
+
+
+def _digest(file: Path, facts: Facts, rows: Rows) -> str:
+    """Of facts and rows, and of the epoch, which is in the file's name only."""
+    digest = hashlib.sha256(json.dumps([file.name, facts], sort_keys=True).encode())
+    for name in sorted(rows):
+        digest.update(rows[name].numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(file: Path) -> DataError:
+    text = f"{file}: is damaged, or of another epoch or version of ixt"
+    return DataError(f"{text}; delete it, and write it again: ixt teach RECIPE --out {file.parent}")
+
+
+def encode(outputs: Tensor, top: int) -> Rows:
+    """Log-probabilities (B, num_classes) as rows that keep the `top` most probable ones."""
+    if top == outputs.shape[1]:
+        return {"logits": outputs.clamp_min(_LOWEST).half().cpu()}
+    kept, classes = outputs.topk(top, dim=1)
+    rest = outputs.scatter(1, classes, -math.inf).logsumexp(dim=1)
+    number = torch.uint16 if outputs.shape[1] <= 2**16 else torch.int32
+    rows = {"classes": classes.to(number)}
+    rows |= {"logits": kept.clamp_min(_LOWEST).half(), "rest": rest.clamp_min(_LOWEST).half()}
+    return {name: column.cpu() for name, column in rows.items()}
+
+
+def decode(rows: Rows, num_classes: int, device: torch.device) -> Tensor:
+    """Rows as log-probabilities (B, num_classes) float32; classes not kept share the rest.
+
+    Source of sharing it: TinyViT (arXiv 2207.10666).
+    """
+    found = {name: column.to(device, non_blocking=True) for name, column in rows.items()}
+    logits = found["logits"].float()
+    if "rest" not in found:
+        return logits
+    rest = found["rest"].float() - math.log(num_classes - logits.shape[1])
+    return rest[:, None].repeat(1, num_classes).scatter(1, found["classes"].long(), logits)

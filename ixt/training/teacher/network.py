@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from ixt.errors import IxtError, ModelError, first_line
-from ixt.evaluate.candidates import Source, open_candidates
-from ixt.models.out_of_memory import ran_out_of_memory
+from ixt.errors import IxtError, ModelError
+from ixt.evaluate.candidates import Candidate, Source, open_candidates
+from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
+from ixt.training.model import training_sizes, try_sizes
 
 
 class TeacherNetwork:
@@ -43,19 +44,26 @@ class TeacherNetwork:
             raise ModelError(
                 f"teacher: {str(error).replace('--model', 'teacher.model')}"
             ) from error
-        self._refuse_other_classes(found.num_classes, found.class_names, class_names)
+        self._refuse_other_classes(found, class_names)
         self.facts: dict[str, Any] = {
             "file": Path(settings.checkpoint).name,
             "model": found.recipe.model.name,
             "sha256": found.origin["sha256"],
+            "outputs": "live",
         }
+        try_sizes(found.model, training_sizes(recipe), f"the teacher {self.facts['model']}")
         self._accelerator, device = accelerator, accelerator.device
         self._model = found.model.to(device).eval().requires_grad_(False)
         if recipe.engine.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)
         self._own = _normalisation(recipe, found.recipe, device)
-        for size in {recipe.augment.image_size, *recipe.curriculum.image_sizes()}:
-            self._try_size(size)
+
+    def check_epochs(self, epochs: Iterable[int]) -> None:
+        """It has outputs for every epoch."""
+
+    def targets(self, step: int, batch: Batch) -> Tensor:
+        """See `ixt.training.teacher.targets.CachedTeacher.targets`."""
+        return torch.stack((batch.targets, self(batch.images)), dim=1)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -73,32 +81,16 @@ class TeacherNetwork:
             logits = self._model(images)
         return F.log_softmax(logits.float(), dim=1)
 
-    def _refuse_other_classes(
-        self, count: int, names: Sequence[str] | None, wanted: Sequence[str]
-    ) -> None:
-        if count != len(wanted):
-            raise ModelError(
-                f"{self._name}: has {count} classes, and the model has {len(wanted)}; give a "
-                "teacher of the same classes"
-            )
-        for has, wants in zip(names or wanted, wanted, strict=True):
-            if has != wants:
-                raise ModelError(
-                    f"{self._name}: has class {has} where the model has {wants}; give a teacher of "
-                    "the same classes"
-                )
-
-    def _try_size(self, size: int) -> None:
-        try:
-            self(torch.zeros(1, 3, size, size, device=self._accelerator.device))
-        except (RuntimeError, AssertionError, ValueError, IxtError) as error:
-            if ran_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"{self._name}: does not accept images of {size} pixels "
-                f"({first_line(error).partition(';')[0]}); give a teacher that does, or change "
-                "augment.image_size"
-            ) from error
+    def _refuse_other_classes(self, found: Candidate, wanted: Sequence[str]) -> None:
+        pairs = zip(found.class_names or wanted, wanted, strict=False)
+        wrong = next((pair for pair in pairs if pair[0] != pair[1]), None)
+        if found.num_classes != len(wanted):
+            text = f"has {found.num_classes} classes, and the model has {len(wanted)}"
+        elif wrong is not None:
+            text = f"has class {wrong[0]} where the model has {wrong[1]}"
+        else:
+            return
+        raise ModelError(f"{self._name}: {text}; give a teacher of the same classes")
 
 
 def _normalisation(run: Recipe, teacher: Recipe, device: torch.device) -> Tensor | None:

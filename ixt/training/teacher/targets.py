@@ -1,14 +1,12 @@
-"""What a teacher adds to the targets of a run: computed beside the model, or read from a cache."""
+"""The teacher of a run: computing beside the model, or read from a cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ixt.checkpoint.folder import sha256
@@ -18,29 +16,15 @@ from ixt.images.data_digest import DataDigest
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe
 from ixt.training.teacher.cache import (
+    Rows,
     decode,
-    open_cache,
+    epoch_file,
+    epoch_files,
     plan_of,
-    refuse_other_plan,
-    refuse_other_teacher,
+    read_facts,
+    read_rows,
 )
 from ixt.training.teacher.network import TeacherNetwork
-
-_SHOWN = 5  # epochs in a message
-
-
-class LiveTeacher:
-    """A teacher that computes while the model trains."""
-
-    def __init__(self, network: TeacherNetwork) -> None:
-        self._network, self.facts = network, {**network.facts, "outputs": "live"}
-
-    def check_epochs(self, epochs: Iterable[int]) -> None:
-        """It has outputs for every epoch."""
-
-    def targets(self, step: int, batch: Batch) -> Tensor:
-        """See `CachedTeacher.targets`."""
-        return torch.stack((batch.targets, self._network(batch.images)), dim=1)
 
 
 class CachedTeacher:
@@ -62,36 +46,39 @@ class CachedTeacher:
         """
         settings = recipe.teacher
         assert settings.cache is not None
-        self._cache = open_cache(Path(settings.cache))
-        self._engine, self._device = recipe.engine, device
-        contents = self._cache.contents
-        refuse_other_plan(self._cache, plan_of(recipe, images))
+        self._folder, self._device = Path(settings.cache), device
+        wanted = {"num_classes": num_classes, **plan_of(recipe, images)}
         if settings.checkpoint is not None:
-            refuse_other_teacher(self._cache, _digest_of(settings.checkpoint), settings.checkpoint)
-        if contents.num_classes != num_classes:
+            wanted["teacher.sha256"] = _digest_of(settings.checkpoint)
+        files = epoch_files(self._folder)
+        if not files:
             raise DataError(
-                f"{settings.cache}: its teacher has {contents.num_classes} classes, and the model "
-                f"has {num_classes}; give a cache of the same classes"
+                f"{self._folder}: contains no outputs of a teacher; write them: ixt teach RECIPE "
+                f"--out {self._folder}"
             )
-        kept = "all" if contents.top == num_classes else f"top {contents.top}"
-        self.facts = {**contents.teacher, "outputs": kept}
-        self._updates_per_epoch = contents.num_rows // recipe.engine.global_batch_size
-        self._rows: tuple[int, NDArray[Any]] | None = None
+        self._cached = read_facts(files[0], wanted)
+        kept = self._cached["top"]
+        self.facts = {name: self._cached[f"teacher.{name}"] for name in ("file", "model", "sha256")}
+        self.facts["outputs"] = "all" if kept == num_classes else f"top {kept}"
+        self._global_batch = recipe.engine.global_batch_size
+        self._rows: tuple[int, Rows] | None = None
 
     def check_epochs(self, epochs: Iterable[int]) -> None:
         """Refuse epochs, counted from 0, that the cache does not have.
 
         Raises:
-            DataError: it names them.
+            DataError: it names them, or the file of one that is of another teacher or input.
         """
-        missing = self._cache.missing(epochs)
+        files = {epoch: epoch_file(self._folder, epoch) for epoch in epochs}
+        missing = [epoch for epoch, file in files.items() if not file.is_file()]
         if missing:
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             raise DataError(
-                f"{self._cache.folder}: contains no outputs of epochs "
-                f"{', '.join(map(str, missing[:_SHOWN]))}{more}; write them: ixt teach RECIPE "
-                f"--out {self._cache.folder} --epochs {missing[0]}:{missing[-1] + 1}"
+                f"{self._folder}: contains no outputs of epoch {missing[0]}, nor of "
+                f"{len(missing) - 1} later ones; write them: ixt teach RECIPE --out {self._folder} "
+                f"--epochs {missing[0]}:{missing[-1] + 1}"
             )
+        for file in files.values():
+            read_facts(file, self._cached)
 
     def targets(self, step: int, batch: Batch) -> Tensor:
         """The targets of a micro-batch of an update, and what the teacher says about its images.
@@ -102,17 +89,16 @@ class CachedTeacher:
         Raises:
             DataError: the file of the epoch is damaged.
         """
-        epoch, update = divmod(step, self._updates_per_epoch)
+        epoch, update = divmod(step, self._cached["num_rows"] // self._global_batch)
         if self._rows is None or self._rows[0] != epoch:
-            self._rows = epoch, self._cache.epoch(epoch)
-        size = self._engine.micro_batch_size
-        start = update * self._engine.global_batch_size + batch.micro_batch * size
-        rows = self._rows[1][start : start + size]
-        outputs = decode(rows, self._cache.contents, self._device)
-        return torch.stack((batch.targets, outputs), dim=1)
+            self._rows = epoch, read_rows(epoch_file(self._folder, epoch), self._cached)
+        count, num_classes = batch.targets.shape
+        start = update * self._global_batch + batch.micro_batch * count
+        rows = {name: column[start : start + count] for name, column in self._rows[1].items()}
+        return torch.stack((batch.targets, decode(rows, num_classes, self._device)), dim=1)
 
 
-RunTeacher = LiveTeacher | CachedTeacher
+RunTeacher = TeacherNetwork | CachedTeacher
 """Gives the targets of a run's micro-batches. Its `facts` are `file`, `model` and `sha256`, and
 which `outputs` are learned: live, all, or top K."""
 
@@ -133,9 +119,7 @@ def open_teacher(
     """
     if recipe.teacher.cache is not None:
         return CachedTeacher(recipe, images, len(class_names), accelerator.device)
-    if recipe.teacher.is_on:
-        return LiveTeacher(TeacherNetwork(recipe, class_names, accelerator))
-    return None
+    return TeacherNetwork(recipe, class_names, accelerator) if recipe.teacher.is_on else None
 
 
 def _digest_of(checkpoint: str) -> str:
