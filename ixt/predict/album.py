@@ -10,7 +10,7 @@ from pathlib import Path
 from ixt.errors import IxtError, ModelError
 from ixt.images.classes import class_label
 from ixt.predict.cam import Layer, find_layer, heat_maps, overlay, require_grad_cam
-from ixt.predict.classifier import Classifier, logits
+from ixt.predict.classifier import Classifier, probabilities
 from ixt.predict.inputs import STDIN, ImageFile
 from ixt.predict.predictions import Guess, Outcome
 from ixt.tools.show.sample import denormalise
@@ -141,7 +141,7 @@ class Album:
             if guess.output == output:
                 return guess
         assert outcome.image is not None
-        shares = logits(self._classifier, outcome.image[None])[0].softmax(dim=0)
+        shares = probabilities(self._classifier, outcome.image[None])[0]
         return Guess(output, self._classifier.class_names[output], float(shares[output]))
 
     def _free_name(self, folder: Path, outcome: Outcome) -> Path:

@@ -83,19 +83,23 @@ def open_classifier(
 
 
 @torch.no_grad()
-def logits(classifier: Classifier, images: Tensor) -> Tensor:
-    """The model's outputs, as the evaluation gets them.
+def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
+    """How probable each class is, from the outputs that the evaluation gets.
+
+    A model that was trained with `optim.loss: bce` judges each class alone, so that several may be
+    probable, or none.
 
     Args:
         classifier: of `open_classifier`.
         images: (B, 3, S, S) float32, normalised, on the device.
 
     Returns:
-        (B, num_classes) float32.
+        (B, num_classes) float32; the rows of other models sum to 1.
     """
     with classifier.accelerator.autocast():
         outputs: Tensor = classifier.model(images)
-    return outputs.float()
+    each_alone = classifier.recipe.optim.loss == "bce"
+    return outputs.float().sigmoid() if each_alone else outputs.float().softmax(dim=1)
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from ixt.images.index import Index
 from ixt.images.index_table import join_paths
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 from ixt.pipeline.from_recipe import build_chosen_decoder
-from ixt.predict.classifier import Classifier, logits
+from ixt.predict.classifier import Classifier, probabilities
 from ixt.predict.inputs import ImageFile
 
 
@@ -129,8 +129,7 @@ def _batches(classifier: Classifier, index: Index) -> Iterator[EvalBatch]:
 
 def _guesses(classifier: Classifier, images: Tensor, top: int) -> list[tuple[Guess, ...]]:
     names = classifier.class_names
-    probabilities = logits(classifier, images).softmax(dim=1)
-    values, outputs = probabilities.topk(min(top, len(names)), dim=1)
+    values, outputs = probabilities(classifier, images).topk(min(top, len(names)), dim=1)
     return [
         tuple(Guess(n, names[n], value) for n, value in zip(numbers, shares, strict=True))
         for numbers, shares in zip(outputs.tolist(), values.tolist(), strict=True)

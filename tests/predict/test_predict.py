@@ -62,6 +62,23 @@ def test_predictions_have_the_bits_of_the_evaluation(
         assert all(names[g.output] == g.name for g in outcome.guesses)
 
 
+def test_after_binary_cross_entropy_each_class_is_judged_alone(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax = list(predict(open_classifier(RUN), files(digits, 3), top=10))
+    weights = read_weights(RUN)
+    assert weights.info is not None and weights.info.recipe is not None
+    weights.info.recipe["optim"]["loss"] = "bce"
+    monkeypatch.setattr("ixt.predict.classifier.read_weights", lambda path, prefer_ema: weights)
+    sigmoid = list(predict(open_classifier(RUN), files(digits, 3), top=10))
+    for shared, alone in zip(softmax, sigmoid, strict=True):
+        probabilities = np.array([guess.probability for guess in alone.guesses])
+        odds = probabilities / (1 - probabilities)  # the exponentials that softmax divides by
+        expected = [guess.probability for guess in shared.guesses]
+        np.testing.assert_allclose(odds / odds.sum(), expected, rtol=1e-4)
+        assert abs(probabilities.sum() - 1) > 0.01
+
+
 def test_order_and_answers_do_not_hang_on_batches_and_damage(digits: Path, tmp_path: Path) -> None:
     good = files(digits, 7)
     cut = tmp_path / "cut.jpg"
