@@ -67,7 +67,10 @@ def teach(
     _refuse_incomplete(recipe)
     numbers = range(recipe.schedule.total_epochs)[epochs]
     recipe = resolve_for_teaching(recipe).with_(run={"trackers": ()})
-    index    accelerator = build_accelerator(recipe, Path())
+    index, folder = usable_index(recipe, "train"), local_path(out)
+    refuse_sets(index, "teacher")
+    names = output_classes(index.classes, recipe.model.num_classes)
+    accelerator = build_accelerator(recipe, Path())
     what = f"engine.micro_batch_size {recipe.engine.micro_batch_size}"
     with (
         engine.closing(accelerator),
