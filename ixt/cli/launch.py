@@ -12,10 +12,7 @@ import typer
 from ixt.cli.app import app, say
 from ixt.cli.help import App
 from ixt.cli.launch_job import JobOptions, folder_of, job_of, mounted
-from ixt.cli.options import (
-    ADVANCED,
-    grouped,
-)
+from ixt.cli.options import ADVANCED, grouped
 from ixt.files import write_text
 
 launch_app = App(

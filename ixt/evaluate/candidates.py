@@ -16,12 +16,7 @@ from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError
 from ixt.evaluate.average import average_checkpoints, has_batch_norm
 from ixt.evaluate.onnx_file import is_onnx, open_onnx
-from ixt.models.from_checkpoint import (
-    build_model,
-    published_model,
-    recipe_of,
-    refuse_bare_name,
-)
+from ixt.models.from_checkpoint import build_model, published_model, recipe_of, refuse_bare_name
 from ixt.recipe import Recipe
 
 

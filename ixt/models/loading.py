@@ -19,13 +19,7 @@ from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.by_order import OrderMatch, match_by_order
 from ixt.models.create import create_model, given_name
-from ixt.models.key_names import (
-    Names,
-    State,
-    renamed_by_timm,
-    resampled_by_timm,
-    with_model_keys,
-)
+from ixt.models.key_names import Names, State, renamed_by_timm, resampled_by_timm, with_model_keys
 from ixt.recipe.paper import paper_models
 
 Format = Container | Names

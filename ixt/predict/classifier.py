@@ -15,12 +15,7 @@ from ixt.checkpoint.weight_files import WeightFile
 from ixt.checkpoint.weights import read_weights
 from ixt.distributed.accelerator import build_accelerator
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
-from ixt.models.from_checkpoint import (
-    build_model,
-    published_model,
-    recipe_of,
-    refuse_bare_name,
-)
+from ixt.models.from_checkpoint import build_model, published_model, recipe_of, refuse_bare_name
 from ixt.pipeline.decode.base import DecoderKind
 from ixt.recipe import Recipe
 

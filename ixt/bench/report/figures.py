@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from ixt.bench.results import LAYOUTS, Cell, Mode, Report, Row, group_by
+from ixt.bench.results import LAYOUTS, Mode, Report, Row, group_by
 from ixt.recipe.paper import ModelInfo, find_paper_model
 
 MODES = {"train": "training", "infer": "inference"}
@@ -167,10 +167,6 @@ def results_table(sources: Sequence[Source]) -> Table:
     return Table(
         [_COLUMNS[n][0] for n in kept], [([values[n] for n in kept], top) for values, top in rows]
     )
-
-
-def _but_for_layout(row: Row) -> Cell:
-    return row.cell.model_copy(update={"layout": ""})
 
 
 def _values(row: Row, label: str | None) -> list[Value]:

@@ -11,14 +11,7 @@ from ixt.errors import DataError
 from ixt.files import local_path, reason
 from ixt.images.folders import Split
 from ixt.tools.prepare.archives import class_tars
-from ixt.tools.prepare.extract import (
-    Extraction,
-    Meter,
-    StreamSum,
-    run_jobs,
-    train_jobs,
-    val_jobs,
-)
+from ixt.tools.prepare.extract import Extraction, Meter, StreamSum, run_jobs, train_jobs, val_jobs
 from ixt.tools.prepare.folders import (
     count_images,
     extract_packed,
@@ -27,12 +20,7 @@ from ixt.tools.prepare.folders import (
     transfer,
 )
 from ixt.tools.prepare.labels import find_labels
-from ixt.tools.prepare.sources import (
-    check_given,
-    check_sources,
-    compare_sums,
-    kaggle_folder,
-)
+from ixt.tools.prepare.sources import check_given, check_sources, compare_sums, kaggle_folder
 from ixt.tools.prepare.staging import (
     Origin,
     Place,
