@@ -15,8 +15,7 @@ def uncollected(at_exit: bool = False) -> Iterator[None]:
     Importing torch and timm makes a million objects and little garbage; looking through them again
     and again, now and as the process ends, takes about a third of the CPU time of `import timm`.
 
-    Args:
-        at_exit: keep it out as the process ends, too: for commands that leave nothing open.
+    `at_exit` keeps it out as the process ends, too: for commands that leave nothing open.
     """
     was_enabled = gc.isenabled()
     gc.disable()

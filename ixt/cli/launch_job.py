@@ -101,10 +101,7 @@ def mounted(
 ) -> tuple[JobOptions, list[Path]]:
     """The job with absolute paths, and those that a container on this cluster has to mount.
 
-    Args:
-        what: the options of the run.
-        image: of the container; without one the job stays as it is.
-        further: paths to mount as well.
+    Without the `image` of a container the job stays as it is; `further` paths are mounted as well.
     """
     from ixt.distributed.launch.job_paths import mounts, refuse_relative
     from ixt.errors import EngineError

@@ -87,8 +87,7 @@ def _decode(kind: DecoderKind, path: Path, device: torch.device) -> Tensor:
 def check_training(precision: str) -> Result:
     """Three steps of a tiny model: the loss must be finite and fall.
 
-    Args:
-        precision: fp32, bf16 or fp16.
+    `precision` is fp32, bf16 or fp16.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kwargs: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}

@@ -32,9 +32,7 @@ def examine(data: str | None, run_dir: Path) -> list[Result]:
     Started by torchrun or srun, the ranks meet, the first rank of each machine examines it, and
     every rank returns the results of all machines.
 
-    Args:
-        data: folder with train/ and val/, to measure reading; None to leave that out.
-        run_dir: where runs will go; its nearest existing parent is tested.
+    Without `data`, no reading is measured; of `run_dir`, the nearest existing parent is tested.
     """
     checks = _checks(data, run_dir)
     if not launched():

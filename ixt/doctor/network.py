@@ -36,9 +36,7 @@ def check_group() -> Result:
 def check_local_network(limit_s: float = 20.0, work: Callable[..., None] | None = None) -> Result:
     """An all-reduce between processes of this machine: one per GPU over NCCL, or two over gloo.
 
-    Args:
-        limit_s: the processes are ended after this.
-        work: what each of them does instead, for tests.
+    After `limit_s` the processes are ended; `work` is what each does instead, for tests.
     """
     num_gpus, end_s = torch.cuda.device_count(), time.monotonic() + limit_s
     backend, num_ranks = ("nccl", num_gpus) if num_gpus > 1 else ("gloo", 2)

@@ -34,12 +34,7 @@ class Result:
 
 
 def judge(value: str, *rules: Result | None) -> Result:
-    """What was measured, judged by the first rule that applies; ok where none does.
-
-    Args:
-        value: what was measured, as the user reads it.
-        rules: of `warn` and `fail`.
-    """
+    """What was measured, judged by the first rule that applies; ok where none does."""
     first = next((rule for rule in rules if rule is not None), Result("ok", ""))
     return replace(first, value=value)
 

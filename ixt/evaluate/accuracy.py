@@ -136,9 +136,7 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[
     `most_predicted_instead` is the wrong output that was predicted most often; None where all is
     right.
 
-    Args:
-        records: n rows.
-        labels: (n,) one label per image, -1 for none.
+    `labels` is (n,): one label per image, -1 for none.
     """
     rows = np.flatnonzero(counted(records, labels))
     right1, right5 = hits(records, labels, 1), hits(records, labels, 5)
@@ -159,9 +157,7 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[
 def confusions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """(label, prediction, images) of wrong predictions, the most frequent first.
 
-    Args:
-        records: n rows.
-        labels: (n,) one label per image, -1 for none.
+    `labels` is (n,): one label per image, -1 for none.
     """
     wrong = counted(records, labels) & ~hits(records, labels, 1)
     pairs = np.stack([labels[wrong], records.top[wrong, 0]], axis=1)
@@ -185,9 +181,7 @@ class McNemar:
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     """Compare which images two models have right.
 
-    Args:
-        first: (n,) whether the first model's prediction is right.
-        second: (n,) the same of the second model, on the same images.
+    Both are (n,): whether that model's prediction of an image is right.
 
     Source: McNemar 1947; the exact form is the binomial test of the images on which they differ.
     """
@@ -203,11 +197,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 def verdict(first: str, second: str, test: McNemar, alpha: float = 0.05) -> str:
     """A test in one sentence.
 
-    Args:
-        first: name of the first model.
-        second: name of the second.
-        test: of the two.
-        alpha: the p below which the difference is called one.
+    Below `alpha` the difference is called one.
     """
     numbers = (
         f"p = {test.p:.3g}; only {first} right: {test.only_first}, "

@@ -62,10 +62,7 @@ def open_candidates(
 ) -> list[Candidate]:
     """Load the models, each file read once.
 
-    Args:
-        sources: what to load.
-        data: replaces values of the recipes' data section.
-        batch_size: images per forward pass; None takes the recipe's.
+    `data` replaces values of the recipes' data sections; `batch_size` None takes the recipe's.
 
     Raises:
         IxtError: a file, a name or weights do not fit.

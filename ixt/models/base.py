@@ -47,8 +47,7 @@ class Base:
 def published_base(settings: Model) -> Base:
     """The published weights of a model, as timm has just loaded them from a cache.
 
-    Args:
-        settings: the recipe's; its `pretrained` is set.
+    Their `pretrained` is set.
     """
     cfg = get_pretrained_cfg(name_in_timm(settings.name))
     name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)

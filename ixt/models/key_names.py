@@ -56,9 +56,7 @@ _LUKEMELAS_FIRST = {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 def with_model_keys(state: State, model: nn.Module) -> tuple[State, Names | None]:
     """The weights under the model's key names, as far as those are known to differ.
 
-    Args:
-        state: tensors by name.
-        model: of timm; it may be on `meta`.
+    `model` is of timm; it may be on `meta`.
 
     Returns:
         The weights, and whose names they had; None where they had the model's own, or unknown ones.

@@ -193,9 +193,7 @@ def _offer(weights: Weights, model: nn.Module, fit: Callable[[State], _Fitted]) 
 def classes_in(weights: Weights, model: nn.Module) -> int | None:
     """Outputs of the head in a file's weights; None where they have none that fits the model.
 
-    Args:
-        weights: what `read_weights` gave.
-        model: of the file's architecture, with any number of classes; it may be on `meta`.
+    `model` is of the file's architecture, with any number of classes; it may be on `meta`.
     """
     return _num_classes(_named(weights, model)[0], classifier_parameters(model))
 

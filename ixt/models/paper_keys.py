@@ -31,9 +31,7 @@ _CONVNEXT = (
 def with_paper_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict of one of our models under the names of the paper's repository.
 
-    Args:
-        state: what `model.state_dict()` gave.
-        model: a ResNet, InceptionNeXt or ConvNeXt; others are not in the repository.
+    `model` is a ResNet, InceptionNeXt or ConvNeXt; others are not in the repository.
 
     Raises:
         ModelError: the repository has no such architecture.

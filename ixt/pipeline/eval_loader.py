@@ -105,15 +105,8 @@ class EvalLoader:
     ) -> None:
         """Decide which images the batches contain.
 
-        Args:
-            index: the images.
-            labels: (n,) or (n, k) output numbers of each sample; -1 for none.
-            decoder: of the images.
-            recipe: batch size, mean and standard deviation; the view, if none is given.
-            device: where batches are wanted.
-            rank: number of this process.
-            world_size: number of processes.
-            views: how to cut the images; each file is read once for all of them.
+        `labels` are (n,) or (n, k) output numbers of each sample, -1 for none. `views` say how to
+        cut the images, the recipe's way if not given; each file is read once for all of them.
         """
         self._index, self._decoder = index, decoder
         self.labels = labels

@@ -81,9 +81,7 @@ def open_classifier(
 def logits(classifier: Classifier, images: Tensor) -> Tensor:
     """The model's outputs, as the evaluation gets them.
 
-    Args:
-        classifier: of `open_classifier`.
-        images: (B, 3, S, S) float32, normalised, on the device.
+    `images` are (B, 3, S, S) float32, normalised, on the device.
 
     Returns:
         (B, num_classes) float32.

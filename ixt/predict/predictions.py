@@ -59,10 +59,7 @@ def predict(
 ) -> Iterator[Outcome]:
     """Yield what the model makes of each image.
 
-    Args:
-        classifier: of `open_classifier`.
-        files: the images, as `open_inputs` gives them.
-        top: classes per image; all of them where the model has fewer.
+    All classes are given where the model has fewer than `top`.
 
     Yields:
         An outcome per image, in order, one batch after the other.

@@ -29,9 +29,7 @@ from ixt.errors import EngineError
 def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     """The whole page.
 
-    Args:
-        sources: results files, the main one first.
-        device: name or YAML file of the device for the roofline; None takes the measured one's.
+    `device` is a name or YAML file for the roofline; None takes the measured one's.
 
     Raises:
         EngineError: nothing was measured, matplotlib is missing, or the device is not known.

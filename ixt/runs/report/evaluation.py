@@ -109,12 +109,8 @@ def summarise(
 ) -> Evaluation:
     """Sum up what an evaluation found of each image.
 
-    Args:
-        records: a row per image of the loader's split, from all processes.
-        loader: of the split, with one label per image.
-        class_names: class of each output.
-        step: updates done.
-        averaged: whether the averaged weights were evaluated.
+    `records` hold a row per image of the loader's split, from all processes; `step` updates are
+    done.
     """
     labels = loader.labels
     counts, right = counted(records, labels), hits(records, labels, 1)

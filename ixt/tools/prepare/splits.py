@@ -61,14 +61,9 @@ def prepare(
     It can be killed at any point: the same call continues where it stopped, and until a split is
     complete and its tar's MD5 is right nothing of it shows in a new OUT/SPLIT.
 
-    Args:
-        root: OUT; new, empty, or a set that was begun: by this function, with images or class
-            tars in train/, or with a flat val/.
-        sources: the archives or folders to take images from.
-        options: how strict, how fast.
-        published: what the archives and counts must be.
-        on_split: called with each split that is done.
-        progress: shows the progress of each extraction or transfer.
+    `root` is new, empty, or a set that was begun: by this function, with images or class tars in
+    train/, or with a flat val/. `published` is what the archives and counts must be; `on_split` is
+    called with each split that is done.
 
     Returns:
         One summary per split that OUT holds.

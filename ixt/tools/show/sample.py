@@ -124,9 +124,7 @@ def row_numbers(table: Any, row: int, num_rows: int, name: str = "") -> Numbers:
 def denormalise(image: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     """Undo normalisation, exactly where the image was grey levels before.
 
-    Args:
-        image: (3, S, S) float32, on any device.
-        recipe: its section augment has mean and std.
+    `image` is (3, S, S) float32, on any device; the recipe's augment has mean and std.
 
     Returns:
         (S, S, 3); what lies outside 0..255 is clipped.

@@ -25,10 +25,8 @@ _MEASURED_UPDATES = 100
 def bound(window: Window, recipe: Recipe, on_gpu: bool) -> float:
     """The largest `distance` that rounding explains; 1 is a window whose change is all another.
 
-    Args:
-        window: longer ones than were measured get more, in proportion.
-        recipe: its precision decides.
-        on_gpu: whether one of the two stacks has a GPU, where engine.tf32 acts.
+    Windows longer than were measured get more, in proportion. `on_gpu`: one of the two stacks has a
+    GPU, where engine.tf32 acts.
     """
     engine = recipe.engine
     exact = engine.precision == "fp32" and not (engine.tf32 and on_gpu)
@@ -43,10 +41,7 @@ def distance(window: Window, replayed: Checkpoint, file: str) -> float:
     are left out: the number of processes decides what they see. Infinite where the two do not hold
     the same tensors, or a number is not finite.
 
-    Args:
-        window: has the recorded weights.
-        replayed: has those of now.
-        file: model or ema.
+    `file` is model or ema; the window has the recorded weights, `replayed` those of now.
     """
     was, now = window.end.tensors(file), replayed.tensors(file)
     before = window.start.tensors(file) if window.start is not None else {}

@@ -29,10 +29,7 @@ class _Different(Exception):
 def replay_run(run: Path, count: int, data: str | None) -> list[Finding]:
     """Train windows of a run again and compare their ends with the checkpoints that it kept.
 
-    Args:
-        run: its folder; nothing is written there.
-        count: how many windows.
-        data: the images; None for where the run found them.
+    Nothing is written to `run`; `data` None takes the images where the run found them.
 
     Raises:
         IxtError: there is no window, there are no images, or this machine cannot train it.

@@ -43,10 +43,7 @@ def recipe_of(checkpoint: Checkpoint) -> Recipe:
 def trained_again(window: Window, run: Path, root: str) -> Iterator[Checkpoint]:
     """The end of a window as training from its start gives it now; deleted with the block.
 
-    Args:
-        window: of the run.
-        run: folder of the run; it is only read.
-        root: the images.
+    `run` is only read; `root` are the images.
 
     Raises:
         IxtError: it cannot be trained here, or diverges.
