@@ -36,7 +36,6 @@ class CellComparison:
     low: float | None = None
     """Lower end of the ratio's confidence interval; None where no round repeats another."""
     high: float | None = None
-    """Upper end."""
     reason: str = ""
     """Why there is no verdict."""
 
@@ -46,7 +45,6 @@ class Comparison:
     """Two reports, A the older one."""
 
     cells: tuple[CellComparison, ...]
-    """Those measured in both."""
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
     differences: tuple[Difference, ...]

@@ -47,7 +47,6 @@ class Weights:
     state: dict[str, Tensor]
     """Tensors by name, on the CPU; prefixes of DDP and torch.compile taken off."""
     file: Path
-    """The file read."""
     kind: Kind
     """Whether they are an exponential moving average, as far as the container tells."""
     container: Container

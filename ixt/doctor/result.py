@@ -22,15 +22,12 @@ class Result:
     status: Literal["ok", "warn", "fail"]
     """ok; warn: training works, but worse than it could; fail: it will break."""
     value: str
-    """What was measured."""
     fix: str = ""
     """What to do about it, and how; empty where all is well."""
     name: str = ""
-    """Name of the check."""
     host: str = ""
     """The machine it ran on, where there are several."""
     seconds: float = 0.0
-    """How long it took."""
 
 
 def judge(value: str, *rules: Result | None) -> Result:

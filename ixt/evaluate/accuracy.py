@@ -30,7 +30,6 @@ class Accuracy:
     loss: float
     """Mean cross entropy against the hard label."""
     count: int
-    """Images counted."""
     skipped: int
     """Damaged images left out."""
 
@@ -171,9 +170,7 @@ class McNemar:
     """The exact paired test of two models' top-1 predictions."""
 
     only_first: int
-    """Images that only the first has right."""
     only_second: int
-    """Images that only the second has right."""
     p: float
     """Two-sided probability of so unequal a split, were both models equally good."""
 

@@ -46,11 +46,9 @@ class Candidate:
     name: str
     """A name in tables, unlike the others'."""
     model: nn.Module
-    """The model, on the CPU."""
     recipe: Recipe
     """Its evaluation settings, and normalisation."""
     num_classes: int
-    """Its outputs."""
     class_names: tuple[str, ...] | None
     """Class of each output; None where the checkpoint does not record them."""
     origin: dict[str, Any]

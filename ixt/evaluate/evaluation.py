@@ -47,7 +47,6 @@ class Settings:
     """How to evaluate; None leaves a choice to the checkpoint's recipe or the model."""
 
     batch_size: int | None = None
-    """Images per forward pass."""
     decoders: tuple[DecoderKind, ...] = ("auto",)
     """One pass over the images for each."""
     image_sizes: tuple[int, ...] = ()

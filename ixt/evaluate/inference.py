@@ -27,7 +27,6 @@ class Contender:
     model: nn.Module
     """The model on its device, in evaluation mode."""
     recipe: Recipe
-    """How its images are normalised and laid out."""
     view: int
     """Which of the loader's views it takes."""
     flip: bool

@@ -22,7 +22,6 @@ class OnnxFile:
     model: nn.Module
     """Takes (B, 3, S, S) float32 images on any device, gives (B, num_classes) logits there."""
     info: CheckpointInfo
-    """Model, evaluation settings and class names."""
     kind: str
     """The weights in it: raw, or ema for averaged ones."""
 

@@ -28,7 +28,6 @@ class Source:
     recipe: Recipe
     """The checkpoint's own, or one with the evaluation settings of the model."""
     loaded: LoadedWeights
-    """Which file, which weights."""
     class_names: tuple[str, ...] | None
     """Name of each output; None for a file that does not tell them."""
     record: Mapping[str, Any]

@@ -29,7 +29,6 @@ class Base:
     """The file read; None where timm's is not in a cache."""
     kind: Kind | Literal["published"]
     info: CheckpointInfo | None = None
-    """What the file says about itself."""
     match_by_order: bool = False
     """Whether its tensors were matched with the model's by order, not by name."""
 

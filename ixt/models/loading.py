@@ -34,7 +34,6 @@ class LoadedWeights:
     """What `load_weights` has loaded."""
 
     file: Path
-    """The file read."""
     kind: Kind
     """raw, or ema for averaged weights, as far as the container says."""
     format: Format

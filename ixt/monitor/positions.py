@@ -31,7 +31,6 @@ class Position:
     step: int | None
     """Updates done."""
     count: int
-    """Activities begun."""
     doing: str
     since_s: float
     """How long it has done this."""

@@ -56,7 +56,6 @@ class EvalBatch:
     """Consecutive images of an evaluation."""
 
     number: int
-    """Its number, from 0, over all processes."""
     samples: NDArray[np.int64]
     """(B,) row numbers of the index."""
     pixels: tuple[Tensor, ...]
@@ -79,7 +78,6 @@ class NumberedRequest(Request):
     """What is asked of a decoder for a batch."""
 
     number: int
-    """Number of the batch, over all processes."""
     samples: NDArray[np.int64]
     """(n,) rows of the index."""
 

@@ -35,7 +35,6 @@ class Layer:
     """A layer to take maps from."""
 
     name: str
-    """Name of the layer in the model."""
     module: nn.Module
     side: int
     """Shorter side of its maps for the image tried."""

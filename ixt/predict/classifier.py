@@ -29,7 +29,6 @@ class Classifier:
     recipe: Recipe
     """How images are prepared, the batch size, the precision."""
     class_names: tuple[str, ...]
-    """Name of each output."""
     accelerator: Accelerator
     decoder: DecoderKind
     """Decodes the images, whatever the recipe says."""

@@ -30,7 +30,6 @@ class ImageFile:
     name: str
     """What results call it: the path as it was given, or `-` for the bytes on stdin."""
     path: str
-    """Where its bytes lie."""
 
 
 @contextmanager

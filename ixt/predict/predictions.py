@@ -29,7 +29,6 @@ class Guess:
     """A class and how probable the model holds it to be."""
 
     output: int
-    """Number of the model's output."""
     name: str
     """Name of the class, such as its folder's or a WordNet id."""
     probability: float

@@ -38,9 +38,7 @@ class DemoSummary:
     root: Path
     """The folder to give to `--data`."""
     num_train: int
-    """Training images."""
     num_val: int
-    """Validation images."""
     num_written: int
     """Images that this call wrote; 0 where the set was complete."""
 

@@ -87,7 +87,6 @@ class Chart:
     figure: Figure
     axes: Axes
     columns: int
-    """Columns of the legend."""
     marks: list[Mark] = field(default_factory=list)
 
     def draw(self, mark: Mark, **style: Any) -> None:

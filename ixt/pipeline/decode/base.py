@@ -74,7 +74,6 @@ class Decoder(Protocol):
     """
 
     num_threads: int
-    """CPU threads that decode."""
 
     def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         """Decode each request, in order, a bounded number of them ahead of the consumer.

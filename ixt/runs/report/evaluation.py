@@ -80,7 +80,6 @@ class Evaluation(_Stored):
     step: int
     weights: Literal["raw", "ema"]
     class_names: list[str]
-    """Class of each output."""
     top1: float
     """This and the next four are those of `ixt.evaluate.Accuracy`."""
     top5: float

@@ -47,7 +47,6 @@ class Fault(IntEnum):
     CORRUPT = 6
     """Decoded all the same, but libjpeg met data that cannot be right."""
     ALTERED = 7
-    """Not the bytes that were packed."""
 
 
 class Colour(IntEnum):

@@ -55,7 +55,6 @@ class PackSummary(Generic[Place]):
     num_unreadable: int
     """Images that were no readable images before, packed as they are."""
     num_bytes: int
-    """Length of all shards."""
 
 
 def pack(

@@ -87,7 +87,6 @@ class Options:
     subset: bool = False
     """Accept other counts than the published ones; the sums cannot fit then."""
     transfer: Transfer = "link"
-    """How images come from Kaggle's folders."""
     delete_class_tars: bool = False
     """Remove a class tar that lay in train/ once its images are in place."""
     num_threads: int = 4
@@ -123,5 +122,4 @@ class Task:
     options: Options
     published: ArchiveSet
     labels: tuple[str, ...]
-    """Classes of the validation images."""
     progress: Progress

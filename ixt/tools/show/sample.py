@@ -33,13 +33,9 @@ class Source:
     """An image file and its class."""
 
     sample: int
-    """Row of the index."""
     stored: ByteRange
-    """Where it lies."""
     class_name: str
-    """Name of its folder."""
     height: int
-    """Height of the stored image, in pixels."""
     width: int
 
     @property
@@ -63,13 +59,11 @@ class Sample:
     """Place in the epoch's order; in an evaluation, the row of the index."""
     source: Source
     label: int
-    """Output number of the model."""
     image: Tensor
     """(3, S, S) float32, normalised: the loader's, bit for bit."""
     pixels: NDArray[np.uint8]
     """(S, S, 3): the image with normalisation undone; noise outside 0..255 is clipped."""
     numbers: Numbers
-    """What the plan says, by table and field."""
     partner: tuple[int, Source] | None
     """Position and file of what is mixed in; None where nothing is."""
     targets: dict[str, float]
