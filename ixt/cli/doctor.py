@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, uncollected
 from ixt.cli.options import DataOption
 
 

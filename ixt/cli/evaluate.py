@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, say, uncollected
 from ixt.cli.options import OUTPUT, ProcessesOption, grouped
 from ixt.cli.progress import progress
 from ixt.errors import IxtError

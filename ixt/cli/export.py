@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, say, uncollected
 from ixt.cli.options import ADVANCED, ModelOption, RawOption
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, say, uncollected
 from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption, grouped
 from ixt.errors import IxtError
 from ixt.files import check_outputs

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, uncollected
 from ixt.cli.options import (
     ADVANCED,
     DataOption,

@@ -1,10 +1,14 @@
-"""In what the end of a window as it was recorded differs from what training it again gave."""
+"""In what the end of a window as it was recorded differs from what training it again gave.
+
+And whether both were trained on one stack, where equal updates have equal bits.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from torch import Tensor
 from ixt.checkpoint.folder import Checkpoint
 from ixt.checkpoint.state_json import STATE
 from ixt.monitor.row_file import LEDGER, read_row
+from ixt.recipe import parse_stored
 from ixt.training.same_data import ledger_format
 from ixt.verify.replay.windows import Window
 
@@ -121,3 +126,43 @@ def ledger_problem(window: Window, run: Path, replayed: Checkpoint) -> str | Non
 def _rows(file: Path) -> dict[int, dict[str, Any]]:
     rows = filter(None, map(read_row, file.read_bytes().splitlines()))
     return {row["step"]: row for row in rows}
+
+
+# Keys of `describe_machine`.
+_FACTS = ("ixt", "git_commit", "cuda", "cudnn", "cpu", "processes")
+_SHOWN = 3
+
+
+def stack_differences(recorded: Checkpoint, replayed: Checkpoint) -> list[str]:
+    """What differs between the stacks of two checkpoints, in words; nothing where they are one."""
+    then, now = _stack(recorded.state), _stack(replayed.state)
+    return [
+        f"{name} was {_text(then.get(name))} and is {_text(now.get(name))}"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+
+
+def few(differences: list[str]) -> str:
+    """The first of them."""
+    more = len(differences) - _SHOWN
+    return "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _stack(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how sums are rounded: hardware, versions, processes and the engine."""
+    machine = state.get("machine", {})
+    devices = sorted({*machine.get("devices", [])})
+    facts = {name: machine.get(name) for name in _FACTS}
+    if not devices:
+        facts["threads"] = machine.get("threads")
+    packages = machine.get("packages", {})
+    engine = parse_stored(state["recipe"]).engine.model_dump(exclude={"hang_timeout_s"})
+    keys = {f"engine.{key}": value for key, value in engine.items()}
+    return {**facts, "devices": devices, **packages, **keys}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)

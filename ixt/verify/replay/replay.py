@@ -13,9 +13,14 @@ from ixt.errors import DataError, Diverged, EngineError
 from ixt.pipeline.from_recipe import usable_index
 from ixt.verify.finding import Finding
 from ixt.verify.replay.bounds import bound, distance
-from ixt.verify.replay.compare import compare_tensors, ledger_problem, scalars_problem
+from ixt.verify.replay.compare import (
+    compare_tensors,
+    few,
+    ledger_problem,
+    scalars_problem,
+    stack_differences,
+)
 from ixt.verify.replay.rerun import recipe_of, trained_again
-from ixt.verify.replay.stack import few, stack_differences
 from ixt.verify.replay.windows import KEEP_MORE, Window, choose, find_windows
 from ixt.verify.run_folder import verify_data
 
