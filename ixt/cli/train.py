@@ -239,7 +239,11 @@ def _train(
         execution.nodes, execution.rdzv_endpoint, execution.rdzv_id, execution.max_restarts
     )
     url = as_url(folder)
-    run_dir = folder if url is None else _folder_for(url)
+    run_dir = folder
+    if url is not None:
+        from ixt.runs.bucket.place import folder_for
+
+        run_dir = folder_for(url)
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
 
@@ -272,12 +276,6 @@ def _train(
         except Interrupted as error:
             command = _resume_command(url or str(folder), execution)
             raise Interrupted(f"{error}; continue with: {command}", error.signum) from None
-
-
-def _folder_for(url: str) -> Path:
-    from ixt.runs.bucket.place import folder_for
-
-    return folder_for(url)
 
 
 def _resume_command(folder: str, execution: Execution) -> str:

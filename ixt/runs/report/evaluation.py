@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ixt.errors import DataError
 from ixt.evaluate.accuracy import (
+    Bin,
     accuracy,
     calibration_bins,
     calibration_error,
@@ -52,14 +52,6 @@ class ClassResult(_Stored):
     top5: float
     """Percent of its images with the right output among the first five."""
     most_predicted_instead: int | None
-
-
-class Bin(_Stored):
-    """One bin of the calibration error, see `ixt.evaluate.accuracy.Bin`."""
-
-    count: int
-    confidence: float
-    accuracy: float
 
 
 class Mistake(_Stored):
@@ -123,7 +115,7 @@ def summarise(
         classes=[ClassResult.model_validate(row) for row in class_results(records, labels)],
         confusions=pairs if len(class_names) <= MATRIX_CLASSES else pairs[:_PAIRS],
         num_confusions=len(pairs),
-        bins=[Bin(**asdict(found)) for found in calibration_bins(*known)],
+        bins=calibration_bins(*known),
         calibration_error=calibration_error(*known),
         mistakes=_mistakes(records, loader, counts & ~right),
     )
