@@ -30,8 +30,8 @@ def doctor(
     Example: `ixt doctor --data /data/imagenet`
     """
     with uncollected():
-        from ixt.doctor.examine import examine
-        from ixt.doctor.result import print_results, results_data
+        from ixt.bench.doctor.examine import examine
+        from ixt.bench.doctor.result import print_results, results_data
 
     results = examine(data, run_dir)
     if os.environ.get("RANK", "0") == "0":

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from ixt.errors import CheckpointError, DataError
 from ixt.recipe import dump_recipe, load_recipe, parse_recipe
+from ixt.runs.verify import Finding, verify
 from ixt.training.loop import train
-from ixt.verify import Finding, verify
 
-OLD_FORMAT = Path(__file__).parents[1] / "checkpoint" / "formats" / "1"
+OLD_FORMAT = Path(__file__).parents[2] / "checkpoint" / "formats" / "1"
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from ixt.images.data_digest import digest_images
 from ixt.images.folders import Split
 from ixt.monitor.row_file import LEDGER, METRICS, find_damage, first_gap, read_row
 from ixt.recipe import RUN_RECIPE
+from ixt.runs.verify.finding import Finding, checked
 from ixt.training.same_data import other_data
-from ixt.verify.finding import Finding, checked
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
 

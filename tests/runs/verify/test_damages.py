@@ -17,9 +17,9 @@ from ixt.export import export_checkpoint
 from ixt.images.byte_ranges import read_bytes
 from ixt.images.index import load_index
 from ixt.recipe import load_recipe
+from ixt.runs.verify import verify
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.verify import verify
 
 FEW_OR_MANY = [pytest.param(24, id="few"), pytest.param(150, id="many", marks=pytest.mark.slow)]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-from ixt.doctor.result import Result, fail, judge
-from ixt.doctor.software import dali_builds
+from ixt.bench.doctor.result import Result, fail, judge
+from ixt.bench.doctor.software import dali_builds
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.image import FORMATS
 from ixt.models import create_model

@@ -18,8 +18,8 @@ from ixt.errors import EngineError, Interrupted
 from ixt.files import replace_text
 from ixt.monitor.row_file import LEDGER, METRICS
 from ixt.recipe import RUN_RECIPE, Recipe, dump_recipe
+from ixt.runs.verify.replay.windows import Window
 from ixt.training.loop import train
-from ixt.verify.replay.windows import Window
 
 # Nothing but the end of the window is wanted, and nothing that others look at.
 _SETTINGS = {

@@ -20,8 +20,8 @@ from ixt.checkpoint.folder import Checkpoint
 from ixt.checkpoint.state_json import STATE
 from ixt.monitor.row_file import LEDGER, read_row
 from ixt.recipe import parse_stored
+from ixt.runs.verify.replay.windows import Window
 from ixt.training.same_data import ledger_format
-from ixt.verify.replay.windows import Window
 
 _FILES = ("model", "ema", "optimizer", "ranks")
 _SCALARS = ("optimizer", "scaler", "metrics", "class_names")

@@ -15,9 +15,9 @@ from threading import Thread
 import torch
 import torch.distributed as dist
 
+from ixt.bench.doctor import compute, machine, network, software, storage
+from ixt.bench.doctor.result import Result
 from ixt.distributed.launch.environment import launched
-from ixt.doctor import compute, machine, network, software, storage
-from ixt.doctor.result import Result
 
 Checks = dict[str, Callable[[], Result]]
 

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ixt.bench.doctor import examine as examining
+from ixt.bench.doctor import network
+from ixt.bench.doctor.examine import run_checks
+from ixt.bench.doctor.result import Result, print_results, results_data
 from ixt.cli import app
-from ixt.doctor import examine as examining
-from ixt.doctor import network
-from ixt.doctor.examine import run_checks
-from ixt.doctor.result import Result, print_results, results_data
 
 
 def good() -> Result:

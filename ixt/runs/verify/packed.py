@@ -20,8 +20,8 @@ from ixt.images.index_table import Table, UnusableTable
 from ixt.images.shards import INDEX_FOLDER, find_layout, unchanged
 from ixt.images.table_files import read_table
 from ixt.images.tars import list_members
+from ixt.runs.verify.finding import Finding, checked
 from ixt.tools.pack.layout import PackOptions, plan_pack
-from ixt.verify.finding import Finding, checked
 
 SETTINGS = "pack.json"
 _NUM_THREADS = 8

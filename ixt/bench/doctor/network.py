@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException, spawn
 
+from ixt.bench.doctor.result import Result, fail, judge, warn
 from ixt.distributed.group import join_group
-from ixt.doctor.result import Result, fail, judge, warn
 
 _ELEMENTS, _REPEATS = 2**20, 5
 _SLOWEST_GB_PER_S = 0.05

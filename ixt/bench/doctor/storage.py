@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ixt.doctor.result import Result, fail, judge, warn
+from ixt.bench.doctor.result import Result, fail, judge, warn
 from ixt.errors import DataError
 from ixt.files import as_url, local_path, reason
 from ixt.images.byte_ranges import ByteRange, read_bytes

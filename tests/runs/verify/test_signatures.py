@@ -21,7 +21,7 @@ from ixt.cli.app import app
 from ixt.errors import ExportError
 from ixt.export import export_checkpoint
 from ixt.export.provenance import provenance_of, signature_of
-from ixt.verify import verify
+from ixt.runs.verify import verify
 
 pytest.importorskip("model_signing.verifying")
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from tar_sets import class_tars
 
-from ixt.doctor import storage
-from ixt.doctor.storage import check_data, check_run_folder, judge_reading, judge_room
+from ixt.bench.doctor import storage
+from ixt.bench.doctor.storage import check_data, check_run_folder, judge_reading, judge_room
 from ixt.images.index import load_index
 
 GIB = 2**30

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from ixt.bench.doctor.result import Result, fail, judge, warn
 from ixt.bench.measure.sensors import read_device
 from ixt.bench.roofline import find_device
-from ixt.doctor.result import Result, fail, judge, warn
 from ixt.errors import EngineError
 from ixt.pipeline.decode.thread_pool import cores_per_process
 

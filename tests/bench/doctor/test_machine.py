@@ -8,8 +8,8 @@ import pytest
 import torch
 from fake_nvml import HARDWARE, Gpu, install
 
-from ixt.doctor import machine
-from ixt.doctor.machine import (
+from ixt.bench.doctor import machine
+from ixt.bench.doctor.machine import (
     CHECKS,
     cgroup_cores,
     cgroup_memory,
@@ -22,7 +22,7 @@ from ixt.doctor.machine import (
     judge_shared_memory,
     judge_threads,
 )
-from ixt.doctor.result import Result
+from ixt.bench.doctor.result import Result
 
 GIB = 2**30
 H100 = "NVIDIA H100 80GB HBM3"

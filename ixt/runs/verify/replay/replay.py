@@ -11,18 +11,18 @@ from ixt.checkpoint.stored_recipe import changes, few_changes, recipe_in_state
 from ixt.distributed.launch.environment import launched
 from ixt.errors import DataError, Diverged, EngineError
 from ixt.pipeline.from_recipe import usable_index
-from ixt.verify.finding import Finding
-from ixt.verify.replay.bounds import bound, distance
-from ixt.verify.replay.compare import (
+from ixt.runs.verify.finding import Finding
+from ixt.runs.verify.replay.bounds import bound, distance
+from ixt.runs.verify.replay.compare import (
     compare_tensors,
     few,
     ledger_problem,
     scalars_problem,
     stack_differences,
 )
-from ixt.verify.replay.rerun import recipe_of, trained_again
-from ixt.verify.replay.windows import KEEP_MORE, Window, choose, find_windows
-from ixt.verify.run_folder import verify_data
+from ixt.runs.verify.replay.rerun import recipe_of, trained_again
+from ixt.runs.verify.replay.windows import KEEP_MORE, Window, choose, find_windows
+from ixt.runs.verify.run_folder import verify_data
 
 _SAME = ("data", "class_names")
 

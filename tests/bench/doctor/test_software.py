@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ixt.doctor import software
-from ixt.doctor.software import (
+from ixt.bench.doctor import software
+from ixt.bench.doctor.software import (
     check_commit,
     check_compiler,
     check_dali,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ixt.doctor.network import check_local_network, judge_exchange
+from ixt.bench.doctor.network import check_local_network, judge_exchange
 
 GOOD = (True, 2, "gloo", 10.0, 0.0)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ixt.doctor import compute
-from ixt.doctor.compute import (
+from ixt.bench.doctor import compute
+from ixt.bench.doctor.compute import (
     check_decoding,
     check_training,
     judge_decoding,

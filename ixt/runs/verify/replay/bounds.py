@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ixt.checkpoint.folder import Checkpoint
 from ixt.recipe import Recipe
-from ixt.verify.replay.windows import Window
+from ixt.runs.verify.replay.windows import Window
 
 _FLOAT32, _FEWER_BITS = 0.02, 0.2
 _MEASURED_UPDATES = 100

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from ixt.bench.doctor.result import Result, fail, judge, warn
 from ixt.distributed.machine import describe_machine, package_version
-from ixt.doctor.result import Result, fail, judge, warn
 
 # Named in the report; all requirements are checked.
 _SHOWN = ("torch", "torchvision", "timm", "accelerate", "deepspeed", "nvidia-dali-cuda130")

@@ -17,9 +17,9 @@ from ixt.checkpoint.folder import checkpoint_folders
 from ixt.export import export_checkpoint
 from ixt.files import append_line
 from ixt.images.index import load_index
+from ixt.runs.verify import Finding, verify
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.verify import Finding, verify
 
 Damage = Callable[[Path], object]
 

@@ -9,10 +9,10 @@ from ixt.checkpoint.state_json import STATE
 from ixt.errors import CheckpointError
 from ixt.files import refuse_url
 from ixt.images.shards import INDEX_FOLDER, META
-from ixt.verify.exported import SUFFIXES, verify_export
-from ixt.verify.finding import Finding
-from ixt.verify.packed import SETTINGS, verify_packed
-from ixt.verify.run_folder import verify_checkpoint, verify_run
+from ixt.runs.verify.exported import SUFFIXES, verify_export
+from ixt.runs.verify.finding import Finding
+from ixt.runs.verify.packed import SETTINGS, verify_packed
+from ixt.runs.verify.run_folder import verify_checkpoint, verify_run
 
 
 def verify(
@@ -40,7 +40,7 @@ def verify(
     if replay is not None:
         if not (path / "checkpoints").is_dir():
             raise CheckpointError(f"{path}: --replay trains a run again; give a run's folder")
-        from ixt.verify.replay import replay_run
+        from ixt.runs.verify.replay import replay_run
 
         return [*verify_run(path, None), *replay_run(path, replay, data)]
     if path.is_dir():

@@ -12,7 +12,7 @@ from ixt.checkpoint.folder import sha256
 from ixt.checkpoint.info import facts_beside
 from ixt.errors import CheckpointError
 from ixt.files import read_json
-from ixt.verify.finding import Finding, checked
+from ixt.runs.verify.finding import Finding, checked
 
 _GRAPHS = (".onnx", ".pt2")
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", *_GRAPHS)
