@@ -116,13 +116,6 @@ class Archives:
         Path | None,
         typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
     ] = None
-    devkit: Annotated[
-        Path | None,
-        typer.Option(
-            show_default="labels that ixt contains",
-            help="Archive with the validation labels, ILSVRC2012_devkit_t12.tar.gz.",
-        ),
-    ] = None
     kaggle: Annotated[
         Path | None,
         typer.Option(

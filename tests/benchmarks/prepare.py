@@ -37,7 +37,7 @@ def make_tar(path: Path) -> ArchiveSet:
             add(outer, f"n{place:08}.tar", buffer.getvalue())
     with path.open("rb") as file:
         archive = Archive(path.name, hashlib.file_digest(file, "md5").hexdigest())
-    return ArchiveSet(archive, archive, archive, NUM_CLASSES * NUM_PER_CLASS, 0, NUM_CLASSES)
+    return ArchiveSet(archive, archive, NUM_CLASSES * NUM_PER_CLASS, 0, NUM_CLASSES)
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

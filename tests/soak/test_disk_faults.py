@@ -147,7 +147,7 @@ def test_a_failed_packing_continues_to_the_same_bytes(every: int, tmp_path: Path
 @pytest.mark.parametrize("every", EVERY)
 def test_a_failed_preparation_continues_to_the_same_files(every: int, tmp_path: Path) -> None:
     tars = small_archives.make_tars(tmp_path / "tars", num_per_class=2, num_val=4)
-    sources = Sources(train=tars.train, val=tars.val, devkit=tars.devkit)
+    sources = Sources(train=tars.train, val=tars.val)
     options = Options(num_threads=1)
     expected = {f"train/{k}": v for k, v in tars.train_images.items()}
     expected |= {f"val/{k}": v for k, v in tars.val_images.items()}

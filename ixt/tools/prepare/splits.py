@@ -19,7 +19,6 @@ from ixt.tools.prepare.folders import (
     sort_flat,
     transfer,
 )
-from ixt.tools.prepare.labels import find_labels
 from ixt.tools.prepare.sources import check_given, check_sources, compare_sums, kaggle_folder
 from ixt.tools.prepare.staging import (
     Origin,
@@ -77,9 +76,8 @@ def prepare(
     summaries = []
     try:
         check_given(sources)
-        labels = find_labels(sources, options, published)
         with claimed(root):
-            task = Task(root, sources, options, published, labels, progress)
+            task = Task(root, sources, options, published, published.labels(), progress)
             finished = {split: _finished(task, split) for split in SPLITS}
             check_sources(task, [split for split in SPLITS if finished[split] is None])
             for split in SPLITS:
