@@ -17,7 +17,7 @@ from ixt.files import check_outputs, write_json
 
 if TYPE_CHECKING:
     from ixt.images.folders import Split
-    from ixt.tools.prepare import SplitSummary
+    from ixt.tools.prepare.task import SplitSummary
 
 _MIB = 2**20
 
@@ -174,7 +174,8 @@ def data_prepare(
     Example: `ixt data prepare /data/imagenet --train ILSVRC2012_img_train.tar
     --val ILSVRC2012_img_val.tar`
     """
-    from ixt.tools.prepare import Options, Sources, prepare
+    from ixt.tools.prepare.splits import prepare
+    from ixt.tools.prepare.task import Options, Sources
 
     with resumable():
         prepare(
@@ -304,7 +305,9 @@ def data_check(
     Example: `ixt data check /data/imagenet --results check.json`
     """
     from ixt.files import local_path
-    from ixt.tools.check import check_folder, print_report, restore
+    from ixt.tools.check.folder import check_folder
+    from ixt.tools.check.quarantine import restore
+    from ixt.tools.check.table import print_report
 
     check_outputs(results, None if manifest is None or manifest.exists() else manifest)
     if fix == "restore":

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ixt.tools.prepare import Archive, ArchiveSet, Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Archive, ArchiveSet, Options, Sources
 
 NUM_CLASSES, NUM_PER_CLASS, IMAGE_BYTES = 16, 288, 110_000
 RUNS = 3

@@ -22,7 +22,8 @@ from ixt.files import write_json
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ixt.tools.prepare import Archive, ArchiveSet
+from ixt.tools.prepare.task import Archive, ArchiveSet
 
 CLASSES = ("n01440764", "n01443537", "n01484850", "n02119789")
 

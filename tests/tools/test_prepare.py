@@ -18,7 +18,8 @@ from small_archives import CLASSES, Tars, images_below, jpeg, make_tars, tar_byt
 from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.index import load_index
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from small_archives import with_archive
-from ixt.tools.prepare import *
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import *
 names = ("train", "val")
 paths = {{name: Path(path) for name, path in zip(names, {paths!r})}}
 import hashlib

@@ -15,7 +15,8 @@ from small_archives import CLASSES, Tars, images_below, make_tars, tar_bytes
 from ixt.errors import DataError
 from ixt.images.classes import validation_labels
 from ixt.images.progress_lines import report_lines
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(scope="module")

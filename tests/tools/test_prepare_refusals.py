@@ -15,7 +15,8 @@ import pytest
 from small_archives import CLASSES, Tars, jpeg, make_tars, tar_bytes, with_archive
 
 from ixt.errors import DataError
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 IMAGE = "n01440764_1.JPEG"
 
