@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +10,7 @@ import typer
 
 from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
-from ixt.cli.options import ADVANCED, grouped
+from ixt.cli.options import advanced, grouped
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 
-_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 FolderArgument = Annotated[
     str,
@@ -34,10 +32,7 @@ SplitOption = Annotated[
     Literal["train", "val", "all"], typer.Option(help="Training images, validation images, or all.")
 ]
 ThreadsOption = Annotated[
-    int | None, _advanced(min=1, show_default="one per core", help="Number of decoding threads.")
-]
-ResultsOption = Annotated[
-    Path | None, typer.Option(help="Write the results to this file, as JSON.")
+    int | None, advanced(min=1, show_default="one per core", help="Number of decoding threads.")
 ]
 
 data_app = App(
@@ -131,25 +126,25 @@ class Extraction:
 
     transfer: Annotated[
         Literal["link", "move", "copy"],
-        _advanced(
+        advanced(
             help="How to take the images from --kaggle. link: hard links, which need no space."
         ),
     ] = "link"
     verify: Annotated[
-        bool, _advanced(help="Compare size and MD5 with those of the published archives.")
+        bool, advanced(help="Compare size and MD5 with those of the published archives.")
     ] = True
     subset: Annotated[
         bool,
-        _advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
+        advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
     ] = False
     delete_class_tars: Annotated[
         bool,
-        _advanced(
+        advanced(
             "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
         ),
     ] = False
     num_threads: Annotated[
-        int, _advanced(min=1, help="Number of classes to extract at the same time.")
+        int, advanced(min=1, help="Number of classes to extract at the same time.")
     ] = 4
 
 
@@ -229,10 +224,10 @@ def data_pack(
         int, typer.Option(min=1, max=95, help="JPEG quality of the shrunk images, from 1 to 95.")
     ] = 90,
     shard_mib: Annotated[
-        int, _advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
+        int, advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
     ] = 1024,
     num_threads: Annotated[
-        int | None, _advanced(min=1, show_default="one per core", help="Number of threads.")
+        int | None, advanced(min=1, show_default="one per core", help="Number of threads.")
     ] = None,
 ) -> None:
     """Pack images into a few tar archives with an index.

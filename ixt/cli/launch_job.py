@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.options import (
-    ADVANCED,
     DataOption,
     RecipeArgument,
     RunDirOption,
     SetOption,
+    advanced,
     all_overrides,
 )
 
@@ -30,12 +30,7 @@ class JobOptions:
     gpus_per_node: Annotated[int, typer.Option(min=0, help="Number of GPUs on each machine.")] = 8
     processes_per_node: Annotated[
         int | None,
-        typer.Option(
-            rich_help_panel=ADVANCED,
-            min=1,
-            show_default="one per GPU",
-            help="Number of processes on each machine.",
-        ),
+        advanced(min=1, show_default="one per GPU", help="Number of processes on each machine."),
     ] = None
     data: DataOption = None
     run_dir: RunDirOption = None

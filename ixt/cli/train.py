@@ -15,12 +15,12 @@ import typer
 
 from ixt.cli.app import app, uncollected
 from ixt.cli.options import (
-    ADVANCED,
     DataOption,
     ProcessesOption,
     RecipeArgument,
     RunDirOption,
     SetOption,
+    advanced,
     all_overrides,
     grouped,
 )
@@ -89,10 +89,9 @@ class Execution:
     ] = None
     profile: Annotated[
         int,
-        typer.Option(
+        advanced(
             metavar="STEPS",
             min=0,
-            rich_help_panel=ADVANCED,
             help="Number of steps to profile, after three warm-up steps. The trace is written to "
             "profile/ in the run's folder.",
         ),
@@ -131,9 +130,8 @@ def finetune(
     data: DataOption = None,
     match_by_order: Annotated[
         bool,
-        typer.Option(
+        advanced(
             "--match-by-order",
-            rich_help_panel=ADVANCED,
             help="If the tensors in the file have other names, match them by their order. All "
             "shapes must agree.",
         ),
