@@ -45,6 +45,7 @@ class Comparison:
     """Two reports, A the older one."""
 
     cells: tuple[CellComparison, ...]
+    """Those measured in both."""
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
     differences: tuple[Difference, ...]

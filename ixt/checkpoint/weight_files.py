@@ -28,6 +28,7 @@ class WeightFile:
     """A file of weights whose beginning was checked."""
 
     given: Path
+    """The path or address that was asked for."""
     file: Path
     """The file that it stands for."""
     kind: Kind

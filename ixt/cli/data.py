@@ -101,7 +101,7 @@ def data_index(
 
 @dataclass(frozen=True)
 class Archives:
-    """Where the images of ImageNet come from; see `ixt.tools.prepare.Sources`."""
+    """Where the images of ImageNet come from; see `ixt.tools.prepare.task.Sources`."""
 
     train: Annotated[
         Path | None,
@@ -122,7 +122,7 @@ class Archives:
 
 @dataclass(frozen=True)
 class Extraction:
-    """How they are extracted; see `ixt.tools.prepare.Options`."""
+    """How they are extracted; see `ixt.tools.prepare.task.Options`."""
 
     transfer: Annotated[
         Literal["link", "move", "copy"],

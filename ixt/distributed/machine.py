@@ -20,6 +20,7 @@ import ixt
 _GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 
 MACHINE = "machine.json"
+"""Name of the description in a run's folder."""
 
 _PACKAGES = (
     "torch",

@@ -34,6 +34,7 @@ class RunStatus(BaseModel):
     """When it was written, in seconds since 1970."""
     host: str
     pid: int
+    """ID of the first process."""
     updates_per_epoch: int | None = None
     """None where the run ended before it had its data."""
     recipe: dict[str, dict[str, Any]]

@@ -41,6 +41,7 @@ class Averaged:
     """An average of checkpoints."""
 
     weights: Weights
+    """The average; its file is the run's folder."""
     folders: tuple[Path, ...]
     """The checkpoints averaged, oldest first."""
 

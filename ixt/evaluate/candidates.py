@@ -49,6 +49,7 @@ class Candidate:
     name: str
     """A name in tables, unlike the others'."""
     model: nn.Module
+    """The model, on the CPU."""
     recipe: Recipe
     """Its evaluation settings, and normalisation."""
     num_classes: int

@@ -27,6 +27,7 @@ class Contender:
     model: nn.Module
     """The model on its device, in evaluation mode."""
     recipe: Recipe
+    """How its images are normalised and laid out."""
     view: int
     """Which of the loader's views it takes."""
     flip: bool
@@ -74,7 +75,8 @@ def examine(
 ) -> list[Records]:
     """Evaluate models on all images; every process takes part and gets the same answer.
 
-    `loader` has this process's share of the batches; `report` is called after each.
+    At least one contender; `loader` has this process's share of the batches; `report` is
+    called after each.
 
     Returns:
         The records of each contender.

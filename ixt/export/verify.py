@@ -38,6 +38,7 @@ class Agreement:
     num_random: int
     """Images of normal noise compared."""
     num_real: int
+    """Validation images compared."""
 
     def __bool__(self) -> bool:
         return self.max_difference <= self.allowed  # False for NaN

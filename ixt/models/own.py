@@ -21,6 +21,7 @@ class OwnSettings:
     """Sizes, crop and colours that a model was made for."""
 
     source: str
+    """Where the settings come from, in words."""
     sections: Mapping[str, Mapping[str, Any]]
     """The values by section and key of a recipe (`ixt.recipe.LEFT_TO_THE_MODEL`)."""
 

@@ -31,6 +31,7 @@ class Position:
     step: int | None
     """Updates done."""
     count: int
+    """Activities begun."""
     doing: str
     since_s: float
     """How long it has done this."""

@@ -23,7 +23,10 @@ class Spikes:
     """Compares each loss with the ones shortly before it."""
 
     def __init__(self, sigma: float | None) -> None:
-        """Start without losses; one stands out `sigma` standard deviations above the mean."""
+        """Start without losses; one stands out `sigma` standard deviations above the mean.
+
+        With None, no loss stands out.
+        """
         self._sigma = sigma
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 

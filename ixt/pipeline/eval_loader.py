@@ -56,6 +56,7 @@ class EvalBatch:
     """Consecutive images of an evaluation."""
 
     number: int
+    """Its number, from 0, over all processes."""
     samples: NDArray[np.int64]
     """(B,) row numbers of the index."""
     pixels: tuple[Tensor, ...]
@@ -78,6 +79,7 @@ class NumberedRequest(Request):
     """What is asked of a decoder for a batch."""
 
     number: int
+    """Number of the batch, over all processes."""
     samples: NDArray[np.int64]
     """(n,) rows of the index."""
 
@@ -103,8 +105,15 @@ class EvalLoader:
     ) -> None:
         """Decide which images the batches contain.
 
-        `labels` are (n,) or (n, k) output numbers of each sample, -1 for none. `views` say how to
-        cut the images, the recipe's way if not given; each file is read once for all of them.
+        Args:
+            index: the images.
+            labels: (n,) or (n, k) output numbers of each sample; -1 for none.
+            decoder: of the images.
+            recipe: batch size, mean and standard deviation; the view, if none is given.
+            device: where batches are wanted.
+            rank: number of this process.
+            world_size: number of processes.
+            views: how to cut the images; each file is read once for all of them.
         """
         self._index, self._decoder = index, decoder
         self.labels = labels

@@ -17,6 +17,7 @@ from ixt.tools.show.sample import denormalise
 from ixt.tools.show.tiles import Tile, draw_pages, draw_tiles, enlarge, require_png, write_png
 
 NUM_TILES = 60
+"""Images that one picture holds at most."""
 
 
 class Album:

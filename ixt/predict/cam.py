@@ -35,6 +35,7 @@ class Layer:
     """A layer to take maps from."""
 
     name: str
+    """Name of the layer in the model."""
     module: nn.Module
     side: int
     """Shorter side of its maps for the image tried."""

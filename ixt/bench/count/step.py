@@ -39,6 +39,7 @@ class Setting:
     precision: Precision = "bf16"
     """fp32 and tf32: no autocast, and the same traffic; bf16 and fp16: autocast."""
     layout: Layout = "channels_last"
+    """Memory order of images and weights."""
     batch_size: int = BATCH
     image_size: int | None = None
     """Side of the square images, in pixels; None takes the size that the model is trained on."""

@@ -22,6 +22,7 @@ class Result:
     status: Literal["ok", "warn", "fail"]
     """ok; warn: training works, but worse than it could; fail: it will break."""
     value: str
+    """What was measured."""
     fix: str = ""
     """What to do about it, and how; empty where all is well."""
     name: str = ""

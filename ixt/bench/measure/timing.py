@@ -27,6 +27,7 @@ class Timed:
     seconds_per_step: tuple[float, ...]
     """One per window."""
     steps: int
+    """Steps in all windows."""
     warmup_s: float
     settled: bool
     """Whether it ended by agreement."""

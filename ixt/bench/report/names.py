@@ -5,6 +5,7 @@ from __future__ import annotations
 from ixt.recipe.paper import find_paper_model
 
 FAMILIES = {"inception": "InceptionNeXt", "convnext": "ConvNeXt", "resnet": "ResNet", "": "other"}
+"""Names of families of models by the start of an architecture's name."""
 _SHORT = {
     "inceptionnext_atto": "InceptionNeXt-A",
     "inceptionnext_tiny": "InceptionNeXt-T",

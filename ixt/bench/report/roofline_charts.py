@@ -28,7 +28,9 @@ class _Roof:
 
     precision: Precision
     published: Device | None
+    """The device with its maker's peaks."""
     seen: Device | None
+    """The device with the peaks measured on this very one."""
 
     @property
     def device(self) -> Device:

@@ -28,7 +28,9 @@ class RankReport:
     """The end of a rank, and its reason."""
 
     status: int
+    """Its exit status."""
     message: str
+    """One line."""
     because_of_another: bool = False
     """Whether it ended only because another process did."""
     trace: str = ""

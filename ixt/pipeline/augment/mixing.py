@@ -15,7 +15,10 @@ from ixt.pipeline.plan.mixing import MixTable
 def mix_images(images: Tensor, table: MixTable, group_size: int) -> Tensor:
     """Mix the images of each group on grey levels, rounded half to even.
 
-    `images` are (B, 3, S, S) uint8, in whole groups of even size, and left as they are.
+    Args:
+        images: (B, 3, S, S) uint8, whole groups; left as they are.
+        table: the groups' rows.
+        group_size: images per group, even.
 
     Returns:
         (B, 3, S, S) uint8; the images themselves where nothing is mixed.
@@ -46,7 +49,10 @@ def mix_images(images: Tensor, table: MixTable, group_size: int) -> Tensor:
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """One-hot rows with label smoothing; a label of -1 gives a row of zeros.
 
-    `labels` are (B,) int64; `smoothing` is the probability spread evenly over all classes.
+    Args:
+        labels: (B,) int64.
+        num_classes: columns of the result.
+        smoothing: probability spread evenly over all classes.
 
     Returns:
         (B, num_classes) float32 on the labels' device.
@@ -62,7 +68,12 @@ def mix_targets(
 ) -> Tensor:
     """Smoothed targets, mixed as mix_images mixes the images.
 
-    `labels` are (B,) int64, in whole groups of even size; -1 counts as a target of zeros.
+    Args:
+        labels: (B,) int64, whole groups; -1 counts as a target of zeros.
+        num_classes: columns of the result.
+        smoothing: probability spread evenly over all classes.
+        table: the groups' rows.
+        group_size: images per group, even.
 
     Returns:
         (B, num_classes) float32 on the labels' device.

@@ -34,6 +34,7 @@ class MixTable:
     box: NDArray[np.int32]
     """(G, 4): top, left, height, width of the partner's part in CutMix; else no area."""
     mode: Mode = "batch"
+    """Who shares a draw."""
 
     def __len__(self) -> int:
         return len(self.lam)

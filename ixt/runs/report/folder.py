@@ -35,7 +35,9 @@ class RunFolder:
     recipe: Settings = field(default_factory=dict)
     """The resolved recipe; a key that its version did not have has its default."""
     steps: list[Row] = field(default_factory=list)
+    """Rows of the log intervals."""
     epochs: list[Row] = field(default_factory=list)
+    """Rows of the evaluations."""
     evaluation: Evaluation | None = None
     first_batch: FirstBatch | None = None
     machine: dict[str, Any] = field(default_factory=dict)

@@ -47,6 +47,7 @@ class Fault(IntEnum):
     CORRUPT = 6
     """Decoded all the same, but libjpeg met data that cannot be right."""
     ALTERED = 7
+    """Not the bytes that were packed."""
 
 
 class Colour(IntEnum):

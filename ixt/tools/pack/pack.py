@@ -55,6 +55,7 @@ class PackSummary(Generic[Place]):
     num_unreadable: int
     """Images that were no readable images before, packed as they are."""
     num_bytes: int
+    """Length of all shards."""
 
 
 def pack(

@@ -40,6 +40,7 @@ class Meter:
     """Called with megabytes."""
     num_bytes: int = 0
     num_written: int = 0
+    """Images."""
     _lock: Lock = field(default_factory=Lock)
 
     def add(self, num_bytes: int, num_written: int) -> None:
@@ -55,6 +56,7 @@ class Extraction:
     """What the threads of one extraction share."""
 
     descriptor: int
+    """The open tar."""
     where: Path
     place: Place
     meter: Meter

@@ -33,9 +33,12 @@ class Source:
     """An image file and its class."""
 
     sample: int
+    """Row of the index."""
     stored: ByteRange
     class_name: str
+    """Name of its folder."""
     height: int
+    """Height of the stored image, in pixels."""
     width: int
 
     @property
@@ -64,6 +67,7 @@ class Sample:
     pixels: NDArray[np.uint8]
     """(S, S, 3): the image with normalisation undone; noise outside 0..255 is clipped."""
     numbers: Numbers
+    """What the plan says, by table and field."""
     partner: tuple[int, Source] | None
     """Position and file of what is mixed in; None where nothing is."""
     targets: dict[str, float]

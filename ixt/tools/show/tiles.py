@@ -59,8 +59,8 @@ def tile_side(size: int) -> int:
 def draw_tiles(tiles: Sequence[Tile], title: str, columns: int | None = None) -> Image.Image:
     """Draw tiles in rows.
 
-    All tiles have as many pictures, of one size; `columns` None gives a picture a little wider than
-    high.
+    There is at least one tile, and all have as many pictures, of one size; `columns` None gives a
+    picture a little wider than high.
 
     Returns:
         an RGB image.

@@ -23,6 +23,7 @@ class Jitter:
     """Ranges of brightness, contrast, saturation (1 - x to 1 + x, not below 0) and hue (-x to x,
     in turns of the colour circle)."""
     prob: float = 1.0
+    """Probability that an image is jittered."""
     grayscale_prob: float = 0.0
     blur_prob: float = 0.0
     """Probability of a blur."""
