@@ -36,7 +36,6 @@ class CellComparison:
     low: float | None = None
     """Lower end of the ratio's confidence interval; None where no round repeats another."""
     high: float | None = None
-    """Upper end."""
     reason: str = ""
     """Why there is no verdict."""
 

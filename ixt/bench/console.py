@@ -21,11 +21,8 @@ def print_table(
 ) -> None:
     """Print a table.
 
-    Args:
-        columns: headings.
-        rows: a text for each column; may hold rich's markup.
-        words: the columns of words; the others hold numbers, which are aligned.
-        title: stands over it.
+    `words` names the columns of words; the others hold numbers, which are aligned. Cells may hold
+    rich's markup.
     """
     table = Table(title=title, title_justify="left")
     for name in columns:

@@ -37,9 +37,7 @@ def find_differences(a: Report, b: Report) -> list[Difference]:
 def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to continue a benchmark where its first rounds would not compare with the rest.
 
-    Args:
-        before: `describe_machine` of the benchmark.
-        now: of this process.
+    Both are of `describe_machine`: of the benchmark, and of this process.
 
     Raises:
         EngineError: hardware or software differ; the message names all that does.

@@ -69,12 +69,8 @@ def bench_kernels(
 ) -> list[KernelRow]:
     """Measure every mixer and block of a model, forward, and forward and backward.
 
-    Args:
-        model: a name of `ixt.models.create_model`; its layers at its own image size are measured.
-        batch_size: images.
-        precision: bf16, fp16 or fp32; weights are fp32, under autocast.
-        layout: channels_last or contiguous; blocks are measured in the first only.
-        results: JSON file for rows and machine.
+    Layers are measured at the model's own image size, with fp32 weights under autocast; blocks in
+    channels_last only. Rows and machine go to `results` as JSON.
 
     Raises:
         EngineError: there is no CUDA device, or a fused layer is wrong here.
@@ -166,11 +162,8 @@ def _block(layer: Any, size: tuple[int, int, int]) -> Subject:
 def measure(subject: Subject, x: Tensor, timer: Timer, compiled: bool = True) -> list[KernelRow]:
     """Time one layer fused, eager and compiled, and a copy of its input for comparison.
 
-    Args:
-        subject: with fp32 weights; they run under autocast to x's type, whose casts are timed.
-        x: (N, C, H, W), its input.
-        timer: measures a call.
-        compiled: also measure torch.compile.
+    The fp32 weights of `subject` run under autocast to the type of x, (N, C, H, W), its input; the
+    casts are timed.
     """
     holders = [nn.ModuleList([copy.deepcopy(subject.layer)]) for _ in range(2)]
     for holder in holders:
@@ -200,12 +193,7 @@ def measure_products(
 ) -> list[KernelRow]:
     """Time the products of a model's folded blocks by cuBLAS and a pass, and by Triton alone.
 
-    Args:
-        model: a name of `create_model`.
-        batch_size: images.
-        dtype: of all operands: blocks are measured with a half residual stream.
-        device: where.
-        timer: measures a call.
+    All operands are of `dtype`: blocks are measured with a half residual stream.
     """
     rows = []
     side = eval_settings(model).image_size

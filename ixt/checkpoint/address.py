@@ -92,10 +92,7 @@ def checkpoint_at(path: Path) -> Path:
 def describe_choice(path: Path, file: Path, kind: str) -> None:
     """Log which checkpoint of a run was taken for a path, and whether a better one is kept.
 
-    Args:
-        path: as the user gave it.
-        file: the weights taken for it.
-        kind: raw or ema.
+    `path` is as the user gave it; `file` holds the weights taken for it.
     """
     run, which = split_address(path)
     is_run = which is not None or (path / "checkpoints").is_dir()

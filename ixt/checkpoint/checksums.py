@@ -25,9 +25,7 @@ def sums_of(export: Path) -> Path:
 def write_checksums(export: Path, digests: Mapping[str, str]) -> None:
     """Write down the checksums of an export's files.
 
-    Args:
-        export: the exported file or folder.
-        digests: SHA-256 of each file, by name.
+    `digests`: SHA-256 of each file, by name.
     """
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
     sums_of(export).write_text(text)

@@ -62,10 +62,8 @@ def save_checkpoint(
     rename: whoever is killed on the way leaves no folder that looks like a checkpoint. One of the
     same step is replaced; it stays readable, as `step-N.old`, until the new one has its name.
 
-    Args:
-        run_dir: folder of the run.
-        tensors: file stem to named tensors; empty ones are left out.
-        state: JSON-able; must hold `step`.
+    `tensors` are by file stem and name; empty ones are left out. `state` is JSON-able and holds
+    `step`.
 
     Raises:
         CheckpointError: the disk is full or not writable; older checkpoints stay as they are.
@@ -121,10 +119,7 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
 def read_checkpoint(path: Path, verify: bool = True, weights: bool = True) -> Checkpoint:
     """Open a checkpoint folder and verify every file's size and checksum.
 
-    Args:
-        path: the folder.
-        verify: False where another process has done it.
-        weights: False to verify `state.json` alone, where no tensors are wanted.
+    Give verify=False where another process has done it, weights=False to verify `state.json` alone.
 
     Raises:
         DamagedCheckpoint: a file is missing or not what was written.

@@ -88,8 +88,7 @@ def export_info(file: Path) -> CheckpointInfo | None:
 def described_info(facts: Mapping[str, Any]) -> CheckpointInfo:
     """The model, how its images are prepared, and its classes, as `ixt export` wrote them.
 
-    Args:
-        facts: content of `x.pth.json`, or the metadata of `x.onnx`.
+    `facts` are the content of `x.pth.json`, or the metadata of `x.onnx`.
     """
     name, size, names = facts["model"], facts["image_size"], facts["class_names"]
     num_classes, kwargs = facts["num_classes"], dict(facts["model_kwargs"])

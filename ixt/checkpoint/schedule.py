@@ -23,11 +23,7 @@ class SaveSchedule:
     ) -> None:
         """Plan the saves of a run.
 
-        Args:
-            recipe: its run, eval and schedule sections.
-            updates_per_epoch: of the run.
-            writer: knows when it wrote last; the first process's clock decides.
-            device: where processes exchange numbers.
+        The first process's clock decides; processes exchange numbers on `device`.
         """
         self._settings = recipe.run
         self._evaluate_every = recipe.eval.every_epochs * updates_per_epoch

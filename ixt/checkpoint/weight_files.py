@@ -38,9 +38,8 @@ class WeightFile:
 def check_weights(path: str | Path, prefer_ema: bool = True) -> WeightFile:
     """Find a weight file and check it as far as that goes without reading the tensors.
 
-    Args:
-        path: see `find_weights`.
-        prefer_ema: take averaged weights where there are both; the other kind where not.
+    On `path` see `find_weights`. `prefer_ema` takes averaged weights where there are both; the
+    other kind where not.
 
     Raises:
         CheckpointError: nothing there, another kind of file, damaged, or changed since its
@@ -65,10 +64,6 @@ def find_weights(path: str | Path, prefer_ema: bool = True) -> tuple[Path, Kind]
 
     A run folder gives its newest checkpoint that verifies, `RUN@best` and the like another one; a
     checkpoint folder is verified; any other folder that holds model.safetensors will do.
-
-    Args:
-        path: run folder, address (`ixt.checkpoint.address`), checkpoint folder or file.
-        prefer_ema: take the averaged weights of a folder where it has some.
 
     Returns:
         The file, and which weights it holds; raw for a file whose name does not tell.

@@ -47,7 +47,6 @@ class Weights:
     state: dict[str, Tensor]
     """Tensors by name, on the CPU; prefixes of DDP and torch.compile taken off."""
     file: Path
-    """The file read."""
     kind: Kind
     """Whether they are an exponential moving average, as far as the container tells."""
     container: Container
@@ -62,10 +61,8 @@ def read_weights(path: str | Path | WeightFile, prefer_ema: bool = True) -> Weig
     Reads .safetensors, and .pth, .pt, .pth.tar and .bin files with torch's restricted unpickler.
     Where `ixt export` left checksums beside a file, it is compared with them.
 
-    Args:
-        path: for `check_weights`, or what that gave, to check a file only once; which checkpoint
-            of a run is taken is logged.
-        prefer_ema: take averaged weights where there are both; the other kind where not.
+    `path` may be what `check_weights` gave, to check a file only once; which checkpoint of a run is
+    taken is logged.
 
     Raises:
         CheckpointError: nothing there, another kind of file, damaged, changed since its checksum

@@ -30,11 +30,7 @@ class HostCopies:
     """
 
     def __init__(self, wanted: bool) -> None:
-        """Make an empty set.
-
-        Args:
-            wanted: False in processes that write nothing; they copy nothing.
-        """
+        """Make an empty set; processes that write nothing copy nothing: `wanted` is False."""
         self._wanted = wanted
         self._kept: dict[tuple[str, str], Tensor] = {}
         self._queued: torch.cuda.Event | None = None
@@ -42,9 +38,7 @@ class HostCopies:
     def take(self, file: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copy tensors; the copies hold until the next call with the same file and names.
 
-        Args:
-            file: stem of the file that they are for.
-            named: tensors on any device.
+        `file` is the stem of the file that they are for.
 
         Returns:
             Name to copy, to be read after `wait`; nothing where no copies are wanted.
@@ -80,13 +74,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, background: bool, wanted: bool, timing: Timing = REAL) -> None:
-        """Make a writer that has nothing to do yet.
-
-        Args:
-            background: False to write in the training thread.
-            wanted: False in processes that write nothing.
-            timing: clock and thread.
-        """
+        """Write in the training thread unless `background`; nothing where `wanted` is False."""
         self.copies = HostCopies(wanted)
         """Not to be taken anew before `wait`: the thread reads them."""
         self._background, self._timing = background, timing

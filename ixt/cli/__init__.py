@@ -3,7 +3,7 @@
 One module per command; importing it registers the command.
 """
 
-from ixt.cli import (
+from ixt.cli import (  # noqa: F401  importing a command registers it
     bench,
     bench_loading,
     bench_results,
@@ -25,25 +25,4 @@ from ixt.cli import (
 )
 from ixt.cli.app import app, main
 
-__all__ = [
-    "app",
-    "bench",
-    "bench_loading",
-    "bench_results",
-    "data",
-    "data_show",
-    "doctor",
-    "evaluate",
-    "explain",
-    "export",
-    "init",
-    "launch",
-    "main",
-    "plan",
-    "predict",
-    "report",
-    "runs",
-    "teach",
-    "train",
-    "verify",
-]
+__all__ = ["app", "main"]

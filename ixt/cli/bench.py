@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ import typer
 
 from ixt.cli.app import app
 from ixt.cli.help import App, Group
-from ixt.cli.options import ADVANCED, OUTPUT, grouped
+from ixt.cli.options import ResultsOption, advanced, grouped, output
 from ixt.files import check_outputs, write_text
 
 _DEFAULT = "models"
@@ -42,14 +41,6 @@ bench_app = App(
     Example: `ixt bench resnet50 convnext_tiny --results bench.json`""",
 )
 app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
-
-
-ResultsOption = Annotated[
-    Path | None, typer.Option(help="Write the results to this file, as JSON.")
-]
-
-_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
-_output = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class Cells:
         ),
     ] = None
     compiles: Annotated[
-        str, _advanced("--compile", metavar="LIST", help="Use of torch.compile: off, on.")
+        str, advanced("--compile", metavar="LIST", help="Use of torch.compile: off, on.")
     ] = "off"
     batch_sizes: Annotated[
         str,
@@ -106,7 +97,7 @@ class Cells:
     ] = None
     device: Annotated[
         str | None,
-        _advanced(
+        advanced(
             "--device",
             "--peak",
             metavar="DEVICE",
@@ -126,7 +117,7 @@ class Timing:
     ] = False
     seconds: Annotated[
         float | None,
-        _advanced(
+        advanced(
             min=0.1,
             metavar="SECONDS",
             show_default="20",
@@ -135,7 +126,7 @@ class Timing:
     ] = None
     rounds: Annotated[
         int | None,
-        _advanced(
+        advanced(
             min=1,
             show_default="2",
             help="Number of rounds; each measures all combinations once.",
@@ -143,7 +134,7 @@ class Timing:
     ] = None
     step: Annotated[
         Literal["full", "plain"],
-        _advanced(
+        advanced(
             help="Training step. full: as in `ixt train`, with drop path, clipping, AdamW and EMA. "
             "plain: forward, backward and SGD only, as in the scripts of timm and the paper."
         ),
@@ -156,16 +147,16 @@ class Outputs:
 
     results: Annotated[
         Path | None,
-        _output(help="Write the results to this file, as JSON, after each measurement."),
+        output(help="Write the results to this file, as JSON, after each measurement."),
     ] = None
     resume: Annotated[
-        bool, _output("--resume", help="Continue the measurements in the file of --results.")
+        bool, output("--resume", help="Continue the measurements in the file of --results.")
     ] = False
     peers: Annotated[
-        bool, _output("--peers", help="Print figures that others have published as well.")
+        bool, output("--peers", help="Print figures that others have published as well.")
     ] = False
-    csv: Annotated[Path | None, _output(help="Write one line per combination, as CSV.")] = None
-    markdown: Annotated[Path | None, _output(help="Write the table, as Markdown.")] = None
+    csv: Annotated[Path | None, output(help="Write one line per combination, as CSV.")] = None
+    markdown: Annotated[Path | None, output(help="Write the table, as Markdown.")] = None
 
 
 @bench_app.command(_DEFAULT)
@@ -266,9 +257,9 @@ def count(
         ),
     ] = None,
     by: Annotated[
-        Literal["layer", "operator"], _output(help="What to add up in each line of the table.")
+        Literal["layer", "operator"], output(help="What to add up in each line of the table.")
     ] = "layer",
-    as_json: Annotated[bool, _output("--json", help="Print the counts as JSON.")] = False,
+    as_json: Annotated[bool, output("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Count the kernel launches, bytes and operations of a training step.
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ixt.cli.bench import ResultsOption, bench_app
-from ixt.cli.options import ADVANCED, DataOption, RecipeArgument, SetOption, all_overrides, grouped
+from ixt.cli.bench import bench_app
+from ixt.cli.options import (
+    DataOption,
+    RecipeArgument,
+    ResultsOption,
+    SetOption,
+    advanced,
+    all_overrides,
+    grouped,
+)
 from ixt.files import check_outputs, write_json
-
-_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Varied:
     ] = None
     prefetch: Annotated[
         str | None,
-        _advanced(
+        advanced(
             metavar="LIST",
             show_default="that of the recipe",
             help="Numbers of batches to load in advance, e.g. 2,4.",
@@ -55,7 +60,7 @@ def data(
     *,
     varied: Varied,
     seconds: Annotated[
-        float, _advanced(min=0.1, metavar="SECONDS", help="Time to measure each stage.")
+        float, advanced(min=0.1, metavar="SECONDS", help="Time to measure each stage.")
     ] = 5.0,
     device: Annotated[
         str | None,
@@ -107,7 +112,7 @@ def e2e(
     data: DataOption = None,
     overrides: SetOption = None,
     seconds: Annotated[
-        float, _advanced(min=0.1, metavar="SECONDS", help="Time to measure each mode.")
+        float, advanced(min=0.1, metavar="SECONDS", help="Time to measure each mode.")
     ] = 20.0,
     results: ResultsOption = None,
 ) -> None:

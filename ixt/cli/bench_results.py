@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import say
+from ixt.cli.app import say, uncollected
 from ixt.cli.bench import bench_app
-from ixt.cli.imports import uncollected
 from ixt.errors import EngineError
 from ixt.files import write_text
 

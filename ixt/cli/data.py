@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,17 +10,16 @@ import typer
 
 from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
-from ixt.cli.options import ADVANCED, grouped
+from ixt.cli.options import advanced, grouped
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
 if TYPE_CHECKING:
     from ixt.images.folders import Split
-    from ixt.tools.prepare import SplitSummary
+    from ixt.tools.prepare.task import SplitSummary
 
 _MIB = 2**20
 
-_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 FolderArgument = Annotated[
     str,
@@ -34,10 +32,7 @@ SplitOption = Annotated[
     Literal["train", "val", "all"], typer.Option(help="Training images, validation images, or all.")
 ]
 ThreadsOption = Annotated[
-    int | None, _advanced(min=1, show_default="one per core", help="Number of decoding threads.")
-]
-ResultsOption = Annotated[
-    Path | None, typer.Option(help="Write the results to this file, as JSON.")
+    int | None, advanced(min=1, show_default="one per core", help="Number of decoding threads.")
 ]
 
 data_app = App(
@@ -108,7 +103,7 @@ def data_index(
 
 @dataclass(frozen=True)
 class Archives:
-    """Where the images of ImageNet come from; see `ixt.tools.prepare.Sources`."""
+    """Where the images of ImageNet come from; see `ixt.tools.prepare.task.Sources`."""
 
     train: Annotated[
         Path | None,
@@ -117,13 +112,6 @@ class Archives:
     val: Annotated[
         Path | None,
         typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
-    ] = None
-    devkit: Annotated[
-        Path | None,
-        typer.Option(
-            show_default="labels that ixt contains",
-            help="Archive with the validation labels, ILSVRC2012_devkit_t12.tar.gz.",
-        ),
     ] = None
     kaggle: Annotated[
         Path | None,
@@ -136,29 +124,29 @@ class Archives:
 
 @dataclass(frozen=True)
 class Extraction:
-    """How they are extracted; see `ixt.tools.prepare.Options`."""
+    """How they are extracted; see `ixt.tools.prepare.task.Options`."""
 
     transfer: Annotated[
         Literal["link", "move", "copy"],
-        _advanced(
+        advanced(
             help="How to take the images from --kaggle. link: hard links, which need no space."
         ),
     ] = "link"
     verify: Annotated[
-        bool, _advanced(help="Compare size and MD5 with those of the published archives.")
+        bool, advanced(help="Compare size and MD5 with those of the published archives.")
     ] = True
     subset: Annotated[
         bool,
-        _advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
+        advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
     ] = False
     delete_class_tars: Annotated[
         bool,
-        _advanced(
+        advanced(
             "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
         ),
     ] = False
     num_threads: Annotated[
-        int, _advanced(min=1, help="Number of classes to extract at the same time.")
+        int, advanced(min=1, help="Number of classes to extract at the same time.")
     ] = 4
 
 
@@ -183,7 +171,8 @@ def data_prepare(
     Example: `ixt data prepare /data/imagenet --train ILSVRC2012_img_train.tar
     --val ILSVRC2012_img_val.tar`
     """
-    from ixt.tools.prepare import Options, Sources, prepare
+    from ixt.tools.prepare.splits import prepare
+    from ixt.tools.prepare.task import Options, Sources
 
     with resumable():
         prepare(
@@ -237,10 +226,10 @@ def data_pack(
         int, typer.Option(min=1, max=95, help="JPEG quality of the shrunk images, from 1 to 95.")
     ] = 90,
     shard_mib: Annotated[
-        int, _advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
+        int, advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
     ] = 1024,
     num_threads: Annotated[
-        int | None, _advanced(min=1, show_default="one per core", help="Number of threads.")
+        int | None, advanced(min=1, show_default="one per core", help="Number of threads.")
     ] = None,
 ) -> None:
     """Pack images into a few tar archives with an index.
@@ -313,7 +302,9 @@ def data_check(
     Example: `ixt data check /data/imagenet --results check.json`
     """
     from ixt.files import local_path
-    from ixt.tools.check import check_folder, print_report, restore
+    from ixt.tools.check.folder import check_folder
+    from ixt.tools.check.quarantine import restore
+    from ixt.tools.check.table import print_report
 
     check_outputs(results, None if manifest is None or manifest.exists() else manifest)
     if fix == "restore":

@@ -10,14 +10,13 @@ import typer
 from ixt.cli.app import say
 from ixt.cli.data import (
     FolderArgument,
-    ResultsOption,
     SplitOption,
     ThreadsOption,
     data_app,
     say_without_val,
     splits_of,
 )
-from ixt.cli.options import DecoderOption, SetOption
+from ixt.cli.options import DecoderOption, ResultsOption, SetOption
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, uncollected
 from ixt.cli.options import DataOption
 
 
@@ -31,8 +30,8 @@ def doctor(
     Example: `ixt doctor --data /data/imagenet`
     """
     with uncollected():
-        from ixt.doctor.examine import examine
-        from ixt.doctor.result import print_results, results_data
+        from ixt.bench.doctor.examine import examine
+        from ixt.bench.doctor.result import print_results, results_data
 
     results = examine(data, run_dir)
     if os.environ.get("RANK", "0") == "0":

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
-from ixt.cli.options import OUTPUT, ProcessesOption, grouped
+from ixt.cli.app import app, say, uncollected
+from ixt.cli.options import ProcessesOption, grouped, output
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
 from ixt.files import append_line, check_outputs, write_json, write_text
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 _weights = partial(typer.Option, rich_help_panel="Weights")
 _labels = partial(typer.Option, rich_help_panel="Labels and classes")
 _images = partial(typer.Option, rich_help_panel="Preparation of images")
-_results = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -145,17 +143,17 @@ class Results:
     """Files to write."""
 
     results: Annotated[
-        Path | None, _results(help="Write the results and how they were measured, as JSON.")
+        Path | None, output(help="Write the results and how they were measured, as JSON.")
     ] = None
     append: Annotated[
-        Path | None, _results(help="Append one line per measurement to this JSONL file.")
+        Path | None, output(help="Append one line per measurement to this JSONL file.")
     ] = None
-    per_class: Annotated[Path | None, _results(help="Write one row per class, as CSV.")] = None
+    per_class: Annotated[Path | None, output(help="Write one row per class, as CSV.")] = None
     confusions: Annotated[
         Path | None,
-        _results(help="Write the confused pairs of classes, most frequent first, as CSV."),
+        output(help="Write the confused pairs of classes, most frequent first, as CSV."),
     ] = None
-    predictions: Annotated[Path | None, _results(help="Write one row per image, as CSV.")] = None
+    predictions: Annotated[Path | None, output(help="Write one row per image, as CSV.")] = None
 
 
 CheckpointsArgument = Annotated[

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
-from ixt.cli.options import ADVANCED, ModelOption, RawOption
+from ixt.cli.app import app, say, uncollected
+from ixt.cli.options import ModelOption, RawOption, advanced
 
 if TYPE_CHECKING:
     from ixt.export.exporting import Exported
@@ -38,10 +37,8 @@ FormatOption = Annotated[
 ]
 DataFreeOption = Annotated[
     bool,
-    typer.Option(
-        "--data-free",
-        rich_help_panel=ADVANCED,
-        help="Compare on random images only, not on validation images as well.",
+    advanced(
+        "--data-free", help="Compare on random images only, not on validation images as well."
     ),
 ]
 LicenseOption = Annotated[
@@ -54,12 +51,7 @@ LicenseOption = Annotated[
 ]
 SignOption = Annotated[
     Path | None,
-    typer.Option(
-        "--sign",
-        metavar="KEY",
-        rich_help_panel=ADVANCED,
-        help="Sign the export with this private key, a PEM file.",
-    ),
+    advanced("--sign", metavar="KEY", help="Sign the export with this private key, a PEM file."),
 ]
 
 

@@ -12,10 +12,7 @@ import typer
 from ixt.cli.app import app, say
 from ixt.cli.help import App
 from ixt.cli.launch_job import JobOptions, folder_of, job_of, mounted
-from ixt.cli.options import (
-    ADVANCED,
-    grouped,
-)
+from ixt.cli.options import advanced, grouped
 from ixt.files import write_text
 
 launch_app = App(
@@ -29,10 +26,9 @@ app.add_typer(launch_app, name="launch", rich_help_panel="Train")
 _slurm = partial(typer.Option, rich_help_panel="Slurm")
 _k8s = partial(typer.Option, rich_help_panel="Kubernetes")
 _sky = partial(typer.Option, rich_help_panel="SkyPilot")
-_advanced = partial(typer.Option, rich_help_panel=ADVANCED)
 
 NoticeOption = Annotated[
-    int, _advanced(min=30, help="Seconds between the signal to stop and the kill, at least 30.")
+    int, advanced(min=30, help="Seconds between the signal to stop and the kill, at least 30.")
 ]
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.options import (
-    ADVANCED,
     DataOption,
     RecipeArgument,
     RunDirOption,
     SetOption,
+    advanced,
     all_overrides,
 )
 
@@ -30,12 +30,7 @@ class JobOptions:
     gpus_per_node: Annotated[int, typer.Option(min=0, help="Number of GPUs on each machine.")] = 8
     processes_per_node: Annotated[
         int | None,
-        typer.Option(
-            rich_help_panel=ADVANCED,
-            min=1,
-            show_default="one per GPU",
-            help="Number of processes on each machine.",
-        ),
+        advanced(min=1, show_default="one per GPU", help="Number of processes on each machine."),
     ] = None
     data: DataOption = None
     run_dir: RunDirOption = None
@@ -101,10 +96,7 @@ def mounted(
 ) -> tuple[JobOptions, list[Path]]:
     """The job with absolute paths, and those that a container on this cluster has to mount.
 
-    Args:
-        what: the options of the run.
-        image: of the container; without one the job stays as it is.
-        further: paths to mount as well.
+    Without the `image` of a container the job stays as it is; `further` paths are mounted as well.
     """
     from ixt.distributed.launch.job_paths import mounts, refuse_relative
     from ixt.errors import EngineError

@@ -6,17 +6,17 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-ADVANCED = "Advanced"
-"""Title of the panel for options that few need."""
-OUTPUT = "Output"
-"""Title of the panel for what is printed and written."""
+advanced = partial(typer.Option, rich_help_panel="Advanced")
+"""An option that few need."""
+output = partial(typer.Option, rich_help_panel="Output")
+"""An option about what is printed and written."""
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped recipe, e.g. resnet50.")
@@ -54,13 +54,15 @@ ModelOption = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Name of the model, if the file does not contain it."),
 ]
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="Write the results to this file, as JSON.")
+]
 RawOption = Annotated[
     bool, typer.Option("--raw", help="Use the raw weights instead of the averaged ones.")
 ]
 DecoderOption = Annotated[
     Literal["auto", "torch", "dali"],
-    typer.Option(
-        rich_help_panel=ADVANCED,
+    advanced(
         help="Library that decodes images; auto takes DALI where it is installed.",
     ),
 ]

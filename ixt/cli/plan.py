@@ -9,16 +9,15 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, uncollected
 from ixt.cli.options import (
-    ADVANCED,
-    OUTPUT,
     DataOption,
     RecipeArgument,
     SetOption,
+    advanced,
     all_overrides,
     grouped,
+    output,
 )
 from ixt.files import check_outputs
 
@@ -41,18 +40,16 @@ class Machine:
     ] = None
     interconnect: Annotated[
         str | None,
-        typer.Option(
+        advanced(
             metavar="LINK",
-            rich_help_panel=ADVANCED,
             help="Slowest link between the GPUs, e.g. nvlink4, pcie4, ndr400 or 100Gbit/s.",
         ),
     ] = None
     bench: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=ADVANCED,
+        advanced(
             help="File of `ixt bench --results`; the training time is then computed from measured "
-            "throughput.",
+            "throughput."
         ),
     ] = None
 
@@ -66,19 +63,15 @@ def plan(
     overrides: SetOption = None,
     png: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=OUTPUT, help="Draw the learning-rate curve into this PNG file."
-        ),
+        output(help="Draw the learning-rate curve into this PNG file."),
     ] = None,
     every_setting: Annotated[
         bool,
-        typer.Option(
-            "--all", rich_help_panel=OUTPUT, help="Also list the settings that have their defaults."
-        ),
+        output("--all", help="Also list the settings that have their defaults."),
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print the estimate as JSON."),
+        output("--json", help="Print the estimate as JSON."),
     ] = False,
 ) -> None:
     """Estimate the memory, time and cost of a run before it starts.

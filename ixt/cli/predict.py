@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app, say
-from ixt.cli.imports import uncollected
-from ixt.cli.options import ADVANCED, OUTPUT, DecoderOption, ModelOption, RawOption, grouped
+from ixt.cli.app import app, say, uncollected
+from ixt.cli.options import DecoderOption, ModelOption, RawOption, advanced, grouped, output
 from ixt.errors import IxtError
 from ixt.files import check_outputs
 
@@ -34,12 +33,7 @@ ImagesArgument = Annotated[
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        rich_help_panel=ADVANCED,
-        show_default="that of the recipe",
-        help="Number of images per forward pass.",
-    ),
+    advanced(min=1, show_default="that of the recipe", help="Number of images per forward pass."),
 ]
 
 
@@ -49,24 +43,19 @@ class Output:
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object per image."),
+        output("--json", help="Print one JSON object per image."),
     ] = False
     as_csv: Annotated[
         bool,
-        typer.Option(
-            "--csv", rich_help_panel=OUTPUT, help="Print CSV, one row per image and class."
-        ),
+        output("--csv", help="Print CSV, one row per image and class."),
     ] = False
     grid: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=OUTPUT, help="Draw the images with their classes into this PNG file."
-        ),
+        output(help="Draw the images with their classes into this PNG file."),
     ] = None
     cam: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=OUTPUT,
+        output(
             metavar="PATH",
             help="Draw the class activation maps: which parts of an image decided. A PNG file for "
             "all images (FILE-1.png and so on for many), or a folder for one file per image.",
@@ -74,8 +63,7 @@ class Output:
     ] = None
     cam_class: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=OUTPUT,
+        output(
             metavar="CLASS",
             show_default="the most probable class",
             help="Class of the activation maps of --cam, by name or number.",

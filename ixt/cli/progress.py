@@ -14,10 +14,7 @@ from ixt.images.progress_lines import Pace, Report, report_lines
 def progress(title: str, noun: str, shown: bool = True) -> Iterator[Report]:
     """Show a bar on a terminal, and a line now and then elsewhere, as long as the block runs.
 
-    Args:
-        title: what is being done.
-        noun: what is counted.
-        shown: False for the processes of which only the first speaks.
+    `noun` is what is counted; of several processes only the first one is `shown`.
     """
     from ixt.monitor.status_line import Status, StatusLine, terminal
 

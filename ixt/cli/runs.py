@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ixt.cli.app import app, say
-from ixt.cli.options import OUTPUT
+from ixt.cli.options import output
 
 if TYPE_CHECKING:
     from ixt.runs.state import RunState
@@ -49,12 +49,8 @@ def runs(
             metavar="A B", help="Compare the results and the settings of two runs instead."
         ),
     ] = None,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", rich_help_panel=OUTPUT, help="Print CSV.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")
-    ] = False,
+    as_csv: Annotated[bool, output("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, output("--json", help="Print JSON.")] = False,
 ) -> None:
     """List runs with their state, best top-1, and special settings.
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ixt.cli.app import app, resumable, say
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, resumable, say, uncollected
 from ixt.cli.options import DataOption, RecipeArgument, SetOption, all_overrides
 from ixt.cli.progress import progress
 from ixt.errors import IxtError

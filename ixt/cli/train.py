@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ixt.cli.app import app
-from ixt.cli.imports import uncollected
+from ixt.cli.app import app, uncollected
 from ixt.cli.options import (
-    ADVANCED,
     DataOption,
     ProcessesOption,
     RecipeArgument,
     RunDirOption,
     SetOption,
+    advanced,
     all_overrides,
     grouped,
 )
@@ -90,10 +89,9 @@ class Execution:
     ] = None
     profile: Annotated[
         int,
-        typer.Option(
+        advanced(
             metavar="STEPS",
             min=0,
-            rich_help_panel=ADVANCED,
             help="Number of steps to profile, after three warm-up steps. The trace is written to "
             "profile/ in the run's folder.",
         ),
@@ -132,9 +130,8 @@ def finetune(
     data: DataOption = None,
     match_by_order: Annotated[
         bool,
-        typer.Option(
+        advanced(
             "--match-by-order",
-            rich_help_panel=ADVANCED,
             help="If the tensors in the file have other names, match them by their order. All "
             "shapes must agree.",
         ),
@@ -241,7 +238,11 @@ def _train(
         execution.nodes, execution.rdzv_endpoint, execution.rdzv_id, execution.max_restarts
     )
     url = as_url(folder)
-    run_dir = folder if url is None else _folder_for(url)
+    run_dir = folder
+    if url is not None:
+        from ixt.runs.bucket.place import folder_for
+
+        run_dir = folder_for(url)
     # Processes that start again within a run always resume it.
     may_resume = place.auto_resume or (nodes is not None and nodes.restarts)
 
@@ -274,12 +275,6 @@ def _train(
         except Interrupted as error:
             command = _resume_command(url or str(folder), execution)
             raise Interrupted(f"{error}; continue with: {command}", error.signum) from None
-
-
-def _folder_for(url: str) -> Path:
-    from ixt.runs.bucket.place import folder_for
-
-    return folder_for(url)
 
 
 def _resume_command(folder: str, execution: Execution) -> str:

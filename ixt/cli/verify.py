@@ -53,7 +53,7 @@ def verify(
     Example: `ixt verify runs/inceptionnext_tiny --data /data/imagenet`
     """
     check_outputs(json_file)
-    from ixt.verify import verify as find
+    from ixt.runs.verify import verify as find
 
     try:
         findings = find(path, data, replay, key)

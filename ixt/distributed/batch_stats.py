@@ -59,10 +59,7 @@ def gather(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def restore(buffers: Mapping[str, Tensor], stacked: Mapping[str, Tensor], rank: int) -> None:
     """Give each buffer this process's own value again; the average, if the number changed.
 
-    Args:
-        buffers: the model's (or its EMA's) buffers, written in place.
-        stacked: what `gather` gave.
-        rank: number of this process.
+    `buffers`, the model's or its EMA's, are written in place; `stacked` is what `gather` gave.
     """
     for name, buffer in buffers.items():
         values = stacked[name]

@@ -73,10 +73,6 @@ def compare(accelerator: Accelerator, recipe: Recipe) -> tuple[list[Process], st
 def compare_data(accelerator: Accelerator, data: Mapping[Any, DataDigest]) -> None:
     """Compare the images that the processes of a run see. Every process must call it.
 
-    Args:
-        accelerator: of the run.
-        data: what identifies the images of each split.
-
     Raises:
         EngineError: a process sees others than the first one; the same in all processes.
     """

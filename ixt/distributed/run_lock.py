@@ -32,9 +32,6 @@ def locked(run_dir: Path) -> Iterator[None]:
     killed owner never blocks the next one; Linux passes it on to the server on NFS, where it
     holds between machines. The file stays behind: deleting it would let two owners in.
 
-    Args:
-        run_dir: created if missing.
-
     Raises:
         CheckpointError: another process trains there, or the folder cannot be written.
     """

@@ -24,9 +24,8 @@ class Received:
     def __init__(self, clock: Callable[[], float] = time.time, forced: bool = True) -> None:
         """Start with nothing received.
 
-        Args:
-            clock: seconds; processes of a run compare what it says.
-            forced: whether a second Ctrl-C asks to leave at once.
+        Processes of a run compare what `clock` says. `forced`: a second Ctrl-C asks to leave at
+        once.
         """
         self._clock, self._forced = clock, forced
         self.numbers: list[int] = []
@@ -124,8 +123,7 @@ class SignalListener:
     def __init__(self, receive: Callable[[int], None]) -> None:
         """Start to listen; call it from the main thread.
 
-        Args:
-            receive: called with each signal's number, in the thread or in the one that drains.
+        `receive` is called with each signal's number, in the thread or in the one that drains.
         """
         self._receive = receive
         self._order = threading.RLock()  # again in one thread: a handler interrupts a handler

@@ -153,13 +153,7 @@ class Guard:
     """Ends the process where its main thread waits for processes that are gone."""
 
     def __init__(self, received: Received, patience_s: float, timing: Timing = REAL) -> None:
-        """Watch from the first signal on.
-
-        Args:
-            received: the signals of this process.
-            patience_s: from a SIGTERM to the end of the update.
-            timing: clock and thread.
-        """
+        """Watch from the first signal on, for `patience_s` from a SIGTERM on."""
         self._received, self._patience_s, self._timing = received, patience_s, timing
         self._deadline_s = math.inf
         self._asked, self._closed = threading.Event(), threading.Event()

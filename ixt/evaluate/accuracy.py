@@ -30,7 +30,6 @@ class Accuracy:
     loss: float
     """Mean cross entropy against the hard label."""
     count: int
-    """Images counted."""
     skipped: int
     """Damaged images left out."""
 
@@ -173,9 +172,7 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[
     `most_predicted_instead` is the wrong output that was predicted most often; None where all is
     right.
 
-    Args:
-        records: n rows.
-        labels: (n,) one label per image, -1 for none.
+    `labels` is (n,): one label per image, -1 for none.
     """
     rows = np.flatnonzero(counted(records, labels))
     right1, right5 = hits(records, labels, 1), hits(records, labels, 5)
@@ -196,9 +193,7 @@ def class_results(records: Records, labels: NDArray[np.int64]) -> Iterator[dict[
 def confusions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """(label, prediction, images) of wrong predictions, the most frequent first.
 
-    Args:
-        records: n rows.
-        labels: (n,) one label per image, -1 for none.
+    `labels` is (n,): one label per image, -1 for none.
     """
     wrong = counted(records, labels) & ~hits(records, labels, 1)
     pairs = np.stack([labels[wrong], records.top[wrong, 0]], axis=1)
@@ -212,9 +207,7 @@ class McNemar:
     """The exact paired test of two models' top-1 predictions."""
 
     only_first: int
-    """Images that only the first has right."""
     only_second: int
-    """Images that only the second has right."""
     p: float
     """Two-sided probability of so unequal a split, were both models equally good."""
 
@@ -222,9 +215,7 @@ class McNemar:
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     """Compare which images two models have right.
 
-    Args:
-        first: (n,) whether the first model's prediction is right.
-        second: (n,) the same of the second model, on the same images.
+    Both are (n,): whether that model's prediction of an image is right.
 
     Source: McNemar 1947; the exact form is the binomial test of the images on which they differ.
     """
@@ -240,11 +231,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 def verdict(first: str, second: str, test: McNemar, alpha: float = 0.05) -> str:
     """A test in one sentence.
 
-    Args:
-        first: name of the first model.
-        second: name of the second.
-        test: of the two.
-        alpha: the p below which the difference is called one.
+    Below `alpha` the difference is called one.
     """
     numbers = (
         f"p = {test.p:.3g}; only {first} right: {test.only_first}, "

@@ -52,10 +52,8 @@ def average_checkpoints(run: Path, wanted: str, prefer_ema: bool = True) -> Aver
     Floating-point tensors, batch-norm statistics among them, are averaged in float64; counters
     are the newest checkpoint's.
 
-    Args:
-        run: folder of the run.
-        wanted: best:N for those with the highest validation top-1, last:N for the newest.
-        prefer_ema: take the averaged weights of the checkpoints, where all have some.
+    `wanted` is best:N for those with the highest validation top-1, or last:N for the newest.
+    `prefer_ema` takes the averaged weights of the checkpoints, where all have some.
 
     Raises:
         CheckpointError: wanted is not of that form, the run has fewer checkpoints, or one is
@@ -113,12 +111,7 @@ def recompute_batch_norm(
 
     The images are a fixed sample, the same on every process, so all of them get the same model.
 
-    Args:
-        model: on its device; its statistics are replaced.
-        index: the training images.
-        decoder: gives images on that device.
-        recipe: batch size, mean and standard deviation.
-        view: how to cut the images.
+    The statistics of `model`, on its device, are replaced; `view` says how to cut the images.
 
     Returns:
         The number of images taken.

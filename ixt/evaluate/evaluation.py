@@ -46,7 +46,6 @@ class Settings:
     """How to evaluate; None leaves a choice to the checkpoint's recipe or the model."""
 
     batch_size: int | None = None
-    """Images per forward pass."""
     decoders: tuple[DecoderKind, ...] = ("auto",)
     """One pass over the images for each."""
     image_sizes: tuple[int, ...] = ()
@@ -76,11 +75,7 @@ def run_evaluation(
 ) -> Outcome:
     """Evaluate models on the images of a folder. Every process of a group must call it.
 
-    Args:
-        sources: what to evaluate.
-        data: see `open_test_set`; None takes the folder that the checkpoints' recipes name.
-        settings: how.
-        report: called with the progress.
+    On `data` see `open_test_set`; None takes the folder that the checkpoints' recipes name.
 
     Raises:
         IxtError: a checkpoint, the data or a setting does not fit.

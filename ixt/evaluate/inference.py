@@ -46,10 +46,8 @@ def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accu
 def take_records(model: nn.Module, loader: EvalLoader, device: torch.device) -> Records:
     """Evaluate a model image by image; every process takes part and gets the same answer.
 
-    Args:
-        model: the module in its engine, or a plain one; its training mode is restored afterwards.
-        loader: this process's share of the batches.
-        device: where the model is.
+    `model` is in its engine or a plain one, and its training mode is restored; `loader` has this
+    process's share of the batches.
     """
     activity.note("evaluating")
     table = new_table(loader.num_samples, device, loader.num_scores)
@@ -80,11 +78,8 @@ def examine(
 ) -> list[Records]:
     """Evaluate models on all images; every process takes part and gets the same answer.
 
-    Args:
-        contenders: at least one.
-        loader: this process's share of the batches.
-        device: where the models are.
-        report: called after each batch.
+    At least one contender; `loader` has this process's share of the batches; `report` is
+    called after each.
 
     Returns:
         The records of each contender.

@@ -66,10 +66,7 @@ def name_outputs(
 ) -> tuple[str, ...]:
     """Name the class of each output of a model that does not tell.
 
-    Args:
-        index: the images.
-        num_classes: outputs of the model.
-        class_map: folder name to output.
+    `class_map`: folder name to output.
 
     Raises:
         DataError: the folders do not fit the number of outputs, or fit it in two ways.

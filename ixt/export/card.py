@@ -21,11 +21,8 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 def write_card(source: Source, folder: Path, license_id: str | None, name: str) -> None:
     """Write README.md with its YAML front matter.
 
-    Args:
-        source: the model; a run tells its recipe, metrics and hardware, another file does not.
-        folder: where `write_timm_folder` wrote.
-        license_id: an identifier of the Hub, such as apache-2.0; None for none known.
-        name: the model's name on the card.
+    A run tells its recipe, metrics and hardware, another file does not. `folder` is where
+    `write_timm_folder` wrote; `license_id` is the Hub's, such as apache-2.0, or None.
     """
     data = ModelCardData(
         license=license_id or "unknown",

@@ -67,16 +67,10 @@ def export_checkpoint(
 ) -> Exported:
     """Write a checkpoint in another format; it gets its name only after it gave the same logits.
 
-    Args:
-        checkpoint: a run folder, a checkpoint folder, or a weights file.
-        out: file or folder to write.
-        format_name: one of `FORMATS`.
-        model_name: architecture, where the file does not hold it.
-        prefer_ema: take averaged weights where there are some.
-        overwrite: replace an earlier export.
-        real_images: compare on validation images too, where the recipe's data folder is here.
-        license_id: for the model card of format hub; None for none known.
-        key: private key to sign the export and its provenance with; see `signing`.
+    `format_name` is one of `FORMATS`; `model_name` is needed where the file does not hold it.
+    `real_images` compares on validation images too, where the recipe's data folder is here.
+    `license_id` is for the model card of format hub; `key` is a private key to sign the export and
+    its provenance with (see `signing`).
 
     Raises:
         IxtError: the source does not load, the place is taken, the format does not fit the model,

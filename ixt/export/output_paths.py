@@ -27,11 +27,7 @@ _OWN = {
 def check_place(out: Path, *, folder: bool, overwrite: bool, source: Path) -> None:
     """Refuse a place that is taken, before any work is done.
 
-    Args:
-        out: where the export goes.
-        folder: whether it is a folder.
-        overwrite: replace an earlier export.
-        source: the file that is exported, which must stay.
+    `source` is the file that is exported, which must stay.
 
     Raises:
         ExportError: there is something that may not be replaced.
@@ -85,10 +81,8 @@ def staged(out: Path) -> Iterator[Path]:
 def _move(work: Path, out: Path, aside: Path) -> None:
     """Give all files their names, or none.
 
-    Args:
-        work: a folder with what is to be `out` and beside it.
-        out: the export's name.
-        aside: an empty folder, for what is replaced.
+    `work` holds what is to be `out` and beside it; what is replaced goes to the empty folder
+    `aside`.
     """
     # Files beside the export first: it is complete when it gets its name.
     new = sorted(work.iterdir(), key=lambda path: path.name == out.name)

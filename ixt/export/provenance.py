@@ -38,11 +38,8 @@ def write_provenance(
 ) -> Path:
     """Write the statement of what an export holds and how it came about; its file.
 
-    Args:
-        source: what is exported; a run tells its training, another file does not.
-        export: the exported file or folder.
-        format_name: one of `FORMATS`.
-        digests: SHA-256 of each exported file, by name.
+    A run tells its training, another file does not. `digests`: SHA-256 of each exported file, by
+    name.
     """
     file = source.loaded.file
     statement = {

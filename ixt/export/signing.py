@@ -22,8 +22,7 @@ from ixt.files import read_json, reason
 def open_private_key(key: Path) -> Any:
     """The library's settings to sign with a private key; `sign` takes them.
 
-    Args:
-        key: a PEM file of an elliptic curve: P-256, P-384 or P-521; without a password.
+    The key is a PEM file of an elliptic curve (P-256, P-384 or P-521), without a password.
 
     Raises:
         ExportError: the key cannot be used, or the library is not installed.
@@ -45,9 +44,7 @@ def open_public_key(key: Path) -> Any:
 def sign(export: Path, signer: Any) -> None:
     """Sign a folder, or a file with all that is in its folder.
 
-    Args:
-        export: the exported file or folder.
-        signer: from `open_private_key`.
+    `signer` is of `open_private_key`.
     """
     signature, hashing = signature_of(export), _library().hashing.Config()
     hashing.set_ignored_paths(paths=[signature.name])
@@ -57,9 +54,7 @@ def sign(export: Path, signer: Any) -> None:
 def check_signature(export: Path, verifier: Any) -> str:
     """Compare an export with its signature; in words what was signed.
 
-    Args:
-        export: the exported file or folder.
-        verifier: from `open_public_key`.
+    `verifier` is of `open_public_key`.
 
     Raises:
         ExportError: there is no signature or one by another key, or a file is missing, was added

@@ -28,7 +28,6 @@ class Source:
     recipe: Recipe
     """The checkpoint's own, or one with the evaluation settings of the model."""
     loaded: LoadedWeights
-    """Which file, which weights."""
     class_names: tuple[str, ...] | None
     """Name of each output; None for a file that does not tell them."""
     record: Mapping[str, Any]
@@ -55,10 +54,7 @@ def open_source(checkpoint: Path, model_name: str | None, prefer_ema: bool) -> S
 
     A file of 1000 outputs that does not tell its classes is taken for ImageNet-1k's.
 
-    Args:
-        checkpoint: a run folder, a checkpoint folder, or a weights file.
-        model_name: architecture, where the file does not hold it.
-        prefer_ema: take averaged weights where there are some.
+    `model_name` is needed where the file does not hold it.
 
     Raises:
         IxtError: the file is missing or damaged, or does not fit the model.

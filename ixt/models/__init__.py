@@ -21,9 +21,9 @@ from ixt.models.create import (
     recipe_arguments,
     training_image_size,
 )
+from ixt.models.key_names import with_paper_keys
 from ixt.models.loading import LoadedWeights, classes_in, load_weights
 from ixt.models.own import OwnSettings, describe_settings, own_settings, with_own_settings
-from ixt.models.paper_keys import with_paper_keys
 from ixt.models.variants import PartialDepthwiseConv2d, timm_equivalent
 from ixt.recipe.paper import ModelInfo, paper_models
 

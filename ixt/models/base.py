@@ -29,7 +29,6 @@ class Base:
     """The file read; None where timm's is not in a cache."""
     kind: Kind | Literal["published"]
     info: CheckpointInfo | None = None
-    """What the file says about itself."""
     match_by_order: bool = False
     """Whether its tensors were matched with the model's by order, not by name."""
 
@@ -47,8 +46,7 @@ class Base:
 def published_base(settings: Model) -> Base:
     """The published weights of a model, as timm has just loaded them from a cache.
 
-    Args:
-        settings: the recipe's; its `pretrained` is set.
+    Their `pretrained` is set.
     """
     cfg = get_pretrained_cfg(name_in_timm(settings.name))
     name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)

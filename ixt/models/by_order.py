@@ -45,11 +45,8 @@ class OrderMatch:
 def match_by_order(state: State, own: State, head: set[str]) -> OrderMatch:
     """Match the tensors of a file with those of a model, one to one and in order.
 
-    Args:
-        state: of the file; not changed.
-        own: the model's.
-        head: the model's names of its classifier, which may have another number of classes, or be
-            missing in the file.
+    `head` are the model's names of its classifier, which may have another number of classes, or be
+    missing in the file.
     """
     names = [key for key in state if not _is_counter(key)]
     wanted = [key for key in own if not _is_counter(key)]

@@ -50,10 +50,8 @@ def model_costs(model: str | nn.Module, image_size: int) -> Costs:
     concatenations cost nothing, being fused; fused attention keeps its scores on the chip. Only
     fusion across such operations, or hits in the L2 cache, move less.
 
-    Args:
-        model: a name of `ixt.models.create_model` or a module, on any device, which stays as it
-            is. Frozen parameters save their gradient's pass.
-        image_size: side of the square image, in pixels.
+    A module may be on any device and stays as it is; frozen parameters save their gradient's pass.
+    `image_size` is in pixels.
 
     Raises:
         ModelError: the name is unknown, or the model cannot run without values.

@@ -115,9 +115,7 @@ def given_name(model: nn.Module) -> str:
 def create_empty_model(name: str, **kwargs: Any) -> nn.Module:
     """Build a model whose tensors are on the meta device.
 
-    Args:
-        name: for `create_model`, as its other arguments.
-        **kwargs: see `create_model`.
+    The arguments are those of `create_model`.
 
     Raises:
         ModelError: the name or an argument is unknown.
@@ -142,9 +140,7 @@ def eval_settings(name: str, *, test_size: bool = True) -> EvalSettings:
     for inceptionnext_base_384. Other names give timm's default configuration, its test size and
     test crop where it has them, as timm's validate.py does.
 
-    Args:
-        name: of timm or the paper.
-        test_size: False for the size and crop of training, as timm's train.py evaluates.
+    `test_size` False gives the size and crop of training, as timm's train.py evaluates.
 
     Raises:
         ModelError: the name is unknown.

@@ -96,9 +96,7 @@ def build_model(
 ) -> tuple[nn.Module, LoadedWeights, tuple[str, ...] | None]:
     """The model of a checkpoint with its weights, and the class name of each of its outputs.
 
-    Args:
-        weights: what `read_weights` gave.
-        recipe: what `recipe_of` gave for them.
+    The recipe is what `recipe_of` gave for the weights.
 
     Returns:
         Model, weights and names; these are None where the checkpoint does not hold them.
@@ -119,10 +117,7 @@ def published_model(
 ) -> tuple[nn.Module, Recipe]:
     """A model with its published weights, and a recipe with its own evaluation settings.
 
-    Args:
-        name: of timm or the paper.
-        data: values of the recipe's data section.
-        batch_size: images per forward pass of an evaluation; None for the default.
+    `data` are values of the recipe's data section.
 
     Raises:
         ModelError: the name is unknown, or the weights are not available.

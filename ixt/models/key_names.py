@@ -1,4 +1,4 @@
-"""The names that other programs give the tensors of a model, turned into those of timm's model.
+"""The names that other programs give the tensors of a model: read as timm's, and the paper's made.
 
 Facebook's ConvNeXt, torchvision's ConvNeXt, EfficientNets of lukemelas' EfficientNet-PyTorch, and
 whatever else a model's module in timm knows to rename. torchvision's ResNet has timm's names.
@@ -16,9 +16,12 @@ import torch
 from timm.layers import Conv2dSame
 from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 from timm.models.efficientnet import EfficientNet
+from timm.models.inception_next import MetaNeXt
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ixt.errors import ModelError
+from ixt.models.create import given_name
 
 Names = Literal["facebook-convnext", "torchvision-convnext", "lukemelas-efficientnet", "renamed"]
 State = dict[str, Tensor]
@@ -53,12 +56,22 @@ _LUKEMELAS_BLOCK = {
 _LUKEMELAS_FIRST = {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
+# From timm's names to Facebook's, in this order.
+_CONVNEXT = (
+    (re.compile(r"^stem\."), "downsample_layers.0."),
+    (re.compile(r"^stages\.(\d+)\.downsample\."), r"downsample_layers.\1."),
+    (re.compile(r"^(stages\.\d+)\.blocks\."), r"\1."),
+    (re.compile(r"\.conv_dw\."), ".dwconv."),
+    (re.compile(r"\.mlp\.fc([12])\."), r".pwconv\1."),
+    (re.compile(r"^head\.norm\."), "norm."),
+    (re.compile(r"^head\.fc\."), "head."),
+)
+
+
 def with_model_keys(state: State, model: nn.Module) -> tuple[State, Names | None]:
     """The weights under the model's key names, as far as those are known to differ.
 
-    Args:
-        state: tensors by name.
-        model: of timm; it may be on `meta`.
+    `model` is of timm; it may be on `meta`.
 
     Returns:
         The weights, and whose names they had; None where they had the model's own, or unknown ones.
@@ -162,3 +175,34 @@ def _like(value: Tensor, own: Tensor | None) -> Tensor:
         return value
     same = [n for n in value.shape if n != 1] == [n for n in own.shape if n != 1]
     return value.reshape(own.shape) if same else value
+
+
+def with_paper_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict of one of our models under the names of the paper's repository.
+
+    `model` is a ResNet, InceptionNeXt or ConvNeXt; others are not in the repository.
+
+    Raises:
+        ModelError: the repository has no such architecture.
+
+    Source: models/inceptionnext.py and models/convnext.py of sail-sg/inceptionnext at 3f9769c.
+    """
+    if isinstance(model, (MetaNeXt, ResNet)):
+        return dict(state)
+    if not isinstance(model, ConvNeXt) or any(".grn." in key for key in state):
+        raise ModelError(
+            f"{given_name(model)}: the paper's repository has only ResNet, ConvNeXt and "
+            "InceptionNeXt; take another format, such as timm-pth"
+        )
+    return {_facebook_name(key): _linear(key, value) for key, value in state.items()}
+
+
+def _facebook_name(key: str) -> str:
+    for pattern, replacement in _CONVNEXT:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _linear(key: str, value: Tensor) -> Tensor:
+    """The weight of an MLP made of 1x1 convolutions as that of Facebook's linear layers."""
+    return value.flatten(1) if ".mlp.fc" in key and value.ndim == 4 else value

@@ -19,13 +19,7 @@ from ixt.errors import ModelError
 from ixt.models.adapt import classifier_parameters
 from ixt.models.by_order import OrderMatch, match_by_order
 from ixt.models.create import create_model, given_name
-from ixt.models.key_names import (
-    Names,
-    State,
-    renamed_by_timm,
-    resampled_by_timm,
-    with_model_keys,
-)
+from ixt.models.key_names import Names, State, renamed_by_timm, resampled_by_timm, with_model_keys
 from ixt.recipe.paper import paper_models
 
 Format = Container | Names
@@ -40,7 +34,6 @@ class LoadedWeights:
     """What `load_weights` has loaded."""
 
     file: Path
-    """The file read."""
     kind: Kind
     """raw, or ema for averaged weights, as far as the container says."""
     format: Format
@@ -199,9 +192,7 @@ def _offer(weights: Weights, model: nn.Module, fit: Callable[[State], _Fitted]) 
 def classes_in(weights: Weights, model: nn.Module) -> int | None:
     """Outputs of the head in a file's weights; None where they have none that fits the model.
 
-    Args:
-        weights: what `read_weights` gave.
-        model: of the file's architecture, with any number of classes; it may be on `meta`.
+    `model` is of the file's architecture, with any number of classes; it may be on `meta`.
     """
     return _num_classes(_named(weights, model)[0], classifier_parameters(model))
 

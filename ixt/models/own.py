@@ -69,9 +69,7 @@ def _as_sections(settings: EvalSettings, crop_pct: float) -> dict[str, Any]:
 def with_own_settings(recipe: Recipe, base: CheckpointInfo | None = None) -> Recipe:
     """The recipe with the model's own settings wherever it leaves them open.
 
-    Args:
-        recipe: of a run.
-        base: see `own_settings`.
+    On `base` see `own_settings`.
 
     Raises:
         ModelError: the model's name is unknown.
@@ -86,9 +84,7 @@ def with_own_settings(recipe: Recipe, base: CheckpointInfo | None = None) -> Rec
 def describe_settings(recipe: Recipe, own: OwnSettings) -> str:
     """One line: how images are prepared, and where that is not as the model was made for.
 
-    Args:
-        recipe: with nothing left open.
-        own: of its model.
+    The recipe has nothing left open; `own` are the settings of its model.
     """
     augment, settings = recipe.augment, recipe.eval
     sizes = dict.fromkeys((augment.image_size, recipe.eval_size))

@@ -105,14 +105,9 @@ class Watch:
     ) -> None:
         """Watch nothing yet.
 
-        Args:
-            board: where positions are exchanged.
-            peers: processes of the run, by rank.
-            timeout_s: without progress.
-            position: of this process now, given the seconds in which it was stopped.
-            end: ends this process because of a verdict.
-            rearm: called each tick with the seconds after which a thread that cannot look is dead.
-            timing: clock and thread.
+        `position` is given the seconds in which this process was stopped; `end` ends it because of
+        a verdict; `rearm` is called each tick with the seconds after which a thread that cannot
+        look is dead.
         """
         self._board, self._peers, self._timeout_s = board, peers, timeout_s
         self._position_of, self._end, self._rearm, self._timing = position, end, rearm, timing
@@ -189,23 +184,14 @@ class Progress:
         place: Callable[[], tuple[str, bool]],
         timing: Timing = REAL,
     ) -> None:
-        """Describe this process.
-
-        Args:
-            rank: of it.
-            own: its host and number.
-            timeout_s: without progress.
-            place: where the main thread is, and whether it waits for others.
-            timing: clock.
-        """
+        """Describe this process; `place` says where it is, and whether it waits for others."""
         self._rank, self._own, self._timeout_s = rank, own, timeout_s
         self._place, self._timing = place, timing
 
     def position(self, stopped_s: float) -> Position:
         """Now.
 
-        Args:
-            stopped_s: of the time since the last progress, how long this process was stopped.
+        `stopped_s`: of the time since the last progress, how long this process was stopped.
         """
         last, (where, waits) = activity.last(), self._place()
         since_s = self._timing.now() - last.at_s - stopped_s
@@ -237,12 +223,7 @@ class Ending:
         self._exit_now, self._timing = exit_now, timing
 
     def __call__(self, own: Position, verdict: Verdict) -> None:
-        """Do it.
-
-        Args:
-            own: position of this process.
-            verdict: what all have found.
-        """
+        """End this process, at its own position, because of what all have found."""
         peer = self._peers[verdict.rank]
         stacks = f"stacks: {self._run_dir}/stacks-rank-*.txt"
         if own.rank == verdict.rank:

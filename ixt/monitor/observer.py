@@ -22,26 +22,18 @@ class Observer:
     def batch_ready(self, step: int, batch: Batch) -> None:
         """A micro-batch is there and will be computed.
 
-        Args:
-            step: updates done before the one that it belongs to.
-            batch: what the network gets.
+        `step` counts the updates before the one that it belongs to.
         """
 
     def update_done(self, step: int, loss: Tensor) -> None:
         """An update is done.
 
-        Args:
-            step: updates done, this one included.
-            loss: mean over this process's part of the update, 0-d, on the device. Reading it here
-                would make the host wait for the device.
+        `step` counts this update, too. `loss` is the mean over this process's part of it, 0-d, on
+        the device: reading it here would make the host wait for the device.
         """
 
     def rows_due(self, step: int) -> None:
-        """Now is the time to read the device and to write rows; every process is at this point.
-
-        Args:
-            step: updates done.
-        """
+        """Now is the time to read the device and to write rows; every process is at this point."""
 
 
 class Observers(Observer):

@@ -66,9 +66,7 @@ def culprit(positions: list[Position]) -> Position:
 def judge(positions: list[Position], processes: int) -> Verdict | None:
     """Decide who ends the run; None where all continue.
 
-    Args:
-        positions: of all processes that answered in time, one each.
-        processes: in the run.
+    `positions` are those of all of the run's processes that answered in time, one each.
     """
     silent = sorted(set(range(processes)) - {position.rank for position in positions})
     if silent:
@@ -86,10 +84,7 @@ def _fewest(positions: list[Position]) -> int | None:
 def answer_time_s(peers: list[Peer], timeout_s: float, least_s: float) -> float:
     """How long to wait for what the others write, before one counts as silent.
 
-    Args:
-        peers: all processes.
-        timeout_s: of the watch.
-        least_s: on a single machine, where a file is seen at once.
+    `least_s` is for a single machine, where a file is seen at once.
     """
     if len({peer.host for peer in peers}) == 1:
         return least_s
@@ -117,13 +112,7 @@ class Board:
     """Where processes read each other's positions: a file each in the run's folder."""
 
     def __init__(self, run_dir: Path, rank: int, peers: list[Peer]) -> None:
-        """Prepare the board; nothing is written yet.
-
-        Args:
-            run_dir: folder of the run.
-            rank: of this process.
-            peers: processes of this run, by rank; what others left there does not count.
-        """
+        """Prepare the board; what others than these peers left in the folder does not count."""
         self._run_dir, self._peers = run_dir, peers
         self.file = run_dir / f"stacks-rank-{rank}.txt"
 

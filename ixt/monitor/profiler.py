@@ -29,11 +29,7 @@ class StepProfiler:
     ) -> None:
         """Trace nothing yet.
 
-        Args:
-            run_dir: the run's folder.
-            num_steps: steps in the trace; 0 for none.
-            say: prints where the trace is, and the top of the table.
-            skip: steps at the start that are unlike the later ones.
+        No step is traced if `num_steps` is 0; the first `skip` steps are unlike the later ones.
         """
         self._folder, self._num_steps, self._say = run_dir / FOLDER, num_steps, say
         self._skip = skip

@@ -34,9 +34,7 @@ class Exporter:
     def __init__(self, settings: Prometheus, run: str) -> None:
         """Open the page, or begin the file.
 
-        Args:
-            settings: the recipe's.
-            run: value of the label `run`.
+        `run` is the value of the label `run`.
 
         Raises:
             EngineError: prometheus-client is not installed, the port is taken, or the file cannot

@@ -52,10 +52,8 @@ class Reporter:
     ) -> None:
         """Begin (or resume) at this step: forget rows behind it, open trackers and progress.
 
-        Args:
-            step: updates done.
-            evaluated: False to forget an evaluation of this step too: it will be done again.
-            records: what the checkpoint of this step says of the rows, as `records` gave it.
+        Without `evaluated`, an evaluation of this step is forgotten too: it will be done again.
+        `records` are what the checkpoint of this step says of the rows.
         """
         # TensorBoard then hides what a killed run had drawn beyond this step.
         again = {"tensorboard": {"purge_step": step + 1}} if step else {}

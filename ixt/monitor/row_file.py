@@ -33,10 +33,8 @@ class RowFile:
         Where the file is not what a checkpoint vouches for, it is renamed and a new one begins:
         rows that somebody changed do not pass for those of the run.
 
-        Args:
-            step: updates done.
-            evaluated: False to forget an evaluation of this step too.
-            record: what `record` gave at that step; None keeps every row that can be read.
+        Without `evaluated`, an evaluation of this step is forgotten too. `record` is what `record`
+        gave at that step; None keeps every row that can be read.
 
         Returns:
             One line about what was wrong; None where all is well.
@@ -100,9 +98,7 @@ def find_damage(path: Path, record: Record | None) -> str | None:
 
     Rows behind them are those of updates since; they may be cut off.
 
-    Args:
-        path: the file.
-        record: what the checkpoint keeps of it; None where it keeps nothing.
+    `record` is what the checkpoint keeps of it; None where it keeps nothing.
 
     Raises:
         OSError: it cannot be read.
@@ -127,9 +123,7 @@ def find_damage(path: Path, record: Record | None) -> str | None:
 def first_gap(lines: Iterable[bytes], dense: bool) -> str | None:
     """Where rows do not follow each other, in words; None where they do.
 
-    Args:
-        lines: rows from the first one on.
-        dense: whether there is a row for each step, from 1 on.
+    `dense`: there is a row for each step, from 1 on.
     """
     last = 0
     for number, line in enumerate(lines, 1):

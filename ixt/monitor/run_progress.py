@@ -28,14 +28,7 @@ class RunProgress:
     def __init__(
         self, step: int, total: int, say: Callable[[str], None], console: Console | None = None
     ) -> None:
-        """Begin.
-
-        Args:
-            step: updates done.
-            total: updates of the whole run.
-            say: prints a line.
-            console: of a terminal, to draw a moving line on; None prints lines instead.
-        """
+        """Begin after `step` updates; without a terminal as console, lines are printed."""
         self._first, self._step, self._total = step, step, total
         self._say = say
         self._row: Mapping[str, Any] | None = None

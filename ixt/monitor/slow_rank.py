@@ -38,11 +38,6 @@ class SlowRank:
     """Says once per rank that it slows the others down."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
-        """Take note of where the ranks are.
-
-        Args:
-            hosts: name of each rank's host.
-        """
         self._hosts = hosts
         self._suspect, self._times = -1, 0
         self._named: set[int] = set()

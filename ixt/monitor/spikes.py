@@ -23,11 +23,9 @@ class Spikes:
     """Compares each loss with the ones shortly before it."""
 
     def __init__(self, sigma: float | None) -> None:
-        """Start without previous losses.
+        """Start without losses; one stands out `sigma` standard deviations above the mean.
 
-        Args:
-            sigma: standard deviations above the mean from which on a loss stands out; None for
-                never.
+        With None, no loss stands out.
         """
         self._sigma = sigma
         self._recent: deque[float] = deque(maxlen=_WINDOW)
@@ -56,13 +54,8 @@ def spike_row(
 ) -> dict[str, Any]:
     """What `spikes.jsonl` says of an update: its loss, and where its images are.
 
-    Args:
-        recipe: of the run, as it is in the run's folder.
-        run_dir: the run's folder.
-        step: updates done before this one.
-        updates_per_epoch: of the run.
-        loss: mean over the update; a number that JSON lacks becomes text.
-        lr: learning rate of the update.
+    `recipe` is as in the run's folder; `step` counts the updates before this one; `loss` is the
+    mean over the update, and becomes text where JSON lacks the number.
     """
     epoch, update = divmod(step, updates_per_epoch)
     count = recipe.engine.global_batch_size

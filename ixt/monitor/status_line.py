@@ -57,12 +57,7 @@ class StatusLine:
     """Draws a status several times per second, within a `with` block; then the line is gone."""
 
     def __init__(self, console: Console, read: Callable[[], Status]) -> None:
-        """Prepare the line.
-
-        Args:
-            console: of a terminal.
-            read: gives the status of now; called from another thread.
-        """
+        """Prepare the line; `read` gives the status of now, and is called from another thread."""
         self._read = read
         self._live = Live(
             self,

@@ -28,11 +28,6 @@ class BatchMemory:
 
         Its memory is that of an earlier one of the same kind only if neither that one nor any view
         of it is left, wherever it was held: in Python, by autograd, or by another library.
-
-        Args:
-            shape: of the tensor.
-            dtype: of the tensor.
-            memory_format: order of its dimensions in memory.
         """
         for kept in self._kept:
             same = kept.shape == shape and kept.dtype == dtype

@@ -38,9 +38,7 @@ def usable_index(recipe: Recipe, split: Split) -> Index:
 def refuse_unreadable(index: Index, leave_out: str = "set data.on_error: skip") -> None:
     """Refuse a split with files that are no images, before the work begins.
 
-    Args:
-        index: the split.
-        leave_out: how to leave such files out, in words.
+    `leave_out` says in words how to leave such files out.
 
     Raises:
         DataError: there is such a file; the message names the first one and says what is wrong.
@@ -158,11 +156,7 @@ def build_chosen_decoder(
 
     How DALI decodes is as the recipe says wherever DALI decodes for a CUDA device.
 
-    Args:
-        recipe: of the run.
-        index: the split.
-        device: where the images are wanted.
-        kind: takes the place of data.decoder.
+    `kind` takes the place of data.decoder.
 
     Raises:
         DataError: it is not installed.

@@ -14,14 +14,7 @@ from ixt.predict.classifier import Classifier, probabilities
 from ixt.predict.inputs import STDIN, ImageFile
 from ixt.predict.predictions import Guess, Outcome
 from ixt.tools.show.sample import denormalise
-from ixt.tools.show.tiles import (
-    Tile,
-    draw_pages,
-    draw_tiles,
-    enlarge,
-    require_png,
-    write_png,
-)
+from ixt.tools.show.tiles import Tile, draw_pages, draw_tiles, enlarge, require_png, write_png
 
 NUM_TILES = 60
 """Images that one picture holds at most."""

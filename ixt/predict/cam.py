@@ -52,9 +52,7 @@ def find_layer(model: nn.Module, image: Tensor) -> Layer:
     it. Of other models, every module that gives four-dimensional outputs is a candidate. Where
     all maps are smaller, the largest ones serve.
 
-    Args:
-        model: in evaluation mode.
-        image: (3, S, S), normalised, on the model's device.
+    `model` is in evaluation mode; `image` is (3, S, S), normalised, on its device.
 
     Raises:
         ModelError: nothing in the model gives maps.
@@ -192,9 +190,7 @@ def _tokens_as_maps(output: Tensor, *, prefix: int, side: int) -> Tensor:
 def overlay(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     """The picture with heat on it: grey where nothing spoke for the class, else glowing.
 
-    Args:
-        picture: a square, RGB.
-        heat: (S, S) in [0, 1].
+    `picture` is a square in RGB; `heat` is (S, S) in [0, 1].
     """
     from matplotlib import colormaps  # comes with pytorch-grad-cam
 

@@ -15,12 +15,7 @@ from ixt.checkpoint.weight_files import WeightFile
 from ixt.checkpoint.weights import read_weights
 from ixt.distributed.accelerator import build_accelerator
 from ixt.images.classes import IMAGENET_CLASSES, imagenet_synsets
-from ixt.models.from_checkpoint import (
-    build_model,
-    published_model,
-    recipe_of,
-    refuse_bare_name,
-)
+from ixt.models.from_checkpoint import build_model, published_model, recipe_of, refuse_bare_name
 from ixt.pipeline.decode.base import DecoderKind
 from ixt.recipe import Recipe
 
@@ -34,7 +29,6 @@ class Classifier:
     recipe: Recipe
     """How images are prepared, the batch size, the precision."""
     class_names: tuple[str, ...]
-    """Name of each output."""
     accelerator: Accelerator
     decoder: DecoderKind
     """Decodes the images, whatever the recipe says."""
@@ -89,9 +83,7 @@ def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     A model that was trained with `optim.loss: bce` judges each class alone, so that several may be
     probable, or none.
 
-    Args:
-        classifier: of `open_classifier`.
-        images: (B, 3, S, S) float32, normalised, on the device.
+    `images` are (B, 3, S, S) float32, normalised, on the device.
 
     Returns:
         (B, num_classes) float32; the rows of other models sum to 1.

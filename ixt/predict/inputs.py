@@ -30,7 +30,6 @@ class ImageFile:
     name: str
     """What results call it: the path as it was given, or `-` for the bytes on stdin."""
     path: str
-    """Where its bytes lie."""
 
 
 @contextmanager
@@ -43,9 +42,7 @@ def open_inputs(words: Sequence[str], stdin: BinaryIO | None = None) -> Iterator
     `-` reads standard input: the bytes of one image, recognised by its first bytes, else paths of
     files and folders, one per line, or separated by NUL as `find -print0` writes them.
 
-    Args:
-        words: what was given.
-        stdin: in place of standard input.
+    `stdin` takes the place of standard input.
 
     Yields:
         at least one image; bytes from standard input lie in a temporary file until the end.

@@ -29,7 +29,6 @@ class Guess:
     """A class and how probable the model holds it to be."""
 
     output: int
-    """Number of the model's output."""
     name: str
     """Name of the class, such as its folder's or a WordNet id."""
     probability: float
@@ -59,10 +58,7 @@ def predict(
 ) -> Iterator[Outcome]:
     """Yield what the model makes of each image.
 
-    Args:
-        classifier: of `open_classifier`.
-        files: the images, as `open_inputs` gives them.
-        top: classes per image; all of them where the model has fewer.
+    All classes are given where the model has fewer than `top`.
 
     Yields:
         An outcome per image, in order, one batch after the other.

@@ -1,1 +1,1 @@
-"""Begin a run, and look at runs: a first recipe for a set of images, the table, the report."""
+"""Begin a run, and look at runs: a first recipe, the table, the report, are files as written."""

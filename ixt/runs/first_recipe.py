@@ -35,11 +35,8 @@ def recipe_from_scratch(
 ) -> Lines:
     """A recipe that trains a new model.
 
-    Args:
-        images: to train on.
-        machine: to train on.
-        model: a name; chosen by the number of images if None.
-        mirror: whether a mirrored image is of the same class.
+    A `model` is chosen by the number of images if None; `mirror`: a mirrored image is of the same
+    class.
 
     Raises:
         ModelError: the name is unknown.
@@ -105,12 +102,8 @@ def recipe_to_finetune(
 ) -> Lines:
     """A recipe that starts from weights, for `ixt finetune`.
 
-    Args:
-        images: to train on.
-        machine: to train on.
-        source: a run, a checkpoint, or a weights file.
-        model: its name, where the weights do not give it.
-        mirror: whether a mirrored image is of the same class.
+    `model` is needed where the weights do not name it; `mirror`: a mirrored image is of the same
+    class.
 
     Raises:
         IxtError: the weights cannot be read, do not fit the model, or do not say which it is.

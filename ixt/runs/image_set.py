@@ -26,11 +26,8 @@ class ImageSet:
     root: str
     """An absolute path, or a URL."""
     num_train: int
-    """Training images."""
     num_val: int
-    """Validation images."""
     classes: tuple[str, ...]
-    """Names of the classes."""
     side: int
     """Median of the shorter sides of the training images, in pixels."""
     val_fraction: float | None

@@ -81,10 +81,7 @@ class Pace:
 def pace(num_images: int, machine: Machine, length: Length) -> Pace:
     """Batches and epochs for a number of images.
 
-    Args:
-        num_images: training images.
-        machine: shares an update among its GPUs.
-        length: that the run should have.
+    The machine shares an update among its GPUs.
     """
     shares = max(machine.num_gpus, 1)
     most = min(256 * machine.num_gpus, 1024) or 64

@@ -30,6 +30,13 @@ def flat(recipe: Mapping[str, Any]) -> Settings:
     return {**written, **{key: v for key, v in defaults().items() if key not in written}}
 
 
+def total_epochs(settings: Settings) -> int | None:
+    """Epochs of the whole run, cooldown included; None where its recipe is not known."""
+    numbers = [settings.get(f"schedule.{key}") for key in ("epochs", "cooldown_epochs")]
+    known = "model.name" in settings and all(type(number) is int for number in numbers)
+    return sum(numbers) if known else None  # type: ignore[arg-type]
+
+
 @cache
 def defaults() -> Settings:
     """The value of every setting that a recipe may leave out."""

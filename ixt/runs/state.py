@@ -6,7 +6,6 @@ Of `metrics.jsonl` only evaluations are parsed; weights and the ledger are not r
 from __future__ import annotations
 
 import math
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ixt.checkpoint.state_json import STATE, read_state
+from ixt.checkpoint.folder import CHECKPOINTS, checkpoint_folders, step_of
+from ixt.checkpoint.state_json import read_state
 from ixt.distributed.run_lock import is_locked
 from ixt.distributed.run_status import STATUS, RunStatus, read_status
 from ixt.errors import IxtError
@@ -23,17 +23,15 @@ from ixt.files import reason
 from ixt.monitor.row_file import LEDGER, METRICS, read_row
 from ixt.recipe import RUN_RECIPE
 from ixt.recipe.plain_yaml import read_plain
-from ixt.runs.settings import Settings, flat
+from ixt.runs.settings import Settings, flat, total_epochs
 
 State = Literal["running", "stopped", "finished", "crashed", "unknown"]
 STATES: tuple[State, ...] = ("running", "stopped", "finished", "crashed", "unknown")
 RECENT_S = 600.0
 """Rows that changed within it are taken for a sign of life where the lock says nothing."""
 
-_CHECKPOINTS = "checkpoints"
-_MARKS = (RUN_RECIPE, STATUS, _CHECKPOINTS, METRICS)
+_MARKS = (RUN_RECIPE, STATUS, CHECKPOINTS, METRICS)
 _EVALUATION = b'{"kind": "epoch",'
-_STEP = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def read_run(path: Path) -> RunState:
     settings = flat(status.recipe if status is not None else newest.get("recipe") or _yaml(path))
     updates = status.updates_per_epoch if status is not None else None
     progress = _progress(path, updates, int(newest.get("epoch", 0)))
-    total = _total_epochs(settings)
+    total = total_epochs(settings)
     state, perhaps, words = _state(path, status, newest, progress.changed_s, total)
     done = progress.epochs_done
     return RunState(
@@ -150,7 +148,7 @@ def _progress(path: Path, updates_per_epoch: int | None, saved_epochs: int) -> _
     for row in _evaluations(content):
         epochs = max(epochs, row["epoch"] + 1)
         best = _better(best, row)
-    step = max([0 if last is None else last["step"], *_saved_steps(path)])
+    step = max([0 if last is None else last["step"], *map(step_of, checkpoint_folders(path))])
     if updates_per_epoch:
         epochs = step // updates_per_epoch
     elif last is not None and type(last.get("epoch")) is int:
@@ -180,26 +178,11 @@ def _last_row(content: bytes) -> dict[str, Any] | None:
     return read_row(content[content.rfind(b"\n", 0, max(end, 0)) + 1 : max(end, 0)])
 
 
-def _checkpoints(path: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of the checkpoints, newest first."""
-    try:
-        folders = list((path / _CHECKPOINTS).iterdir())
-    except OSError:
-        return []
-    matches = ((_STEP.fullmatch(folder.name), folder) for folder in folders)
-    return sorted(((int(m[1]), folder) for m, folder in matches if m), reverse=True)
-
-
-def _saved_steps(path: Path) -> list[int]:
-    return [step for step, _ in _checkpoints(path)]
-
-
 def _newest_state(path: Path) -> Mapping[str, Any]:
     """What the newest readable checkpoint says of itself; nothing without one."""
-    for _, folder in _checkpoints(path):
+    for folder in reversed(checkpoint_folders(path)):
         with suppress(OSError, ValueError, IxtError):
-            if (folder / STATE).is_file():
-                return read_state(folder)
+            return read_state(folder)
     return {}
 
 
@@ -212,15 +195,9 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _total_epochs(settings: Settings) -> int | None:
-    numbers = [settings.get(f"schedule.{key}") for key in ("epochs", "cooldown_epochs")]
-    known = "model.name" in settings and all(type(number) is int for number in numbers)
-    return sum(numbers) if known else None  # type: ignore[arg-type]
-
-
 def _changed_s(path: Path) -> float:
     times = []
-    for name in (METRICS, LEDGER, STATUS, _CHECKPOINTS):
+    for name in (METRICS, LEDGER, STATUS, CHECKPOINTS):
         with suppress(OSError):
             times.append((path / name).stat().st_mtime)
     with suppress(OSError):  # others may write into the folder, so it counts only without them

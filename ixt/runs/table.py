@@ -59,9 +59,7 @@ def find_runs(folder: Path) -> list[RunState]:
 def chosen(runs: Iterable[RunState], filters: Iterable[str]) -> list[RunState]:
     """The runs that fit all of the filters.
 
-    Args:
-        runs: to choose from.
-        filters: `state=crashed`, `name=PATTERN` or `section.key=value`.
+    A filter is `state=crashed`, `name=PATTERN` or `section.key=value`.
 
     Raises:
         IxtError: one is not of that form, or no run has such a setting.

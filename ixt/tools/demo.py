@@ -38,9 +38,7 @@ class DemoSummary:
     root: Path
     """The folder to give to `--data`."""
     num_train: int
-    """Training images."""
     num_val: int
-    """Validation images."""
     num_written: int
     """Images that this call wrote; 0 where the set was complete."""
 
@@ -58,9 +56,8 @@ def write_demo(root: str | Path, image_size: int = 64) -> DemoSummary:
     writer: harder than a random split (an RBF SVM gets 95.8 % instead of 99.4 %), and honest
     about hands never seen.
 
-    Args:
-        root: a new or empty folder, or an earlier demo set of the same size.
-        image_size: side of the images in pixels, a bicubic enlargement of the 8 x 8 scans.
+    `root` is new or empty, or an earlier demo set of the same size; `image_size` is the side in
+    pixels of a bicubic enlargement of the 8 x 8 scans.
 
     Raises:
         DataError: root holds something else or cannot be written, or scikit-learn is missing.

@@ -96,10 +96,7 @@ def split_stats(
 ) -> SplitStats:
     """Summarise a split from its index, without opening a file.
 
-    Args:
-        index: the split.
-        pixels: what `pixel_stats` gave, to stand beside the rest.
-        split: classes with few images are named for train only.
+    `pixels` is what `pixel_stats` gave; classes with few images are named for train only.
     """
     readable = index.formats != ImageFormat.UNREADABLE
     height, width = index.sizes[readable].astype(np.float64).T
@@ -143,12 +140,8 @@ def pixel_stats(
 
     The sums are whole numbers, so neither the number of threads nor the order changes a bit.
 
-    Args:
-        index: the split.
-        sample: images to take, picked by a hash of their row, the same ones on every call; None
-            takes all.
-        num_threads: CPU threads that decode; None for as many as this process may use.
-        report: called with (images done, images in all).
+    A `sample` of images is picked by a hash of their row, the same ones on every call; None takes
+    all. `report` is called with (images done, images in all).
     """
     rows = _sample(len(index), sample)
     sources = index.ranges(rows)

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ixt.tools.prepare import Archive, ArchiveSet, Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Archive, ArchiveSet, Options, Sources
 
 NUM_CLASSES, NUM_PER_CLASS, IMAGE_BYTES = 16, 288, 110_000
 RUNS = 3
@@ -37,7 +38,7 @@ def make_tar(path: Path) -> ArchiveSet:
             add(outer, f"n{place:08}.tar", buffer.getvalue())
     with path.open("rb") as file:
         archive = Archive(path.name, hashlib.file_digest(file, "md5").hexdigest())
-    return ArchiveSet(archive, archive, archive, NUM_CLASSES * NUM_PER_CLASS, 0, NUM_CLASSES)
+    return ArchiveSet(archive, archive, NUM_CLASSES * NUM_PER_CLASS, 0, NUM_CLASSES)
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -14,7 +14,7 @@ from ixt.checkpoint.weight_files import find_weights
 from ixt.checkpoint.weights import read_weights
 from ixt.errors import CheckpointError, DamagedCheckpoint
 from ixt.evaluate.average import average_checkpoints
-from ixt.verify import verify
+from ixt.runs.verify import verify
 
 SCORES = {100: 70.0, 120: 75.0, 200: 74.0}
 

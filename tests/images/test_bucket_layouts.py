@@ -29,7 +29,7 @@ from ixt.images.image import DamagedImage, read_image
 from ixt.images.index import load_index
 from ixt.storage import objects, retries
 from ixt.storage.filesystems import filesystem_of
-from ixt.tools.check import check_folder
+from ixt.tools.check.folder import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 from ixt.tools.pack.to_bucket import pack_to_bucket

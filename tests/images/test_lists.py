@@ -15,8 +15,8 @@ from ixt.errors import DataError
 from ixt.evaluate.testset import open_test_set
 from ixt.images.hold_out import hold_out, load_split, own_val
 from ixt.images.index import load_index
-from ixt.tools.check import check_folder
 from ixt.tools.check.findings import Kind
+from ixt.tools.check.folder import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 

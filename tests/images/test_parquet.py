@@ -13,7 +13,7 @@ from ixt.evaluate.testset import open_test_set
 from ixt.images.folders import Split
 from ixt.images.hold_out import hold_out, own_val, portable_names
 from ixt.images.index import load_index
-from ixt.tools.check import check_folder
+from ixt.tools.check.folder import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 

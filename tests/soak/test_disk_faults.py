@@ -22,7 +22,8 @@ from ixt.files import write_json
 from ixt.images.index import load_index
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,7 @@ def test_a_failed_packing_continues_to_the_same_bytes(every: int, tmp_path: Path
 @pytest.mark.parametrize("every", EVERY)
 def test_a_failed_preparation_continues_to_the_same_files(every: int, tmp_path: Path) -> None:
     tars = small_archives.make_tars(tmp_path / "tars", num_per_class=2, num_val=4)
-    sources = Sources(train=tars.train, val=tars.val, devkit=tars.devkit)
+    sources = Sources(train=tars.train, val=tars.val)
     options = Options(num_threads=1)
     expected = {f"train/{k}": v for k, v in tars.train_images.items()}
     expected |= {f"val/{k}": v for k, v in tars.val_images.items()}

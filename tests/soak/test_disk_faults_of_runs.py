@@ -16,8 +16,8 @@ from ixt.checkpoint.folder import newest_checkpoint
 from ixt.export import export_checkpoint
 from ixt.monitor.row_file import LEDGER, RowFile
 from ixt.recipe import Recipe, parse_recipe
+from ixt.runs.verify import verify
 from ixt.training.loop import train
-from ixt.verify import verify
 
 
 @pytest.fixture(scope="module")

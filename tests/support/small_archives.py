@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.io import savemat
 
-from ixt.tools.prepare import Archive, ArchiveSet
+from ixt.tools.prepare.task import Archive, ArchiveSet
 
 CLASSES = ("n01440764", "n01443537", "n01484850", "n02119789")
 
@@ -24,7 +23,6 @@ class Tars:
 
     train: Path
     val: Path
-    devkit: Path
     published: ArchiveSet
     train_images: dict[str, bytes]
     """Content by path relative to train/."""
@@ -62,25 +60,26 @@ def make_tars(folder: Path, num_per_class: int = 7, num_val: int = 24) -> Tars:
     for name in CLASSES:
         inner = {path[10:]: content for path, content in train.items() if path.startswith(name)}
         outer[f"{name}.tar"] = tar_bytes(inner)
-    truth = [1 + (7 * number) % len(CLASSES) for number in range(num_val)]
+    # Classes against the alphabet: the real ones are not in its order, either.
+    labels = tuple(CLASSES[-1 - (7 * number) % len(CLASSES)] for number in range(num_val))
     val = {f"ILSVRC2012_val_{n + 1:08}.JPEG": jpeg(9000 + n) for n in range(num_val)}
     paths = {
         "train": folder / "ILSVRC2012_img_train.tar",
         "val": folder / "ILSVRC2012_img_val.tar",
-        "devkit": folder / "ILSVRC2012_devkit_t12.tar.gz",
     }
     paths["train"].write_bytes(tar_bytes(outer))
     paths["val"].write_bytes(tar_bytes(val))
-    write_devkit(paths["devkit"], truth)
     archives: dict[str, Any] = {name: published(path) for name, path in paths.items()}
-    # The kit's classes are numbered against the alphabet, as the real ones are not in its order.
-    synset_of = dict(enumerate(reversed(CLASSES), start=1))
     by_class = {
-        f"{synset_of[number]}/{name}": content
-        for number, (name, content) in zip(truth, val.items(), strict=True)
+        f"{label}/{name}": content
+        for label, (name, content) in zip(labels, val.items(), strict=True)
     }
     described = ArchiveSet(
-        **archives, num_train=len(train), num_val=num_val, num_classes=len(CLASSES)
+        **archives,
+        num_train=len(train),
+        num_val=num_val,
+        num_classes=len(CLASSES),
+        labels=lambda: labels,
     )
     return Tars(**paths, published=described, train_images=train, val_images=by_class)
 
@@ -94,27 +93,6 @@ def with_archive(tars: Tars, name: str) -> ArchiveSet:
     """What a publisher would say if the file that lies there now were the published one."""
     changed: dict[str, Any] = {name: published(getattr(tars, name))}
     return replace(tars.published, **changed)
-
-
-def write_devkit(path: Path, truth: list[int]) -> None:
-    """The kit's two files that matter; an inner node of WordNet comes last, as in the real one."""
-    rows = [(n, name, 0) for n, name in enumerate(reversed(CLASSES), start=1)]
-    rows.append((len(rows) + 1, "n00001740", 4))
-    synsets = np.array(
-        rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
-    ).reshape(-1, 1)
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": synsets})
-    root = "ILSVRC2012_devkit_t12/data"
-    files = {
-        f"{root}/ILSVRC2012_validation_ground_truth.txt": "\n".join(map(str, truth)).encode(),
-        f"{root}/meta.mat": meta.getvalue(),
-    }
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 def images_below(folder: Path) -> dict[str, bytes]:

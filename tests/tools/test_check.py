@@ -23,8 +23,9 @@ from ixt.images.byte_ranges import ByteRange, read_bytes
 from ixt.images.index import load_index
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops
-from ixt.tools.check import CheckReport, check_folder, restore
 from ixt.tools.check import facts as facts_module
+from ixt.tools.check.folder import CheckReport, check_folder
+from ixt.tools.check.quarantine import restore
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
 from ixt.tools.stats import split_stats

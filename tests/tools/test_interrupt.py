@@ -71,9 +71,9 @@ def test_ctrl_c_stops_a_decoder_cleanly_at_any_moment(photos: dict[str, str], ki
 @pytest.mark.parametrize(
     ("words", "work"),
     [
-        ("prepare OUT --train x.tar", "ixt.tools.prepare.prepare"),
+        ("prepare OUT --train x.tar", "ixt.tools.prepare.splits.prepare"),
         ("pack DATA OUT", "ixt.tools.pack.pack.pack"),
-        ("check DATA", "ixt.tools.check.check_folder"),
+        ("check DATA", "ixt.tools.check.folder.check_folder"),
     ],
 )
 def test_ctrl_c_says_that_long_work_continues_with_the_same_command(

@@ -29,10 +29,10 @@ from ixt.images.folders import Split
 from ixt.images.headers import ImageFormat
 from ixt.images.hold_out import load_split
 from ixt.images.index import load_index
+from ixt.runs.verify import verify
 from ixt.tools.pack import shard as shard_module
 from ixt.tools.pack.layout import PackOptions, plan_pack
 from ixt.tools.pack.pack import pack
-from ixt.verify import verify
 
 SMALL = PackOptions(shard_bytes=12_000)  # a few images each
 ODD_NAMES = ("a.b.jpg", "a_b.jpg", "a_b.png", "x/y.z/q.JPEG", "ä ö.jpg")

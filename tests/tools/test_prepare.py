@@ -18,7 +18,8 @@ from small_archives import CLASSES, Tars, images_below, jpeg, make_tars, tar_byt
 from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.index import load_index
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Tars:
 
 
 def sources(tars: Tars) -> Sources:
-    return Sources(tars.train, tars.val, tars.devkit)
+    return Sources(tars.train, tars.val)
 
 
 def assert_complete(out: Path, tars: Tars) -> None:
@@ -169,15 +170,18 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from small_archives import with_archive
-from ixt.tools.prepare import *
-names = ("train", "val", "devkit")
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import *
+names = ("train", "val")
 paths = {{name: Path(path) for name, path in zip(names, {paths!r})}}
 import hashlib
 archives = {{
     name: Archive(path.name, hashlib.md5(path.read_bytes()).hexdigest())
     for name, path in paths.items()
 }}
-published = ArchiveSet(**archives, num_train={train}, num_val={val}, num_classes=4)
+published = ArchiveSet(
+    **archives, num_train={train}, num_val={val}, num_classes=4, labels=lambda: {labels!r}
+)
 print("begin", flush=True)
 prepare({out!r}, Sources(**paths), Options(num_threads=2), published)
 """
@@ -191,9 +195,10 @@ def kill_at_random_moments(tars: Tars, out: Path, num_kills: int, seed: int) -> 
     rng, longest_s = random.Random(seed), 0.25
     script = SCRIPT.format(
         tests=str(Path(__file__).parents[1] / "support"),
-        paths=[str(tars.train), str(tars.val), str(tars.devkit)],
+        paths=[str(tars.train), str(tars.val)],
         train=tars.published.num_train,
         val=tars.published.num_val,
+        labels=tars.published.labels(),
         out=str(out),
     )
     hits = 0
@@ -298,7 +303,7 @@ def test_a_smaller_set_is_taken_when_asked_for(tmp_path: Path) -> None:
     }
 
 
-def test_val_is_sorted_by_the_shipped_labels_without_the_kit(tars: Tars, tmp_path: Path) -> None:
-    (done,) = prepare(tmp_path, Sources(val=tars.val), Options(subset=True), tars.published)
+def test_val_is_sorted_by_the_labels_that_ixt_contains(tars: Tars, tmp_path: Path) -> None:
+    (done,) = prepare(tmp_path, Sources(val=tars.val), Options(subset=True))
     assert (done.num_images, done.num_written) == (24, 24)
     assert (tmp_path / "val" / "n01751748" / "ILSVRC2012_val_00000001.JPEG").exists()

@@ -13,8 +13,10 @@ import pytest
 from small_archives import CLASSES, Tars, images_below, make_tars, tar_bytes
 
 from ixt.errors import DataError
+from ixt.images.classes import validation_labels
 from ixt.images.progress_lines import report_lines
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,6 @@ def write_kaggle(folder: Path, tars: Tars) -> Path:
     write(base / "train", tars.train_images)
     write(base / "val", flat(tars))
     write(base / "test", {"ILSVRC2012_test_00000001.JPEG": b"x"})
-    rows = [f"{path[10:-5]},{path[:9]} 1 2 3 4 " for path in reversed(tars.val_images)]
-    write(folder, {"LOC_val_solution.csv": "\n".join(["ImageId,PredictionString", *rows]).encode()})
     return base
 
 
@@ -53,7 +53,7 @@ def write_kaggle(folder: Path, tars: Tars) -> Path:
 def test_a_flat_val_is_sorted_where_it_lies(tars: Tars, tmp_path: Path, name: str) -> None:
     write(tmp_path / name, flat(tars))
     inodes = {path.stat().st_ino for path in (tmp_path / name).iterdir()}
-    (done,) = prepare(tmp_path, Sources(devkit=tars.devkit), None, tars.published)
+    (done,) = prepare(tmp_path, Sources(), None, tars.published)
     assert (done.num_written, done.is_published) == (24, True)
     assert images_below(tmp_path / name) == tars.val_images
     assert {path.stat().st_ino for path in (tmp_path / name).glob("*/*")} == inodes
@@ -62,7 +62,7 @@ def test_a_flat_val_is_sorted_where_it_lies(tars: Tars, tmp_path: Path, name: st
 def test_a_half_sorted_val_is_finished_from_its_tar(tars: Tars, tmp_path: Path) -> None:
     write(tmp_path / "val", dict(list(tars.val_images.items())[:5]))
     write(tmp_path / "val", dict(list(flat(tars).items())[5:11]))
-    given = Sources(val=tars.val, devkit=tars.devkit)
+    given = Sources(val=tars.val)
     (done,) = prepare(tmp_path, given, None, tars.published)
     assert done.num_written == 6 + 13
     assert images_below(tmp_path / "val") == tars.val_images
@@ -71,7 +71,7 @@ def test_a_half_sorted_val_is_finished_from_its_tar(tars: Tars, tmp_path: Path) 
 def test_an_incomplete_val_is_reported(tars: Tars, tmp_path: Path) -> None:
     write(tmp_path / "val", dict(list(flat(tars).items())[:3]))
     with pytest.raises(DataError, match=r"3 images in 3 classes; the whole val set has 24 in 4;"):
-        prepare(tmp_path, Sources(devkit=tars.devkit), None, tars.published)
+        prepare(tmp_path, Sources(), None, tars.published)
 
 
 @pytest.mark.parametrize("delete", [False, True])
@@ -226,11 +226,14 @@ def test_the_command_prints_progress_lines_where_stderr_is_no_terminal(
 
 def test_the_command_prepares_and_says_what_is_there(tars: Tars, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ixt", "data", "prepare", "out", "--subset"]
-    command += ["--train", str(tars.train), "--val", str(tars.val), "--devkit", str(tars.devkit)]
+    command += ["--train", str(tars.train), "--val", str(tars.val)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
+    known = len(set(validation_labels()[:24]))
     assert first.startswith(
         f"{tmp_path}/out/train: 34 images in 4 classes, 34 copied in this run, "
     )
     assert first.endswith(" s; not the published set")
-    assert second.startswith(f"{tmp_path}/out/val: 24 images in 4 classes, 24 copied in this run, ")
+    assert second.startswith(
+        f"{tmp_path}/out/val: 24 images in {known} classes, 24 copied in this run, "
+    )

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_archives import CLASSES, Tars, jpeg, make_tars, tar_bytes, with_archive, write_devkit
+from small_archives import CLASSES, Tars, jpeg, make_tars, tar_bytes, with_archive
 
 from ixt.errors import DataError
-from ixt.tools.prepare import Options, Sources, prepare
+from ixt.tools.prepare.splits import prepare
+from ixt.tools.prepare.task import Options, Sources
 
 IMAGE = "n01440764_1.JPEG"
 
@@ -28,7 +29,7 @@ def tars(tmp_path: Path) -> Tars:
 def refused(tars: Tars, out: Path, given: Sources | None = None, **options: Any) -> str:
     """The message, after a check that nothing shows in OUT."""
     with pytest.raises(DataError) as caught:
-        given = given or Sources(tars.train, tars.val, tars.devkit)
+        given = given or Sources(tars.train, tars.val)
         prepare(out, given, Options(**options), tars.published)
     assert not (out / "train").exists()
     assert not (out / "val").exists()
@@ -52,7 +53,7 @@ def special_tar(name: str, kind: bytes, target: str = "") -> bytes:
         (tar_bytes({"test/ILSVRC2012_test_00000001.JPEG": b"x"}), "test images, which have no"),
         (tar_bytes({"n01440764/n01440764_10040.xml": b"x"}), "bounding boxes"),
         (tar_bytes({"n01440764.tar.gz": b"x"}), "bounding boxes"),
-        (tar_bytes({"data/meta.mat": b"x"}), "give it as --devkit"),
+        (tar_bytes({"data/meta.mat": b"x"}), "the development kit, which is not needed"),
         (tar_bytes({"holiday.jpg": b"x"}), "holds holiday.jpg, not class tars"),
         (tar_bytes({}), "holds nothing, not class tars"),
         (b"\x1f\x8b\x08 zipped", "is packed with gzip"),
@@ -127,14 +128,9 @@ def test_another_size_is_refused_before_anything_is_read(tars: Tars, tmp_path: P
     )
 
 
-def test_a_kit_with_another_sum_is_refused(tars: Tars, tmp_path: Path) -> None:
-    write_devkit(tars.devkit, [1])
-    assert "ILSVRC2012_devkit_t12.tar.gz: its MD5 is" in refused(tars, tmp_path / "out")
-
-
 def test_an_image_without_a_label_is_refused(tars: Tars, tmp_path: Path) -> None:
-    write_devkit(tars.devkit, [1, 2])
-    message = refused(tars, tmp_path / "o", Sources(None, tars.val, tars.devkit), verify=False)
+    few = replace(tars.published, labels=lambda: CLASSES[:2])
+    message = refused(replace(tars, published=few), tmp_path / "o", Sources(val=tars.val))
     assert "holds ILSVRC2012_val_00000003.JPEG, not one of the 2 validation images" in message
 
 
@@ -144,8 +140,10 @@ def test_missing_and_senseless_arguments_are_refused(tars: Tars, tmp_path: Path)
         f"{missing}: no such file or folder, given as --train"
     )
     assert "takes the tar itself" in refused(tars, tmp_path / "o", Sources(val=tmp_path))
-    assert refused(tars, tmp_path / "o", Sources(train=tars.devkit)) == (
-        f"{tars.devkit}: is not the tar for --train; it is the development kit: give it as --devkit"
+    kit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    kit.write_bytes(b"\x1f\x8b\x08")
+    assert refused(tars, tmp_path / "o", Sources(train=kit)) == (
+        f"{kit}: is not the tar for --train; it is the development kit, which is not needed"
     )
     both = Sources(train=tars.train, kaggle=tmp_path)
     assert "not both" in refused(tars, tmp_path / "o", both)

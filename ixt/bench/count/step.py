@@ -41,7 +41,6 @@ class Setting:
     layout: Layout = "channels_last"
     """Memory order of images and weights."""
     batch_size: int = BATCH
-    """Images of the step."""
     image_size: int | None = None
     """Side of the square images, in pixels; None takes the size that the model is trained on."""
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -43,17 +42,6 @@ _FILLING = ("aten::bernoulli_", "aten::copy_", "aten::fill_", "aten::zero_")
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """A forward and a backward pass."""
-
-    launches: int
-    """Operators that write memory, by their kernels where those are ixt's own, and a pass for each
-    bias that a convolution adds."""
-    mb_per_image: float
-    """What they read and write, in 1e6 bytes per image."""
-
-
-@dataclass(frozen=True)
 class Counted:
     """One operator of a step that writes memory."""
 
@@ -67,29 +55,6 @@ class Counted:
     """What it reads and writes: each operand once, and twice if it is changed in place."""
     products: Products
     """What it multiplies."""
-
-
-def training_traffic(model: nn.Module, image_size: int) -> Traffic:
-    """Count a step in NHWC under autocast to bf16.
-
-    A lower bound: an operator is taken for one kernel that moves its operands and results once.
-    Weights' share is that of a batch of 128.
-
-    Args:
-        model: in training mode; it comes back with fake parameters, of no further use.
-        image_size: side of the square images, in pixels.
-    """
-    counter = Counter()
-    model.to(memory_format=torch.channels_last)
-    with FakeTensorMode():
-        images = faked(model, BATCH, image_size)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with counter:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = model(images).float().sum()
-            torch.autograd.backward(loss)
-    moved = sum(each.moved_bytes for each in counter.counted)
-    return Traffic(sum(each.launches for each in counter.counted), moved / BATCH / 1e6)
 
 
 def faked(model: nn.Module, batch: int, image_size: int) -> Tensor:

@@ -25,8 +25,7 @@ _MATMUL_SIDE = {"cuda": 8192, "cpu": 2048}
 def find_ceilings(precisions: Sequence[Precision]) -> Ceilings | None:
     """Measure in a fresh process, as cells are; None where that fails.
 
-    Args:
-        precisions: of the matrix products; those that the device lacks are left out.
+    Products of precisions that the device lacks are left out.
     """
     command = [sys.executable, "-m", "ixt.bench.measure.ceilings", *dict.fromkeys(precisions)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,12 +44,8 @@ def measure_ceilings(
 ) -> Ceilings:
     """Time a copy and a square matrix product per precision.
 
-    Args:
-        precisions: those that the device lacks are left out.
-        device: where.
-        protocol: how long.
-        copy_mib: size of the tensor that is copied.
-        matmul_side: rows and columns of the matrices.
+    Precisions that the device lacks are left out. `copy_mib` is the size of the tensor that is
+    copied, `matmul_side` the number of the matrices' rows and columns.
     """
     source = torch.randn(copy_mib * 2**18, device=device)
     target = torch.empty_like(source)

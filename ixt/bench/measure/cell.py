@@ -37,11 +37,6 @@ def build_model(cell: Cell, protocol: Protocol) -> nn.Module:
 def measure(cell: Cell, protocol: Protocol, build: Build = build_model) -> dict[str, Any]:
     """Measure one cell on this machine's device.
 
-    Args:
-        cell: what to measure.
-        protocol: how.
-        build: gives the model.
-
     Returns:
         `error`, or device, params, macs and `timing`, a `Timing`.
     """

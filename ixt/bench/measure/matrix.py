@@ -32,10 +32,8 @@ def expand(
 ) -> list[Cell]:
     """All combinations.
 
-    Args:
-        models: names of `ixt.models.create_model`.
-        image_size: side in pixels; None takes the size each model is trained on.
-        values: for each other field of `Cell`; the last of them varies fastest.
+    `image_size` None takes the size that each model is trained on; the last of `values` varies
+    fastest.
 
     Raises:
         ModelError: a model is unknown.
@@ -60,11 +58,7 @@ def run_matrix(
 
     Whoever stops consuming keeps what was yielded; given back as `done`, it is gone on with.
 
-    Args:
-        cells: what to measure.
-        protocol: how.
-        done: a report of the same protocol to continue.
-        device: a name or YAML file with the device's peaks; None goes by the driver's name.
+    `device` is a name or YAML file with its peaks; None goes by the driver's name.
 
     Raises:
         EngineError: `done` was measured by another protocol, or on another machine.
@@ -133,10 +127,7 @@ def run_cell(cell: Cell, protocol: Protocol) -> dict[str, Any]:
 def largest_batch(cell: Cell, fits: Callable[[Cell], bool], limit: int = 2**16) -> Cell | None:
     """The cell with the largest batch, a multiple of 8, that fits; None if 8 does not.
 
-    Args:
-        cell: its batch size is ignored.
-        fits: whether a cell runs without running out of memory; monotonous in the batch.
-        limit: largest batch tried.
+    `fits` must be monotonous in the batch; the cell's own batch size is ignored.
     """
 
     def at(size: int) -> Cell:

@@ -31,9 +31,7 @@ class Reading:
     memory_mhz: int
     """Clock of the memory."""
     power_limit_w: float
-    """Power that the device may draw."""
     driver: str
-    """Version of the driver."""
     throttled: tuple[str, ...]
     """Reasons for which the clocks are lowered now; an idle device has none."""
 

@@ -75,11 +75,7 @@ def build_workload(
 ) -> Workload:
     """Put a model and random images on a device and make the step.
 
-    Args:
-        cell: layout, precision, mode, batch and image size.
-        model: gives (B, 1000) logits.
-        device: where it runs.
-        training_step: what a training step holds; see `Protocol`.
+    The model gives (B, 1000) logits; on training_step see `Protocol`.
     """
     set_math(cell.precision)
     layout = torch.channels_last if cell.layout == "channels_last" else torch.contiguous_format

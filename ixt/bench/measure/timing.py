@@ -29,7 +29,6 @@ class Timed:
     steps: int
     """Steps in all windows."""
     warmup_s: float
-    """Length of the warm-up."""
     settled: bool
     """Whether it ended by agreement."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ixt import __version__
-from ixt.bench.report.bars import bar_cards
 from ixt.bench.report.charts import accuracy_charts, batch_charts, unplaced
 from ixt.bench.report.figures import (
     MODES,
+    PAPER_BATCH,
     WORDS,
     Entry,
     Source,
@@ -25,13 +27,13 @@ from ixt.bench.report.template import page_environment
 from ixt.bench.results import group_by
 from ixt.errors import EngineError
 
+_OFF_SCALE = 4  # times the longest own bar: a longer one of the paper would make dots of them
+
 
 def page_html(sources: Sequence[Source], device: str | None = None) -> str:
     """The whole page.
 
-    Args:
-        sources: results files, the main one first.
-        device: name or YAML file of the device for the roofline; None takes the measured one's.
+    `device` is a name or YAML file for the roofline; None takes the measured one's.
 
     Raises:
         EngineError: nothing was measured, matplotlib is missing, or the device is not known.
@@ -103,3 +105,57 @@ def _join(names: Sequence[str]) -> str:
     if len(names) > 3:
         return f"{len(names)} models"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The bars of one model in one mode, at the batch size that most settings have."""
+
+    entries: list[Entry]
+
+    @property
+    def mode(self) -> str:
+        """What was measured, in words."""
+        return MODES[self.entries[0].row.mode]
+
+    @property
+    def fastest(self) -> Entry:
+        """The longest bar."""
+        return best(self.entries)
+
+    @property
+    def published(self) -> int | None:
+        """The paper's rate."""
+        return published_rate(self.entries[0].row)
+
+    @property
+    def longest(self) -> float:
+        """Rate that fills the width."""
+        longest = max(entry.row.p95_images_per_s or entry.rate for entry in self.entries)
+        published = self.published or 0
+        return max(longest, published) if published < _OFF_SCALE * longest else longest
+
+    @property
+    def alt(self) -> str:
+        """What they show, for those who do not see it."""
+        rates = "; ".join(f"{entry.label} {entry.rate:.0f}" for entry in self.entries)
+        return f"{self.fastest.row.model}, {self.mode}, images per second: {rates}"
+
+
+def bar_cards(entries: Sequence[Entry]) -> list[tuple[str, int, list[Bars]]]:
+    """Model, image size, and the bars of each mode."""
+    cards = group_by(entries, lambda entry: (entry.row.model, entry.row.image_size))
+    return [
+        (*what, [_bars(group) for group in group_by(card, lambda e: e.row.mode).values()])
+        for what, card in cards.items()
+    ]
+
+
+def _bars(group: Sequence[Entry]) -> Bars:
+    """Those of the batch size that most have; of several such the paper's, else the fastest."""
+    counts = Counter(entry.row.batch_size for entry in group)
+    common = [entry for entry in group if counts[entry.row.batch_size] == max(counts.values())]
+    batch = best(common).row.batch_size
+    if published_rate(group[0].row) and counts[PAPER_BATCH] == max(counts.values()):
+        batch = PAPER_BATCH
+    return Bars([entry for entry in group if entry.row.batch_size == batch])

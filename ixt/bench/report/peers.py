@@ -131,10 +131,6 @@ def nearest_peers(row: Row, count: int = _NEAREST) -> list[tuple[PeerRun, Figure
 
     Alike is, in this order: the device's family, one device, the image size, precision,
     compilation, layout, batch size.
-
-    Args:
-        row: a measured row, or one with an error.
-        count: most figures given.
     """
     name, family = architecture(row.model), device_family(row.device or "cpu")
     found = [

@@ -45,9 +45,8 @@ def roofline_charts(
 ) -> tuple[list[Drawing], list[str]]:
     """One chart per device and type of arithmetic, and remarks on what has none.
 
-    Args:
-        entries: measured rows; the fastest layout of each model, mode and batch is drawn.
-        device: name or YAML file of the device, in place of the one that was measured on.
+    The fastest layout of each model, mode and batch is drawn. `device`, a name or YAML file, takes
+    the place of the one that was measured on.
 
     Raises:
         EngineError: `device` is not known, or has no such type of arithmetic.

@@ -87,7 +87,6 @@ class Chart:
     figure: Figure
     axes: Axes
     columns: int
-    """Columns of the legend."""
     marks: list[Mark] = field(default_factory=list)
 
     def draw(self, mark: Mark, **style: Any) -> None:
@@ -133,10 +132,7 @@ class Chart:
 def new_chart(x: str, y: str, wide: bool = True) -> Iterator[Chart]:
     """An empty chart in the house style.
 
-    Args:
-        x: what the horizontal axis shows.
-        y: what the vertical axis shows.
-        wide: whether it takes the width of the page.
+    `x` and `y` say what the axes show; `wide` takes the width of the page.
 
     Raises:
         EngineError: matplotlib is not installed.

@@ -104,9 +104,7 @@ def _paper_limit(costs: Costs, mode: Mode) -> float:
 def assumed_device(name: str | None, bench: Path | None) -> Device:
     """The device by name; without one the benchmark's, then this machine's, then an H100.
 
-    Args:
-        name: for `find_device`.
-        bench: results of `ixt bench`.
+    `name` is for `find_device`, `bench` a results file of `ixt bench`.
 
     Raises:
         EngineError: the device is unknown, or the file cannot be read or holds no measurement.
@@ -135,12 +133,7 @@ def expected_rates(
 ) -> Rates:
     """The rates of a benchmark, or without one those at a share of the roofline.
 
-    Args:
-        recipe: the setting.
-        device: one GPU.
-        bench: results of `ixt bench`.
-        num_classes: outputs of the model.
-        costs: of `recipe_costs`, where they are known.
+    `costs` are those of `recipe_costs`, where they are known.
 
     Raises:
         EngineError: the benchmark holds no such rate, or the device has no such precision.
@@ -158,11 +151,7 @@ def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) ->
     A benchmark trains all of a model. A recipe that freezes parts of it is taken to be faster by
     as much as its roofline limit is higher.
 
-    Args:
-        path: results of `ixt bench --results`.
-        recipe: the setting.
-        device: only its measurements count.
-        num_classes: outputs of the model.
+    Only measurements on `device` count.
 
     Raises:
         EngineError: the file cannot be read or holds no such training rate.

@@ -105,10 +105,7 @@ class Shares:
 def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
     """Hold a rate against its device.
 
-    Args:
-        cell: what was measured.
-        device_name: as the driver gives it, a name of `known_devices`, or a YAML file.
-        images_per_s: the rate.
+    `device_name` is what the driver gives, a name of `known_devices`, or a YAML file.
 
     Raises:
         EngineError: a YAML file was given, and it cannot be read.
@@ -153,9 +150,7 @@ def measured_device(ceilings: Ceilings, precision: str) -> Device | None:
 def costs_of(model: str, image_size: int) -> Costs:
     """A model's FLOPs and traffic, kept from one command to the next.
 
-    Args:
-        model: a name of `ixt.models.create_model`.
-        image_size: side of the square image, in pixels.
+    `image_size` is the side of the square image, in pixels.
 
     Raises:
         ModelError: the name is unknown, or the model cannot run without values.

@@ -5,13 +5,7 @@ Accelerator (`start`), a wrapped model and an optimizer (`prepare`), each proces
 parameters (`shards`), and the optimizer's state by parameter name (`optimizer_state`).
 """
 
-from ixt.distributed.engine.setup import (
-    abandon,
-    closing,
-    drop_gathered,
-    prepare,
-    start,
-)
+from ixt.distributed.engine.setup import abandon, closing, drop_gathered, prepare, start
 
 __all__ = [
     "abandon",

@@ -153,8 +153,7 @@ def join_alone() -> None:
 def tear_down(inner: Any = None) -> None:
     """Undo what DeepSpeed and `join_alone` did to this process.
 
-    Args:
-        inner: DeepSpeed's engine, or None if it was not built.
+    `inner` is DeepSpeed's engine, or None if it was not built.
     """
     from deepspeed import comm
     from deepspeed.runtime import torch_autocast

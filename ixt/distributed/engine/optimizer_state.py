@@ -60,10 +60,8 @@ def read(
 ) -> tuple[State, list[dict[str, Any]]]:
     """Take the state apart by parameter, and the groups' settings. Every process must call it.
 
-    Args:
-        model: the plain module; names the parameters.
-        optimizer: as `engine.prepare` gave it.
-        device: where the process group can reach tensors.
+    `model` is the plain module, which names the parameters; `device` is where the process group can
+    reach tensors.
     """
     flats = _flats(model, optimizer)
     inner = base(optimizer)

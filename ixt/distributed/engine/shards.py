@@ -32,9 +32,8 @@ def parts(model: nn.Module) -> Named:
 def gather_rows(part: Tensor, device: torch.device) -> Tensor:
     """Stack a flat tensor over the processes: (world_size, n), on the CPU.
 
-    Args:
-        part: of the same length in every process, on any device.
-        device: where the process group can reach tensors.
+    `part` has the same length in every process; `device` is where the process group can reach
+    tensors.
     """
     if world_size() == 1:
         return part.detach().to("cpu", copy=True)[None]

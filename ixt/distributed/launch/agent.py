@@ -77,11 +77,7 @@ def launch(
 ) -> int:
     """Run `ixt` with these arguments in several processes; return the exit status.
 
-    Args:
-        arguments: of the command line, without the program's name.
-        num_processes: to start on this machine.
-        nodes: other machines that do the same; None for this one alone.
-        run_dir: where the traceback of a process that crashed is written; None prints it.
+    `arguments` lack the program's name; `nodes` and `run_dir` are as in `in_processes`.
 
     Raises:
         EngineError: a process failed for a reason that the user can fix, or the machines cannot
@@ -217,11 +213,7 @@ def _status_text(run_dir: Path | None) -> bytes | None:
 def _record_end(run_dir: Path | None, before: bytes | None, state: State, message: str) -> None:
     """Note why processes ended that began to train here and could not note it themselves.
 
-    Args:
-        run_dir: folder of the run; None where there is none.
-        before: its status before they started: where that stands, they have not begun.
-        state: how they ended.
-        message: of one line or more; the first one is kept.
+    Where the status that was there `before` they started still stands, they have not begun.
     """
     if run_dir is not None and _status_text(run_dir) != before:
         end_running(run_dir, state, message.partition("\n")[0])

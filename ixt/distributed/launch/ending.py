@@ -41,11 +41,7 @@ def end_all(
     Signals that arrive meanwhile are passed on, each number once. A second Ctrl-C kills; so does
     time: a short one after a failure, a long one where a signal asked to stop and all save.
 
-    Args:
-        processes: some may have ended.
-        received: the launcher's signals, which other threads add to.
-        signum: what to send first.
-        timing: clock and sleep.
+    Some processes may have ended; other threads add to `received`, the launcher's signals.
 
     Returns:
         Those that were killed.
@@ -79,13 +75,6 @@ class Oversight:
     """What a launcher decides about its processes, whoever starts them."""
 
     def __init__(self, processes: Processes, received: Received, timing: Timing = REAL) -> None:
-        """Start with no process.
-
-        Args:
-            processes: those started last.
-            received: the launcher's signals.
-            timing: clock and sleep.
-        """
         self.killed: list[int] = []
         """Local ranks that did not end when they were asked to."""
         self._processes, self._received, self._timing = processes, received, timing

@@ -36,9 +36,7 @@ class Verdict:
 def judge(folder: Path, failures: Mapping[int, ProcessFailure]) -> Verdict:
     """Find the cause among all ranks that failed at about the same time.
 
-    Args:
-        folder: where the ranks left their files.
-        failures: by rank; at least one.
+    `folder` is where the ranks left their files; at least one failed.
     """
     reports = {
         rank: rank_file.report_of(folder, failure.local_rank, failure.pid)

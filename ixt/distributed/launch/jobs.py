@@ -70,19 +70,10 @@ def slurm_script(
 ) -> str:
     """The text of an sbatch script that saves when it is preempted, and resumes when requeued.
 
-    Args:
-        job: the run.
-        folder: where the job runs; an absolute path.
-        log: file that all its parts append to.
-        time: limit, in one of Slurm's notations.
-        partition: Slurm's partition.
-        account: account to charge.
-        cpus_per_process: CPU cores of each process, of which its loader uses all.
-        memory: of each machine, e.g. 256G; 16 GB for each process if not given.
-        directives: further options of sbatch, e.g. "--exclusive".
-        setup: shell lines before training, e.g. "module load cuda".
-        image: container image with ixt in it, which Pyxis starts; None runs this installation.
-        mounts: absolute paths that the container has at the same place.
+    The job runs in `folder`, an absolute path, and all its parts append to `log`. `memory` is that
+    of each machine, 16 GB for each process if not given; `directives` are further options of
+    sbatch, and `setup` shell lines before training. Pyxis starts the container of `image`, with the
+    absolute paths of `mounts` at the same place; without one this installation runs.
 
     Raises:
         EngineError: Slurm knows no such time, memory or option, or Pyxis no such image or mount.
@@ -163,15 +154,8 @@ def kubernetes_manifest(
 ) -> str:
     """The text of a TrainJob.
 
-    Args:
-        job: the run.
-        image: container image with ixt in it.
-        namespace: of the cluster.
-        runtime: a ClusterTrainingRuntime of the cluster.
-        cpus: CPU cores of each machine.
-        memory: of each machine, e.g. 256Gi.
-        volumes: persistent volume claim to the path where it is mounted.
-        env: further environment variables.
+    `runtime` is a ClusterTrainingRuntime of the cluster; `cpus` and `memory` are of each machine;
+    `volumes` map a persistent volume claim to the path where it is mounted.
 
     Raises:
         EngineError: Kubernetes allows no such image, name or quantity, or Kubeflow no such

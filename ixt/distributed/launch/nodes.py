@@ -83,10 +83,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 def check_share(micro_batches: int, num_processes: int, nodes: Nodes) -> None:
     """Refuse numbers of machines that cannot share an update evenly.
 
-    Args:
-        micro_batches: of an update, over all processes.
-        num_processes: on each machine.
-        nodes: how many machines there may be.
+    `micro_batches` are those of an update, over all processes.
 
     Raises:
         EngineError: one of the possible numbers of processes does not divide the micro-batches.

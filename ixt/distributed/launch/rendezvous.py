@@ -44,13 +44,8 @@ def wait_for_store(
 ) -> None:
     """Return as soon as the run's store answers, or when a signal asked to stop.
 
-    Args:
-        host: name or address.
-        port: of the store.
-        remedy: what to do where another program has the port.
-        stopped: whether to give up silently.
-        look: finds out what is there, and why not the store; over the network if not given.
-        timing: clock and sleep.
+    `remedy` says what to do where another program has the port, `stopped` whether to give up
+    silently, and `look` what is there instead of the store; it asks over the network if not given.
 
     Raises:
         EngineError: another program uses the port, or the store did not start within half an hour.

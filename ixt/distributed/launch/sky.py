@@ -37,13 +37,8 @@ def sky_task(
 ) -> str:
     """The text of a task for `sky jobs launch`, which continues on other machines.
 
-    Args:
-        job: the run; its folder and its data are in buckets.
-        gpu: one of `GPUS`, in any case; None for machines without any.
-        spot: rent machines that may be lost at any time, for less.
-        image: container image with ixt in it.
-        setup: shell lines that install ixt where the image lacks it.
-        recipe: file of this machine to send to the others, to the path that `recipe_there` gives.
+    `gpu` is one of `GPUS`, in any case; `setup` are shell lines that install ixt where the image
+    lacks it; `recipe` is a file of this machine, sent to the path that `recipe_there` gives.
 
     Raises:
         EngineError: SkyPilot allows no such name or GPU, or the machines would have no ixt.

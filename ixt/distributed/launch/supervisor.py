@@ -33,12 +33,6 @@ class Supervisor(LocalElasticAgent):
     """Starts the processes of this machine, again where that is allowed, and ends them."""
 
     def __init__(self, spec: WorkerSpec, received: Received) -> None:
-        """Start nothing yet.
-
-        Args:
-            spec: what to run, and where the machines meet.
-            received: the signals of this process.
-        """
         super().__init__(spec, DefaultLogsSpecs())
         self.oversight = Oversight(self, received)
 

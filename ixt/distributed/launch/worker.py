@@ -35,10 +35,7 @@ def begin() -> None:
 def end(message: str, status: int, same_on_all: bool = False) -> NoReturn:
     """Report why this process ends, to its agent or else to people, and end it.
 
-    Args:
-        message: one line.
-        status: of the exit.
-        same_on_all: whether all processes of the group report the same, so that one is enough.
+    `same_on_all`: all processes of the group report the same, so that one is enough.
     """
     left = rank_file.leave_report(RankReport(status, message))
     if not left and not (same_on_all and os.environ.get("RANK", "0") != "0"):
@@ -61,10 +58,8 @@ def fail(error: Exception) -> NoReturn:
 def exit_now(reason: str, because_of_another: bool = False, in_full: bool = False) -> NoReturn:
     """End this process from any thread, whatever its main thread waits for, and report why.
 
-    Args:
-        reason: one line, without this process's name.
-        because_of_another: whether another process is to blame, which reports more.
-        in_full: whether the line names a process already: another one, which cannot report.
+    `because_of_another`: another process is to blame, which reports more. `in_full`: the line names
+    a process already, another one, which cannot report.
     """
     line = reason if in_full else _describe_this(reason)
     report = RankReport(1, reason if because_of_another else line, because_of_another)

@@ -20,8 +20,16 @@ from torch import Tensor
 from ixt.pipeline.augment.blur import gaussian_blur, kernel_blur
 from ixt.pipeline.augment.chunks import rows_at_once
 from ixt.pipeline.augment.colour import color, contrast, hue, sharpness
-from ixt.pipeline.augment.levels import brightness, invert, posterize, solarize, solarize_add
-from ixt.pipeline.augment.lookup import LOOKUPS, look_up, lookup_tables
+from ixt.pipeline.augment.levels import (
+    LOOKUPS,
+    brightness,
+    invert,
+    look_up,
+    lookup_tables,
+    posterize,
+    solarize,
+    solarize_add,
+)
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.augment.warp import GEOMETRIC, warp
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR

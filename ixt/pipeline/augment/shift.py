@@ -12,9 +12,7 @@ from ixt.pipeline.augment.upload import upload
 def reflect_shift(images: Tensor, shift: NDArray[np.int64]) -> Tensor:
     """Take each pixel (y, x) from (y, x) + shift, mirrored at the outermost pixels.
 
-    Args:
-        images: (B, 3, S, S) uint8.
-        shift: (B, 2) rows and columns, each smaller than S.
+    `images` are (B, 3, S, S) uint8; `shift` is (B, 2), rows and columns, each smaller than S.
 
     Returns:
         (B, 3, S, S) uint8, contiguous; the images themselves where nothing moves.

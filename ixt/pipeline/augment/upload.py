@@ -17,8 +17,6 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     training step. This one returns when the driver has taken the numbers over. On a CPU the result
     shares the array's memory.
 
-    Args:
-        array: small, as a plan's numbers are; large ones belong in pinned memory.
-        device: where to.
+    For small arrays, such as a plan's numbers; large ones belong in pinned memory.
     """
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

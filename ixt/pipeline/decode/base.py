@@ -74,7 +74,6 @@ class Decoder(Protocol):
     """
 
     num_threads: int
-    """CPU threads that decode."""
 
     def stream(self, requests: Iterable[R]) -> Iterator[Decoded[R]]:
         """Decode each request, in order, a bounded number of them ahead of the consumer.
@@ -95,9 +94,7 @@ class Decoder(Protocol):
 def stop_if_damaged(damaged: Mapping[int, str], on_error: OnError) -> None:
     """Refuse a batch with damaged images unless they are to be skipped.
 
-    Args:
-        damaged: row -> one line that names the file and says what is wrong with it.
-        on_error: stop or skip.
+    `damaged`: by row, a line that names the file and says what is wrong with it.
 
     Raises:
         DataError: there are damaged images and on_error is stop.

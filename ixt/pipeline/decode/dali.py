@@ -45,13 +45,8 @@ class DaliDecoder:
     ) -> None:
         """Prepare the decoder; the arguments are those of `make_decoder`.
 
-        Args:
-            device: where the images are wanted; on a CPU, DALI's CPU operators compute what those
-                of a GPU would, which is slow and good for tests.
-            num_threads: threads that decode.
-            prefetch: batches decoded ahead.
-            on_error: stop or skip.
-            gpu: how to decode for a CUDA device.
+        On a CPU, DALI's CPU operators compute what those of a GPU would, which is slow and good for
+        tests.
         """
         self._on_gpu = device.type == "cuda"
         self._options = decoder_options(gpu) if self._on_gpu else {"device": "cpu"}

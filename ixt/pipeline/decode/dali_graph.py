@@ -51,10 +51,8 @@ def squares(
 ) -> Any:
     """The output of a pipeline, (size, size, 3) uint8 RGB for each image.
 
-    Args:
-        source: gives the JPEGs of the next batch, and how to cut them.
-        decoder: what `decoder_options` gives.
-        on_gpu: whether the squares are made on the GPU.
+    `source` gives the JPEGs of the next batch, and how to cut them; `decoder` is of
+    `decoder_options`.
     """
     dtypes, dims = (list(part) for part in zip(*_COLUMNS, strict=True))
     data, start, shape, roi_start, roi_end, size, interpolation, hflip, vflip = fn.external_source(

@@ -24,13 +24,9 @@ def make_decoder(
 ) -> Decoder:
     """Create a decoder.
 
-    Args:
-        kind: see `resolve_decoder`.
-        device: where the images are wanted.
-        num_threads: CPU threads that decode.
-        prefetch: batches decoded ahead of the consumer.
-        on_error: what a damaged image does: stop with DataError, or be left out.
-        gpu: how DALI decodes for a CUDA device.
+    On `kind` see `resolve_decoder`. Up to `prefetch` batches are decoded ahead of the consumer; a
+    damaged image stops with DataError, or is left out, by `on_error`; `gpu` says how DALI decodes
+    for a CUDA device.
 
     Raises:
         DataError: DALI is asked for and not installed, or `gpu` would have no effect.

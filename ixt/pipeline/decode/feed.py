@@ -70,8 +70,7 @@ class Feed(Generic[R]):
     def take(self, max_batch: int) -> tuple[list[Bytes], Crops]:
         """Hand out the encoded images of the next cut, and how to cut each.
 
-        Args:
-            max_batch: images that the pipeline takes at most.
+        `max_batch` images are the most that the pipeline takes.
 
         Raises:
             StopIteration: the cuts are at an end, or the next one does not suit the pipeline.

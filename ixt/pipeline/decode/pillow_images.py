@@ -37,11 +37,7 @@ def pillow_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: i
 def cut_with_pillow(image: Image.Image, name: str, crops: Crops, row: int) -> Tensor:
     """Cut a window out of an image, resize it, cut the square, flip: torchvision's order.
 
-    Args:
-        image: RGB.
-        name: what the error calls it.
-        crops: the plan.
-        row: the image's row of it.
+    `image` is RGB; the error calls it `name`; `row` is its row of the plan.
 
     Returns:
         (size, size, 3) uint8 RGB.

@@ -16,12 +16,6 @@ class ThreadPool:
     """A pool of threads in which torch's operators take one thread each."""
 
     def __init__(self, num_threads: int, name: str) -> None:
-        """Start the threads.
-
-        Args:
-            num_threads: how many.
-            name: what their names begin with.
-        """
         self.num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
         _use_one_torch_thread_each(self._pool, num_threads)

@@ -38,12 +38,7 @@ class ThreadDecoder:
     ) -> None:
         """Start the threads; the arguments are those of `make_decoder`.
 
-        Args:
-            device: where the images are wanted.
-            num_threads: threads that decode.
-            prefetch: batches decoded ahead.
-            on_error: stop or skip.
-            squares: what decodes a single image.
+        `squares` is what decodes a single image.
         """
         self.num_threads = num_threads
         self._squares = squares

@@ -30,11 +30,7 @@ _MODES = {BILINEAR: "bilinear", BICUBIC: "bicubic"}
 def torch_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: int) -> list[Tensor]:
     """Decode one image, and cut, resize and flip it as each of several plans says.
 
-    Args:
-        source: where it lies, for errors.
-        data: its bytes.
-        cuts: the plans.
-        row: the image's row of them.
+    `source` is for errors; `row` is the image's row of the plans.
 
     Returns:
         for each plan (size, size, 3) uint8 RGB.
@@ -52,12 +48,8 @@ def torch_squares(source: ByteRange, data: Bytes, cuts: Sequence[Crops], row: in
 def resize_window(part: Tensor, crops: Crops, row: int, top: int = 0, left: int = 0) -> Tensor:
     """Resize a window of an image, cut the square out of it and flip it.
 
-    Args:
-        part: (height, width, 3) uint8 that holds the window; left as it is.
-        crops: the plan.
-        row: the image's row of it.
-        top: row of the image in which the part begins.
-        left: its column.
+    `part`, (height, width, 3) uint8, holds the window and is left as it is; it begins in row `top`
+    and column `left` of the image, which has this `row` of the plan.
 
     Returns:
         (size, size, 3) uint8, not always contiguous.
@@ -81,12 +73,7 @@ def resize_window(part: Tensor, crops: Crops, row: int, top: int = 0, left: int 
 def check_window(height: int, width: int, name: str, crops: Crops, row: int) -> None:
     """Refuse an image that the planned window does not lie in.
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        name: of the image.
-        crops: the plan.
-        row: the image's row of it.
+    Height and width are in pixels; `row` is the image's row of the plan.
 
     Raises:
         DataError: it has changed since it was indexed.

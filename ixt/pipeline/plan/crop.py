@@ -111,13 +111,7 @@ def simple_crops(
 ) -> Crops:
     """Resize the shorter side to size, reflect four pixels around, cut a random square, flip.
 
-    Args:
-        sizes: (n, 2) height and width of the stored images.
-        keys: integer keys of the random numbers, such as (seed, epoch, positions).
-        size: side of the square result in pixels.
-        interpolation: random, bilinear or bicubic.
-        hflip: probability of a left-right flip.
-        vflip: probability of a top-bottom flip.
+    The arguments are those of `train_crops`.
 
     Source: the simple random crop of Touvron et al. 2022, "DeiT III" (arXiv 2204.07118), which
     is torchvision's Resize and RandomCrop(size, padding=4, padding_mode="reflect").

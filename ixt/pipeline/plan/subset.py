@@ -21,10 +21,7 @@ from ixt.recipe import Recipe
 def recipe_index(recipe: Recipe, split: Split, root: str | Path | None = None) -> Index:
     """The images of a split that a recipe is about.
 
-    Args:
-        recipe: its data section and seed decide.
-        split: train or val.
-        root: takes the place of data.root, which is set otherwise.
+    `root` takes the place of data.root, which is set otherwise.
 
     Raises:
         DataError: there are none, or the data section does not fit them.
@@ -40,10 +37,7 @@ def take_subset(index: Index, recipe: Recipe, split: Split) -> Index:
     Shots are the images of a class whose hash of (run.seed, class name, place in the class) is
     smallest: so 5 shots are among the 10 of the same seed, and do not depend on other classes.
 
-    Args:
-        index: the whole split.
-        recipe: its data section and seed decide.
-        split: shots act on train only.
+    Shots act on train only.
 
     Raises:
         DataError: a class is not there, or has fewer images than shots.

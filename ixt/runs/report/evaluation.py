@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ixt.errors import DataError
 from ixt.evaluate.accuracy import (
+    Bin,
     accuracy,
     calibration_bins,
     calibration_error,
@@ -54,14 +54,6 @@ class ClassResult(_Stored):
     most_predicted_instead: int | None
 
 
-class Bin(_Stored):
-    """One bin of the calibration error, see `ixt.evaluate.accuracy.Bin`."""
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
 class Mistake(_Stored):
     """An image whose first output is wrong."""
 
@@ -80,7 +72,6 @@ class Evaluation(_Stored):
     step: int
     weights: Literal["raw", "ema"]
     class_names: list[str]
-    """Class of each output."""
     top1: float
     """This and the next four are those of `ixt.evaluate.Accuracy`."""
     top5: float
@@ -109,12 +100,8 @@ def summarise(
 ) -> Evaluation:
     """Sum up what an evaluation found of each image.
 
-    Args:
-        records: a row per image of the loader's split, from all processes.
-        loader: of the split, with one label per image.
-        class_names: class of each output.
-        step: updates done.
-        averaged: whether the averaged weights were evaluated.
+    `records` hold a row per image of the loader's split, from all processes; `step` updates are
+    done.
     """
     labels = loader.labels
     counts, right = counted(records, labels), hits(records, labels, 1)
@@ -128,7 +115,7 @@ def summarise(
         classes=[ClassResult.model_validate(row) for row in class_results(records, labels)],
         confusions=pairs if len(class_names) <= MATRIX_CLASSES else pairs[:_PAIRS],
         num_confusions=len(pairs),
-        bins=[Bin(**asdict(found)) for found in calibration_bins(*known)],
+        bins=calibration_bins(*known),
         calibration_error=calibration_error(*known),
         mistakes=_mistakes(records, loader, counts & ~right),
     )

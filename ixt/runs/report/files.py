@@ -22,10 +22,7 @@ _FILES = "report"
 def publish(path: Path, text: str, *, unique: bool = False) -> None:
     """Give a file new content, in UTF-8.
 
-    Args:
-        path: of the file.
-        text: the content.
-        unique: write under a name of this call's own: a run may write meanwhile.
+    `unique`: write under a name of this call's own, since a run may write meanwhile.
 
     Raises:
         OSError: it cannot be written.
@@ -75,9 +72,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
 def write_files(run: RunFolder, *, unique: bool = False) -> dict[str, Image.Image]:
     """Write curves as SVG and pictures as PNG files into report/ of a run; give the pictures.
 
-    Args:
-        run: the run.
-        unique: as in `publish`.
+    On `unique` see `publish`.
 
     Raises:
         OSError: one cannot be written.

@@ -43,10 +43,7 @@ class FirstBatch(BaseModel):
 def take_first(batch: Batch, recipe: Recipe, class_names: Sequence[str]) -> FirstBatch:
     """Copy the first images of a batch, and their largest targets.
 
-    Args:
-        batch: ready for the model.
-        recipe: its mean and standard deviation are undone.
-        class_names: class of each output.
+    The recipe's mean and standard deviation are undone.
     """
     from ixt.tools.show.sample import denormalise
 

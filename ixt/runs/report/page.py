@@ -24,6 +24,7 @@ from ixt.runs.report.tables import (
     matrix,
     value_text,
 )
+from ixt.runs.settings import total_epochs
 
 _WEIGHTS = {"raw": "the weights", "ema": "the averaged weights (EMA)"}
 
@@ -94,15 +95,10 @@ def _lead(run: RunFolder) -> str:
     words = [str(model or "a model"), f"trained on {root}" if root else ""]
     done = f"{run.last_step:,} updates"
     if run.updates_per_epoch:
-        total = _total_epochs(run)
+        total = total_epochs(run.recipe)
         whole = f" of {total:,}" if total else ""
         done += f", {run.last_step / run.updates_per_epoch:.4g}{whole} epochs"
     return printable(", ".join([" ".join(filter(None, words)), done])) + "."
-
-
-def _total_epochs(run: RunFolder) -> int | None:
-    parts = [run.recipe.get(f"schedule.{key}", 0) for key in ("epochs", "cooldown_epochs")]
-    return sum(parts) if parts[0] and all(type(part) is int for part in parts) else None
 
 
 def _tiles(run: RunFolder) -> list[tuple[str, str]]:

@@ -48,9 +48,7 @@ def from_data_uri(uri: str) -> Image.Image:
 def draw_sheet(pictures: Sequence[tuple[str, tuple[str, ...]]], title: str) -> Image.Image:
     """Pictures in rows on white, with their lines beneath.
 
-    Args:
-        pictures: at least one data URI with its lines.
-        title: a line at the top.
+    `pictures` are data URIs with their lines, at least one.
     """
     squares = [from_data_uri(uri) for uri, _ in pictures]
     side = max(_SIDE, *(max(image.size) for image in squares))

@@ -1,4 +1,4 @@
-"""Writing the report while a run trains.
+"""Writing the report while a run trains, and what TensorBoard gets of it.
 
 Only the first process writes. What fails is one warning and never ends training: the report
 changes no number of a run.
@@ -7,19 +7,23 @@ changes no number of a run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+from accelerate import Accelerator
 from typing_extensions import override
 
 from ixt.errors import IxtError, first_line
 from ixt.evaluate.records import Records
 from ixt.files import reason
 from ixt.pipeline.loader import Batch
-from ixt.runs.report import tensorboard
+from ixt.recipe import dump_recipe
 from ixt.runs.report.evaluation import EVALUATION, summarise
 from ixt.runs.report.files import REPORT, publish, write_files
 from ixt.runs.report.first_batch import FIRST_BATCH, take_first
 from ixt.runs.report.folder import RunFolder, read_run
 from ixt.runs.report.page import run_html
+from ixt.runs.report.tables import EPOCH_COLUMNS, changed_settings
 from ixt.training.run import Run, RunReport
 
 
@@ -57,14 +61,14 @@ class ReportWriter(RunReport):
 
     def _add(self, folder: RunFolder, step: int) -> None:
         """What is beside the page: files at the end only, since they cost more than the page."""
-        board = tensorboard.find_writer(self._run.accelerator)
+        board = _find_board(self._run.accelerator)
         if board is not None and not self._on_board:
-            tensorboard.log_recipe(board, self._run, folder)
+            _log_recipe(board, self._run, folder)
             self._on_board = True
         if step == self._run.total_steps or self._run.ended_early is not None:
             for name, image in write_files(folder).items():
                 if board is not None:
-                    tensorboard.log_picture(board, name, image, step)
+                    board.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
@@ -86,3 +90,32 @@ def _keep(run: Run, name: str, text: str) -> None:
     path = run.run_dir / name
     path.parent.mkdir(exist_ok=True)
     publish(path, text)
+
+
+def _find_board(accelerator: Accelerator) -> Any:
+    """TensorBoard's writer of a run; None where it does not track the run."""
+    trackers = {tracker.name: tracker for tracker in accelerator.trackers}
+    return trackers["tensorboard"].tracker if "tensorboard" in trackers else None
+
+
+def _log_recipe(board: Any, run: Run, folder: RunFolder) -> None:
+    """Log the recipe as text, and what differs from its defaults as hyperparameters.
+
+    The hyperparameters refer to the curves of the evaluations, whose last values stand beside
+    them: also those of a run that ends before its time.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    board.add_text("recipe", f"```yaml\n{dump_recipe(run.recipe)}```")
+    given = {
+        setting.key: _plain(folder.recipe[setting.key]) for setting in changed_settings(folder)
+    }
+    last = folder.epochs[-1] if folder.epochs else {}
+    metrics = {f"eval/{key}": last[key] for _, key, _ in EPOCH_COLUMNS if key in last}
+    for summary in hparams(given, metrics):  # type: ignore[no-untyped-call]
+        board.file_writer.add_summary(summary)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a kind that hyperparameters have."""
+    return value if isinstance(value, bool | int | float | str) else str(value)

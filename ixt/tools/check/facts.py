@@ -93,9 +93,7 @@ def stamp_of(source: ByteRange) -> Stamp:
 def inspect_image(source: ByteRange, stderr: CapturedStderr) -> tuple[Facts, bool]:
     """Read and decode one image.
 
-    Args:
-        source: where it lies.
-        stderr: where libjpeg's warnings go; other threads may write there, too.
+    `stderr` is where libjpeg's warnings go; other threads may write there, too.
 
     Returns:
         what was found, and whether somebody wrote to stderr meanwhile: then `explain_warning`

@@ -59,9 +59,7 @@ def write_manifest(root: Path, split: str, facts: Mapping[bytes, Facts]) -> None
 def write_checksums(file: Path, digests: Mapping[str, bytes]) -> None:
     """Write a list of checksums that `sha256sum -c` and `read_checksums` read.
 
-    Args:
-        file: the list.
-        digests: SHA-256 by path.
+    `digests`: SHA-256 by path.
 
     Raises:
         DataError: it cannot be written.

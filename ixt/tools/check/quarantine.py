@@ -21,9 +21,7 @@ def quarantine(root: Path, files: Iterable[tuple[str, str]]) -> list[tuple[str, 
     Each move is written to ROOT/.quarantine/restore.jsonl before it is made, so a call that was
     cut off can be undone, too.
 
-    Args:
-        root: the data root.
-        files: paths relative to it, and the reason for each.
+    `files` are paths relative to the root, and the reason for each.
 
     Returns:
         (from, to) of each file moved, relative to root.

@@ -35,11 +35,8 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
 
     What was read is kept even when this is interrupted, so the next call continues from there.
 
-    Args:
-        index: the split.
-        num_threads: CPU threads that decode.
-        report: called with (files looked at, files in all).
-        all_anew: read every file, for bytes that a disk damaged leave its stamp as it was.
+    `report` is called with (files looked at, files in all). `all_anew` reads every file, for bytes
+    that a disk damaged leave its stamp as it was.
     """
     root = None if is_remote(str(index.root)) else Path(index.root)
     sources = index.ranges(range(len(index)))

@@ -42,7 +42,6 @@ class PackPlan:
 
     split: Split
     index: Index
-    """The images to pack."""
     names: list[str]
     """(n) member of each image: CLASS/NAME.SUFFIX, without a further dot in the name."""
     sizes: NDArray[np.int32]

@@ -73,13 +73,9 @@ def pack(
     holds a CRC-32 of each image, taken before the image is written; shards of an earlier release,
     of which none is known, are written anew.
 
-    Args:
-        source: a data root in any layout that `load_index` reads, or parquet files whose images
-            are compressed.
-        out: a new or empty folder, or an earlier packing of the same images.
-        options: how to pack.
-        num_threads: threads that read and encode; None for one per core.
-        report: called with (images done, images in all).
+    `source` is in any layout that `load_index` reads, or parquet files whose images are compressed;
+    `out` is new or empty, or an earlier packing of the same images. `report` is called with (images
+    done, images in all).
 
     Raises:
         DataError: source cannot be read, an image is missing, out holds something else, or the
@@ -136,14 +132,7 @@ def _pack(
 def summary(
     root: Place, plans: list[PackPlan], num_written: int, num_bytes: int
 ) -> PackSummary[Place]:
-    """What lies in a packed set.
-
-    Args:
-        root: of the set.
-        plans: of its splits.
-        num_written: shards written now.
-        num_bytes: length of all shards.
-    """
+    """What lies in a packed set."""
     return PackSummary(
         root=root,
         num_images=sum(len(plan.names) for plan in plans),
@@ -245,11 +234,8 @@ def packed_table(
 ) -> Table:
     """The index of a split's shards.
 
-    Args:
-        plan: of the split.
-        members: its images, in order.
-        crc32: (n,) of their bytes.
-        stamps: of the shards, without times, for these change when the set is copied.
+    `crc32` is (n,), of the images' bytes; `stamps` of the shards have no times, for these change
+    when the set is copied.
     """
     blob, path_offsets = join_paths([member.name for member in members])
     counts = [end - start for start, end in plan.bounds]

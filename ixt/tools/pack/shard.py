@@ -51,14 +51,8 @@ def write_shard(
 ) -> None:
     """Write a shard beside its place and rename it when it is complete and on the disk.
 
-    Args:
-        path: the shard's place.
-        plan: says what it holds.
-        number: its number in the plan.
-        quality: JPEG quality of images that are made smaller.
-        pool: threads that read and encode.
-        tick: called with the number of images of this shard that are written.
-        keep: called with the shard's number and its images' CRC-32 before the shard gets its name.
+    `tick` is called with the number of images of this shard that are written, `keep` with the
+    shard's number and its images' CRC-32 before the shard gets its name.
 
     Raises:
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.

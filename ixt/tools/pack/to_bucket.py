@@ -71,12 +71,7 @@ def pack_to_bucket(
 
     A shard lies in the folder for temporary files (TMPDIR) until it is uploaded.
 
-    Args:
-        source: as for `pack`.
-        url: where nothing lies, or an earlier packing of the same images.
-        options: how to pack.
-        num_threads: threads that read and encode; None for one per core.
-        report: called with (images done, images in all).
+    Nothing lies at `url`, or an earlier packing of the same images; the rest is as for `pack`.
 
     Raises:
         DataError: source cannot be read, an image is missing, other things lie there, or the disk

@@ -25,7 +25,7 @@ _OTHERS = (
     (VALIDATION_NAME, "validation images: give it as --val"),
     (re.compile(r"ILSVRC2012_test_.*"), "test images, which have no labels and are not needed"),
     (re.compile(r".*\.xml|n\d{8}\.tar\.gz"), "bounding boxes, which are not needed"),
-    (re.compile(r"ILSVRC2012_devkit.*|.*\.mat"), "the development kit: give it as --devkit"),
+    (re.compile(r"ILSVRC2012_devkit.*|.*\.mat"), "the development kit, which is not needed"),
 )
 
 

@@ -92,13 +92,7 @@ def transfer(
 ) -> Counter[str]:
     """Bring a split's images from another folder, sorted by class.
 
-    Args:
-        source: class folders, or for `val` the numbered images or both.
-        place: where they go.
-        split: train or val.
-        labels: classes of the validation images.
-        options: hard links, renames or copies; threads.
-        meter: counts what is done.
+    `source` holds class folders, or for `val` the numbered images or both.
 
     Returns:
         Number of images of each class, including those that an earlier call copied.

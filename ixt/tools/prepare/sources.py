@@ -22,7 +22,7 @@ def check_given(sources: Sources) -> None:
     Raises:
         DataError: in these cases.
     """
-    for name in ("train", "val", "devkit", "kaggle"):
+    for name in ("train", "val", "kaggle"):
         path: Path | None = getattr(sources, name)
         url = None if path is None else as_url(path)
         if url is not None:

@@ -11,14 +11,7 @@ from ixt.errors import DataError
 from ixt.files import local_path, reason
 from ixt.images.folders import Split
 from ixt.tools.prepare.archives import class_tars
-from ixt.tools.prepare.extract import (
-    Extraction,
-    Meter,
-    StreamSum,
-    run_jobs,
-    train_jobs,
-    val_jobs,
-)
+from ixt.tools.prepare.extract import Extraction, Meter, StreamSum, run_jobs, train_jobs, val_jobs
 from ixt.tools.prepare.folders import (
     count_images,
     extract_packed,
@@ -26,13 +19,7 @@ from ixt.tools.prepare.folders import (
     sort_flat,
     transfer,
 )
-from ixt.tools.prepare.labels import find_labels
-from ixt.tools.prepare.sources import (
-    check_given,
-    check_sources,
-    compare_sums,
-    kaggle_folder,
-)
+from ixt.tools.prepare.sources import check_given, check_sources, compare_sums, kaggle_folder
 from ixt.tools.prepare.staging import (
     Origin,
     Place,
@@ -73,14 +60,9 @@ def prepare(
     It can be killed at any point: the same call continues where it stopped, and until a split is
     complete and its tar's MD5 is right nothing of it shows in a new OUT/SPLIT.
 
-    Args:
-        root: OUT; new, empty, or a set that was begun: by this function, with images or class
-            tars in train/, or with a flat val/.
-        sources: the archives or folders to take images from.
-        options: how strict, how fast.
-        published: what the archives and counts must be.
-        on_split: called with each split that is done.
-        progress: shows the progress of each extraction or transfer.
+    `root` is new, empty, or a set that was begun: by this function, with images or class tars in
+    train/, or with a flat val/. `published` is what the archives and counts must be; `on_split` is
+    called with each split that is done.
 
     Returns:
         One summary per split that OUT holds.
@@ -94,9 +76,8 @@ def prepare(
     summaries = []
     try:
         check_given(sources)
-        labels = find_labels(sources, options, published)
         with claimed(root):
-            task = Task(root, sources, options, published, labels, progress)
+            task = Task(root, sources, options, published, published.labels(), progress)
             finished = {split: _finished(task, split) for split in SPLITS}
             check_sources(task, [split for split in SPLITS if finished[split] is None])
             for split in SPLITS:

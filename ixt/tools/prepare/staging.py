@@ -77,7 +77,6 @@ class Record:
     md5: str | None
     """The tar's sum, if it was compared with the published one."""
     counts: dict[str, int]
-    """Images of each class."""
 
 
 @contextmanager

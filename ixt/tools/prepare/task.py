@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ixt.images.classes import validation_labels
 from ixt.images.folders import Split
 from ixt.images.progress_lines import Report
 
@@ -30,14 +31,15 @@ class Archive:
 
 @dataclass(frozen=True)
 class ArchiveSet:
-    """A classification set in tars: one of class tars, one of numbered images, and their key."""
+    """A classification set in tars: one of class tars, one of numbered images."""
 
     train: Archive
     val: Archive
-    devkit: Archive
     num_train: int
     num_val: int
     num_classes: int
+    labels: Callable[[], tuple[str, ...]] = validation_labels
+    """Gives the classes of the validation images, by their numbers."""
 
     def archive(self, split: Split) -> Archive:
         """The tar of a split."""
@@ -51,7 +53,6 @@ class ArchiveSet:
 ILSVRC2012 = ArchiveSet(
     train=Archive("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e", 147_897_477_120),
     val=Archive("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622", 6_744_924_160),
-    devkit=Archive("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
     num_train=1_281_167,
     num_val=50_000,
     num_classes=1_000,
@@ -68,8 +69,6 @@ class Sources:
     """ILSVRC2012_img_train.tar."""
     val: Path | None = None
     """ILSVRC2012_img_val.tar."""
-    devkit: Path | None = None
-    """Labels of val; the shipped ones if None."""
     kaggle: Path | None = None
     """A folder that holds Kaggle's ILSVRC/Data/CLS-LOC, or that folder itself."""
 
@@ -87,7 +86,6 @@ class Options:
     subset: bool = False
     """Accept other counts than the published ones; the sums cannot fit then."""
     transfer: Transfer = "link"
-    """How images come from Kaggle's folders."""
     delete_class_tars: bool = False
     """Remove a class tar that lay in train/ once its images are in place."""
     num_threads: int = 4
@@ -123,5 +121,4 @@ class Task:
     options: Options
     published: ArchiveSet
     labels: tuple[str, ...]
-    """Classes of the validation images."""
     progress: Progress

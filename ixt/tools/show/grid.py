@@ -16,10 +16,8 @@ _WELL = "#f3f2ef"
 def draw_grid(samples: Sequence[Sample], title: str, *, originals: bool = False) -> Image.Image:
     """Draw samples in rows; each of a sample's pixels becomes a square of whole pixels.
 
-    Args:
-        samples: at least one, all of one size.
-        title: a line at the top.
-        originals: draw the stored image, with the crop window on it, to the left of each.
+    There is at least one sample, and all are of one size; `originals` draws the stored image, with
+    the crop window on it, to the left of each.
 
     Returns:
         an RGB image.

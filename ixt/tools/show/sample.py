@@ -35,7 +35,6 @@ class Source:
     sample: int
     """Row of the index."""
     stored: ByteRange
-    """Where it lies."""
     class_name: str
     """Name of its folder."""
     height: int
@@ -63,7 +62,6 @@ class Sample:
     """Place in the epoch's order; in an evaluation, the row of the index."""
     source: Source
     label: int
-    """Output number of the model."""
     image: Tensor
     """(3, S, S) float32, normalised: the loader's, bit for bit."""
     pixels: NDArray[np.uint8]
@@ -124,9 +122,7 @@ def row_numbers(table: Any, row: int, num_rows: int, name: str = "") -> Numbers:
 def denormalise(image: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     """Undo normalisation, exactly where the image was grey levels before.
 
-    Args:
-        image: (3, S, S) float32, on any device.
-        recipe: its section augment has mean and std.
+    `image` is (3, S, S) float32, on any device; the recipe's augment has mean and std.
 
     Returns:
         (S, S, 3); what lies outside 0..255 is clipped.

@@ -59,10 +59,8 @@ def tile_side(size: int) -> int:
 def draw_tiles(tiles: Sequence[Tile], title: str, columns: int | None = None) -> Image.Image:
     """Draw tiles in rows.
 
-    Args:
-        tiles: at least one; all with as many pictures, of one size.
-        title: a line at the top.
-        columns: tiles per row; None for a picture a little wider than high.
+    There is at least one tile, and all have as many pictures, of one size; `columns` None gives a
+    picture a little wider than high.
 
     Returns:
         an RGB image.
@@ -84,9 +82,7 @@ def draw_pages(tiles: Sequence[Tile], title: str) -> list[Image.Image]:
 
     A page is at most 3,000 pixels wide and 1,600 high, if it holds more than one tile.
 
-    Args:
-        tiles: as for `draw_tiles`.
-        title: a line at the top of each, with its number where there are several.
+    `title` stands at the top of each, with its number where there are several.
     """
     grid = _grid(tiles)
     wide, high = _PAGE_PX

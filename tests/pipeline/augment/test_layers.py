@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-from ixt.pipeline.augment import apply_policy, chunks, interleave, lookup, normalise, warp
+from ixt.pipeline.augment import apply_policy, chunks, interleave, levels, normalise, warp
 from ixt.pipeline.augment.warp import GEOMETRIC
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
 from ixt.pipeline.plan.policy import (
@@ -233,8 +233,8 @@ def test_table_of_another_length_is_refused(photographs: Tensor) -> None:
 
 
 def test_histograms_of_a_gpu_and_a_cpu_agree(photographs: Tensor) -> None:
-    counts = lookup._histograms(photographs)
-    assert torch.equal(lookup._scattered_histograms(photographs), counts)
+    counts = levels._histograms(photographs)
+    assert torch.equal(levels._scattered_histograms(photographs), counts)
     assert (counts.sum(dim=2) == 224 * 224).all()
 
 

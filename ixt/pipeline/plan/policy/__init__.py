@@ -58,10 +58,7 @@ def parse_policy(text: str) -> Policy:
 def draw_policy(policy: Policy, keys: Keys, frame: Frame) -> OpTable | AugMixTable:
     """Draw what happens to each image.
 
-    Args:
-        policy: what to draw from.
-        keys: integer keys of the random numbers, such as (seed, epoch, positions).
-        frame: the images' size and filter.
+    `keys` are integers, such as (seed, epoch, positions); `frame` is the images' size and filter.
     """
     match policy:
         case RandAugment():

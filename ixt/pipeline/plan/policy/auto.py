@@ -110,7 +110,6 @@ class AutoAugment:
     sub_policies: tuple[SubPolicy, ...]
     """Drawn evenly; all of one length."""
     magnitude_std: float = 0.0
-    """Standard deviation of the levels."""
 
 
 def parse_auto(text: str) -> AutoAugment:

@@ -25,7 +25,6 @@ class Jitter:
     prob: float = 1.0
     """Probability that an image is jittered."""
     grayscale_prob: float = 0.0
-    """Probability of a grey image."""
     blur_prob: float = 0.0
     """Probability of a blur."""
 
