@@ -61,7 +61,7 @@ def ixt_note(source: Source) -> str | None:
 
 
 def accuracy(source: Source) -> dict[str, float]:
-    """top1, top5, map (percent) and loss of the exported weights, as far as the run measured them."""
+    """top1, top5, map (percent) and loss of the exported weights, where the run measured them."""
     prefix = "ema_" if source.loaded.kind == "ema" else ""
     metrics = source.record.get("metrics") or {}
     keys = ("top1", "top5", "map", "loss")
