@@ -141,7 +141,9 @@ def main() -> int:
         print(f"{given.images} JPEGs of 500 x 375, {mean_kb(base / 'folders'):.0f} KB on average")
         rows = rates(roots, given.rounds, given.decoder)
         medians = show(rows)
-        hashes = {layout: train_epoch(root, base / f"run {layout}") for layout, root in roots.items()}
+        hashes = {
+            layout: train_epoch(root, base / f"run {layout}") for layout, root in roots.items()
+        }
     same = all(found == hashes["folders"] for found in hashes.values())
     ledger, weights = hashes["folders"].values()
     print(f"one ledger ({ledger[:12]}) and the same weights ({weights[:12]}): {same or hashes}")
