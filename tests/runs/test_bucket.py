@@ -24,6 +24,7 @@ from ixt.checkpoint.folder import (
     save_checkpoint,
     sweep,
 )
+from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, DataError, StorageError
 from ixt.recipe import RunSettings, dump_recipe, parse_recipe
 from ixt.runs.bucket import owner, upload
@@ -288,6 +289,15 @@ def test_a_killed_owner_of_the_same_machine_is_known_to_be_gone(
     monkeypatch.setattr(owner, "_PROCESS", "a later one with its process ID")
     with owned(url, tmp_path / "run", take_over=False), pytest.raises(CheckpointError):
         claim.check()
+
+
+def test_a_live_owner_in_the_same_folder_is_refused_without_a_wait(
+    url: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    owner._claim(url, run_dir, take_over=False)
+    with locked(run_dir), pytest.raises(CheckpointError, match=r"trains there; wait for its end"):
+        owner._claim(url, run_dir, take_over=True)  # the other one gives no sign of life
 
 
 def test_of_processes_at_once_one_becomes_the_owner(url: str, tmp_path: Path) -> None:

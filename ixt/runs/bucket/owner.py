@@ -23,15 +23,10 @@ import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from ixt.checkpoint.folder import checkpoint_folders
+from ixt.distributed.run_lock import is_locked
 from ixt.errors import CheckpointError, StorageError
 from ixt.files import reason, replace_text
-from ixt.storage.objects import (
-    create_object,
-    delete_object,
-    list_objects,
-    read_object,
-    write_object,
-)
+from ixt.storage import objects
 
 OWNERS = "owner"
 """Folder of the owners' objects."""
@@ -50,9 +45,13 @@ def _now() -> str:
 
 
 def _machine() -> str:
-    """A name that no other machine or container has, nor this one after its next start."""
-    started = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()} {started.read_text().strip() if started.exists() else ''}"
+    """Host, its start, and where its process IDs count: a container has its own."""
+    host = socket.gethostname()
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{host} {started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return host
 
 
 class Owner(BaseModel, frozen=True):
@@ -118,7 +117,7 @@ class Claim:
         """Give a sign of life; raises as `check`."""
         self.check()
         owner = self._owner.model_copy(update={"seen": _now(), "ended": ended})
-        write_object(_object(self.url, self._number), owner.encoded())
+        objects.write_object(_object(self.url, self._number), owner.encoded())
 
 
 @contextmanager
@@ -160,12 +159,12 @@ def _claim(url: str, run_dir: Path, take_over: bool) -> Claim:
     mine = Owner(run=last.run if last else uuid.uuid4().hex)
     _enter(url, run_dir, mine.run)
     if last is not None and not last.is_gone():
-        _wait_for_silence(url, last, found, take_over)
+        _wait_for_silence(url, last, found, take_over and not is_locked(run_dir))
     number = max(found, default=0) + 1
-    if not create_object(_object(url, number), mine.encoded()):
+    if not objects.create_object(_object(url, number), mine.encoded()):
         raise _occupied(url, _read(url, number))
     for older in found:
-        delete_object(_object(url, older))
+        objects.delete_object(_object(url, older))
     return Claim(url, number, mine)
 
 
@@ -224,7 +223,7 @@ def _occupied(url: str, owner: Owner) -> CheckpointError:
 
 def _owners(url: str) -> dict[int, str]:
     """Numbers of the owners' objects, with the versions of their content."""
-    found = {n.removesuffix(".json"): f for n, f in list_objects(f"{url}/{OWNERS}").items()}
+    found = {n.removesuffix(".json"): f for n, f in objects.list_objects(f"{url}/{OWNERS}").items()}
     return {int(number): file.version for number, file in found.items() if number.isdecimal()}
 
 
@@ -239,7 +238,7 @@ def _last(url: str, found: dict[int, str]) -> Owner | None:
 def _read(url: str, number: int) -> Owner:
     place = _object(url, number)
     try:
-        return Owner.model_validate_json(read_object(place))
+        return Owner.model_validate_json(objects.read_object(place))
     except ValidationError as error:
         raise CheckpointError(
             f"{place}: is not what ixt wrote there; delete it if nobody trains at {url}"
