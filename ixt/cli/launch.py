@@ -11,7 +11,7 @@ import typer
 
 from ixt.cli.app import app, say
 from ixt.cli.help import App
-from ixt.cli.launch_job import JobOptions, folder_of, job_of, mounted
+from ixt.cli.launch_job import JobOptions, beside, folder_of, job_of, mounted
 from ixt.cli.options import advanced, grouped
 from ixt.files import write_text
 
@@ -91,16 +91,15 @@ def slurm(
 ) -> None:
     """Write a batch script for Slurm.
 
-    The job saves the run when it is preempted, and resumes it when it is queued again.
+    The job saves the run when it is preempted, and resumes it when it is queued again. Its log is
+    in the run's folder; of a run in a bucket it is in runs/NAME, with the name of the run.
 
     Example: `ixt launch slurm inceptionnext_tiny --data /data/imagenet --nodes 4 --time 24:00:00
     --out tiny.sh --submit`
     """
     from ixt.distributed.launch import jobs
-    from ixt.files import refuse_url
 
-    folder = folder_of(what)
-    refuse_url(folder)  # Slurm writes its log there
+    folder = beside(folder_of(what))
     what, mounts = mounted(what, container_image, container_mount or [])
     job = job_of(what, notice_s)
     text = jobs.slurm_script(

@@ -91,6 +91,13 @@ def folder_of(what: JobOptions) -> Path:
     return what.run_dir or Path("runs") / find_recipe(what.recipe).stem
 
 
+def beside(folder: Path) -> Path:
+    """The folder of this machine for what a cluster writes about a run, given the run's folder."""
+    from ixt.files import as_url
+
+    return folder if as_url(folder) is None else Path("runs") / folder.name
+
+
 def mounted(
     what: JobOptions, image: str | None, further: list[str]
 ) -> tuple[JobOptions, list[Path]]:
@@ -108,8 +115,11 @@ def mounted(
             raise EngineError("--container-mount: needs a container; add --container-image IMAGE")
         return what, []
     settings = load_recipe(find_recipe(what.recipe), all_overrides(what.overrides, what.data))
-    run_dir, root = local_path(folder_of(what)), settings.data.root
+    run_dir, root = folder_of(what), settings.data.root
     others = [local_path(path) for path in further]
+    if as_url(run_dir) is None:
+        run_dir = local_path(run_dir)
+        others.append(run_dir)
     if root is not None and as_url(root) is None:
         root = str(local_path(root))
     recipe = what.recipe
@@ -121,4 +131,4 @@ def mounted(
         refuse_relative("run.prometheus.textfile", page.textfile)
         others.append(Path(page.textfile).parent)
     given = replace(what, recipe=recipe, run_dir=run_dir, data=root)
-    return given, mounts(run_dir, root, others)
+    return given, mounts(root, others)

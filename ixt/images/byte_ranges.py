@@ -19,8 +19,9 @@ from ixt.storage.urls import is_remote
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
-# Reads of a bucket wait for the server: 32 at once fetch some 1,000 images/s at 30 ms each.
-_NUM_READERS = 32
+# Reads of a bucket wait for the server: 64 at once fetch some 2,000 images/s at 30 ms each.
+_NUM_READERS = 64
+_JOBS_OF_A_DISK = 32
 # Well below the 1,024 descriptors that a process usually may have.
 _OPEN_SHARDS = 256
 
@@ -197,7 +198,7 @@ class ReadAhead:
         """
         # Reads of a local file may take microseconds, less than handing over each would.
         remote = any(source.is_remote for source in sources)
-        count = 1 if remote else -(-len(sources) // _NUM_READERS)
+        count = 1 if remote else -(-len(sources) // _JOBS_OF_A_DISK)
         jobs = [
             self._pool.submit(_read_all, sources[at : at + count], read)
             for at in range(0, len(sources), count)

@@ -21,7 +21,7 @@ _CHANGED = 412
 _LOST = ("ConnectionError", "HTTPClientError", "ServiceRequestError", "ServiceResponseError",
          "ClientConnectionError", "ClientPayloadError", "TransportError", "IncompleteReadError",
          "ResponseParserError")  # fmt: skip
-_CREDENTIALS = ("credential", "connection_string or account_name", "token", "expired")
+_CREDENTIALS = ("credential", "connection_string or account_name", "token", "expired", "profile")
 _REGION = (
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",

@@ -74,7 +74,7 @@ def timm_epochs(case: str, root: Path) -> Iterator[Iterable[Any]]:
         yield loader.loader if case == "crop" else loader
 
 
-def own_epochs(case: str, root: Path, kind: str) -> Iterator[Iterable[Any]]:
+def own_epochs(case: str, root: Path | str, kind: str) -> Iterator[Iterable[Any]]:
     """The batches of this project's loaders, epoch after epoch, on the CPU."""
     import torch
 

@@ -355,6 +355,22 @@ def test_what_the_recipe_names_is_mounted_too(
     assert words[words.index("--data") + 1] == f"{tmp_path}/lists/a.csv"
 
 
+def test_a_job_of_slurm_keeps_its_run_in_a_bucket_and_its_log_beside_the_submitter(
+    tmp_path: Path, in_container: Callable[..., list[str]], ixt_status: Callable[..., int]
+) -> None:
+    url = "s3://b/runs/tiny"
+    where = ("--run-dir", url, "--container-image", "r/ixt:1", "--data", "s3://b/images")
+    words = in_container(*where)
+    assert words[words.index("--run-dir") + 1] == url
+    assert f"--container-mounts={tmp_path}/x.yaml:{tmp_path}/x.yaml" in words
+    assert ixt_status("launch", "slurm", "inceptionnext_tiny", *where, "--out", "job.sh") == 0
+    text = Path("job.sh").read_text()
+    assert "#SBATCH --output=runs/tiny/slurm-%j.log\n" in text
+    assert "--container-mounts" not in text  # everything is in the bucket
+    assert {path.name for path in tmp_path.iterdir()} == {"x.yaml", "job.sh", "runs"}
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

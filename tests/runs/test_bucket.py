@@ -24,6 +24,7 @@ from ixt.checkpoint.folder import (
     save_checkpoint,
     sweep,
 )
+from ixt.distributed.run_lock import locked
 from ixt.errors import CheckpointError, DataError, StorageError
 from ixt.recipe import RunSettings, dump_recipe, parse_recipe
 from ixt.runs.bucket import owner, upload
@@ -112,7 +113,7 @@ def weight(run_dir: Path) -> tuple[int, float]:
 
 def upload_once(url: str, run_dir: Path, **settings: Any) -> str | None:
     """What one life of a run uploads."""
-    claim = Claim(url, 1, owner._new_owner("run"))
+    claim = Claim(url, 1, owner.Owner(run="run"))
     return Uploads(claim, run_dir, RunSettings(**settings)).wait()
 
 
@@ -269,7 +270,7 @@ def test_a_live_owner_is_refused_and_a_silent_one_is_taken_over(
         claim.check()
     with owned(url, other, take_over=False):  # it has left
         pass
-    silent = Claim(url, 9, owner._new_owner("run"))
+    silent = Claim(url, 9, owner.Owner(run="run"))
     silent.renew()
     gone = pytest.raises(CheckpointError, match="if it is gone, `ixt resume s3://")
     with gone, owned(url, one, take_over=False):
@@ -281,10 +282,22 @@ def test_a_live_owner_is_refused_and_a_silent_one_is_taken_over(
         assert set(objects.list_objects(f"{url}/owner")) == {"000010.json"}
 
 
-def test_the_owner_before_in_the_same_folder_is_known_to_be_gone(url: str, tmp_path: Path) -> None:
-    claim = owner._claim(url, tmp_path / "run", take_over=False)  # killed: it never leaves
+def test_a_killed_owner_of_the_same_machine_is_known_to_be_gone(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = owner._claim(url, tmp_path / "run", take_over=False)  # it never leaves
+    monkeypatch.setattr(owner, "_PROCESS", "a later one with its process ID")
     with owned(url, tmp_path / "run", take_over=False), pytest.raises(CheckpointError):
         claim.check()
+
+
+def test_a_live_owner_in_the_same_folder_is_refused_without_a_wait(
+    url: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    owner._claim(url, run_dir, take_over=False)
+    with locked(run_dir), pytest.raises(CheckpointError, match=r"trains there; wait for its end"):
+        owner._claim(url, run_dir, take_over=True)  # the other one gives no sign of life
 
 
 def test_of_processes_at_once_one_becomes_the_owner(url: str, tmp_path: Path) -> None:
@@ -309,11 +322,11 @@ def test_of_processes_at_once_one_becomes_the_owner(url: str, tmp_path: Path) ->
 def test_a_run_that_was_taken_over_uploads_nothing_more(url: str, tmp_path: Path) -> None:
     claim = owner._claim(url, tmp_path / "one", take_over=False)
     save(tmp_path / "one", 1, 1.0)
-    objects.write_object(f"{url}/owner/000002.json", owner._encoded(owner._new_owner("run")))
+    objects.write_object(f"{url}/owner/000002.json", owner.Owner(run="run").encoded())
     uploads = Uploads(claim, tmp_path / "one", RunSettings())
     assert uploads.wait() is not None
     with pytest.raises(CheckpointError, match="has taken the run over"):
-        uploads.check()
+        uploads.claim.refuse_lost()
     assert not any(name.startswith("checkpoints") for name in at(url))
 
 

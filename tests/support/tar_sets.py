@@ -128,13 +128,16 @@ def parquet(
     root: Path,
     *,
     compression: str = "none",
-    names: Sequence[str] = tuple(sorted(CLASSES)),
+    names: Sequence[str] | None = None,
     path: Callable[[Path], str | None] = lambda file: file.name,
+    row_group_size: int = 4,
 ) -> Path:
-    """The images of a folder as the Hub's parquet files, in row groups of four images."""
+    """The images of a folder as the Hub's parquet files; `names` are its classes if not given."""
     import pyarrow as pa
     from pyarrow import parquet as pq
 
+    classes = sorted(path.name for path in (folder / "train").iterdir())
+    names = classes if names is None else names
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     described = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
     schema = pa.schema(
@@ -146,10 +149,10 @@ def parquet(
         for number in range(count):
             part = rows[number::count]
             images = [{"bytes": Path(p).read_bytes(), "path": path(Path(p))} for p, _ in part]
-            labels = [sorted(CLASSES).index(name) for _, name in part]
+            labels = [classes.index(name) for _, name in part]
             table = pa.table({"image": pa.array(images, struct), "label": labels}, schema=schema)
             file = root / "data" / f"{split}-{number:05}-of-{count:05}.parquet"
-            pq.write_table(table, file, row_group_size=4, compression=compression)
+            pq.write_table(table, file, row_group_size=row_group_size, compression=compression)
     return root
 
 

@@ -8,15 +8,14 @@ from ixt.errors import EngineError
 from ixt.files import as_url, local_path
 
 
-def mounts(run_dir: Path, root: str | None, others: list[Path]) -> list[Path]:
+def mounts(root: str | None, others: list[Path]) -> list[Path]:
     """What a container has to mount, so that each path of a run is the same inside.
 
     Args:
-        run_dir: the run's folder, an absolute path.
         root: where the images are, an absolute path, a list, a brace pattern of shards, or a URL.
         others: further absolute paths.
     """
-    paths = [run_dir, *others]
+    paths = [*others]
     if root is not None and as_url(root) is None:
         # All shards of a pattern lie in the folder before its first brace, and what a list names
         # beside it.

@@ -126,9 +126,9 @@ def _program(image: str | None, mounts: Sequence[Path]) -> list[str]:
                 f"--container-image: {path!r} cannot be mounted: Pyxis ends a path at ':' and ','; "
                 "rename it, or make a link without them"
             )
-    options = [f"--container-image={image}"]
-    options += [f"--container-mounts={','.join(f'{path}:{path}' for path in mounts)}"]
-    return [*options, "ixt"]
+    pairs = ",".join(f"{path}:{path}" for path in mounts)
+    options = [f"--container-mounts={pairs}"] if pairs else []
+    return [f"--container-image={image}", *options, "ixt"]
 
 
 def check_image(option: str, image: str) -> None:

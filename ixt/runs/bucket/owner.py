@@ -10,33 +10,29 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import psutil
+from pydantic import BaseModel, Field, ValidationError
 
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.distributed.run_lock import is_locked
 from ixt.errors import CheckpointError, StorageError
 from ixt.files import reason, replace_text
-from ixt.storage.objects import (
-    create_object,
-    delete_object,
-    list_objects,
-    read_object,
-    write_object,
-)
+from ixt.storage import objects
 
 OWNERS = "owner"
 """Folder of the owners' objects."""
-_OWN_NAME = ".bucket.json"
+_PROCESS = uuid.uuid4().hex
+_RUN = ".bucket"  # file in a run's folder: ID of the run in the bucket
 _log = logging.getLogger("ixt")
-
 
 SIGN_S = 15.0
 """Time between two signs of life."""
@@ -44,29 +40,47 @@ SILENCE_S = 90.0
 """Time without one after which an owner is replaced."""
 
 
-class Owner(BaseModel):
-    """What an owner's object holds."""
+def _now() -> str:
+    return str(datetime.now(UTC))
 
-    model_config = ConfigDict(frozen=True)
+
+def _machine() -> str:
+    """Host, its start, and where its process IDs count: a container has its own."""
+    host = socket.gethostname()
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{host} {started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return host
+
+
+class Owner(BaseModel, frozen=True):
+    """What an owner's object holds."""
 
     run: str
     """ID of the run, the same for all its owners."""
-    owner: str
-    """ID of this owner."""
-    host: str
-    pid: int
-    since: str
-    """When it took the run, UTC."""
-    seen: str
-    """Its last sign of life, UTC."""
-    signs: int = 0
-    """Number of signs of life, so that no two are alike."""
+    owner: str = Field(default_factory=lambda: _PROCESS)
+    machine: str = Field(default_factory=_machine)
+    pid: int = Field(default_factory=os.getpid)
+    seen: str = Field(default_factory=_now)
+    """Its last sign of life; to the microsecond, so that no two are alike."""
     ended: bool = False
     """Whether it has left, so that nobody needs to wait."""
 
-    def text(self) -> str:
-        """In words."""
-        return f"process {self.pid} on {self.host} (last sign of life {self.seen} UTC)"
+    def __str__(self) -> str:
+        host = self.machine.partition(" ")[0]
+        return f"process {self.pid} on {host} (last sign of life {self.seen[:19]} UTC)"
+
+    def is_gone(self) -> bool:
+        """Whether it has left, or was a process of this machine that has ended."""
+        if self.ended or self.machine != _machine():
+            return self.ended
+        reused = self.pid == os.getpid() and self.owner != _PROCESS
+        return reused or not psutil.pid_exists(self.pid)
+
+    def encoded(self) -> bytes:
+        """As its object holds it."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
 
 
 class Claim:
@@ -76,7 +90,12 @@ class Claim:
         self.url = url
         self.lost: str | None = None
         """Why the address is no longer this process's, in a line; None while it is."""
-        self._number, self._owner, self._signs = number, owner, count(1)
+        self._number, self._owner = number, owner
+
+    def refuse_lost(self) -> None:
+        """Raise CheckpointError if another process was found to have taken the run over."""
+        if self.lost is not None:
+            raise CheckpointError(self.lost)
 
     def check(self) -> None:
         """Ask the bucket whether this process still owns the address.
@@ -89,18 +108,16 @@ class Claim:
         if newest > self._number and self.lost is None:
             self.lost = (
                 f"{self.url}: this process gave no sign of life for a while, and "
-                f"{_read(self.url, newest).text()} has taken the run over; training ends here and "
+                f"{_read(self.url, newest)} has taken the run over; training ends here and "
                 "uploads nothing more"
             )
-        if self.lost is not None:
-            raise CheckpointError(self.lost)
+        self.refuse_lost()
 
     def renew(self, ended: bool = False) -> None:
         """Give a sign of life; raises as `check`."""
         self.check()
-        update = {"seen": _now(), "signs": next(self._signs), "ended": ended}
-        owner = self._owner.model_copy(update=update)
-        write_object(_object(self.url, self._number), _encoded(owner))
+        owner = self._owner.model_copy(update={"seen": _now(), "ended": ended})
+        objects.write_object(_object(self.url, self._number), owner.encoded())
 
 
 @contextmanager
@@ -117,20 +134,12 @@ def owned(url: str, run_dir: Path, take_over: bool) -> Iterator[Claim]:
     thread.start()
     try:
         yield claim
-    except KeyboardInterrupt:  # a second Ctrl-C wants out at once
+    finally:
         over.set()
-        raise
-    except BaseException:
-        _leave(claim, over, thread)
-        raise
-    _leave(claim, over, thread)
-
-
-def _leave(claim: Claim, over: threading.Event, thread: threading.Thread) -> None:
-    over.set()
-    thread.join()  # else its last sign of life could follow the farewell
-    with suppress(StorageError, CheckpointError):
-        claim.renew(ended=True)
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):  # a second Ctrl-C: out at once
+            thread.join()  # else its last sign of life could follow the farewell
+            with suppress(StorageError, CheckpointError):
+                claim.renew(ended=True)
 
 
 def _claim(url: str, run_dir: Path, take_over: bool) -> Claim:
@@ -145,50 +154,49 @@ def _claim(url: str, run_dir: Path, take_over: bool) -> Claim:
         CheckpointError: another process owns it, or the folder belongs to another run.
         StorageError: the bucket cannot be read and written.
     """
-    locked = is_locked(run_dir)
-    if locked:
-        raise CheckpointError(
-            f"{url}: another process of this machine trains there, in {run_dir}; wait for its end, "
-            "stop it, or give another --run-dir"
-        )
-    before, found = _remembered(run_dir), _owners(url)
-    number = max(found, default=0)
-    last = _read(url, number) if number else None
-    _refuse_another_run(url, run_dir, before, last)
-    # Of a process that ran in this folder, this machine knows whether it is gone.
-    was_here = before is not None and last is not None and before.owner == last.owner
-    gone = was_here and locked is False and not _is_alive(before)
-    if last is not None and not last.ended and not gone:
-        _wait_for_silence(url, last, found, take_over)
-    mine = _new_owner(last.run if last else uuid.uuid4().hex)
-    if not create_object(_object(url, number + 1), _encoded(mine)):
-        raise _occupied(url, _read(url, number + 1))
-    _remember(run_dir, mine)
+    found = _owners(url)
+    last = _last(url, found)
+    mine = Owner(run=last.run if last else uuid.uuid4().hex)
+    _enter(url, run_dir, mine.run)
+    if last is not None and not last.is_gone():
+        _wait_for_silence(url, last, found, take_over and not is_locked(run_dir))
+    number = max(found, default=0) + 1
+    if not objects.create_object(_object(url, number), mine.encoded()):
+        raise _occupied(url, _read(url, number))
     for older in found:
-        delete_object(_object(url, older))
-    return Claim(url, number + 1, mine)
+        objects.delete_object(_object(url, older))
+    return Claim(url, number, mine)
 
 
 def join_run(url: str, run_dir: Path) -> None:
-    """Remember on another machine of a run, which does not own the address, whose folder this is.
+    """Prepare the folder on another machine of a run, which does not own the address.
 
     Raises:
         CheckpointError: the folder belongs to another run.
         StorageError: the bucket cannot be read.
     """
-    before, number = _remembered(run_dir), max(_owners(url), default=0)
-    last = _read(url, number) if number else None
-    _refuse_another_run(url, run_dir, before, last)
-    if last is not None and (before is None or before.run != last.run):
-        _remember(run_dir, last.model_copy(update={"owner": ""}))
+    last = _last(url, _owners(url))
+    _enter(url, run_dir, last.run if last else "")
 
 
-def _refuse_another_run(url: str, run_dir: Path, before: Owner | None, last: Owner | None) -> None:
-    if checkpoint_folders(run_dir) and (not before or not last or before.run != last.run):
+def _enter(url: str, run_dir: Path, run: str) -> None:
+    """Refuse the folder of another run; remember which run it belongs to."""
+    mark = run_dir / _RUN
+    try:
+        before = mark.read_text() if mark.exists() else None
+        if checkpoint_folders(run_dir) and before != run:
+            raise CheckpointError(
+                f"{run_dir}: contains checkpoints of another run that was at {url}; move the "
+                "folder away or delete it, then try again"
+            )
+        if run and before != run:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            replace_text(mark, run)
+    except OSError as error:
         raise CheckpointError(
-            f"{run_dir}: contains checkpoints of another run that was at {url}; move the folder "
-            "away or delete it, then try again"
-        )
+            f"{run_dir}: cannot write there: {reason(error)}; set XDG_CACHE_HOME to a folder with "
+            "room"
+        ) from error
 
 
 def _wait_for_silence(url: str, last: Owner, found: dict[int, str], take_over: bool) -> None:
@@ -197,87 +205,41 @@ def _wait_for_silence(url: str, last: Owner, found: dict[int, str], take_over: b
         raise _occupied(url, last)
     _log.warning(
         "%s: %s has not left the run; it is taken over after %.0f s without a sign of life",
-        url, last.text(), SILENCE_S,
+        url, last, SILENCE_S,
     )  # fmt: skip
     end_s = time.monotonic() + SILENCE_S
     while time.monotonic() < end_s:
         time.sleep(SIGN_S / 3)
-        if _owners(url) != found:
-            raise _occupied(url, _read(url, max(_owners(url))))
+        if (now := _owners(url)) != found:
+            raise _occupied(url, _last(url, now) or last)
 
 
 def _occupied(url: str, owner: Owner) -> CheckpointError:
     return CheckpointError(
-        f"{url}: {owner.text()} trains there; wait for its end, stop it, or give another "
+        f"{url}: {owner} trains there; wait for its end, stop it, or give another "
         f"--run-dir; if it is gone, `ixt resume {url}` or --auto-resume takes the run over"
     )
 
 
 def _owners(url: str) -> dict[int, str]:
     """Numbers of the owners' objects, with the versions of their content."""
-    names = list_objects(f"{url}/{OWNERS}")
-    return {
-        int(name.removesuffix(".json")): file.version
-        for name, file in names.items()
-        if name.removesuffix(".json").isdecimal()
-    }
+    found = {n.removesuffix(".json"): f for n, f in objects.list_objects(f"{url}/{OWNERS}").items()}
+    return {int(number): file.version for number, file in found.items() if number.isdecimal()}
 
 
 def _object(url: str, number: int) -> str:
     return f"{url}/{OWNERS}/{number:06d}.json"
 
 
+def _last(url: str, found: dict[int, str]) -> Owner | None:
+    return _read(url, max(found)) if found else None
+
+
 def _read(url: str, number: int) -> Owner:
     place = _object(url, number)
     try:
-        return Owner.model_validate_json(read_object(place))
+        return Owner.model_validate_json(objects.read_object(place))
     except ValidationError as error:
         raise CheckpointError(
             f"{place}: is not what ixt wrote there; delete it if nobody trains at {url}"
-        ) from error
-
-
-def _new_owner(run: str) -> Owner:
-    now = _now()
-    return Owner(
-        run=run, owner=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(),
-        since=now, seen=now,
-    )  # fmt: skip
-
-
-def _encoded(owner: Owner) -> bytes:
-    return (owner.model_dump_json(indent=1) + "\n").encode()
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-
-
-def _remembered(run_dir: Path) -> Owner | None:
-    """The last owner that ran in this folder."""
-    try:
-        return Owner.model_validate_json((run_dir / _OWN_NAME).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _is_alive(owner: Owner | None) -> bool:
-    """Whether a process of this machine has the ID of an owner."""
-    if owner is None or owner.pid == os.getpid():
-        return False
-    try:
-        os.kill(owner.pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
-
-
-def _remember(run_dir: Path, owner: Owner) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        replace_text(run_dir / _OWN_NAME, _encoded(owner).decode())
-    except OSError as error:
-        raise CheckpointError(
-            f"{run_dir}: cannot write there: {reason(error)}; set XDG_CACHE_HOME to a folder with "
-            "room"
         ) from error

@@ -16,7 +16,7 @@ from ixt.errors import CheckpointError, DataError, Interrupted, StorageError
 from ixt.evaluate.records import Records
 from ixt.files import user_cache_folder
 from ixt.recipe import RUN_RECIPE
-from ixt.runs.bucket.owner import OWNERS, Claim, join_run, owned
+from ixt.runs.bucket.owner import OWNERS, join_run, owned
 from ixt.runs.bucket.restore import checkpoints_at, restore
 from ixt.runs.bucket.upload import Uploads
 from ixt.runs.report.writer import ReportWriter
@@ -83,25 +83,16 @@ def in_bucket(
             uploads.append(Uploads(claim, run_dir, run.recipe.run))
             return UploadedReport(run, uploads[0])
 
+        stopped: Exception | None = None
         try:
             yield report
-        except Interrupted as error:
-            problem = _finish(claim, uploads)
-            if problem is not None:
-                raise StorageError(f"{error}; but {problem}") from error
-            raise
-        except Exception:
-            _finish(claim, uploads)
-            raise
-        problem = _finish(claim, uploads)
+        except Exception as error:
+            stopped = error
+        problem = uploads[0].wait() if uploads and claim.lost is None else claim.lost
+        if stopped is not None and not (problem and isinstance(stopped, Interrupted)):
+            raise stopped
         if problem is not None:
-            raise StorageError(problem)
-
-
-def _finish(claim: Claim, uploads: list[Uploads]) -> str | None:
-    """Upload the last words of a run; why its newest checkpoint is not there, in a line."""
-    problem = uploads[0].wait() if uploads and claim.lost is None else None
-    return claim.lost or problem
+            raise StorageError(f"{stopped}; but {problem}" if stopped else problem) from stopped
 
 
 def _refuse_contents(url: str, run_dir: Path, resume: bool, may_resume: bool) -> None:
@@ -132,12 +123,12 @@ class UploadedReport(ReportWriter):
 
     @override
     def update_done(self, step: int, loss: Tensor) -> None:
-        self._uploads.check()
+        self._uploads.claim.refuse_lost()
 
     @override
     def evaluated(self, step: int, records: Records) -> None:
         super().evaluated(step, records)
-        self._uploads.start()
+        self.saved()
 
     @override
     def saved(self) -> None:

@@ -6,22 +6,26 @@ A checkpoint is whole where its manifest, which is written last, names the bytes
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from ixt.checkpoint.folder import (
     CHECKPOINTS,
     MANIFEST,
     checkpoint_folders,
     read_checkpoint,
-    sha256,
     step_of,
 )
 from ixt.distributed.run_lock import is_locked
@@ -32,12 +36,21 @@ from ixt.storage.objects import RemoteFile, list_objects, read_object
 
 NEW = ".new"
 """Behind the name of an object that is about to replace another: see `upload.py`."""
-_CHUNK = 64 * 2**20  # bytes of a request
+_CHUNK, _AT_ONCE = 8 * 2**20, 8  # bytes of a request, and how many are held in memory
 _STEP = re.compile(r"step-\d+")
 _log = logging.getLogger("ixt")
 
 Files = Mapping[str, RemoteFile]
-Manifest = Mapping[str, Mapping[str, Any]]
+
+
+class _Entry(TypedDict):
+    bytes: int
+    sha256: str
+
+
+# Each name becomes a file of this machine.
+Manifest = dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], _Entry]
+MANIFESTS: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def checkpoints_at(url: str) -> dict[str, dict[str, RemoteFile]]:
@@ -62,18 +75,9 @@ def read_manifest(url: str, name: str) -> Manifest:
     """
     place = f"{url}/{CHECKPOINTS}/{name}/{MANIFEST}"
     try:
-        manifest = json.loads(read_object(place))
-        # Each name becomes a file of this machine.
-        if all(
-            Path(file).name == file and {"bytes", "sha256"} <= {*entry}
-            for file, entry in manifest.items()
-        ):
-            return dict(manifest)
-    except MissingObject as error:
-        raise DamagedCheckpoint(f"{place}: is missing") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    raise DamagedCheckpoint(f"{place}: damaged checkpoint: is no manifest")
+        return MANIFESTS.validate_json(read_object(place))
+    except (MissingObject, ValidationError) as error:
+        raise DamagedCheckpoint(f"{place}: damaged checkpoint: missing, or no manifest") from error
 
 
 def restore(url: str, run_dir: Path) -> None:
@@ -81,10 +85,6 @@ def restore(url: str, run_dir: Path) -> None:
 
     Every process of a run calls it; those of one machine wait for each other, and the first one
     does the work.
-
-    Args:
-        url: place of the run.
-        run_dir: its folder on this machine; made if missing.
 
     Raises:
         CheckpointError: every checkpoint in the bucket is damaged, and there is none here; or the
@@ -103,13 +103,13 @@ def restore(url: str, run_dir: Path) -> None:
 
 
 def _restore(url: str, run_dir: Path) -> None:
-    here = _newest_here(run_dir)
-    whole = [name for name, files in checkpoints_at(url).items() if MANIFEST in files]
+    here, there = _newest_here(run_dir), checkpoints_at(url)
+    whole = [name for name, files in there.items() if MANIFEST in files]
     for name in reversed(whole):
         if step_of(Path(name)) <= here:
             return
         try:
-            _download(url, name, run_dir)
+            _download(url, name, there[name], run_dir)
         except DamagedCheckpoint as error:
             _log.warning("%s; trying an older one", error)
         else:
@@ -127,58 +127,56 @@ def _newest_here(run_dir: Path) -> int:
     return 0
 
 
-def _download(url: str, name: str, run_dir: Path) -> None:
+def _download(url: str, name: str, files: Files, run_dir: Path) -> None:
     """Copy a checkpoint, verify it, and give it its name once the files beside it are there too."""
-    final = run_dir / CHECKPOINTS / name
-    final.parent.mkdir(exist_ok=True)
-    place, manifest = f"{url}/{CHECKPOINTS}/{name}", read_manifest(url, name)
-    files = checkpoints_at(url).get(name, {})
+    final, place = run_dir / CHECKPOINTS / name, f"{url}/{CHECKPOINTS}/{name}"
+    manifest = read_manifest(url, name)
     with published(final) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for file, expected in manifest.items():
-            names = file, file + NEW
-            if not any(_copy(place, one, files, temporary / file, expected) for one in names):
+            if not any(
+                one in files
+                and files[one].size == expected["bytes"]
+                and _copy(f"{place}/{one}", files[one], temporary / file) == expected["sha256"]
+                for one in (file, file + NEW)
+            ):
                 raise DamagedCheckpoint(
                     f"{place}: damaged checkpoint: {file} does not match its checksum"
                 )
-        read_checkpoint(temporary)
+        read_checkpoint(temporary, verify=False)
         _download_beside(url, run_dir)
         shutil.rmtree(final, ignore_errors=True)  # a damaged one
     _log.warning("%s: %s copied to %s", url, name, run_dir)
 
 
-def _copy(place: str, name: str, files: Files, to: Path, expected: Mapping[str, Any]) -> bool:
-    """Copy an object if it is the expected one; False where it is not."""
-    if name not in files or files[name].size != expected["bytes"]:
-        return False
-    beside = to.with_name(f".{to.name}")
-    _copy_object(f"{place}/{name}", files[name], beside)
-    if sha256(beside) != expected["sha256"]:
-        beside.unlink()
-        return False
-    beside.replace(to)
-    return True
+def _copy(url: str, file: RemoteFile, to: Path) -> str:
+    """Copy an object, several parts at once; the SHA-256 of what came, in hexadecimal."""
+    digest = hashlib.sha256()
 
+    def read(offset: int) -> bytes:
+        return read_object(url, offset, min(_CHUNK, file.size - offset), file.version)
 
-def _copy_object(url: str, file: RemoteFile, to: Path) -> None:
-    with to.open("wb") as stream:
-        for offset in range(0, file.size, _CHUNK):
-            size = min(_CHUNK, file.size - offset)
-            stream.write(read_object(url, offset, size, file.version))
+    with to.open("wb") as stream, ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, file.size, _AT_ONCE * _CHUNK):
+            end = min(start + _AT_ONCE * _CHUNK, file.size)
+            for part in pool.map(read, range(start, end, _CHUNK)):
+                stream.write(part)
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _download_beside(url: str, run_dir: Path) -> None:
     """Copy what lies beside the checkpoints: recipe, rows, report."""
     for name, file in list_objects(url).items():
-        first, parts = name.partition("/")[0], name.split("/")
-        if first in (CHECKPOINTS, OWNERS) or any(not p or p.startswith(".") for p in parts):
+        parts = name.split("/")
+        if parts[0] in (CHECKPOINTS, OWNERS) or any(not p or p.startswith(".") for p in parts):
             continue
         to = run_dir / name
         to.parent.mkdir(parents=True, exist_ok=True)
         with published(to) as beside:
-            _copy_object(f"{url}/{name}", file, beside)
+            _copy(f"{url}/{name}", file, beside)
 
 
 @contextmanager
