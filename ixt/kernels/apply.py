@@ -14,7 +14,7 @@ from ixt.kernels.fuse import fuse
 from ixt.kernels.gemm import CUBLAS, chosen_tiles
 from ixt.kernels.residual import keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, mixers_to_fuse
-from ixt.kernels.shapes import whole_ways
+from ixt.kernels.shapes import fits_whole
 from ixt.recipe import Recipe
 from ixt.recipe.model import GemmChoice
 
@@ -76,7 +76,7 @@ def _check_known(gemm: GemmChoice, model: nn.Module, name: str) -> None:
     """Refuse a choice for products that the model does not have."""
     blocks = [(channels_of(block), products_in(block)) for block in blocks_to_fold(model)]
     names = [f"{product}-{width}" for width, found in blocks for product in found]
-    names += [f"mlp-{width}" for width, _ in blocks if whole_ways(width)]
+    names += [f"mlp-{width}" for width, _ in blocks if fits_whole(width)]
     known = list(dict.fromkeys(names))
     if not known:
         raise ModelError(

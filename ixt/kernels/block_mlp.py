@@ -17,7 +17,7 @@ from ixt.kernels.whole import whole_input_grad, whole_mlp, whole_weight_grad
 
 
 class Between(NamedTuple):
-    """What a forward pass leaves for the backward one, which computes again what is missing."""
+    """What a forward pass leaves for the backward one; nothing if the MLP is computed whole."""
 
     hidden: Tensor | None
     """Features before GELU, (rows, hidden)."""
@@ -31,8 +31,9 @@ class WeightGrads(NamedTuple):
     w1: Tensor
     b1: Tensor
     w2: Tensor
-    for_input: tuple[Tensor, Tensor] | None
-    """Those of hidden features and of b2, where they are known by now."""
+    b2: Tensor
+    hidden: Tensor | None
+    """That of hidden features, where it is known by now."""
 
 
 class NormGrad(NamedTuple):
@@ -62,41 +63,37 @@ class BlockMlp:
     ) -> tuple[Tensor, Between]:
         """The stream x with the MLP of t added, in `dtype`; b2 is of the wide type."""
         tiles = self.tiles
-        if tiles.mlp is None:
-            hidden, active = expand(t, self.w1, self.b1, self.scale, tiles.fc1)
-            out = contract(active, self.w2, x, b2, self.scale, dtype, tiles.fc2)
-            return out, Between(hidden, active)
-        keep = tiles.mlp == "keep"
-        out, hidden = whole_mlp(t, self.w1, self.b1, self.w2, b2, x, self.scale, dtype, keep)
-        return out, Between(hidden if keep else None, None)
+        if tiles.mlp is not None:
+            out = whole_mlp(t, self.w1, self.b1, self.w2, b2, x, self.scale, dtype)
+            return out, Between(None, None)
+        hidden, active = expand(t, self.w1, self.b1, self.scale, tiles.fc1)
+        out = contract(active, self.w2, x, b2, self.scale, dtype, tiles.fc2)
+        return out, Between(hidden, active)
 
     def weight_grads(self, grad: Tensor, t: Tensor, between: Between) -> WeightGrads:
         """The gradients of weights from that of the stream, which may be of another type."""
         hidden, active = between
         if hidden is None or active is None:
-            whole = whole_weight_grad(grad, t, self.w1, self.b1, self.w2, hidden, self.scale)
+            whole = whole_weight_grad(grad, t, self.w1, self.b1, self.w2, self.scale)
             return WeightGrads(*whole, None)
         operand = grad.to(t.dtype)
         d_w2 = wide_product(operand.t(), active)
         d_hidden, d_b1, d_b2 = expand_grad(
             grad, operand, self.w2, hidden, self.scale, self.tiles.fc2_grad
         )
-        return WeightGrads(wide_product(d_hidden.t(), t), d_b1, d_w2, (d_hidden, d_b2))
+        return WeightGrads(wide_product(d_hidden.t(), t), d_b1, d_w2, d_b2, d_hidden)
 
     def input_grad(
-        self, grad: Tensor, t: Tensor, between: Between, known: tuple[Tensor, Tensor] | None,
-        norm: NormGrad | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The gradient of t, and that of b2 in the wide type.
+        self, grad: Tensor, t: Tensor, d_hidden: Tensor | None, norm: NormGrad | None
+    ) -> Tensor:
+        """The gradient of t, with that of hidden features if it is known.
 
         With `norm` t is the input of a batch norm whose weights are folded, and takes its
         statistics.
         """
-        if known is None:
-            weights = (self.w1, self.b1, self.w2)
+        if d_hidden is None:
             finish = (None, None, 0.0, 1.0) if norm is None else norm
-            return whole_input_grad(grad, t, *weights, between.hidden, self.scale, *finish)
-        d_hidden, d_b2 = known
+            return whole_input_grad(grad, t, self.w1, self.b1, self.w2, self.scale, *finish)
         if norm is None:
-            return torch.mm(d_hidden, self.w1), d_b2
-        return inputs_grad(d_hidden, self.w1, t, *norm, self.tiles.fc1_grad), d_b2
+            return torch.mm(d_hidden, self.w1)
+        return inputs_grad(d_hidden, self.w1, t, *norm, self.tiles.fc1_grad)

@@ -10,8 +10,9 @@ linear layer's input, t that input):
 
     sum u = w1'^T db1',    sum u t = sum over rows of w1' * dw1'
 
-so no pass reads u and t for them. Layer scale is w2' = gamma w2, b2' = gamma b2; drop-path is one
-number per image, by which the passes beside the matrix products multiply.
+so no pass reads u and t for them. Layer scale is w2' = gamma w2, b2' = gamma b2. Drop-path is 0 or
+1 per image, by which the passes beside the matrix products multiply; what makes up for the dropped
+ones is one number, the gain of w2' and b2'.
 
 Each operator is plain PyTorch on a CPU and in float64, one or two Triton launches on a CUDA device.
 Matrices of images are (rows, channels), a row per pixel: NHWC in memory. None has a gradient of its
@@ -40,7 +41,7 @@ def _terms(moments: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[T
 
 @operator("fold")
 def fold_weights(
-    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None,
+    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None, gain: float,
     moments: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """w1', b1', w2' in `dtype` and b2' in the type of moments; (hidden, C) and (C, hidden).
@@ -51,20 +52,21 @@ def fold_weights(
     first = w1.to(moments.dtype)
     folded = (first * scale).to(dtype)
     offset = b1.to(moments.dtype) + first @ beta - folded.to(moments.dtype) @ mean
-    gains = torch.ones_like(beta) if gamma is None else gamma.to(moments.dtype)
+    gains = gain * (torch.ones_like(beta) if gamma is None else gamma.to(moments.dtype))
     second = (w2.to(moments.dtype) * gains[:, None]).to(dtype)
     return folded, offset.to(dtype), second, b2.to(moments.dtype) * gains
 
 
 @operator("fold")
-def unfold_norm(
-    d_w1: Tensor, d_b1: Tensor, folded: Tensor, w1: Tensor,
+def unfold_weights(
+    d_w1: Tensor, d_b1: Tensor, d_w2: Tensor, d_b2: Tensor, folded: Tensor,
+    w1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None, gain: float,
     moments: Tensor, weight: Tensor, bias: Tensor, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of w1 and of the norm's weight and bias, from those of w1' and b1'; and sums.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of w1, w2, b2, gamma and the norm's weight and bias; and sums over pixels.
 
-    What it takes as gradients is of the wide type; the sums over pixels, of u and of u (t - mean),
-    are (2, C).
+    They follow from those of w1', b1', w2' and b2', which are of the wide type, and from w1'. That
+    of gamma is empty without one. The sums, of u and of u (t - mean), are (2, C).
     """
     scale, mean, inverse, beta = _terms(moments, weight, bias, eps)
     grad = d_w1 * scale + d_b1[:, None] * (beta - scale * mean)
@@ -72,19 +74,27 @@ def unfold_norm(
     d_bias, sum_u = d_b1 @ whole, d_b1 @ small
     d_weight = inverse * ((whole * d_w1).sum(0) - mean * d_bias)
     sums = torch.stack([sum_u, (small * d_w1).sum(0) - mean * sum_u])
-    return grad.to(w1.dtype), d_weight.to(weight.dtype), d_bias.to(bias.dtype), sums
+    d_w2, d_b2 = d_w2 * gain, d_b2 * gain
+    d_gamma = b2.new_empty(0)
+    if gamma is not None:
+        d_gamma = ((d_w2 * w2.to(d_w2.dtype)).sum(1) + d_b2 * b2.to(d_b2.dtype)).to(gamma.dtype)
+        gains = gamma.to(d_b2.dtype)
+        d_w2, d_b2 = d_w2 * gains[:, None], d_b2 * gains
+    second = (d_w2.to(w2.dtype), d_b2.to(b2.dtype), d_gamma)
+    return grad.to(w1.dtype), *second, d_weight.to(weight.dtype), d_bias.to(bias.dtype), sums
 
 
-@operator("fold")
-def unfold_scale(
-    d_w2: Tensor, d_b2: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of w2, b2, gamma (empty without one), from those of w2', b2' in the wide type."""
-    gains = d_b2.new_ones(()) if gamma is None else gamma.to(d_b2.dtype)
-    d_gamma = (d_w2 * w2.to(d_w2.dtype)).sum(1) + d_b2 * b2.to(d_b2.dtype)
-    d_gamma = b2.new_empty(0) if gamma is None else d_gamma.to(gamma.dtype)
-    d_w2 = d_w2 * gains.reshape(-1, 1)
-    return d_w2.to(w2.dtype), (d_b2 * gains).to(b2.dtype), d_gamma
+@operator("stats", mutates=("mean", "variance", "updates"))
+def update_averages(
+    moments: Tensor, mean: Tensor, variance: Tensor, updates: Tensor, momentum: float
+) -> None:
+    """Move batch norm's running statistics and the number of updates, as batch norm does.
+
+    moments is (3, C): mean less the running one, biased and unbiased variance of a batch.
+    """
+    updates.add_(1)
+    mean.add_(moments[0].to(mean.dtype), alpha=momentum)
+    variance.lerp_(moments[2].to(variance.dtype), momentum)
 
 
 @operator("mlp")
@@ -123,7 +133,7 @@ def norm_grad(
     Args:
         grad: u above, like inputs.
         inputs: what batch norm read.
-        sums: (2, C) in the wide type: `unfold_norm`'s.
+        sums: (2, C) in the wide type: `unfold_weights`'s.
         moments: (2 or more, C) in the wide type: mean and biased variance of the inputs.
         eps: batch norm's.
         count: rows that mean and variance were taken over, of all processes.

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ixt.kernels.bands import bands_input_grad, bands_moments, bands_weight_grad
 from ixt.kernels.block_mlp import Between, BlockMlp, NormGrad
-from ixt.kernels.fold import fold_weights, unfold_norm, unfold_scale
+from ixt.kernels.fold import fold_weights, unfold_weights, update_averages
 from ixt.kernels.gemm import CUBLAS, Tiles
 from ixt.kernels.modules import FusedMixer, MatmulMlp
 from ixt.kernels.operators import wide_dtype
@@ -45,6 +45,8 @@ class _Plan:
     """Type of the result."""
     tiles: Tiles
     """How the matrix products that Triton computes are done."""
+    gain: float
+    """What makes up for the paths that are dropped."""
 
 
 class _Folded(torch.autograd.Function):
@@ -68,8 +70,9 @@ class _Folded(torch.autograd.Function):
         elif plan.group is not None:
             moments = _shared_moments(moments, shift, inputs.numel() // x.shape[1], plan.group)
         small1, offset1, small2, offset2 = fold_weights(
-            w1.flatten(1), b1, w2.flatten(1), b2, gamma, moments, weight, bias, plan.eps, plan.dtype
-        )
+            w1.flatten(1), b1, w2.flatten(1), b2, gamma, plan.gain, moments, weight, bias, plan.eps,
+            plan.dtype,
+        )  # fmt: skip
         mlp = BlockMlp(small1, offset1, small2, scale, plan.tiles)
         out, between = mlp.forward(rows(inputs), offset2, rows(x), plan.stream)
         ctx.plan, ctx.num_bands = plan, half
@@ -93,16 +96,15 @@ class _Folded(torch.autograd.Function):
         filters, biases = bands[: ctx.num_bands], bands[ctx.num_bands :]
         grad = grad.contiguous(memory_format=torch.channels_last)
         mlp = BlockMlp(small1, offset1, small2, scale, plan.tiles)
-        operands = (rows(grad), rows(inputs), Between(hidden, active))
-        small = mlp.weight_grads(*operands)
-        d_w1, d_weight, d_bias, sums = unfold_norm(
-            small.w1, small.b1, small1, w1.flatten(1), moments, weight, bias, plan.eps
-        )
+        operands = (rows(grad), rows(inputs))
+        small = mlp.weight_grads(*operands, Between(hidden, active))
+        d_w1, d_w2, d_b2, d_gamma, d_weight, d_bias, sums = unfold_weights(
+            *small[:4], small1, w1.flatten(1), w2.flatten(1), b2, gamma, plan.gain,
+            moments, weight, bias, plan.eps,
+        )  # fmt: skip
         sums, count = _shared_sums(sums, plan, inputs)
         norm = NormGrad(sums, moments, plan.eps, count) if plan.stats else None
-        d_inputs, d_offset2 = mlp.input_grad(*operands, small.for_input, norm)
-        d_w2, d_b2, d_gamma = unfold_scale(small.w2, d_offset2, w2.flatten(1), b2, gamma)
-        mixed = image(d_inputs, inputs)
+        mixed = image(mlp.input_grad(*operands, small.hidden, norm), inputs)
         d_x = None
         if ctx.needs_input_grad[1]:
             d_x = bands_input_grad(mixed, filters, plan.dilation, grad).to(x.dtype)
@@ -180,11 +182,12 @@ class FoldedBlock(nn.Module):
             return self.unfolded(self, x)
         mixer, mlp = layers.token_mixer, layers.mlp
         tiles = self.tiles.of_type(dtype)
-        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, tiles)
+        paths, gain = self._paths(x)
+        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, tiles, gain)
         filters, biases = mixer.weights()
         with torch.autocast(x.device.type, enabled=False):
             out, moments = _Folded.apply(
-                plan, x, norm.running_mean, norm.running_var, self._paths(x),
+                plan, x, norm.running_mean, norm.running_var, paths,
                 norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight,
                 mlp.fc2.bias, self.gamma, *filters, *biases,
             )  # fmt: skip
@@ -202,15 +205,15 @@ class FoldedBlock(nn.Module):
         branch = dtype if self.gamma is None else torch.promote_types(dtype, self.gamma.dtype)
         return dtype, torch.promote_types(branch, x.dtype)
 
-    def _paths(self, x: Tensor) -> Tensor | None:
-        """What drop-path multiplies each image's branch by: (N,); None for 1."""
+    def _paths(self, x: Tensor) -> tuple[Tensor | None, float]:
+        """Whether drop-path keeps each image's branch, 0 or 1: (N,), None for all; and its gain."""
         drop = cast(Any, self).drop_path
         if not isinstance(drop, DropPath) or not drop.training or not drop.drop_prob:
-            return None
+            return None, 1.0
         keep = 1.0 - drop.drop_prob
         # The same draw as timm's, so that the same paths are dropped.
-        scale = x.new_empty(x.shape[0], dtype=wide_dtype(x.dtype)).bernoulli_(keep)
-        return scale.div_(keep) if keep > 0.0 and drop.scale_by_keep else scale
+        kept = x.new_empty(x.shape[0], dtype=wide_dtype(x.dtype)).bernoulli_(keep)
+        return kept, 1.0 / keep if keep > 0.0 and drop.scale_by_keep else 1.0
 
 
 def _group(norm: nn.Module) -> Any:
@@ -225,10 +228,8 @@ def _group(norm: nn.Module) -> Any:
 @torch.no_grad()
 def _update(norm: Any, moments: Tensor) -> None:
     """Move running statistics as batch norm does; its input was shifted by the running mean."""
-    norm.num_batches_tracked.add_(1)
-    mean, variance = norm.running_mean, norm.running_var
-    mean.add_(moments[0].to(mean.dtype), alpha=norm.momentum)
-    variance.lerp_(moments[2].to(variance.dtype), norm.momentum)
+    running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    update_averages(moments, *running, norm.momentum)
 
 
 def is_foldable(block: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ixt.kernels.block_mlp import Between, BlockMlp
-from ixt.kernels.fold import fold_weights, unfold_norm, unfold_scale
+from ixt.kernels.fold import fold_weights, unfold_weights
 from ixt.kernels.folded import FoldedBlock, image, rows
 from ixt.kernels.gemm import Tiles
 from ixt.kernels.modules import FusedMixer
@@ -31,16 +31,18 @@ class _Branch(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tiles: Tiles, stream: torch.dtype, t: Tensor, x: Tensor, scale: Tensor | None,
-        weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-        gamma: Tensor | None, moments: Tensor,
+        ctx: Any, tiles: Tiles, stream: torch.dtype, gain: float, t: Tensor, x: Tensor,
+        scale: Tensor | None, weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
+        b2: Tensor, gamma: Tensor | None, moments: Tensor,
     ) -> Tensor:  # fmt: skip
         """Return (N, C, H, W) of type `stream`; t are the pixels of x in rows."""
         norm = (moments, weight, bias)
-        small1, offset1, small2, offset2 = fold_weights(w1, b1, w2, b2, gamma, *norm, 0.0, t.dtype)
+        small1, offset1, small2, offset2 = fold_weights(
+            w1, b1, w2, b2, gamma, gain, *norm, 0.0, t.dtype
+        )
         mlp = BlockMlp(small1, offset1, small2, scale, tiles)
         out, between = mlp.forward(t, offset2, rows(x), stream)
-        ctx.tiles, ctx.dtype = tiles, x.dtype
+        ctx.tiles, ctx.gain, ctx.dtype = tiles, gain, x.dtype
         ctx.save_for_backward(t, *between, small1, offset1, small2, scale, *norm, w1, w2, b2, gamma)
         return image(out, x)
 
@@ -52,15 +54,13 @@ class _Branch(torch.autograd.Function):
          gamma) = ctx.saved_tensors  # fmt: skip
         grad = grad.contiguous(memory_format=torch.channels_last)
         mlp = BlockMlp(small1, offset1, small2, scale, ctx.tiles)
-        operands = (rows(grad), t, Between(hidden, active))
-        small = mlp.weight_grads(*operands)
-        d_t, d_offset2 = mlp.input_grad(*operands, small.for_input, None)
-        d_w2, d_b2, d_gamma = unfold_scale(small.w2, d_offset2, w2, b2, gamma)
-        d_w1, d_weight, d_bias, _ = unfold_norm(
-            small.w1, small.b1, small1, w1, moments, weight, bias, 0.0
+        small = mlp.weight_grads(rows(grad), t, Between(hidden, active))
+        d_t = mlp.input_grad(rows(grad), t, small.hidden, None)
+        d_w1, d_w2, d_b2, d_gamma, d_weight, d_bias, _ = unfold_weights(
+            *small[:4], small1, w1, w2, b2, gamma, ctx.gain, moments, weight, bias, 0.0
         )
         return (
-            *(None, None, d_t, grad.to(ctx.dtype), None),
+            *(None, None, None, d_t, grad.to(ctx.dtype), None),
             *(d_weight, d_bias, d_w1, small.b1.to(d_b2.dtype), d_w2, d_b2),
             *(None if gamma is None else d_gamma, None),
         )
@@ -87,11 +87,11 @@ class FoldedConvNeXtBlock(FoldedBlock):
         layers = cast(Any, self)
         norm, mlp = layers.norm, layers.mlp
         dtype, stream = self._types(x)
-        mixed = rows(layers.conv_dw(x))
+        mixed, (paths, gain) = rows(layers.conv_dw(x)), self._paths(x)
         with torch.autocast(x.device.type, enabled=False):
             t = F.layer_norm(mixed.to(dtype), mixed.shape[1:], None, None, norm.eps)
             out = _Branch.apply(
-                self.tiles.of_type(dtype), stream, t, x, self._paths(x), norm.weight, norm.bias,
+                self.tiles.of_type(dtype), stream, gain, t, x, paths, norm.weight, norm.bias,
                 mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, self.gamma,
                 layers.moments,
             )  # fmt: skip

@@ -27,7 +27,7 @@ from ixt.kernels.fold import (
     scaled_sum,
 )
 from ixt.kernels.operators import operator, wide
-from ixt.kernels.shapes import whole_ways
+from ixt.kernels.shapes import fits_whole
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
 
 _USUAL: GemmTile = "128x64"
@@ -55,7 +55,8 @@ CUBLAS = Tiles()
 def chosen_tiles(choice: GemmChoice, channels: int) -> Tiles:
     """The tiles for blocks of this number of channels; auto is cublas until it is resolved."""
     if choice == "triton":
-        return Tiles(_USUAL, _USUAL, _USUAL, _USUAL, next(iter(whole_ways(channels)), None))
+        whole: MlpWay | None = "whole" if fits_whole(channels) else None
+        return Tiles(_USUAL, _USUAL, _USUAL, _USUAL, whole)
     if isinstance(choice, str):
         return CUBLAS
     named: Any = {

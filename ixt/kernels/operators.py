@@ -16,7 +16,7 @@ twins: dict[str, str] = {}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def operator(twin: str) -> Callable[[_Function], _Function]:
+def operator(twin: str, mutates: Sequence[str] = ()) -> Callable[[_Function], _Function]:
     """Make a function of plain PyTorch the operator `ixt::NAME`, without a gradient of its own.
 
     The function computes on a CPU, and in float64; it also shows torch.compile the results' shapes.
@@ -24,6 +24,7 @@ def operator(twin: str) -> Callable[[_Function], _Function]:
 
     Args:
         twin: name of that module; loaded at first use, as Triton may be missing.
+        mutates: the arguments that it changes in place.
     """
 
     def define(plain: _Function) -> _Function:
@@ -35,7 +36,7 @@ def operator(twin: str) -> Callable[[_Function], _Function]:
                 return plain(first, *rest)
             return twin_of(name)(first, *rest)
 
-        library.define(name + torch.library.infer_schema(plain, mutates_args=()))
+        library.define(name + torch.library.infer_schema(plain, mutates_args=mutates))
         library.impl(name, plain, "CPU")
         library.impl(name, on_cuda, "CUDA")
         torch.library.register_fake(f"ixt::{name}", plain, lib=library)

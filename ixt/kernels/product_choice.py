@@ -25,7 +25,7 @@ from ixt.kernels.block_mlp import BlockMlp, NormGrad
 from ixt.kernels.folded import channels_of, products_in
 from ixt.kernels.gemm import Tiles, contract, expand, expand_grad, inputs_grad
 from ixt.kernels.selfcheck import blocks_to_fold
-from ixt.kernels.shapes import TILES, whole_ways
+from ixt.kernels.shapes import TILES, fits_whole
 from ixt.models import create_empty_model, recipe_arguments
 from ixt.recipe import Recipe
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
@@ -124,7 +124,7 @@ class Product:
     name: str
     """Name as recipes write it, e.g. fc1-96."""
     ways: tuple[str, ...]
-    """The tiles of a product; of an MLP, what becomes of hidden features."""
+    """The tiles of a product; of an MLP, whole."""
     run: Callable[[Any], object]
     """Compute it in one of these ways, or by cuBLAS with None."""
     moved_bytes: int
@@ -213,13 +213,13 @@ def make_mlp(
         mlp = BlockMlp(*weights, scale, Tiles(mlp=way))
         out, between = mlp.forward(t, b2, x, stream)
         grads = mlp.weight_grads(grad, t, between)
-        return out, grads[:3], mlp.input_grad(grad, t, between, grads.for_input, norm)
+        return out, grads[:4], mlp.input_grad(grad, t, grads.hidden, norm)
 
     # The input both ways, its gradient; the stream, its sum, its gradient; weights and gradients.
     moved = rows * channels * (3 * dtype.itemsize + 3 * stream.itemsize)
     moved += 2 * channels * hidden * (2 * dtype.itemsize + 4)
     flops = 12 * rows * channels * hidden
-    return Product(f"mlp-{channels}", whole_ways(channels), run, moved, flops)
+    return Product(f"mlp-{channels}", get_args(MlpWay), run, moved, flops)
 
 
 def _norm_grad(channels: int, rows: int, device: torch.device) -> NormGrad:
@@ -269,7 +269,7 @@ def products(
         few = max(1, min(images, _MOST_ROWS // size.pixels))
         for name in size.products:
             yield make_product(name, size, few, dtype, stream, device)
-        if whole_ways(size.channels) and dtype != torch.float32:
+        if fits_whole(size.channels) and dtype != torch.float32:
             yield make_mlp(size, few, dtype, stream, device)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ixt.recipe.model import GemmTile, MlpWay
+from ixt.recipe.model import GemmTile
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,22 @@ TILES: dict[GemmTile, Tile] = {
 }
 
 
-def whole_ways(channels: int) -> tuple[MlpWay, ...]:
-    """The ways to compute a block's MLP whole, the usual one first; none where it does not fit.
+def fits_whole(channels: int) -> bool:
+    """Whether a block's MLP is computed whole: where memory, not instructions, is the limit.
 
-    A program keeps rows with all their channels in registers: 192 and 256 fit, 160 would be
-    filled up to 192, and what that takes on top does not. With as many, arithmetic costs more than
-    the memory that it would save.
+    Its kernels hold 8 to 12 warps on a multiprocessor, those of single products 16: they pay only
+    if the traffic that they save is worth it. For a row (a pixel, forward and backward) products
+    move 80 C bytes, whole MLPs 16 C. Its kernels, compiled, issue n instructions a row and
+    scheduler; the share of a scheduler's slots at which they take as long as products at 85 % of
+    the memory's bandwidth, by channels C:
+
+        C              40     96    128    192
+        n, A100       141    392    519   1398
+        share, A100  0.49   0.57   0.57   1.02
+        n, H100       112    304    396   1318
+        share, H100  0.43   0.49   0.47   1.05
+
+    Counted, not timed; of 192 in the best blocks found that do not spill. (A100: 108 x 1.41 GHz,
+    2.0 TB/s; H100: 132 x 1.755 GHz, 3.35 TB/s.)
     """
-    if channels > 128:
-        return ("keep",) if channels in (192, 256) else ()
-    return ("recompute", "keep")
+    return channels <= 128

@@ -13,7 +13,7 @@ GemmProduct = Literal["fc1", "fc2_grad", "fc2", "fc1_grad"]
 """A matrix product of a folded block that a pass over its result follows."""
 GemmTile = Literal["128x128", "128x64", "128x64s", "64x64"]
 """Rows and columns of a result that Triton computes at a time; s for shorter steps."""
-MlpWay = Literal["keep", "recompute"]
+MlpWay = Literal["whole"]
 """For a whole MLP of a folded block in one kernel: what becomes of its features before GELU."""
 GemmName = Annotated[str, Field(pattern=rf"^({'|'.join(get_args(GemmProduct))}|mlp)-[1-9][0-9]*$")]
 """A product or mlp, and the channels of its block: fc1-96."""
@@ -63,10 +63,10 @@ class Model(Section):
     fused_gemm: GemmChoice = "cublas"
     """Who multiplies matrices in folded blocks where a pass over the result follows. cublas, and a
     kernel for that pass; triton, both in one kernel, and in fp16 and bf16 a whole MLP in one where
-    its channels are few; a mapping, e.g. {fc1-384: 128x64, mlp-96: recompute}: Triton, with that
-    tile, for these products, and for these MLPs (keep or recompute the features before GELU),
-    cuBLAS for the others. auto: measured at the start of a run on its CUDA device, a minute or two
-    where Triton has compiled nothing yet; the run's own recipe then has the mapping, or cublas."""
+    its channels are few; a mapping, e.g. {fc1-384: 128x64, mlp-96: whole}: Triton, with that tile,
+    for these products, and for these MLPs, cuBLAS for the others. auto: measured at the start of a
+    run on its CUDA device, a minute or two where Triton has compiled nothing yet; the run's own
+    recipe then has the mapping, or cublas."""
 
     def problems(self) -> Iterator[Problem]:
         """Arguments that contradict the section or cannot be sizes."""

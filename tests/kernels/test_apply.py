@@ -265,9 +265,9 @@ def test_what_cannot_go_together_is_refused(tiny_sections: dict[str, dict[str, o
     )
     assert "fused_gemm" in refused("model", fused_gemm={"fc3-96": "64x64"})
     assert "fused_gemm" in refused("model", fused_gemm={"fc1-96": "32x32"})
-    assert "model.fused_gemm.mlp-96: is 64x64; give one of keep, recompute" in refused(
+    assert "model.fused_gemm.mlp-96: is 64x64; give one of whole" in refused(
         "model", fused_gemm={"mlp-96": "64x64"}
     )
-    assert "fused_gemm.fc1-96: is keep; give one of 128x128," in refused(
-        "model", fused_gemm={"fc1-96": "keep"}
+    assert "fused_gemm.fc1-96: is whole; give one of 128x128," in refused(
+        "model", fused_gemm={"fc1-96": "whole"}
     )

@@ -13,10 +13,9 @@ from ixt.recipe.model import GemmChoice, GemmProduct
 IMAGES, CHANNELS, SIDE = 6, 24, 8
 Pass = dict[str, Tensor]
 
-MLP_KEPT: GemmChoice = {f"mlp-{CHANNELS}": "keep"}
 PRODUCTS: GemmChoice = {f"{name}-{CHANNELS}": "64x64" for name in get_args(GemmProduct)}
 GEMMS = pytest.mark.parametrize(
-    "gemm", ["cublas", "triton", MLP_KEPT, PRODUCTS], ids=["cublas", "triton", "kept", "products"]
+    "gemm", ["cublas", "triton", PRODUCTS], ids=["cublas", "triton", "products"]
 )
 
 

@@ -67,16 +67,15 @@ def _bands(args: Sequence[Any]) -> Products:
     return Products(2.0 * pixels * sum(one.numel() for one in filters), depthwise=True)
 
 
-def _matrices(args: Sequence[Any], times: int = 1) -> Products:
+def _matrices(args: Sequence[Any]) -> Products:
     """Of two matrices: (M, K), and (N, K) or (K, N)."""
     left, right = args[:2]
-    return Products(2.0 * times * left.shape[0] * right.numel())
+    return Products(2.0 * left.shape[0] * right.numel())
 
 
-def _whole_grad(times: int, args: Sequence[Any]) -> Products:
-    """Of products as large as fc1, and of fc1 itself where its result was not kept."""
-    grad, _, weight, _, _, hidden, *_ = args
-    return _matrices((grad, weight), times + (hidden is None))
+def _whole(times: int, weight: int, args: Sequence[Any]) -> Products:
+    """Of products as large as that of rows and a weight, by its place among the operands."""
+    return Products(times * _matrices((args[0], args[weight])).flops)
 
 
 def _none(args: Sequence[Any]) -> Products:
@@ -99,10 +98,10 @@ _OWN: dict[str, Callable[[Sequence[Any]], Products]] = {
     "scaled_gelu": _none,
     "scaled_gelu_grad": _none,
     "scaled_sum": _none,
-    "unfold_norm": _none,
-    "unfold_scale": _none,
-    "whole_input_grad": partial(_whole_grad, 2),
-    "whole_mlp": partial(_matrices, times=2),
-    "whole_weight_grad": partial(_whole_grad, 3),
+    "unfold_weights": _none,
+    "update_averages": _none,
+    "whole_input_grad": partial(_whole, 3, 2),
+    "whole_mlp": partial(_whole, 2, 1),
+    "whole_weight_grad": partial(_whole, 4, 2),
     "wide_product": _matrices,
 }

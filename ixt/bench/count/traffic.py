@@ -23,8 +23,7 @@ _KERNELS = {
     "ixt::product_gelu_grad": 2,
     "ixt::scaled_gelu_grad": 2,
     "ixt::scaled_sum": 2,
-    "ixt::unfold_norm": 2,
-    "ixt::whole_input_grad": 2,
+    "ixt::unfold_weights": 2,
     "ixt::whole_weight_grad": 2,
 }
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ixt.kernels.shapes import TILES, Tile
-from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, norm_terms, scaled_sum
+from ixt.kernels.triton_code.mlp import gelu, gelu_slope, image_scale, norm_terms
 
 # Rows of tiles that are worked on side by side, so that they share columns of weights in the cache.
 _GROUP = 8
@@ -45,7 +45,7 @@ def _elements(r, n, rows, N: tl.constexpr):
 @triton.jit
 def _product(
     total, A, W, r, n, rows, N: tl.constexpr, K: tl.constexpr, TURNED: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Total + rows r of A (rows, K) times columns n of W: (K, N), or (N, K) if TURNED."""
     k = tl.arange(0, BLOCK_K)
@@ -73,7 +73,7 @@ def product_gelu_kernel(
     """Hidden = A W^T + Bias, and Out = scale of the row's image x GELU(Hidden), exact."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
-    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_K)
     total += tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     at, inside = _elements(r, n, rows, N)
     # GELU of what is stored: the backward pass takes the slope there.
@@ -104,18 +104,16 @@ def product_gelu_grad_kernel(
 ):  # fmt: skip
     """Out = scale x GELU'(Hidden) x (A W); blocks' sums of it and of scale x A: (blocks, N + K)."""
     block, column, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    # More columns leave no registers on an A100.
-    if BLOCK_N <= 64:  # noqa: SIM102 - known when it is compiled
-        if column == 0:
-            _add_rows(A, r, rows, pixels, Scale, Partial + block * (N + K) + N, K, SCALED, BLOCK_R)
     total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
-    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     hidden = tl.load(Hidden + at, mask=inside, other=0.0).to(tl.float32)
     out = gelu_slope(hidden) * total * scale[:, None]
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
     tl.store(Partial + block * (N + K) + n, tl.sum(out, 0), mask=n < N)
+    if column == 0:
+        _add_rows(A, r, rows, pixels, Scale, Partial + block * (N + K) + N, K, SCALED, BLOCK_R)
 
 
 @triton.jit
@@ -127,7 +125,7 @@ def product_add_kernel(
     """Out = X + A W^T + scale of the row's image x Bias."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     total = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
-    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = _product(total, A, W, r, n, rows, N, K, True, PRECISION, BLOCK_K)
     at, inside = _elements(r, n, rows, N)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     bias = tl.load(Bias + n, mask=n < N, other=0.0).to(tl.float32)
@@ -138,17 +136,17 @@ def product_add_kernel(
 
 @triton.jit(do_not_specialize=["eps", "norm_count"])
 def product_norm_grad_kernel(
-    A, W, T, sums, moments, Out, eps, norm_count, rows,
-    N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
+    A, W, T, sums, moments, eps, norm_count, Out, Scale, rows, pixels,
+    N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Out = A W and what batch norm's backward adds for its input T."""
+    """Out = A W and what batch norm's backward adds for its input T; nothing is scaled."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
     a, b = norm_terms(sums, moments, n, n < N, eps, norm_count, N)
     at, inside = _elements(r, n, rows, N)
     # Added first: at the end, few registers would be left for it.
     total = a[None, :] + b[None, :] * tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
-    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_R, BLOCK_N, BLOCK_K)
+    total = _product(total, A, W, r, n, rows, N, K, False, PRECISION, BLOCK_K)
     tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
 
 
@@ -169,10 +167,7 @@ def product_gelu_grad(
     partial = a.new_empty(blocks, hidden.shape[1] + a.shape[1], dtype=torch.float32)
     out = torch.empty_like(hidden)
     _launch(product_gelu_grad_kernel, tile, a, hidden, scale, weight, hidden, out, partial)
-    sums = partial.sum(0)
-    if TILES[tile].columns > 64:  # type: ignore[index]
-        sums[hidden.shape[1] :] = scaled_sum(a, scale)
-    return out, sums
+    return out, partial.sum(0)
 
 
 def product_add(
@@ -190,13 +185,8 @@ def product_norm_grad(
     count: float, tile: str,
 ) -> Tensor:  # fmt: skip
     """`gemm.product_norm_grad` on a CUDA device."""
-    out, shape = torch.empty_like(inputs), TILES[tile]  # type: ignore[index]
-    (rows, width), depth = out.shape, a.shape[1]
-    with torch.cuda.device_of(a):
-        product_norm_grad_kernel[_grid(shape, rows, width)](
-            a, weight, inputs, sums, moments, out, eps, count, rows,
-            **constants(shape, a.element_size(), width, depth), **_options(shape),
-        )  # fmt: skip
+    out, norm = torch.empty_like(inputs), (inputs, sums, moments, eps, count)
+    _launch(product_norm_grad_kernel, tile, a, out, None, weight, *norm, out)
     return out
 
 
@@ -212,26 +202,15 @@ def constants(tile: Tile, element_bytes: int, width: int, depth: int) -> dict[st
     }
 
 
-def _grid(tile: Tile, rows: int, width: int) -> tuple[int]:
-    return (triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)
-
-
-def _options(tile: Tile) -> dict[str, Any]:
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return {
-        "PRECISION": "tf32" if tf32 else "ieee",
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-    }
-
-
 def _launch(
-    kernel: Any, name: str, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Tensor
+    kernel: Any, name: str, a: Tensor, result: Tensor, scale: Tensor | None, *operands: Any
 ) -> None:
     tile, (rows, width) = TILES[name], result.shape  # type: ignore[index]
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
     with torch.cuda.device_of(a):
-        kernel[_grid(tile, rows, width)](
+        kernel[(triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)](
             a, *operands, a if scale is None else scale,
             rows, rows if scale is None else rows // scale.shape[0], SCALED=scale is not None,
-            **constants(tile, a.element_size(), width, a.shape[1]), **_options(tile),
+            PRECISION="tf32" if tf32 else "ieee", num_warps=tile.warps, num_stages=tile.stages,
+            **constants(tile, a.element_size(), width, a.shape[1]),
         )  # fmt: skip
