@@ -163,10 +163,10 @@ def resume(
     The number of processes may differ from that of the first start.
 
     --set can change the settings that do not affect the results. These are, in section data: root,
-    num_threads and prefetch_batches; in engine: micro_batch_size (in curriculum.phases
-    too), kind, zero_stage, offload, ds_config, static_graph, bucket_mib and hang_timeout_s; in
-    eval: batch_size; in teacher: checkpoint and cache, if they hold the same outputs; in run: all
-    but seed.
+    num_threads and prefetch_batches; in engine: micro_batch_size, kind, zero_stage,
+    offload, ds_config, static_graph, bucket_mib and hang_timeout_s; in curriculum: the
+    micro-batches of phases; in eval: batch_size; in teacher: checkpoint and cache, if they hold the
+    same outputs; in run: all but seed.
 
     --set schedule.epochs makes a run longer, even a finished one, if its past learning rates stay
     the same: with a constant, step or multistep schedule, or during warm-up. With any schedule,
