@@ -5,6 +5,7 @@ One module per command; importing it registers the command.
 
 from ixt.cli import (
     bench,
+    bench_cost,
     bench_loading,
     bench_results,
     data,
@@ -28,6 +29,7 @@ from ixt.cli.app import app, main
 __all__ = [
     "app",
     "bench",
+    "bench_cost",
     "bench_loading",
     "bench_results",
     "data",

@@ -23,27 +23,39 @@ class Phase:
     image_size: int
     """Side of the square training image, in pixels."""
     speed: float
-    """Images per second over those at the recipe's own size, by the roofline's limits."""
+    """Images per second over those at the recipe's own size."""
+    speed_basis: str
+    """What that rests on: the size is the recipe's `own`, was `measured`, or the `roofline`."""
 
 
-def find_phases(recipe: Recipe, costs: Callable[[int], Costs], device: Device) -> tuple[Phase, ...]:
+def find_phases(
+    recipe: Recipe,
+    costs: Callable[[int], Costs],
+    device: Device,
+    measured: Callable[[int], float | None],
+) -> tuple[Phase, ...]:
     """The epochs of a run by the size of their images; all in one without a curriculum.
 
     Args:
         recipe: resolved.
         costs: of a training image, by its side in pixels.
         device: one GPU.
+        measured: images per second over those at the recipe's own size, by the side in pixels;
+            None where it was not measured, and the roofline's limits decide.
     """
     own = recipe.augment.image_size
     epochs = range(recipe.schedule.total_epochs)
     sizes = groupby(epochs, key=lambda epoch: recipe.in_epoch(epoch).augment.image_size)
     found = [(side, list(group)) for side, group in sizes]
 
-    @cache
     def limit(side: int) -> float:
         return training_limit(costs(side), device, recipe)
 
-    return tuple(
-        Phase(group[0], len(group), side, 1.0 if side == own else limit(side) / limit(own))
-        for side, group in found
-    )
+    @cache
+    def speed(side: int) -> tuple[float, str]:
+        if side == own:
+            return 1.0, "own"
+        ratio = measured(side)
+        return (ratio, "measured") if ratio else (limit(side) / limit(own), "roofline")
+
+    return tuple(Phase(group[0], len(group), side, *speed(side)) for side, group in found)

