@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from ixt.bench.roofline import Device, Precision
 from ixt.bench.roofline.expected import (
     Rates,
     assumed_device,
-    bench_rates,
     expected_rates,
     given_rates,
     precision_of,
@@ -68,7 +66,7 @@ class Target:
     price_per_gpu_hour: float | None = None
     """Price of a GPU-hour, in any currency."""
     images_per_s: float | None = None
-    """Rate of one GPU at the recipe's own image size, if it is known; before `bench`."""
+    """Rate of one GPU at the recipe's own image size, in place of `bench` or the roofline's."""
     watts: float | None = None
     """Power of one GPU; None takes the measured one, else the device's full power."""
 
@@ -78,6 +76,8 @@ class Target:
         for option, value in zip(("--price", "--watts", "--images-per-s"), given, strict=True):
             if value is not None and not 0 < value < math.inf:
                 raise EngineError(f"{option}: is {value:g}; give a number above 0")
+        if self.bench is not None and self.images_per_s is not None:
+            raise EngineError("--images-per-s: has no effect beside --bench; remove one of them")
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,9 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         return _count_model(recipe.with_(augment={"image_size": image_size}), num_classes)
 
     costs, _ = counted(recipe.augment.image_size)
-    bench = None if target.images_per_s is not None else target.bench
-    if target.images_per_s is not None:
-        rates = given_rates(target.images_per_s)
-    else:
-        rates = expected_rates(recipe, device, bench, num_classes, costs)
-
-    def measured(image_size: int) -> float | None:
-        sized = recipe.with_(augment={"image_size": image_size})
-        with suppress(EngineError):  # the file may hold the recipe's own size alone
-            return bench and bench_rates(bench, sized, device, num_classes).train / rates.train
-        return None
-
-    phases = find_phases(recipe, lambda image_size: counted(image_size)[0], device, measured)
+    given, bench, price = target.images_per_s, target.bench, target.price_per_gpu_hour
+    rates = given_rates(given) or expected_rates(recipe, device, bench, num_classes, costs)
+    phases = find_phases(recipe, lambda side: counted(side)[0], device, bench, num_classes)
     # The phase with the largest images needs the most memory.
     most = recipe.with_(augment={"image_size": max(phase.image_size for phase in phases)})
     _, size = counted(most.augment.image_size)
@@ -166,7 +156,6 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     stage = zero_stage(recipe.engine)
     link = find_link(target.interconnect, device, steps.num_gpus)
     traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
-    price, watts = target.price_per_gpu_hour, target.watts
     return RunEstimate(
         name=path.stem,
         recipe=recipe,
@@ -183,7 +172,9 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
-        duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price, watts),
+        duration=run_duration(
+            recipe, steps, phases, rates, device, traffic.seconds, price, target.watts
+        ),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 
 from ixt.bench.roofline import Device
-from ixt.bench.roofline.expected import training_limit
+from ixt.bench.roofline.expected import bench_rates, training_limit
 from ixt.costs import Costs
+from ixt.errors import EngineError
 from ixt.recipe import Recipe
 
 
@@ -32,7 +35,8 @@ def find_phases(
     recipe: Recipe,
     costs: Callable[[int], Costs],
     device: Device,
-    measured: Callable[[int], float | None],
+    bench: Path | None,
+    num_classes: int,
 ) -> tuple[Phase, ...]:
     """The epochs of a run by the size of their images; all in one without a curriculum.
 
@@ -40,8 +44,8 @@ def find_phases(
         recipe: resolved.
         costs: of a training image, by its side in pixels.
         device: one GPU.
-        measured: images per second over those at the recipe's own size, by the side in pixels;
-            None where it was not measured, and the roofline's limits decide.
+        bench: results of `ixt bench`; for sizes that are not in it, the roofline's limits decide.
+        num_classes: outputs of the model.
     """
     own = recipe.augment.image_size
     epochs = range(recipe.schedule.total_epochs)
@@ -55,7 +59,11 @@ def find_phases(
     def speed(side: int) -> tuple[float, str]:
         if side == own:
             return 1.0, "own"
-        ratio = measured(side)
-        return (ratio, "measured") if ratio else (limit(side) / limit(own), "roofline")
+        if bench is not None:
+            sized = recipe.with_(augment={"image_size": side})
+            with suppress(EngineError):
+                rates = [bench_rates(bench, r, device, num_classes) for r in (sized, recipe)]
+                return rates[0].train / rates[1].train, "measured"
+        return limit(side) / limit(own), "roofline"
 
     return tuple(Phase(group[0], len(group), side, *speed(side)) for side, group in found)

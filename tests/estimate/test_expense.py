@@ -163,6 +163,10 @@ def test_the_command_prints_json(cli: Any) -> None:
             "--images-per-s: is 0; give a number above 0",
         ),
         (
+            [*["--images-per-s", "5"] * 2, "--bench", "b.json"],
+            "--images-per-s: has no effect beside --bench; remove one of them",
+        ),
+        (
             ["--images-per-s", "2600"],
             "--images-per-s: is given 1 times for 2 recipes; give it once for each, in their order",
         ),

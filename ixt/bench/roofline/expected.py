@@ -205,8 +205,10 @@ def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) ->
     )
 
 
-def given_rates(images_per_s: float) -> Rates:
-    """Rates that follow from a training rate that the user knows."""
+def given_rates(images_per_s: float | None) -> Rates | None:
+    """Rates that follow from a training rate that the user knows; None without one."""
+    if images_per_s is None:
+        return None
     basis = f"the given {images_per_s:,.6g} images/s"
     return Rates(images_per_s, 3 * images_per_s, None, basis, "given")
 
