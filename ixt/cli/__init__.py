@@ -5,6 +5,7 @@ One module per command; importing it registers the command.
 
 from ixt.cli import (  # noqa: F401  importing a command registers it
     bench,
+    bench_cost,
     bench_loading,
     bench_results,
     data,

@@ -36,7 +36,16 @@ class Machine:
         ),
     ] = None
     price_per_gpu_hour: Annotated[
-        float | None, typer.Option("--price", min=0.0, metavar="X", help="Price of one GPU-hour.")
+        float | None,
+        typer.Option("--price", "--price-per-hour", metavar="X", help="Price of one GPU-hour."),
+    ] = None
+    watts: Annotated[
+        float | None,
+        advanced(
+            metavar="X",
+            show_default="as measured in --bench, else the full power of the board",
+            help="Power of one GPU.",
+        ),
     ] = None
     interconnect: Annotated[
         str | None,

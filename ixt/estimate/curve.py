@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ixt.costs import kept_count
 from ixt.errors import EngineError, first_line
 from ixt.estimate.steps import Steps
 from ixt.files import published
 from ixt.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -91,6 +95,16 @@ def write_curve(curve: Curve, title: str, path: Path) -> None:
     axes.set(title=title, xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axes.margins(x=0)
     axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure; the suffix of the path chooses the format.
+
+    Raises:
+        EngineError: the format is not one of matplotlib's.
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as file:
         try:

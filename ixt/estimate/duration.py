@@ -20,6 +20,8 @@ class Duration:
     """Training steps, communication hidden behind the backward pass where it fits."""
     eval_hours: float
     """All evaluations."""
+    phase_hours: tuple[float, ...]
+    """`train_hours` by phase."""
     hours: float
     """Both."""
     best_hours: float | None
@@ -27,7 +29,9 @@ class Duration:
     gpu_hours: float
     """Over all GPUs."""
     energy_kwh: float | None
-    """Energy at the boards' full power, hosts and cooling not counted; None where it is unknown."""
+    """Energy of the boards, hosts and cooling not counted; None where their power is unknown."""
+    power_basis: str
+    """What the energy rests on."""
     price: float | None
     """Cost at the price given for a GPU-hour."""
 
@@ -40,6 +44,7 @@ def run_duration(
     device: Device,
     exchange_s: float,
     price: float | None,
+    watts: float | None,
 ) -> Duration:
     """Hours and costs of a run.
 
@@ -51,29 +56,35 @@ def run_duration(
         device: its power.
         exchange_s: for the communication of one update.
         price: of a GPU-hour, in any currency.
+        watts: power of a board; None takes the measured one, else the device's full power.
     """
     images_per_gpu = steps.global_batch / steps.num_gpus
 
-    def train_hours(rate: float) -> float:
-        seconds = (
+    def phase_hours(rate: float) -> tuple[float, ...]:
+        return tuple(
             phase.num_epochs
             * steps.updates_per_epoch
             * max(images_per_gpu / (rate * phase.speed), exchange_s)
+            / 3600
             for phase in phases
         )
-        return sum(seconds) / 3600
 
     evaluations = -(-steps.epochs // recipe.eval.every_epochs)
     passes = evaluations * (2 if recipe.ema.decay is not None else 1)
     eval_hours = passes * steps.num_val / (rates.infer * steps.num_gpus) / 3600
-    hours, best = train_hours(rates.train) + eval_hours, rates.best_train
+    by_phase, best = phase_hours(rates.train), rates.best_train
+    hours = sum(by_phase) + eval_hours
     gpu_hours = hours * steps.num_gpus
+    powers = ((watts, "given"), (rates.watts, "measured"), (device.power_w, "full board"))
+    power, power_basis = next((pair for pair in powers if pair[0]), (None, "unknown"))
     return Duration(
-        train_hours=train_hours(rates.train),
+        train_hours=sum(by_phase),
         eval_hours=eval_hours,
+        phase_hours=by_phase,
         hours=hours,
-        best_hours=None if best is None else train_hours(best) + eval_hours,
+        best_hours=None if best is None else sum(phase_hours(best)) + eval_hours,
         gpu_hours=gpu_hours,
-        energy_kwh=gpu_hours * device.power_w / 1000 if device.power_w else None,
+        energy_kwh=gpu_hours * power / 1000 if power else None,
+        power_basis=f"{power_basis} power",
         price=None if price is None else gpu_hours * price,
     )

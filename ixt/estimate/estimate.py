@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ixt.bench.roofline import Device, Precision
-from ixt.bench.roofline.expected import Rates, assumed_device, expected_rates, precision_of
+from ixt.bench.roofline.expected import (
+    Rates,
+    assumed_device,
+    expected_rates,
+    given_rates,
+    precision_of,
+)
 from ixt.costs import Costs, kept_count
 from ixt.errors import EngineError
 from ixt.estimate.curve import Curve, sample_curve
@@ -58,6 +65,19 @@ class Target:
     """Results of `ixt bench`; None estimates from the roofline."""
     price_per_gpu_hour: float | None = None
     """Price of a GPU-hour, in any currency."""
+    images_per_s: float | None = None
+    """Rate of one GPU at the recipe's own image size, in place of `bench` or the roofline's."""
+    watts: float | None = None
+    """Power of one GPU; None takes the measured one, else the device's full power."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not above 0."""
+        given = (self.price_per_gpu_hour, self.watts, self.images_per_s)
+        for option, value in zip(("--price", "--watts", "--images-per-s"), given, strict=True):
+            if value is not None and not 0 < value < math.inf:
+                raise EngineError(f"{option}: is {value:g}; give a number above 0")
+        if self.bench is not None and self.images_per_s is not None:
+            raise EngineError("--images-per-s: has no effect beside --bench; remove one of them")
 
 
 @dataclass(frozen=True)
@@ -124,9 +144,11 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         return _count_model(recipe.with_(augment={"image_size": image_size}), num_classes)
 
     costs, _ = counted(recipe.augment.image_size)
-    phases = find_phases(recipe, lambda image_size: counted(image_size)[0], device)
+    given, bench, price = target.images_per_s, target.bench, target.price_per_gpu_hour
+    rates = given_rates(given) or expected_rates(recipe, device, bench, num_classes, costs)
+    phases = find_phases(recipe, lambda side: counted(side)[0], device, bench, num_classes)
     most, memory = max(
-        _phase_memories(recipe, phases, lambda image_size: counted(image_size)[1], steps.num_gpus),
+        _phase_memories(recipe, phases, lambda side: counted(side)[1], steps.num_gpus),
         key=lambda phase: phase[1].total,
     )
     _, size = counted(most.augment.image_size)
@@ -135,8 +157,6 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     stage = zero_stage(recipe.engine)
     link = find_link(target.interconnect, device, steps.num_gpus)
     traffic = update_traffic(size, recipe.engine, steps.num_gpus, steps.accumulation, link)
-    rates = expected_rates(recipe, device, target.bench, num_classes, costs)
-    price = target.price_per_gpu_hour
     return RunEstimate(
         name=path.stem,
         recipe=recipe,
@@ -153,7 +173,9 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
         disk=_disk(recipe, size, steps.num_gpus),
         traffic=traffic,
         rates=rates,
-        duration=run_duration(recipe, steps, phases, rates, device, traffic.seconds, price),
+        duration=run_duration(
+            recipe, steps, phases, rates, device, traffic.seconds, price, target.watts
+        ),
     )
 
 

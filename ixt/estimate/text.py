@@ -184,12 +184,11 @@ def _phases(estimate: RunEstimate) -> RenderableType:
         table.add_column(title, justify="right")
     flat, sent_s = 0.0, estimate.traffic.seconds
     images = estimate.steps.global_batch / estimate.steps.num_gpus
-    for phase in estimate.phases:
+    for phase, hours in zip(estimate.phases, estimate.duration.phase_hours, strict=True):
         rate = estimate.rates.train * phase.speed
         updates = phase.num_epochs * estimate.steps.updates_per_epoch
         flat += updates * max(images / estimate.rates.train, sent_s) / 3600
         last = phase.first_epoch + phase.num_epochs - 1
-        hours = updates * max(images / rate, sent_s) / 3600
         epochs = f"{phase.first_epoch} to {last}" if phase.num_epochs > 1 else f"{last}"
         sizes = f"{phase.image_size} px", str(phase.micro_batch)
         table.add_row(epochs, *sizes, f"{rate:,.0f}", _hours(hours))
@@ -277,7 +276,7 @@ def _cost(estimate: RunEstimate) -> tuple[str, RenderableType]:
     if time.best_hours is not None:
         rows.append(("with hand-fused kernels", _hours(time.best_hours)))
     if time.energy_kwh is not None:
-        rows.append(("energy at full board power", f"{time.energy_kwh:,.1f} kWh"))
+        rows.append((f"energy at {time.power_basis}", f"{time.energy_kwh:,.1f} kWh"))
     if time.price is not None:
         rows.append(("price", f"{time.price:,.2f}"))
     basis = f"Basis: {rates.basis}."

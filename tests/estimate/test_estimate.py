@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from bench_file import bench_file
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ixt.bench.results import Protocol, Report, Row, write_report
 from ixt.bench.roofline import find_device
 from ixt.bench.roofline.expected import bench_rates, roofline_rates
 from ixt.checkpoint.writer import HostCopies
@@ -164,28 +164,6 @@ def test_frozen_parts_do_not_lower_the_share_of_the_limit_that_the_paper_reached
     assert slow.basis.startswith("13%") and fast.basis.startswith("13%")
     assert fast.train > 2 * slow.train
     assert fast.infer == slow.infer
-
-
-def bench_file(path: Path, **changes: Any) -> Path:
-    """Results of batches 64 and 256, both layouts, eager."""
-    small = Row(
-        model="inceptionnext_tiny",
-        mode="train",
-        layout="contiguous",
-        precision="amp-bf16",
-        compile=False,
-        batch_size=64,
-        image_size=224,
-        device="NVIDIA H100 80GB HBM3",
-        images_per_s=2500.0,
-    )
-    large = small.model_copy(update={"batch_size": 256, "images_per_s": 3000.0})
-    nhwc = small.model_copy(update={"layout": "channels_last", "images_per_s": 3500.0})
-    infer = small.model_copy(update={"mode": "infer", "images_per_s": 9000.0})
-    failed = small.model_copy(update={"error": "out of memory", "images_per_s": None})
-    rows = tuple(row.model_copy(update=changes) for row in (small, large, nhwc, infer))
-    write_report(Report(protocol=Protocol(), machine={}, rows=(*rows, failed)), path)
-    return path
 
 
 def test_a_benchmark_gives_device_and_hours(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ixt.bench.results import Row, read_report
 from ixt.bench.roofline.devices import Device, Precision, find_device
@@ -42,6 +42,10 @@ class Rates:
     """Training with hand-fused kernels; None where nothing better is known than `train`."""
     basis: str
     """What the numbers rest on."""
+    origin: Literal["measured", "given", "predicted"] = "predicted"
+    """Whether a benchmark, the user or the roofline gives `train`."""
+    watts: float | None = None
+    """Power in training, by the energy counter of the benchmark's device."""
 
 
 def precision_of(recipe: Recipe) -> Precision:
@@ -176,7 +180,7 @@ def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) ->
             f"{device.name}; it holds {'; '.join(held) or 'no measurement'}"
         )
     infer = _nearest(fitting, "infer", recipe.eval.batch_size)
-    rate = float(train.images_per_s or 0.0)
+    rate, per_joule = float(train.images_per_s or 0.0), train.images_per_joule
     gain = _gain_of_freezing(recipe, device, num_classes)
     frozen = f", times {gain:.2f}, the rise of its roofline limit by model.freeze"
     return Rates(
@@ -185,7 +189,17 @@ def bench_rates(path: Path, recipe: Recipe, device: Device, num_classes: int) ->
         infer=float(infer.images_per_s or 0.0) if infer else 3 * rate,
         best_train=None,
         basis=f"measured in {path}: {train.name}{frozen if recipe.model.freeze else ''}",
+        origin="measured",
+        watts=rate / per_joule if per_joule else None,
     )
+
+
+def given_rates(images_per_s: float | None) -> Rates | None:
+    """Rates that follow from a training rate that the user knows; None without one."""
+    if images_per_s is None:
+        return None
+    basis = f"the given {images_per_s:,.6g} images/s"
+    return Rates(images_per_s, 3 * images_per_s, None, basis, "given")
 
 
 def _gain_of_freezing(recipe: Recipe, device: Device, num_classes: int) -> float:
