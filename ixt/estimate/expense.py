@@ -16,7 +16,7 @@ from ixt.estimate.text import as_data
 from ixt.recipe import Recipe, find_recipe, load_recipe
 from ixt.recipe.paper import paper_models
 
-_PUBLISHED = re.compile(r"Published (?:top-1|with this curriculum)[^.:]*:[\s#]*(\d\d\.\d)")
+_PUBLISHED = re.compile(r"Published top-1[^.:]*:[\s#]*(\d\d\.\d)")
 # Sections that decide over the weights; the others only say where and how fast.
 _DECIDING = ("model", "augment", "optim", "schedule", "curriculum", "teacher", "ema")
 

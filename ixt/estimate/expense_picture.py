@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ixt.bench.report.names import short_name
 from ixt.bench.report.svg import Chart, Mark, figure_class, place_names, plain_log_axis
@@ -14,6 +14,12 @@ from ixt.estimate.expense import Expense, fine_tunes, published_points
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_ABOVE: dict[str, Any] = {
+    "loc": "lower center",
+    "bbox_to_anchor": (0.5, 1.0),
+    "ncols": 4,
+    "frameon": False,
+}
 _OWN, _PAPER = {"color": "C0"}, {"facecolors": "none", "edgecolors": "#888888"}
 
 
@@ -53,7 +59,7 @@ def _draw_bars(axes: Axes, expenses: Sequence[Expense]) -> None:
     most = max(expense.estimate.duration.gpu_hours for expense in expenses)
     axes.set_xlim(0, 1.5 * most)  # room for the text
     axes.invert_yaxis()
-    axes.legend()
+    axes.legend(**_ABOVE)
 
 
 def _draw_points(chart: Chart, expenses: Sequence[Expense]) -> None:
@@ -71,4 +77,4 @@ def _draw_points(chart: Chart, expenses: Sequence[Expense]) -> None:
     plain_log_axis(chart.axes, "x", min(ends) / 1.6, max(ends) * 1.6)
     chart.axes.set(xlabel="GPU-hours", ylabel="published ImageNet-1k top-1, %")
     chart.axes.margins(y=0.12)
-    chart.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    chart.axes.legend(**_ABOVE)

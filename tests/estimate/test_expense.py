@@ -71,7 +71,7 @@ def test_every_model_of_the_paper_has_its_published_accuracy() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "top1"),
     [
-        ("resnet50_fast", [], 79.7),
+        ("resnet50_fast", [], None),
         ("inceptionnext_tiny_fast", [], None),
         ("inceptionnext_tiny_distilled", [], None),
         ("demo", [], None),
