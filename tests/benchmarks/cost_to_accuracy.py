@@ -16,12 +16,13 @@ The methods; all but the epochs, the size and what is named here is recipes/demo
 - long: flat with 310/200 of its arithmetic, which fast replaces if it reaches the same accuracy.
 
 What counts is the top-1 of the raw weights after the last epoch, never of the best epoch. The
-demo's average is given beside it: it reaches back 50 of the 150 to 500 updates, and so into the
+demo's average is given beside it: it reaches back 50 of the 154 to 544 updates, and so into the
 phase of small images; inceptionnext_tiny_fast has no average. No setting was chosen by these test
 images here: the optimizer's are the demo's, whose digits are the first set, so flat has the
 advantage of any tuning done for the demo; the epochs follow from the time there was. FLOPs are
 `ixt.models.cost`'s, of training images and not of the evaluation; CPU-seconds are user and system
-time of the whole process, the start (about 8) and the evaluation included.
+time of the whole process, the start (about 8) and the evaluation included. Intervals are of 95 %:
+by seeds of their mean (t), by images Wilson's. Each run's load average is in the results.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
                 style = {"fmt": "o", "capsize": 4, "color": f"C{number}", "label": row["method"]}
                 axes.errorbar(row[key], row["top1"], ends, **style)
             axes.set(xlabel=label, ylabel="top-1, %", title=name)
-            axes.set_xlim(0)
+            axes.set_xlim(0, 1.1 * max(row[key] for row in rows))
             axes.legend(loc="lower left")
     figure.savefig(file, dpi=100)
 
