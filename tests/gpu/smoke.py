@@ -143,7 +143,7 @@ def judge(cell: Cell, rows: dict[str, Any], rehearsed: bool) -> dict[str, Any]:
         return row | {"status": NEEDS_GPU, "line": f"here it is {row['status']}: {row['line']}"}
     if row["status"] != GOOD:
         return row
-    losses, expected = row["losses"], rows[cell.against].get("losses")
+    losses, expected = row["losses"], rows.get(cell.against, {}).get("losses")
     if len(losses) != UPDATES:
         return row | _row(FAILED, f"{len(losses)} losses for {UPDATES} updates")
     if cell.name in BASELINES and all(map(math.isfinite, losses)):

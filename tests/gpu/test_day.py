@@ -326,6 +326,12 @@ def test_a_cell_does_not_find_the_half_library_of_its_former_try(tmp_path: Path)
     assert not half.exists()
 
 
+def test_a_baseline_that_ends_before_the_other_is_judged_alone() -> None:
+    row = {"status": GOOD, "losses": [1.0] * smoke.UPDATES}
+    judged = smoke.judge(Cell("fp32 accumulated"), {"fp32 accumulated": row}, rehearsed=False)
+    assert judged["status"] == GOOD
+
+
 def test_every_cell_of_the_smoke_matrix_and_every_timed_setting_is_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "smoke.yaml"
     file.write_text(smoke.RECIPE.format(size=96, model=""))
