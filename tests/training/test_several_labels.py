@@ -178,7 +178,9 @@ def test_a_run_learns_sets_and_its_score_is_their_average_precision(
     assert found[-1]["map"] > 1.5 * 100 * right.mean()  # far above that of a constant
     newest = read_checkpoint(checkpoint_folders(tmp_path)[-1]).state
     assert newest["score"] == newest["metrics"]["map"] and len(newest["class_names"]) == 13
-    assert f"mAP {newest['score']:.2f} after epoch 1" in capfd.readouterr().err
+    closing = capfd.readouterr().err
+    assert f"mAP {newest['score']:.2f} after epoch 1" in closing
+    assert "ixt predict" in closing and "ixt eval" not in closing  # which would refuse the images
 
 
 def test_a_stopped_run_on_sets_continues_to_the_same_bits(
