@@ -250,10 +250,13 @@ def _print_outcome(outcome: Outcome) -> None:
     for measured, row in zip(outcome.measurements, outcome.rows, strict=True):
         title = f"{measured.title}: " if len(outcome.rows) > 1 else ""
         low, high = row["top1_interval"]
+        error = row["calibration_error"]
+        calibration = "" if error is None else f"  calibration error {error:.4f}"
+        average = f"mAP {row['map']:.3f}  " if "map" in row else ""
         skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
         say(
-            f"{title}top-1 {row['top1']:.3f} ({low:.2f} to {high:.2f})  top-5 {row['top5']:.3f}"
-            f"  loss {row['loss']:.4f}  calibration error {row['calibration_error']:.4f}"
+            f"{title}{average}top-1 {row['top1']:.3f} ({low:.2f} to {high:.2f})"
+            f"  top-5 {row['top5']:.3f}  loss {row['loss']:.4f}{calibration}"
             f"  images {row['count']}{skipped}  weights {row['weights']}"
         )
     for comparison in outcome.comparisons():

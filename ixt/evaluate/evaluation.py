@@ -181,7 +181,7 @@ def _measure(
     contenders = [
         Contender(
             models[n], candidates[n].recipe, views.index(view), settings.flip, labels[n],
-            competing[n],
+            competing[n], candidates[n].num_classes if targets[n].several else 0,
         )
         for n, view in wanted
     ]  # fmt: skip

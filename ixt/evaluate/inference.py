@@ -36,6 +36,8 @@ class Contender:
     """(n, k) int64 on the device, as `Targets.labels`."""
     competing: Tensor | None
     """(C,) bool on the device, as `Targets.competing`."""
+    num_scores: int = 0
+    """Outputs of the model where all are to be kept, else 0."""
 
 
 def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
@@ -84,7 +86,7 @@ def examine(
     Returns:
         The records of each contender.
     """
-    tables = [new_table(loader.num_samples, device) for _ in contenders]
+    tables = [new_table(loader.num_samples, device, each.num_scores) for each in contenders]
     done = 0
     for batch in loader:
         images: dict[object, Tensor] = {}
@@ -93,6 +95,8 @@ def examine(
         for contender, table in zip(contenders, tables, strict=True):
             logits = _logits(contender, _images(contender, batch, images))
             rows = record_rows(logits, contender.labels[first:last], readable, contender.competing)
+            if contender.num_scores:
+                rows = torch.cat([rows, logits.double()], dim=1)
             fill(table, batch.samples, rows)
         done += len(batch.samples)
         if report is not None:

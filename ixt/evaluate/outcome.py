@@ -20,6 +20,7 @@ from ixt.evaluate.accuracy import (
     counted,
     hits,
     mcnemar,
+    metrics_row,
     verdict,
     wilson_interval,
 )
@@ -66,14 +67,14 @@ class Measurement:
         labels, counts = self.targets.labels, self.counts
         found = accuracy(self.records, labels)
         top1, top5 = (int((hits(self.records, labels, k) & counts).sum()) for k in (1, 5))
+        several = self.targets.several  # judged each alone, which no single confidence describes
+        error = calibration_error(self.records.confidence[counts], self.right[counts])
         return {
-            **found.row(),
+            **metrics_row(self.records, labels),
             "unlabelled": len(counts) - found.count - found.skipped,
             "top1_interval": wilson_interval(top1, found.count),
             "top5_interval": wilson_interval(top5, found.count),
-            "calibration_error": calibration_error(
-                self.records.confidence[counts], self.right[counts]
-            ),
+            "calibration_error": None if several else error,
             **self.candidate.origin,
             **asdict(self.view),
             "mean": recipe.augment.mean,

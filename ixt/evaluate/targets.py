@@ -23,7 +23,13 @@ from ixt.images.classes import (
     validation_labels,
 )
 from ixt.images.index import Index, target_labels
-from ixt.images.label_sets import refuse_sets
+from ixt.images.label_sets import (
+    has_sets,
+    label_columns,
+    label_sets,
+    refuse_sets,
+    require_map_library,
+)
 
 T = TypeVar("T")
 Compete = Literal["auto", "all", "present"]
@@ -41,6 +47,8 @@ class Targets:
     """(C,) the outputs that may be predicted; None for all."""
     said: str
     """What was taken, in words, for the labels and the competing outputs."""
+    several: bool = False
+    """Whether all labels of an image are to be predicted, not any of them: then mAP counts."""
 
     @property
     def single(self) -> NDArray[np.int64] | None:
@@ -109,7 +117,12 @@ def find_targets(
     Raises:
         DataError: an image has no label to be found, or labels do not fit the model.
     """
-    refuse_sets(index, "ixt eval")
+    if has_sets(index) and (source, class_map, compete) == ("auto", None, "auto"):
+        require_map_library(index)
+        columns = label_columns(label_sets(index, class_names), index.labels)
+        said = f"labels: those of {index.list_name}, several for an image"
+        return Targets(columns, None, said, several=True)
+    refuse_sets(index, "what --labels, --class-map or --compete chooses")
     if source == "auto":
         source = "ilsvrc" if is_flat(index) else "folders"
     if source == "folders":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,20 @@ def refuse_sets(index: Index, what: str) -> None:
         first = next(name for name in index.classes if SEPARATOR in name)
         raise DataError(
             f"{index.place}: gives several labels to an image ({first}), and {what} takes one for "
-            "each; only training does so, with optim.loss: bce"
+            "each; such lists are for training with optim.loss: bce, and for ixt eval"
+        )
+
+
+def require_map_library(index: Index) -> None:
+    """Refuse to begin where images have several labels and their mAP could not be worked out.
+
+    Raises:
+        DataError: they have, and scikit-learn is missing.
+    """
+    if has_sets(index) and find_spec("sklearn") is None:
+        raise DataError(
+            f"{index.place}: images with several labels are evaluated with scikit-learn, which is "
+            "not installed; pip install 'ixt[multilabel]'"
         )
 
 

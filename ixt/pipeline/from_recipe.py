@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -12,7 +10,13 @@ from ixt.errors import DataError
 from ixt.images.folders import Split
 from ixt.images.image import image_problem
 from ixt.images.index import Index, target_labels
-from ixt.images.label_sets import has_sets, label_columns, label_sets, refuse_sets
+from ixt.images.label_sets import (
+    has_sets,
+    label_columns,
+    label_sets,
+    refuse_sets,
+    require_map_library,
+)
 from ixt.pipeline.decode.base import Decoder, DecoderKind, GpuDecoding
 from ixt.pipeline.decode.factory import make_decoder, resolve_decoder
 from ixt.pipeline.decode.thread_pool import cores_per_process
@@ -97,11 +101,7 @@ def refuse_unfit_sets(recipe: Recipe, index: Index) -> None:
     }
     for name in (name for name, given in unfit.items() if given):
         refuse_sets(index, name)
-    if find_spec("sklearn") is None:
-        raise DataError(
-            f"{index.place}: images with several labels are evaluated with scikit-learn, which is "
-            "not installed; pip install 'ixt[multilabel]'"
-        )
+    require_map_library(index)
 
 
 def build_eval_loader(

@@ -140,9 +140,7 @@ def _closing(run: Run, step: int) -> Iterator[tuple[str, str]]:
     yield "last", "the same" if last is best else f"{_score(last)}: {last.path}"
     weights = shlex.quote(str(best.path))
     hub = shlex.quote(f"{run.run_dir.resolve().name}-hub")
-    data = shlex.quote(str(run.recipe.data.root))
-    one_label = not run.eval_loader.num_scores  # `ixt eval` takes one for each image
-    yield "next", f"ixt eval {weights} --data {data}" if one_label else f"ixt predict {weights} DIR"
+    yield "next", f"ixt eval {weights} --data {shlex.quote(str(run.recipe.data.root))}"
     yield "", f"ixt export {weights} {hub} --format hub"
 
 

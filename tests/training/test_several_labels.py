@@ -16,6 +16,8 @@ from sklearn.metrics import average_precision_score
 from ixt.checkpoint.folder import checkpoint_folders, read_checkpoint
 from ixt.errors import DataError, Interrupted
 from ixt.evaluate.accuracy import mean_average_precision, metrics_row
+from ixt.evaluate.candidates import Source
+from ixt.evaluate.evaluation import Settings, run_evaluation
 from ixt.evaluate.inference import take_records
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.evaluate.targets import find_targets
@@ -178,9 +180,10 @@ def test_a_run_learns_sets_and_its_score_is_their_average_precision(
     assert found[-1]["map"] > 1.5 * 100 * right.mean()  # far above that of a constant
     newest = read_checkpoint(checkpoint_folders(tmp_path)[-1]).state
     assert newest["score"] == newest["metrics"]["map"] and len(newest["class_names"]) == 13
-    closing = capfd.readouterr().err
-    assert f"mAP {newest['score']:.2f} after epoch 1" in closing
-    assert "ixt predict" in closing and "ixt eval" not in closing  # which would refuse the images
+    assert f"mAP {newest['score']:.2f} after epoch 1" in capfd.readouterr().err
+    (row,) = run_evaluation([Source(tmp_path)], None, Settings()).rows
+    assert (row["map"], row["top1"]) == (found[-1]["map"], found[-1]["top1"])
+    assert row["calibration_error"] is None
 
 
 def test_a_stopped_run_on_sets_continues_to_the_same_bits(
@@ -217,14 +220,17 @@ def test_what_takes_one_label_for_each_image_is_refused(
         refuse_unfit_sets(recipe.with_(**settings), index)
     assert str(error.value) == (
         f"{listed}/train.csv: gives several labels to an image (eight;round), and {name} takes one "
-        "for each; only training does so, with optim.loss: bce"
+        "for each; such lists are for training with optim.loss: bce, and for ixt eval"
     )
 
 
 def test_commands_that_take_one_label_are_refused(listed: Path, tmp_path: Path) -> None:
     index = load_index(listed, "val")
     for name, call in (
-        ("ixt eval", lambda: find_targets(index, single_classes(index))),
+        (
+            "what --labels, --class-map or --compete chooses",
+            lambda: find_targets(index, single_classes(index), source="folders"),
+        ),
         ("ixt init", lambda: look_at(str(listed))),
         ("ixt data pack", lambda: pack(listed, tmp_path / "out", PackOptions())),
     ):
