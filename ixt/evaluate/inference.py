@@ -60,9 +60,7 @@ def take_records(model: nn.Module, loader: EvalLoader, device: torch.device) -> 
             for batch in loader:
                 activity.note("evaluating")
                 logits = model(batch.images)
-                rows = record_rows(logits, batch.labels)
-                if loader.num_scores:
-                    rows = torch.cat([rows, logits.double()], dim=1)
+                rows = record_rows(logits, batch.labels, num_scores=loader.num_scores)
                 fill(table, batch.samples, rows)
             if are_cut(model) and (blank := loader.blank()) is not None:
                 model(blank)  # every forward pass gathers weights from all processes
@@ -94,9 +92,8 @@ def examine(
         first, last = int(batch.samples[0]), int(batch.samples[-1]) + 1
         for contender, table in zip(contenders, tables, strict=True):
             logits = _logits(contender, _images(contender, batch, images))
-            rows = record_rows(logits, contender.labels[first:last], readable, contender.competing)
-            if contender.num_scores:
-                rows = torch.cat([rows, logits.double()], dim=1)
+            labels, who = contender.labels[first:last], contender.competing
+            rows = record_rows(logits, labels, readable, who, contender.num_scores)
             fill(table, batch.samples, rows)
         done += len(batch.samples)
         if report is not None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ixt.distributed.machine import describe_machine
 from ixt.evaluate.accuracy import (
-    accuracy,
     calibration_error,
     class_results,
     confusions,
@@ -65,16 +64,18 @@ class Measurement:
         """Accuracy, intervals and calibration, and what they are of."""
         recipe = self.candidate.recipe
         labels, counts = self.targets.labels, self.counts
-        found = accuracy(self.records, labels)
+        row = metrics_row(self.records, labels)
+        count, skipped = row["count"], row["skipped"]
         top1, top5 = (int((hits(self.records, labels, k) & counts).sum()) for k in (1, 5))
-        several = self.targets.several  # judged each alone, which no single confidence describes
-        error = calibration_error(self.records.confidence[counts], self.right[counts])
+        error = None
+        if not self.targets.several:  # else each class has a confidence of its own
+            error = calibration_error(self.records.confidence[counts], self.right[counts])
         return {
-            **metrics_row(self.records, labels),
-            "unlabelled": len(counts) - found.count - found.skipped,
-            "top1_interval": wilson_interval(top1, found.count),
-            "top5_interval": wilson_interval(top5, found.count),
-            "calibration_error": None if several else error,
+            **row,
+            "unlabelled": len(counts) - count - skipped,
+            "top1_interval": wilson_interval(top1, count),
+            "top5_interval": wilson_interval(top5, count),
+            "calibration_error": error,
             **self.candidate.origin,
             **asdict(self.view),
             "mean": recipe.augment.mean,

@@ -52,6 +52,7 @@ def record_rows(
     labels: Tensor,
     readable: Tensor | None = None,
     competing: Tensor | None = None,
+    num_scores: int = 0,
 ) -> Tensor:
     """The rows of a batch.
 
@@ -60,9 +61,10 @@ def record_rows(
         labels: (B,) or (B, k) int64 output numbers, any of which is right; -1 for none.
         readable: (B,) bool; if not given, an image without a label counts as damaged.
         competing: (C,) bool, the outputs that may be predicted; all of them if not given.
+        num_scores: C to keep all logits, else 0; as for `new_table`.
 
     Returns:
-        (B, 9) float64, on the logits' device.
+        (B, 9 + num_scores) float64, on the logits' device.
     """
     logits = logits.float()
     if competing is not None:
@@ -79,7 +81,7 @@ def record_rows(
     rows[:, 2] = torch.where(labelled, -right.logsumexp(dim=1), 0.0)
     rows[:, 3] = log_probs.amax(dim=1).exp()
     rows[:, 4 : 4 + top.shape[1]] = top
-    return rows
+    return torch.cat([rows, logits.double()], dim=1) if num_scores else rows
 
 
 def gather(table: Tensor) -> Records:

@@ -118,8 +118,8 @@ def test_targets_of_sets_are_mixed_and_smoothed_as_those_of_classes_are() -> Non
 def scored(scores: list[list[float]], labels: list[list[int]]) -> Records:
     table = new_table(len(scores), CPU, len(scores[0]))
     logits = torch.tensor(scores)
-    base = record_rows(logits, torch.tensor(labels))
-    fill(table, np.arange(len(scores)), torch.cat([base, logits.double()], dim=1))
+    rows = record_rows(logits, torch.tensor(labels), num_scores=logits.shape[1])
+    fill(table, np.arange(len(scores)), rows)
     return gather(table)
 
 
