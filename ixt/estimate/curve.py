@@ -43,14 +43,15 @@ def sample_curve(recipe: Recipe, steps: Steps) -> Curve:
     if recipe.schedule.unit != "epoch":
         points *= max(1, min(steps.updates_per_epoch, 1200 // steps.epochs))
     updates = sorted({*(steps.updates * n // points for n in range(points)), steps.updates - 1})
-    schedule, peak, per_epoch = recipe.schedule, recipe.optim.lr, steps.updates_per_epoch
+    per_epoch = steps.updates_per_epoch
 
     def count() -> list[float]:
         from ixt.training.optimizer import learning_rate
 
-        return [*map(learning_rate(schedule, peak, per_epoch), updates)]
+        return [*map(learning_rate(recipe, per_epoch), updates)]
 
-    inputs = [schedule.model_dump(mode="json"), peak, per_epoch, updates]
+    schedule = recipe.schedule.model_dump(mode="json")
+    inputs = [schedule, recipe.optim.lr, recipe.image_size_by_epoch(), per_epoch, updates]
     return Curve(
         epochs=tuple(update / per_epoch for update in updates),
         values=tuple(kept_count("learning-rate", inputs, count)),

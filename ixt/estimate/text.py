@@ -172,7 +172,7 @@ def _curve(estimate: RunEstimate, width: int) -> RenderableType:
     end = f"epoch {estimate.steps.epochs}"
     plot.append(f"{'':10}{'epoch 0':<{columns - len(end)}}{end}", style="dim")
     schedule = estimate.recipe.schedule
-    title = f"learning rate: {schedule.name}, changes per {schedule.unit}"
+    title = f"learning rate: {schedule.name} over {schedule.follows}, changes per {schedule.unit}"
     reached = f"peak reached {curve.peak:.4g}, last {curve.values[-1]:.4g}"
     return Panel(plot, title=title, subtitle=reached)
 

@@ -108,6 +108,12 @@ def _patience_problems(schedule: Schedule, evaluation: Eval, run: RunSettings) -
 
 
 def _phase_problems(curriculum: Curriculum, schedule: Schedule) -> Iterator[Problem]:
+    sized = any("augment.image_size" in phase.settings for phase in curriculum.phases)
+    if schedule.follows == "pixels" and not sized:
+        yield (
+            "schedule.follows",
+            "is pixels, and no phase of the curriculum has an augment.image_size; give epochs",
+        )
     for number, phase in enumerate(curriculum.phases):
         if phase.until > schedule.total_epochs:
             yield (

@@ -131,6 +131,7 @@ def parse_recipe(
 def _check_epoch(data: Mapping[str, Any], values: Mapping[str, Any], place: str) -> None:
     """Check the recipe of an epoch of a curriculum as if it were a recipe of its own."""
     sections = {name: dict(section) for name, section in data.items() if name != "curriculum"}
+    sections.get("schedule", {}).pop("follows", None)  # a way through the whole curriculum
     for key, value in values.items():
         name, _, setting = key.partition(".")
         sections.setdefault(name, {})[setting] = value

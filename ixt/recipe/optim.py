@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -93,6 +94,10 @@ class Schedule(Section):
     """Learning rate at the end of the curve."""
     unit: Literal["epoch", "update"] = "epoch"
     """Whether the learning rate changes once per epoch or with every update."""
+    follows: Literal["epochs", "pixels"] = "epochs"
+    """What the curve follows: the epochs, or the pixels of the training images so far, so that a
+    curriculum's phase of small images takes as much of the curve as of the arithmetic. With pixels,
+    warm-up and drops are shares of `epochs`: of 300, 15 warm-up epochs are 5 % of the pixels."""
     decay_epochs: Annotated[float, Field(gt=0.0, le=1e6)] = 30
     """Epochs between drops of the step curve."""
     decay_milestones: tuple[Epochs, ...] = (30, 60)
@@ -106,6 +111,18 @@ class Schedule(Section):
         """Epochs trained in all, cooldown included."""
         return self.epochs + self.cooldown_epochs
 
+    def places(self, image_sizes: Sequence[int]) -> list[float]:
+        """Where on the curve, in its epochs, each epoch begins; and where the last one ends.
+
+        Args:
+            image_sizes: side of the training images in pixels, epoch by epoch.
+        """
+        whole = list(range(self.total_epochs + 1))
+        if self.follows == "epochs":
+            return [*map(float, whole)]
+        seen = list(accumulate((side**2 for side in image_sizes[: self.epochs]), initial=0))
+        return [self.epochs * pixels / seen[-1] for pixels in seen] + whole[self.epochs + 1 :]
+
     def problem_of_length(self, other: Schedule, epochs_begun: int) -> str | None:
         """Why a run of this schedule cannot continue with one of another length; None if it can.
 
@@ -118,7 +135,8 @@ class Schedule(Section):
         if other.total_epochs < epochs_begun:
             return f"{epochs_begun} epochs are begun or done"
         in_warm_up = epochs_begun <= self.warmup_epochs and self.name != "tanh"
-        if other.epochs == self.epochs or self.name in _ENDLESS or in_warm_up:
+        same_past = self.follows == "epochs" and (self.name in _ENDLESS or in_warm_up)
+        if other.epochs == self.epochs or same_past:
             return None
         text = f"with it, the learning rates that a {self.name} schedule has had were others"
         if self.min_lr > 0:

@@ -103,6 +103,11 @@ class Recipe(Section):
         curriculum = self.curriculum.with_micro_batches([size] * count)
         return changed.model_copy(update={"curriculum": curriculum})
 
+    def image_size_by_epoch(self) -> list[int]:
+        """Side of the square training image in pixels."""
+        own, epochs = self.augment.image_size, range(self.schedule.total_epochs)
+        return [self.curriculum.values(e).get("augment.image_size", own) for e in epochs]
+
     @property
     def eval_size(self) -> int:
         """Side of the square test image in pixels, resolved."""

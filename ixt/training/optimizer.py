@@ -15,7 +15,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from ixt.errors import RecipeError, first_line
-from ixt.recipe import Optim, Schedule, Teacher
+from ixt.recipe import Optim, Recipe, Teacher
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,20 +82,18 @@ def _one_group(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": [p for p in model.parameters() if p.requires_grad]}]
 
 
-def learning_rate(
-    schedule: Schedule, peak_lr: float, updates_per_epoch: int
-) -> Callable[[int], float]:
+def learning_rate(recipe: Recipe, updates_per_epoch: int) -> Callable[[int], float]:
     """The learning rate as a function of the number of updates already done.
 
     Args:
-        schedule: the recipe's section.
-        peak_lr: learning rate at the top of the curve.
+        recipe: its sections optim, schedule and curriculum count.
         updates_per_epoch: optimizer updates in one epoch.
 
     Source: timm 1.0.31's schedulers, warm-up overlapping the curve (`warmup_prefix` off) as in the
     paper's runs.
     """
-    probe = torch.optim.SGD([torch.zeros(1)], lr=peak_lr)
+    schedule = recipe.schedule
+    probe = torch.optim.SGD([torch.zeros(1)], lr=recipe.optim.lr)
     scheduler, _ = create_scheduler_v2(
         probe,
         sched=schedule.name,
@@ -111,11 +109,18 @@ def learning_rate(
         updates_per_epoch=updates_per_epoch,
     )
 
+    places = schedule.places(recipe.image_size_by_epoch())
+
     def at(update: int) -> float:
+        epoch, within = divmod(update, updates_per_epoch)
+        place = places[epoch]
         if schedule.unit == "epoch":
-            scheduler.step(update // updates_per_epoch)
-        else:
+            scheduler.step(place)
+        elif schedule.follows == "epochs":
             scheduler.step_update(update)
+        else:
+            width = places[epoch + 1] - place if within else 0.0
+            scheduler.step_update(place * updates_per_epoch + width * within)
         return float(probe.param_groups[0]["lr"])
 
     return at

@@ -247,7 +247,7 @@ def _build(
         wrapped=wrapped,
         optimizer=optimizer,
         loss=loss if teacher is None else distilled(loss, recipe.teacher),
-        learning_rate=learning_rate(recipe.schedule, recipe.optim.lr, updates_per_epoch),
+        learning_rate=learning_rate(recipe, updates_per_epoch),
         ema=ema,
         class_names=class_names,
         data=data,

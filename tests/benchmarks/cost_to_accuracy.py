@@ -1,4 +1,4 @@
-"""What accuracy costs, flat against fast: InceptionNeXt-A on three small real sets, on one thread.
+"""What accuracy costs, by five methods: InceptionNeXt-A on three small real sets, on one thread.
 
     python tests/benchmarks/cost_to_accuracy.py WORK [--seeds 3] [--results FILE.json]
 
@@ -10,13 +10,17 @@ results.
 The methods; all but the epochs, the size and what is named here is recipes/demo.yaml:
 - fast: recipes/inceptionnext_tiny_fast.yaml's curriculum: 6 parts of the arithmetic with images of
   two thirds of the final side, while the magnitude of the augmentation ramps from 0; then 4 parts
-  with those of the final side.
+  with those of the final side. The learning rate follows the pixels.
 - flat: the same arithmetic, in fewer epochs, all with images of the final side. Fast must win
   against it to be worth anything, since fewer epochs save as much and need no method.
+- distilled: flat with a teacher, as recipes/inceptionnext_tiny_distilled.yaml has one: ResNet-18,
+  trained as flat is, once per set. Its output is computed in training and counts; that it had to be
+  trained is the row `teacher`.
+- fast_by_epochs: fast with a learning rate that follows the epochs.
 - long: flat with 310/200 of its arithmetic, which fast replaces if it reaches the same accuracy.
 
 What counts is the top-1 of the raw weights after the last epoch, never of the best epoch. The
-demo's average is given beside it: it reaches back 50 of the 154 to 544 updates, and so into the
+demo's average is given beside it: it reaches back 50 of the 308 to 1,088 updates, and so into the
 phase of small images; inceptionnext_tiny_fast has no average. No setting was chosen by these test
 images here: the optimizer's are the demo's, whose digits are the first set, so flat has the
 advantage of any tuning done for the demo; the epochs follow from the time there was. FLOPs are
@@ -36,7 +40,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, t
@@ -50,7 +54,9 @@ from ixt.recipe import Recipe, dump_recipe, load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "recipes/demo.yaml"
-MODEL = "inceptionnext_atto"
+MODEL, TEACHER = "inceptionnext_atto", "resnet18"
+PASSES = (("flat", "fast"), ("teacher", "distilled"), ("fast_by_epochs",), ("long",))
+"""Methods, the most telling ones first, in case that there is no time for all."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +80,16 @@ class Series:
 
 
 SERIES = (
-    Series("digits", 48, 32, 11, (8, 3), 7, 64, 0.0),
-    Series("mnist", 48, 32, 8, (6, 2), 5, 64, 0.0),
-    Series("emoji", 48, 32, 30, (24, 8), 20, 32, 0.5),
+    Series("digits", 48, 32, 22, (16, 6), 14, 64, 0.0),
+    Series("mnist", 48, 32, 16, (12, 4), 10, 64, 0.0),
+    Series("emoji", 48, 32, 62, (48, 16), 40, 32, 0.5),
 )
 
 
-def make_recipe(series: Series, method: str, seed: int) -> Recipe:
-    """The recipe of a run."""
-    epochs = {"flat": series.flat, "long": series.long}.get(method, sum(series.fast))
+def make_recipe(series: Series, method: str, seed: int, runs: Path) -> Recipe:
+    """The recipe of a run; the teacher's run is in `runs`."""
+    curriculum = method.startswith("fast")
+    epochs = sum(series.fast) if curriculum else series.long if method == "long" else series.flat
     values: dict[str, Any] = {
         "augment.image_size": series.size,
         "augment.hflip": series.hflip,
@@ -92,12 +99,18 @@ def make_recipe(series: Series, method: str, seed: int) -> Recipe:
         "eval.every_epochs": epochs,
         "run": {"seed": seed, "keep_last": 1, "keep_best": 0, "trackers": []},
     }
-    if method == "fast":
+    if method == "teacher":
+        values["model.name"] = TEACHER
+    if method == "distilled":
+        checkpoint = runs / f"{series.name}-teacher-0"
+        values["teacher"] = {"checkpoint": str(checkpoint), "hard": True, "weight": 0.5}
+    if curriculum:
         policies = [f"rand-m{magnitude}-mstd0.5-inc1" for magnitude in (0, 3, 3, 5)]
         first, last = (
             {"from": policies[i], "to": policies[i + 1]}  # of the demo's magnitude 5
             for i in (0, 2)
         )
+        values["schedule.follows"] = "pixels" if method == "fast" else "epochs"
         small = {"augment.image_size": series.small, "augment.policy": first}
         values["curriculum.phases"] = [
             {"until": series.fast[0], "settings": small},
@@ -108,20 +121,23 @@ def make_recipe(series: Series, method: str, seed: int) -> Recipe:
 
 def count_flops(recipe: Recipe, num_classes: int, num_train: int) -> float:
     """Of a whole training, the evaluation left out."""
-    module = create_empty_model(MODEL, num_classes=num_classes)
-    sizes = [
-        recipe.in_epoch(epoch).augment.image_size for epoch in range(recipe.schedule.total_epochs)
-    ]
-    per_image = {size: model_costs(module, size).flops("train") for size in set(sizes)}
+    sizes = recipe.image_size_by_epoch()
+
+    def per_image(model: str, mode: Literal["train", "infer"]) -> float:
+        module = create_empty_model(model, num_classes=num_classes)
+        costs = {size: model_costs(module, size).flops(mode) for size in set(sizes)}
+        return sum(costs[size] for size in sizes)
+
     batch = recipe.engine.global_batch_size
-    return sum(per_image[size] for size in sizes) * (num_train // batch * batch)
+    taught = per_image(TEACHER, "infer") if recipe.teacher.is_on else 0
+    return (per_image(recipe.model.name, "train") + taught) * (num_train // batch * batch)
 
 
 def train(series: Series, method: str, seed: int, work: Path) -> dict[str, Any]:
     """Run `ixt train` once; what it reached and took."""
     data = write_set(series.name, work / "sets", work / "packages", series.size)
     folder = work / "runs" / f"{series.name}-{method}-{seed}"
-    recipe = make_recipe(series, method, seed)
+    recipe = make_recipe(series, method, seed, work / "runs")
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted one: its time would be in parts
     folder.mkdir(parents=True)
     file = folder.with_suffix(".yaml")
@@ -224,6 +240,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--sets", nargs="+", default=[series.name for series in SERIES])
     parser.add_argument(
         "--sum", action="store_true", help="train nothing more, sum up what is there"
     )
@@ -231,9 +248,15 @@ def main() -> None:
     work = given.work.resolve()
     (work / "packages").mkdir(parents=True, exist_ok=True)
     seeds = range(given.seeds)
-    # An equal cost first, in case that there is no time for all.
-    passes = (("fast", "flat"), ("long",))
-    todo = [(seed, s, m) for methods in passes for seed in seeds for s in SERIES for m in methods]
+    todo = [
+        (seed, s, m)
+        for methods in PASSES
+        for seed in seeds
+        for s in SERIES
+        if s.name in given.sets
+        for m in methods
+        if not (m == "teacher" and seed)
+    ]
     runs = []
     for seed, series, method in todo:
         file = work / "runs" / f"{series.name}-{method}-{seed}.json"

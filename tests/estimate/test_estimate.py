@@ -91,7 +91,7 @@ def test_phases_with_small_images_take_less_time_and_the_memory_of_the_greediest
     target = Target(8, "h100")
     found, flat = (
         estimate_run(find_recipe("inceptionnext_tiny_fast"), changes, target)
-        for changes in ([], ["curriculum.phases=[]"])
+        for changes in ([], ["curriculum.phases=[]", "schedule.follows=epochs"])
     )
     small, large = found.phases
     assert (small.num_epochs, small.image_size, large.first_epoch, large.speed) == (
@@ -282,7 +282,7 @@ def test_the_curve_ends_with_the_last_update() -> None:
     curve = sample_curve(recipe, steps)
     total = 10 * recipe.schedule.total_epochs
     assert curve.epochs == tuple(update / 10 for update in range(total))
-    rate = learning_rate(recipe.schedule, recipe.optim.lr, 10)
+    rate = learning_rate(recipe, 10)
     assert curve.values == tuple(rate(update) for update in range(total))
     by_epoch = sample_curve(load_recipe(TINY, [*sets[:2], "schedule.unit=epoch"]), steps)
     assert by_epoch.epochs == (*range(recipe.schedule.total_epochs), (total - 1) / 10)

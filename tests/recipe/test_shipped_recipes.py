@@ -39,7 +39,7 @@ def load(name: str) -> Recipe:
 
 
 def curve(recipe: Recipe) -> list[float]:
-    at = learning_rate(recipe.schedule, recipe.optim.lr, 10)
+    at = learning_rate(recipe, 10)
     return [at(10 * epoch + 9) for epoch in range(recipe.schedule.total_epochs)]
 
 
@@ -84,6 +84,10 @@ def test_a_fast_recipe_has_the_arithmetic_of_200_epochs_at_224_px(name: str, fla
     blurred = {"resnet50": "resnetblur50"}.get(flat, flat)
     assert recipe.model == usual.model.model_copy(update={"name": blurred})
     assert recipe.num_shares == {"resnet50": 8}.get(flat, 16)
+    # Like theirs, which ends six tenths of its curve and of its pixels together.
+    rates, large = curve(recipe), [found.image_size for found in epochs].index(224)
+    assert rates[large] == pytest.approx(1.38e-3, rel=0.01)
+    assert rates.index(max(rates)) in (20, 19)
 
 
 def test_the_distilled_recipe_is_the_plain_one_with_deit_s_teacher() -> None:

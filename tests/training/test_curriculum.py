@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +24,7 @@ from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, load_recipe, parse_recipe
 from ixt.training import loop, micro_batch
 from ixt.training.loop import train
+from ixt.training.optimizer import learning_rate
 from ixt.training.run import Run
 
 PHASES: list[dict[str, Any]] = [
@@ -64,7 +66,7 @@ def sections(tiny_sections: Sections) -> Sections:
         data={"shots": 13},
         augment={"image_size": 48, "mixing_group": 16},
         engine={"global_batch_size": 64, "micro_batch_size": 32},
-        schedule={"epochs": 4},
+        schedule={"epochs": 4, "follows": "pixels"},
     ) | {"curriculum": {"phases": PHASES}}
 
 
@@ -156,8 +158,9 @@ def test_values_change_linearly_from_the_first_epoch_of_a_phase_to_its_last() ->
 def test_a_wrong_phase_is_refused_with_its_place(
     sections: Sections, tmp_path: Path, phases: list[object], line: str
 ) -> None:
+    by_epochs = changed(sections, schedule={"follows": "epochs"})
     with pytest.raises(RecipeError) as caught:
-        train(parse_recipe(sections | {"curriculum": {"phases": phases}}), tmp_path / "run")
+        train(parse_recipe(by_epochs | {"curriculum": {"phases": phases}}), tmp_path / "run")
     assert line in str(caught.value)
 
 
@@ -225,6 +228,25 @@ def test_each_epoch_trains_with_its_settings_and_evaluates_with_the_recipe_s(
     assert set(evaluated) == {48}
 
 
+@pytest.mark.parametrize("unit", ["epoch", "update"])
+def test_a_learning_rate_follows_the_pixels_seen(sections: Sections, unit: str) -> None:
+    schedule = {"epochs": 4, "warmup_epochs": 0, "min_lr": 0.0, "unit": unit, "follows": "pixels"}
+    recipe = parse_recipe(changed(sections, schedule={"name": "cosine", **schedule}))
+    rate, per_epoch = learning_rate(recipe, 10), [side**2 for side in SIZES]
+    for update in range(41):
+        epoch, within = divmod(update, 10)
+        seen = float(sum(per_epoch[:epoch]))
+        if unit == "update" and within:
+            seen += per_epoch[epoch] * within / 10
+        cosine = (1 + math.cos(math.pi * seen / sum(per_epoch))) / 2
+        assert rate(update) == pytest.approx(recipe.optim.lr * cosine, abs=1e-12)
+
+
+def test_a_learning_rate_follows_pixels_only_where_phases_have_sizes(sections: Sections) -> None:
+    with pytest.raises(RecipeError, match=r"schedule\.follows: is pixels, and no phase"):
+        parse_recipe(sections | {"curriculum": {}})
+
+
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_a_run_stopped_between_and_within_phases_continues_bit_for_bit(
     recipe: Recipe,
@@ -256,7 +278,7 @@ def test_micro_batches_of_phases_change_nothing_but_rounding(
         plain = changed(  # no batch norm, which sees a micro-batch, and no drop path
             sections,
             model={"name": "convnext_atto", "drop_path_rate": 0.0},
-            schedule={"epochs": 2},
+            schedule={"epochs": 2, "follows": "epochs"},
             run={"log_every_steps": 1},
         )
         run = tmp_path / f"{micro}"

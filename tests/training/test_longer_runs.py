@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ixt.checkpoint.folder import checkpoint_folders
 from ixt.checkpoint.stored_recipe import _FREE
 from ixt.errors import CheckpointError
-from ixt.recipe import Recipe, RunSettings, Schedule, parse_recipe
+from ixt.recipe import Recipe, RunSettings, parse_recipe
 from ixt.training.loop import train
 from ixt.training.optimizer import learning_rate
 
@@ -21,18 +21,24 @@ Sections = dict[str, dict[str, object]]
 UPDATES = 4  # per epoch
 
 
+@pytest.mark.parametrize("follows", ["epochs", "pixels"])
 @pytest.mark.parametrize("unit", ["epoch", "update"])
 @pytest.mark.parametrize("name", ["cosine", "constant", "step", "multistep", "poly", "tanh"])
-def test_a_schedule_is_extended_only_where_its_past_rates_stay(name: str, unit: str) -> None:
-    old = Schedule.model_validate(
-        {"name": name, "unit": unit, "epochs": 8, "warmup_epochs": 3, "min_lr": 1e-5}
-        | {"decay_epochs": 2, "decay_milestones": [4, 6]}
+def test_a_schedule_is_extended_only_where_its_past_rates_stay(
+    name: str, unit: str, follows: str
+) -> None:
+    schedule = {"name": name, "unit": unit, "epochs": 8, "warmup_epochs": 3, "min_lr": 1e-5}
+    schedule |= {"decay_epochs": 2, "decay_milestones": [4, 6], "follows": follows}
+    phases = [{"until": 4, "settings": {"augment.image_size": 160}}]
+    recipe = parse_recipe(
+        {"model": {"name": "x"}, "augment": {"image_size": 224}, "schedule": schedule}
+        | {"curriculum": {"phases": phases}}
     )
-    rates = learning_rate(old, 1e-2, UPDATES)
+    old, rates = recipe.schedule, learning_rate(recipe, UPDATES)
     allowed = set()
     for changed in ({"epochs": 12}, {"epochs": 9, "cooldown_epochs": 2}, {"cooldown_epochs": 3}):
         new = old.model_copy(update=changed)
-        other = learning_rate(new, 1e-2, UPDATES)
+        other = learning_rate(recipe.model_copy(update={"schedule": new}), UPDATES)
         for begun in range(9):
             same = all(rates(n) == other(n) for n in range(begun * UPDATES))
             fits = old.problem_of_length(new, begun) is None
@@ -40,8 +46,11 @@ def test_a_schedule_is_extended_only_where_its_past_rates_stay(name: str, unit: 
             if fits:
                 allowed.add((tuple(changed), begun))
     assert (("cooldown_epochs",), 8) in allowed
-    assert ((("epochs",), 8) in allowed) == (name in ("constant", "step", "multistep"))
-    assert ((("epochs",), 3) in allowed) == (name != "tanh")
+    by_epochs = follows == "epochs"
+    assert ((("epochs",), 8) in allowed) == (
+        by_epochs and name in ("constant", "step", "multistep")
+    )
+    assert ((("epochs",), 3) in allowed) == (by_epochs and name != "tanh")
 
 
 @pytest.fixture(scope="module")
