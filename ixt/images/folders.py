@@ -55,6 +55,8 @@ class Listing:
     """(n,) first byte of the image in its shard."""
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) length in bytes."""
+    heads: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    """(n, 3) format, height and width of an image in a shard, as of `Headers`."""
 
 
 @dataclass

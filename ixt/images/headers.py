@@ -6,8 +6,9 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -47,7 +48,10 @@ class Headers:
     """(n,) length of the file."""
 
 
-_Row = tuple[int, int, int, int]  # format, height, width, bytes
+Head = tuple[int, int, int]
+"""ImageFormat, height and width of an image."""
+UNREADABLE: Head = (ImageFormat.UNREADABLE, 0, 0)
+_Row = tuple[int, int, int, int]  # and its length in bytes
 
 PILLOW_FORMATS = {
     "JPEG": ImageFormat.JPEG,
@@ -80,20 +84,28 @@ def read_headers(folder: bytes, files: Sequence[bytes], report: Report | None = 
     return _read_all(len(files), lambda row: _read_header(os.path.join(folder, files[row])), report)
 
 
-def read_range_headers(
+def read_object_headers(
     count: int, source: Callable[[int], ByteRange], report: Report | None = None
 ) -> Headers:
-    """Read the header of each image within tars or in a bucket, as `read_headers` does for files.
+    """Read the header of each image in a bucket, as `read_headers` does for files.
 
     Args:
         count: number of images.
-        source: gives each; of an object in a bucket with the version to read, and no other.
+        source: gives each, with the version to read, and no other.
         report: called from this thread with the progress.
 
     Raises:
         StorageError: a bucket does not give the bytes.
     """
     return _read_all(count, lambda row: _read_part(source(row)), report)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Hide Pillow's remarks on odd metadata and huge images: none is about size or format."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def _read_all(count: int, read: Callable[[int], _Row], report: Report | None) -> Headers:
@@ -103,9 +115,7 @@ def _read_all(count: int, read: Callable[[int], _Row], report: Report | None) ->
         return [read(row) for row in range(start, min(start + _CHUNK, count))]
 
     starts = range(0, count, _CHUNK)
-    with warnings.catch_warnings(), ThreadPoolExecutor(_NUM_THREADS) as pool:
-        # Pillow's remarks on odd metadata and huge images say nothing about size or format.
-        warnings.simplefilter("ignore")
+    with quiet_pillow(), ThreadPoolExecutor(_NUM_THREADS) as pool:
         for start, rows in zip(starts, pool.map(read_chunk, starts), strict=True):
             done = start + len(rows)
             table[start:done] = rows
@@ -124,19 +134,19 @@ def _read_header(path: bytes) -> _Row:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return (ImageFormat.UNREADABLE, 0, 0, 0)
+        return (*UNREADABLE, 0)
     try:
         status = os.fstat(descriptor)
         head = os.read(descriptor, HEAD_BYTES) if stat.S_ISREG(status.st_mode) else b""
     except OSError:
-        return (ImageFormat.UNREADABLE, 0, 0, 0)
+        return (*UNREADABLE, 0)
     finally:
         os.close(descriptor)
     return (*identify(head, lambda: os.fsdecode(path)), status.st_size)
 
 
 def _read_part(source: ByteRange) -> _Row:
-    """Identify one image within a tar, or an object."""
+    """Identify one object."""
     assert source.size is not None
     # What has a member is read by range, whatever its own length.
     size, source = source.size, source._replace(member=source.member or "image")
@@ -144,16 +154,16 @@ def _read_part(source: ByteRange) -> _Row:
         head = read_bytes(source._replace(size=min(size, HEAD_BYTES))).tobytes()
         found = identify(head, lambda: io.BytesIO(read_bytes(source).data))
     except OSError:
-        return (ImageFormat.UNREADABLE, 0, 0, size)
+        return (*UNREADABLE, size)
     return (*found, size)
 
 
-def identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> tuple[int, int, int]:
+def identify(head: bytes, whole: Callable[[], str | io.BytesIO]) -> Head:
     """Format, height and width by an image's first bytes, or by all of it where these do not do."""
     found = jpeg_size(head)
     if found is not None:
         return (ImageFormat.JPEG, *found)
-    return _ask_pillow(whole()) if head else (ImageFormat.UNREADABLE, 0, 0)
+    return _ask_pillow(whole()) if head else UNREADABLE
 
 
 def jpeg_size(head: bytes) -> tuple[int, int] | None:
@@ -171,13 +181,13 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
     return frame[:2] if frame is not None and plain and all(frame[:2]) else None
 
 
-def _ask_pillow(file: str | io.BytesIO) -> tuple[int, int, int]:
+def _ask_pillow(file: str | io.BytesIO) -> Head:
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             image_format = PILLOW_FORMATS.get(image.format or "", ImageFormat.OTHER)
     except Exception:  # Pillow's readers raise nearly anything on a broken header
-        return (ImageFormat.UNREADABLE, 0, 0)
+        return UNREADABLE
     if height < 1 or width < 1:
-        return (ImageFormat.UNREADABLE, 0, 0)
+        return UNREADABLE
     return (image_format, height, width)

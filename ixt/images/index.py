@@ -21,7 +21,13 @@ from ixt.files import reason
 from ixt.images.bucket_index import load_remote_table
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.folders import SPLIT_FOLDERS, Listing, P, Place, Split, list_images, place_of
-from ixt.images.headers import Headers, ImageFormat, read_headers, read_range_headers
+from ixt.images.headers import (
+    Headers,
+    ImageFormat,
+    quiet_pillow,
+    read_headers,
+    read_object_headers,
+)
 from ixt.images.index_cache import (
     current_tables,
     make_cache,
@@ -183,8 +189,8 @@ def load_index(
             that have the split in their names, or with lists train.csv and val.csv; or a list; or
             a brace pattern of shards; or the URL of any of these in a bucket.
         split: train or val.
-        report: called with (done, in all) of tars, then of images, while an index is built; lines
-            are logged if None, where that takes long.
+        report: called with (done, in all) of tars, or of images that are files of their own, while
+            an index is built; lines are logged if None, where that takes long.
         rebuild: look at every image again, whatever is cached here.
 
     Raises:
@@ -269,7 +275,8 @@ def _build(layout: Layout[P], report: Report | None) -> Table:
     # Before listing: a tar replaced meanwhile then differs from what is kept.
     stamps = tuple(stamp(path) for path in layout.tar_paths)
     if layout.tars:
-        listing = _list_layout(layout, report or _log_progress(folder, "tars"))
+        with quiet_pillow():
+            listing = _list_layout(layout, report or _log_progress(folder, "tars"))
     else:
         listing = _list_files(layout)
     headers = _read_headers(layout, listing, report or _log_progress(folder, "images"))
@@ -281,28 +288,21 @@ def _build(layout: Layout[P], report: Report | None) -> Table:
 
 def _read_headers(layout: Layout[P], listing: Listing, report: Report) -> Headers:
     folder = layout.folder
-    if not layout.tars and isinstance(folder, Path):
+    if layout.tars:  # read while they were listed
+        formats, sizes = listing.heads[:, 0].astype(np.uint8), listing.heads[:, 1:].copy()
+        return Headers(formats, sizes, listing.sizes)
+    if isinstance(folder, Path):
         headers = read_headers(os.fsencode(folder), listing.names, report)
         odd = np.flatnonzero(headers.formats == ImageFormat.UNREADABLE)
         if layout.list_path:
             refuse_missing(layout.list_path, [os.fsdecode(listing.names[row]) for row in odd])
         return headers
-    if not isinstance(folder, Path) and layout.tars:  # found while they were listed
-        notes = [(folder / name).notes.headers for name in layout.tars]
-        places = zip(listing.shards.tolist(), listing.offsets.tolist(), strict=True)
-        rows = np.array([notes[shard][offset] for shard, offset in places], np.int64)
-        return Headers(rows[:, 0].astype(np.uint8), rows[:, 1:].astype(np.int32), listing.sizes)
-
-    tars = [f"{folder}/{name}" for name in layout.tars]
 
     def source(row: int) -> ByteRange:
-        if isinstance(folder, Path):
-            tar = tars[listing.shards[row]]
-            return ByteRange(tar, int(listing.offsets[row]), int(listing.sizes[row]))
         place = folder / os.fsdecode(listing.names[row])
         return ByteRange(place.url, 0, place.file.size, version=place.file.version)
 
-    return read_range_headers(len(listing.names), source, report)
+    return read_object_headers(len(listing.names), source, report)
 
 
 def _list_files(layout: Layout[P]) -> Listing:

@@ -18,6 +18,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from ixt.errors import DataError, first_line
 from ixt.images.folders import SPLIT_FOLDERS, Listing, Place, Split, few
 from ixt.images.headers import HEAD_BYTES, identify
 from ixt.images.progress_lines import Report
-from ixt.images.shard_bytes import RemoteBytes
-from ixt.images.shard_classes import RENAMED, Labelled, Sample, list_samples
+from ixt.images.shard_bytes import ShardBytes, open_object
+from ixt.images.shard_classes import RENAMED, Labelled, list_samples
 from ixt.images.shard_labels import MAX_CLASSES, Label, is_class_name
+from ixt.images.shard_rows import ShardImage
 
 PARQUET = ".parquet"
 
@@ -41,7 +43,7 @@ _PREFIX = 64
 _WITH_CLASS = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_n\d{8}(\.\w+)")
 
 
-def open_parquet(path: Place, reader: RemoteBytes | None = None) -> Any:
+def open_parquet(path: Place, reader: ShardBytes | None = None) -> Any:
     """Open a parquet file with pyarrow, as a `pyarrow.parquet.ParquetFile`.
 
     Args:
@@ -58,7 +60,7 @@ def open_parquet(path: Place, reader: RemoteBytes | None = None) -> Any:
             f"{path}: reading parquet needs pyarrow, which is not installed; "
             "pip install 'ixt[parquet]'"
         ) from error
-    source = path if isinstance(path, Path) else reader or RemoteBytes(path)
+    source = path if isinstance(path, Path) else reader or open_object(path)
     try:
         return ParquetFile(source, memory_map=True, page_checksum_verification=True)
     except DataError:
@@ -86,8 +88,8 @@ def list_parquet(
     return list_samples(_list_file, paths, split, report, _NUM_THREADS)
 
 
-def _list_file(path: Place) -> list[Sample]:
-    reader = None if isinstance(path, Path) else RemoteBytes(path)
+def _list_file(path: Place) -> Iterator[ShardImage[Labelled]]:
+    reader = None if isinstance(path, Path) else open_object(path)
     file = open_parquet(path, reader)
     names = _class_names(path, file.schema_arrow)
     how = compression(file)
@@ -101,7 +103,7 @@ def _list_file(path: Place) -> list[Sample]:
         )
     try:
         with nullcontext(reader) if reader else closing(_map(path)) as source:
-            return list(_images(path, file, source, names))
+            yield from _images(path, file, source, names)
     except DataError:
         raise
     except Exception as error:  # as for `open_parquet`
@@ -114,8 +116,8 @@ def _map(path: Place) -> mmap.mmap:
 
 
 def _images(
-    path: Place, file: Any, source: mmap.mmap | RemoteBytes, names: list[str]
-) -> Iterator[Sample]:
+    path: Place, file: Any, source: mmap.mmap | ShardBytes, names: list[str]
+) -> Iterator[ShardImage[Labelled]]:
     taken: set[str] = set()
     row = 0
     for group in range(file.metadata.num_row_groups):
@@ -129,30 +131,27 @@ def _images(
                 )
             label = _label(where, number, names)
             at = _find(where, memory, content, (start, at, end))
-            if isinstance(source, RemoteBytes):
-                whole = lambda content=content: io.BytesIO(content)  # noqa: E731
-                head = content[:HEAD_BYTES]
-                source.path.notes.headers[base + at] = identify(head, whole)
+            head = identify(content[:HEAD_BYTES], partial(io.BytesIO, content))
             plain = _WITH_CLASS.sub(r"\1\2", os.path.basename(name or ""))
             shown = plain if plain and plain not in taken else f"{row:08d}"
             taken.add(shown)
             member = os.fsencode(shown) + (RENAMED + os.fsencode(plain)) * (shown != plain != "")
             folder = os.path.basename(os.path.dirname(name or ""))
             labelled = Labelled(where, folder, plain, label)
-            yield Sample(labelled, member, base + at, len(content))
+            yield ShardImage(labelled, member, base + at, len(content), head)
             at += len(content)
             row += 1
 
 
 def _raw(
-    source: mmap.mmap | RemoteBytes, group: Any
+    source: mmap.mmap | ShardBytes, group: Any
 ) -> tuple[mmap.mmap | bytes, int, tuple[int, int]]:
     """Memory with the images' column of a row group, its first byte in the file, and the column.
 
     Of a file in a bucket, all columns that are needed are read at once, pyarrow's reads included.
     """
     start, end = _span(_chunks(group, [_BYTES])[0])
-    if not isinstance(source, RemoteBytes):
+    if not isinstance(source, ShardBytes):
         return source, 0, (start, end)
     spans = [_span(chunk) for chunk in _chunks(group, _COLUMNS)]
     first, last = min(span[0] for span in spans), max(span[1] for span in spans)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ixt.errors import DataError
@@ -22,7 +22,7 @@ from ixt.images.classes import (
 from ixt.images.folders import SPLIT_FOLDERS, Listing, Place, Split, few
 from ixt.images.progress_lines import Report, map_reporting
 from ixt.images.shard_labels import WORDNET_ID, Label
-from ixt.images.tars import TarImage, to_listing
+from ixt.images.shard_rows import ShardImage, ShardRows, to_listing, to_rows
 
 _IMAGENET_FILE = re.compile(r"(n\d{8})_\d+(\..*)?")
 _IMAGENET_SHARD = re.compile(r"imagenet-?1k\b.*", re.IGNORECASE)
@@ -46,18 +46,6 @@ class Labelled(NamedTuple):
     """What is said of its class."""
 
 
-class Sample(NamedTuple):
-    """An image in a shard, and its label."""
-
-    labelled: Labelled
-    name: bytes
-    """Its name within the shard."""
-    offset: int
-    """Its first byte there."""
-    size: int
-    """Its length in bytes."""
-
-
 class Naming(NamedTuple):
     """The classes of a split."""
 
@@ -68,7 +56,7 @@ class Naming(NamedTuple):
 
 
 def list_samples(
-    read: Callable[[Place], list[Sample]],
+    read: Callable[[Place], Iterable[ShardImage[Labelled]]],
     paths: Sequence[Place],
     split: Split,
     report: Report | None,
@@ -90,19 +78,33 @@ def list_samples(
     Raises:
         DataError: there are no images; or as `read` and `name_classes`.
     """
-    found = map_reporting(read, paths, report, num_threads)
-    labelled = [sample.labelled for sample in chain.from_iterable(found)]
-    if not labelled:
+
+    def read_rows(path: Place) -> ShardRows[Labelled]:
+        return to_rows(read(path), _evidence)
+
+    parts = map_reporting(read_rows, paths, report, num_threads)
+    # One image stands for all with the same evidence: most sets have as many as classes.
+    firsts: dict[Hashable, Labelled] = {}
+    for part in parts:
+        for labelled in part.kinds:
+            firsts.setdefault(_evidence(labelled), labelled)
+    if not firsts:
         raise DataError(f"{paths[0].parent}: {few([p.name for p in paths], 'file')} without rows")
-    naming = name_classes(labelled, [path.name for path in paths], split)
-    names = map(os.fsencode, naming.names)
-    images = [
-        TarImage(next(names), sample.name, shard, sample.offset, sample.size)
-        for shard, one in enumerate(found)
-        for sample in one
-    ]
-    images.sort(key=lambda image: (image[0], image.name.rpartition(RENAMED)[2], image[2:]))
-    return to_listing(images), naming.origin
+    naming = name_classes(list(firsts.values()), [path.name for path in paths], split)
+    names = dict(zip(firsts, map(os.fsencode, naming.names), strict=True))
+    classes = [[names[_evidence(labelled)] for labelled in part.kinds] for part in parts]
+    listing = to_listing(parts, range(len(parts)), classes, _file_name)
+    return listing, naming.origin
+
+
+def _file_name(name: bytes) -> bytes:
+    """The name that an image's file had before it came into the shard."""
+    return name.rpartition(RENAMED)[2]
+
+
+def _evidence(image: Labelled) -> Hashable:
+    """All that `name_classes` looks at."""
+    return image.folder, _wordnet_id(image), image.label.number, image.label.name
 
 
 def name_classes(images: Sequence[Labelled], shards: Iterable[str], split: Split) -> Naming:

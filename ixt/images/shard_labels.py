@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ixt.images.folders import is_image
@@ -78,6 +79,16 @@ def parse_label(cls: bytes | None, described: bytes | None) -> Label:
         )
     file = next((label.file for label in labels if label.file), "")
     return Label(next(iter(numbers), None), next(iter(ids or names), None), file)
+
+
+@lru_cache(4096)
+def parse_class(cls: bytes) -> Label:
+    """The label of an image whose only label is a .cls; most say what another one says.
+
+    Raises:
+        ValueError: as `parse_label`.
+    """
+    return parse_label(cls, None)
 
 
 def _parse_text(text: str, what: str) -> Label:

@@ -8,49 +8,27 @@ as `ixt data pack` writes them.
 from __future__ import annotations
 
 import os
-import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from ixt.errors import DataError, first_line
+from ixt.errors import DataError
 from ixt.files import reason
 from ixt.images.classes import validation_class, validation_labels
 from ixt.images.folders import Listing, Place, is_hidden, is_image
+from ixt.images.headers import Head
 from ixt.images.progress_lines import Report, map_reporting
-from ixt.images.shard_bytes import length_of, open_shard
+from ixt.images.shard_bytes import ShardBytes, length_of, open_shard
 from ixt.images.shard_labels import label_beside_image
+from ixt.images.shard_rows import ShardImage, ShardRows, to_listing, to_rows
+from ixt.images.tar_walk import Member, walk_tar
 
 _GZIP = b"\x1f\x8b"
-_BLOCK = 512
 _NUMBERED = "ILSVRC2012_img_val.tar"
 NESTED = b"!"
 """Stands between the name of an inner tar and the name of its member."""
-
-
-class Member(NamedTuple):
-    """A file within a tar."""
-
-    name: bytes
-    """Its path there."""
-    offset: int
-    """Its first byte, counted from the start of the outermost tar."""
-    size: int
-    """Its length in bytes."""
-
-
-class TarImage(NamedTuple):
-    """An image in a tar."""
-
-    class_name: bytes
-    name: bytes
-    shard: int
-    offset: int
-    size: int
 
 
 class _Tar(NamedTuple):
@@ -64,7 +42,7 @@ class _Tar(NamedTuple):
     class_name: bytes
 
 
-_Found = tuple[list[TarImage], list[_Tar]]
+_Found = tuple[ShardRows[bytes], list[_Tar]]  # images by class, and tars
 
 
 def list_tars(
@@ -98,22 +76,22 @@ def list_tars(
             f"{tar.path}: {_text(tar.prefix)}: is a tar within a tar within a tar, "
             "which ixt does not read"
         )
-    images = list(chain.from_iterable(found for found, _ in (*first, *second)))
-    # Stable, so images without an order of their own keep the place that they were given.
-    images.sort(key=lambda image: image.class_name)
-    return to_listing(images)
+    parts = [rows for rows, _ in (*first, *second)]
+    return to_listing(
+        parts, [tar.shard for tar in (*outer, *inner)], [rows.kinds for rows in parts]
+    )
 
 
-def list_members(
-    path: Place, offset: int = 0, size: int | None = None, limit: int | None = None
-) -> list[Member]:
-    """List the regular files of a tar in the order in which they are stored.
+@contextmanager
+def open_tar(
+    path: Place, offset: int = 0, size: int | None = None
+) -> Iterator[tuple[ShardBytes, Iterator[Member]]]:
+    """Open a tar: its bytes, and its regular files in the order in which they are stored.
 
     Args:
         path: the outermost tar.
         offset: where the tar to list begins in it.
         size: its length; None for the rest of the file.
-        limit: stop after so many.
 
     Raises:
         DataError: as `walk_tar`, or the tar is compressed or not readable.
@@ -126,69 +104,28 @@ def list_members(
                     "decompress it once with gunzip (the result ends in .tar), or give the folder"
                 )
             length = tar.size - offset if size is None else size
-            members = []
-            for info in islice(walk_tar(tar.file, offset, length, str(path)), limit):
-                name = os.fsencode(info.name).removeprefix(b"./")
-                members.append(Member(name, info.offset_data, info.size))
-                tar.keep(*members[-1])
-            return members
+            yield tar, walk_tar(tar, offset, length, str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def walk_tar(file: BinaryIO, start: int, length: int, where: str) -> Iterator[tarfile.TarInfo]:
-    """Go through the files of a tar that is a byte range of an open file; folders are passed over.
+def list_members(path: Place, limit: int | None = None) -> list[Member]:
+    """List the regular files of a tar in the order in which they are stored.
 
     Args:
-        file: the open file; nobody else may move its position meanwhile.
-        start: first byte of the tar; offsets of its members count from the start of the file.
-        length: bytes of the tar.
-        where: name of the tar for messages.
+        path: the tar.
+        limit: stop after so many.
 
     Raises:
-        DataError: the tar is cut off or damaged, or holds what no image set does: a link, a
-            device, a path that leads out of it.
-        OSError: it cannot be read; the error names `where`.
+        DataError: as `open_tar`.
     """
-    end = start + length
-    try:
-        file.seek(start)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps a kilobyte for each
-                _refuse_odd(where, info)
-                if not 0 <= info.size <= end - info.offset_data:
-                    raise tarfile.ReadError("unexpected end of data")
-                if not info.isdir():
-                    yield info
-            file.seek(tar.offset)
-            if tar.offset + _BLOCK > end or file.read(_BLOCK) != bytes(_BLOCK):
-                # tarfile takes a bad header, and the end of the file, for the end of the archive.
-                raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-    # tarfile computes with what headers claim, sizes and sparse maps too.
-    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
-        raise DataError(
-            f"{where}: cannot be read as a tar ({first_line(error)}); it is cut off or damaged; "
-            "download or copy it again"
-        ) from error
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, where) from error
-
-
-def _refuse_odd(where: str, info: tarfile.TarInfo) -> None:
-    problem = None
-    if info.name.startswith("/") or ".." in info.name.split("/"):
-        problem = "points outside the tar"
-    elif not info.isdir() and (not info.isreg() or info.issparse()):
-        kind = "a link" if info.issym() or info.islnk() else "not a plain file"
-        problem = f"is {kind}; only plain files are read"
-    if problem is not None:
-        raise DataError(f"{where}: member {info.name!r} {problem}; download or pack the tar again")
+    with open_tar(path) as (_, members):
+        return list(islice(members, limit))
 
 
 def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
     """The images directly in a tar, in order, and the tars in it."""
-    members = list_members(tar.path, tar.offset, tar.size)
+    members, heads = _read_members(tar)
     images, inner = [], []
     for member in members:
         if is_hidden(member.name):
@@ -201,15 +138,28 @@ def _list_tar(tar: _Tar, *, packed: bool) -> _Found:
         elif is_image(base):
             class_name = _class_name(tar, member, packed)
             name = tar.prefix + member.name
-            images.append(TarImage(class_name, name, tar.shard, member.offset, member.size))
+            head = heads[member.offset]
+            images.append(ShardImage(class_name, name, member.offset, member.size, head))
     if not images and not inner:
         shown = f" in {_text(tar.prefix[:-1])}" if tar.prefix else ""
         raise DataError(f"{tar.path}: contains no image files{shown}; fill or remove it")
     if not packed:
         _refuse_labels(tar, members)
         images.sort()
-    _refuse_twice(tar.path, images)
-    return images, inner
+    rows = to_rows(images)
+    _refuse_twice(tar.path, rows.names)
+    return rows, inner
+
+
+def _read_members(tar: _Tar) -> tuple[list[Member], dict[int, Head]]:
+    """The members of a tar, and the headers of its images by their first bytes."""
+    members, heads = [], {}
+    with open_tar(tar.path, tar.offset, tar.size) as (content, found):
+        for member in found:
+            members.append(member)
+            if is_image(member.name) and not is_hidden(member.name):
+                heads[member.offset] = content.head(member.offset, member.size)
+    return members, heads
 
 
 def _refuse_labels(tar: _Tar, members: Sequence[Member]) -> None:
@@ -241,28 +191,14 @@ def _class_name(tar: _Tar, member: Member, packed: bool) -> bytes:
     return folder.split(b"/")[0] if folder else tar.class_name
 
 
-def _refuse_twice(path: Place, images: Sequence[TarImage]) -> None:
+def _refuse_twice(path: Place, names: Sequence[bytes]) -> None:
     seen: set[bytes] = set()
-    for image in images:
-        if image.name in seen:
+    for name in names:
+        if name in seen:
             raise DataError(
-                f"{path}: contains {_text(image.name)} twice; pack the images again, each of them "
-                "once"
+                f"{path}: contains {_text(name)} twice; pack the images again, each of them once"
             )
-        seen.add(image.name)
-
-
-def to_listing(images: Sequence[TarImage]) -> Listing:
-    """The listing of images that are sorted by class."""
-    counts = Counter(image.class_name for image in images)  # in the order of the images
-    return Listing(
-        classes=tuple(os.fsdecode(name) for name in counts),
-        counts=tuple(counts.values()),
-        names=[image.name for image in images],
-        shards=np.array([image.shard for image in images], np.int32),
-        offsets=np.array([image.offset for image in images], np.int64),
-        sizes=np.array([image.size for image in images], np.int64),
-    )
+        seen.add(name)
 
 
 def _text(name: bytes) -> str:

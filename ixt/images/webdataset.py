@@ -10,17 +10,19 @@ Else the order within a class follows the keys, and names in the digest differ.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from ixt.errors import DataError
-from ixt.files import reason
 from ixt.images.folders import IMAGE_SUFFIXES, Listing, Place, Split, is_hidden, is_image
+from ixt.images.headers import Head
 from ixt.images.progress_lines import Report
-from ixt.images.shard_bytes import ShardBytes, open_shard
-from ixt.images.shard_classes import RENAMED, Labelled, Sample, list_samples
-from ixt.images.shard_labels import Label, label_beside_image, parse_label, sample_key
-from ixt.images.tars import Member, list_members
+from ixt.images.shard_classes import RENAMED, Labelled, list_samples
+from ixt.images.shard_labels import Label, label_beside_image, parse_class, parse_label, sample_key
+from ixt.images.shard_rows import ShardImage
+from ixt.images.tar_walk import Member
+from ixt.images.tars import list_members, open_tar
 from ixt.storage.paths import RemotePath
 
 _CLS, _JSON = b".cls", b".json"
@@ -28,6 +30,7 @@ _NUM_THREADS = 16
 _FIRST = 4  # tars of a bucket looked into: all of them are read later
 _PEEK = 16  # members; an image and its label lie side by side
 _MAX_LABEL = 2**20
+_SHORT = 64  # bytes of a .cls that may be kept to compare others with
 
 
 def are_shards(paths: Sequence[Place]) -> bool:
@@ -77,32 +80,55 @@ def list_shards(
     return list_samples(_read_shard, paths, split, report)
 
 
-def _read_shard(path: Place) -> list[Sample]:
-    images, labels = _sort_members(path)
+class _Content(NamedTuple):
+    """What a shard contains."""
+
+    members: list[Member]
+    heads: dict[int, Head]
+    """Of images, by their first byte."""
+    labels: dict[int, bytes]
+    """Content of labels, by their first byte."""
+
+
+def _read_shard(path: Place) -> Iterator[ShardImage[Labelled]]:
+    content = _read_content(path)
+    images, labels = _sort_members(path, content.members)
     lone = labels.keys() - images.keys()
     if lone:
-        label = next(iter(labels[min(lone)].values()))
+        member = next(iter(labels[min(lone)].values()))
         raise DataError(
-            f"{path}!{os.fsdecode(label.name)}: has no image of the same key "
+            f"{path}!{os.fsdecode(member.name)}: has no image of the same key "
             f"({' '.join(IMAGE_SUFFIXES)}); add the image, or remove the label"
         )
-    try:
-        with open_shard(path) as tar:
-            return [
-                _sample(path, image, _label(path, tar, image, labels.get(key, {})))
-                for key, image in images.items()
-            ]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+    for key, image in images.items():
+        label = _label(path, content, image, labels.get(key, {}))
+        head = content.heads[image.offset]
+        yield ShardImage(
+            _labelled(path, image, label), _name(image.name, label), image.offset, image.size, head
+        )
 
 
-def _sort_members(path: Place) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
+def _read_content(path: Place) -> _Content:
+    content = _Content([], {}, {})
+    with open_tar(path) as (tar, members):
+        for member in members:
+            if is_hidden(member.name):
+                continue
+            content.members.append(member)
+            if is_image(member.name):
+                content.heads[member.offset] = tar.head(member.offset, member.size)
+            elif member.size <= _MAX_LABEL and member.name.lower().endswith((_CLS, _JSON)):
+                content.labels[member.offset] = tar.at(member.offset, member.size)
+    return content
+
+
+def _sort_members(
+    path: Place, members: Sequence[Member]
+) -> tuple[dict[bytes, Member], dict[bytes, dict[bytes, Member]]]:
     """The image of each key, and its labels by suffix."""
     images: dict[bytes, Member] = {}
     labels: dict[bytes, dict[bytes, Member]] = {}
-    for member in list_members(path):
-        if is_hidden(member.name):
-            continue
+    for member in members:
         key = sample_key(member.name)
         suffix = member.name[len(key) :].lower()
         if is_image(member.name):
@@ -127,28 +153,29 @@ def _sort_members(path: Place) -> tuple[dict[bytes, Member], dict[bytes, dict[by
     return images, labels
 
 
-def _label(path: Place, tar: ShardBytes, image: Member, labels: dict[bytes, Member]) -> Label:
+def _label(path: Place, content: _Content, image: Member, labels: dict[bytes, Member]) -> Label:
     try:
-        texts = [_content(tar, labels.get(suffix)) for suffix in (_CLS, _JSON)]
-        return parse_label(*texts)
+        cls, described = (_text(content, labels.get(suffix)) for suffix in (_CLS, _JSON))
+        if cls is not None and described is None and len(cls) <= _SHORT:
+            return parse_class(cls)
+        return parse_label(cls, described)
     except ValueError as error:
         raise DataError(f"{path}!{os.fsdecode(image.name)}: {error}") from error
 
 
-def _content(tar: ShardBytes, label: Member | None) -> bytes | None:
+def _text(content: _Content, label: Member | None) -> bytes | None:
     if label is None:
         return None
     if label.size > _MAX_LABEL:
         raise ValueError(f"its label has more than {_MAX_LABEL:,} bytes; write the shards again")
-    return tar.at(label.offset, label.size)
+    return content.labels[label.offset]
 
 
-def _sample(path: Place, image: Member, label: Label) -> Sample:
+def _labelled(path: Place, image: Member, label: Label) -> Labelled:
     name = os.fsdecode(image.name)
     folder = name.partition("/")[0] if "/" in name else ""
     file = label.file or name.rpartition("/")[2]
-    labelled = Labelled(f"{path}!{name}", folder, file, label)
-    return Sample(labelled, _name(image.name, label), image.offset, image.size)
+    return Labelled(f"{path}!{name}", folder, file, label)
 
 
 def _name(member: bytes, label: Label) -> bytes:

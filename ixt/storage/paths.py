@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import os
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import final
 
 from ixt.storage.objects import RemoteFile, list_folder, list_objects, read_object
-
-_WINDOW = 2**22
-
-
-@dataclass
-class Notes:
-    """What was found in an object while it was read, by the first byte of each part."""
-
-    headers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    """Format, height and width of images."""
-    contents: dict[int, bytes] = field(default_factory=dict)
-    """Small parts themselves."""
 
 
 @dataclass
@@ -35,7 +20,6 @@ class _Seen:
     """
     files: dict[str, RemoteFile] = field(default_factory=dict)
     """The objects listed, by their URLs."""
-    notes: defaultdict[str, Notes] = field(default_factory=lambda: defaultdict(Notes))
 
 
 @final
@@ -140,57 +124,7 @@ class RemotePath:
         """
         return read_object(self.url, 0, self.file.size, self.file.version)
 
-    @property
-    def notes(self) -> Notes:
-        """What was found in it; kept for all paths that come from one root."""
-        return self._seen.notes[self.url]
-
     def _find(self) -> RemoteFile | None:
         if self.url not in self._seen.files:
             self.parent.level()
         return self._seen.files.get(self.url)
-
-
-class ObjectReader(io.RawIOBase):
-    """An object of a bucket as an open file: read in windows, of which it holds the last one."""
-
-    def __init__(self, path: RemotePath) -> None:
-        self.path = path
-        self.size = path.file.size
-        self._position = 0
-        self._window, self._start = b"", 0
-
-    def readable(self) -> bool:
-        """Whether it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Whether it has places."""
-        return True
-
-    def tell(self) -> int:
-        """Its position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the position."""
-        before = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = before + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Some bytes from the position on."""
-        left = max(0, self.size - self._position)
-        data = self.at(self._position, left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Some bytes; fewer at the end. They and those behind them become the window if need be."""
-        size = min(size, self.size - offset)
-        if not self._start <= offset <= offset + size <= self._start + len(self._window):
-            length = min(max(size, _WINDOW), self.size - offset)
-            self._window = read_object(str(self.path), offset, length, self.path.file.version)
-            self._start = offset
-        begin = offset - self._start
-        return self._window[begin : begin + size]

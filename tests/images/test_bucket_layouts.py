@@ -90,7 +90,7 @@ def test_a_bucket_gives_what_the_same_objects_on_a_disk_do(
     layout: str,
     window: int,
 ) -> None:
-    monkeypatch.setattr("ixt.storage.paths._WINDOW", window)
+    monkeypatch.setattr("ixt.images.shard_bytes._REMOTE_WINDOW", window)
     local, url = roots[layout]
     for split in ("train", "val"):
         reference, index = load_index(local, split), load_index(url, split, rebuild=True)
@@ -184,7 +184,7 @@ def test_a_parquet_file_is_read_once_by_row_groups(
     table = pa.table({"image": images, "label": [n % 2 for n in range(12)]})
     pq.write_table(table, tmp_path / "train.parquet", row_group_size=4, compression="none")
     s3_server.upload(tmp_path, "s3://layouts/groups")
-    monkeypatch.setattr("ixt.storage.paths._WINDOW", 1)
+    monkeypatch.setattr("ixt.images.shard_bytes._REMOTE_WINDOW", 1)
     served.reads.clear()
     index = load_index("s3://layouts/groups", "train")
     assert sorted(tar_sets.contents(index)) == sorted(contents)

@@ -31,7 +31,7 @@ from ixt.images.index_cache import save_packed_table
 from ixt.images.index_table import Table, join_paths
 from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, Stamp, stamp
-from ixt.images.tars import Member
+from ixt.images.tar_walk import Member
 from ixt.tools.pack.checksums import Checksums
 from ixt.tools.pack.layout import PackOptions, PackPlan, plan_pack
 from ixt.tools.pack.shard import shard_members, write_shard

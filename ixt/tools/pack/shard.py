@@ -18,7 +18,8 @@ from ixt.errors import DataError
 from ixt.files import published
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import DamagedImage, decode_with_pillow, read_image
-from ixt.images.tars import Member, list_members
+from ixt.images.tar_walk import Member
+from ixt.images.tars import list_members
 from ixt.tools.pack.layout import PackPlan
 
 _LABEL = ".cls"

@@ -25,7 +25,7 @@ from ixt.images.index import load_index
 from ixt.images.progress_lines import Report
 from ixt.images.shards import INDEX_FOLDER, PACK_SETTINGS, Stamp, stamp
 from ixt.images.table_files import encode_table
-from ixt.images.tars import Member
+from ixt.images.tar_walk import Member
 from ixt.storage.objects import (
     RemoteFile,
     create_object,

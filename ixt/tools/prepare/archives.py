@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tarfile import BLOCKSIZE, TarInfo
+from typing import NamedTuple
 
 from ixt.errors import DataError
 from ixt.images.classes import VALIDATION_NAME
 from ixt.images.folders import IMAGE_SUFFIXES, Split
-from ixt.images.tars import walk_tar
+from ixt.images.shard_bytes import of_descriptor
+from ixt.images.tar_walk import walk_tar
 
 CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 
@@ -29,6 +30,17 @@ _OTHERS = (
 )
 
 
+class Entry(NamedTuple):
+    """A file in a tar."""
+
+    name: str
+    """Without the folders that it lies in."""
+    offset: int
+    """Its first byte, counted from the start of the outermost tar."""
+    size: int
+    """Its length in bytes."""
+
+
 @contextmanager
 def named(where: str | Path) -> Iterator[None]:
     """Give an OSError of the block a file name: reads and writes do not know theirs."""
@@ -38,7 +50,7 @@ def named(where: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, error.filename or str(where)) from error
 
 
-def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[TarInfo]:
+def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[Entry]:
     """Go through the files of a tar that lies in a byte range of an open file.
 
     Folders, and files whose name starts with a dot, are passed over.
@@ -50,19 +62,17 @@ def walk(descriptor: int, start: int, length: int, where: str) -> Iterator[TarIn
         OSError: it cannot be read.
     """
     seen: set[str] = set()
-    # Opened again, for a position of its own.
-    with open(f"/proc/self/fd/{descriptor}", "rb", buffering=8 * BLOCKSIZE) as file:
-        for member in walk_tar(file, start, length, where):
-            member.name = os.path.basename(member.name)
-            if member.name.startswith("."):
-                continue
-            if member.name in seen:
-                raise DataError(f"{where}: holds {member.name} twice; get the tar again")
-            seen.add(member.name)
-            yield member
+    for member in walk_tar(of_descriptor(descriptor), start, length, where):
+        name = os.path.basename(os.fsdecode(member.name))
+        if name.startswith("."):
+            continue
+        if name in seen:
+            raise DataError(f"{where}: holds {name} twice; get the tar again")
+        seen.add(name)
+        yield Entry(name, member.offset, member.size)
 
 
-def class_tars(descriptor: int, path: Path) -> list[TarInfo]:
+def class_tars(descriptor: int, path: Path) -> list[Entry]:
     """The class tars of the training tar, in the order they lie in it.
 
     Raises:
@@ -99,7 +109,7 @@ def check_kind(descriptor: int, path: Path, split: Split) -> None:
         raise DataError(_not_the_tar(path, split, first.name if first else "nothing"))
 
 
-def check_image(member: TarInfo, where: str) -> None:
+def check_image(member: Entry, where: str) -> None:
     """Refuse what is not named like an image.
 
     Raises:

@@ -16,13 +16,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from tarfile import TarInfo
 from threading import Event, Lock
 
 from ixt.errors import DataError
 from ixt.images.classes import validation_class
 from ixt.images.progress_lines import Report
-from ixt.tools.prepare.archives import CLASS_TAR, check_image, named, walk
+from ixt.tools.prepare.archives import CLASS_TAR, Entry, check_image, named, walk
 from ixt.tools.prepare.staging import Held, Place
 
 _READ_BYTES = 4 << 20
@@ -99,7 +98,7 @@ class StreamSum:
         return self._sum.hexdigest()
 
 
-def train_jobs(extraction: Extraction, members: Iterable[TarInfo]) -> Iterator[Job]:
+def train_jobs(extraction: Extraction, members: Iterable[Entry]) -> Iterator[Job]:
     """One job per class tar."""
     for member in members:
         yield Job(_end(member), partial(extract_class, extraction, member))
@@ -113,7 +112,7 @@ def val_jobs(extraction: Extraction, labels: tuple[str, ...]) -> Iterator[Job]:
     """
     held = cache(extraction.place.held)
     length = os.fstat(extraction.descriptor).st_size
-    group: list[tuple[str, TarInfo]] = []
+    group: list[tuple[str, Entry]] = []
     num_bytes = 0
     for member in walk(extraction.descriptor, 0, length, str(extraction.where)):
         class_name = validation_class(member.name, labels)
@@ -160,13 +159,13 @@ def run_jobs(
     return counts
 
 
-def extract_class(extraction: Extraction, member: TarInfo) -> Counter[str]:
+def extract_class(extraction: Extraction, member: Entry) -> Counter[str]:
     """Extract a class tar that is a byte range of the open file; returns its number of images."""
     match = CLASS_TAR.fullmatch(member.name)
     assert match is not None, "class_tars yields class tars only"
     where = f"{extraction.where}: {member.name}"
     images = []
-    for image in walk(extraction.descriptor, member.offset_data, member.size, where):
+    for image in walk(extraction.descriptor, member.offset, member.size, where):
         check_image(image, where)
         images.append((match[1], image))
     return _extract_images(extraction, images, cache(extraction.place.held))
@@ -174,7 +173,7 @@ def extract_class(extraction: Extraction, member: TarInfo) -> Counter[str]:
 
 def _extract_images(
     extraction: Extraction,
-    images: list[tuple[str, TarInfo]],
+    images: list[tuple[str, Entry]],
     held: Callable[[str], dict[str, Held]],
 ) -> Counter[str]:
     made: set[str] = set()
@@ -197,18 +196,18 @@ def _extract_images(
     return Counter(class_name for class_name, _ in images)
 
 
-def _end(member: TarInfo) -> int:
+def _end(member: Entry) -> int:
     """First byte of the tar behind a member's content."""
-    return member.offset_data + member.size
+    return member.offset + member.size
 
 
-def _is_there(extraction: Extraction, image: TarInfo, held: Held | None) -> bool:
+def _is_there(extraction: Extraction, image: Entry, held: Held | None) -> bool:
     """Whether an image need not be written; one cut off by another program's end is."""
     if held is None:
         return False
     if held.published and held.size != image.size:
         if held.size < image.size and held.path.read_bytes() == _read(
-            extraction, image.offset_data, held.size
+            extraction, image.offset, held.size
         ):
             return False
         raise DataError(
@@ -216,13 +215,13 @@ def _is_there(extraction: Extraction, image: TarInfo, held: Held | None) -> bool
             "choose a new folder, or remove it to have it replaced"
         )
     if held.size == image.size and not held.published and not extraction.place.survived:
-        return held.path.read_bytes() == _read(extraction, image.offset_data, image.size)
+        return held.path.read_bytes() == _read(extraction, image.offset, image.size)
     return held.size == image.size
 
 
-def _write(extraction: Extraction, path: Path, image: TarInfo) -> None:
+def _write(extraction: Extraction, path: Path, image: Entry) -> None:
     """Write a staged image. A kill leaves it short, and its size then tells."""
-    content = _read(extraction, image.offset_data, image.size)
+    content = _read(extraction, image.offset, image.size)
     with named(path):
         path.write_bytes(content)
 

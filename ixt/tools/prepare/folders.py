@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tarfile import TarInfo
 from threading import Event
 
 from ixt.errors import DataError
 from ixt.files import reason
 from ixt.images.classes import validation_class
 from ixt.images.folders import IMAGE_SUFFIXES, Split
-from ixt.tools.prepare.archives import CLASS_TAR
+from ixt.tools.prepare.archives import CLASS_TAR, Entry
 from ixt.tools.prepare.extract import Extraction, Job, Meter, extract_class, run_jobs
 from ixt.tools.prepare.staging import Place, publish
 from ixt.tools.prepare.task import Options, Transfer
@@ -132,8 +131,7 @@ def _extract_packed(
     descriptor = os.open(tar, os.O_RDONLY)
     try:
         extraction = Extraction(descriptor, tar.parent, place, meter, stop)
-        whole = TarInfo(tar.name)
-        whole.size = os.fstat(descriptor).st_size
+        whole = Entry(tar.name, 0, os.fstat(descriptor).st_size)
         counts = extract_class(extraction, whole)
     finally:
         os.close(descriptor)
