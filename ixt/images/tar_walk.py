@@ -23,6 +23,7 @@ _NUMBERS_AT, _TYPE_AT, _PREFIX_AT = 124, 156, 345
 _FILES, _EXTENDED = b"0\0", b"x"
 _TIME = re.compile(rb"([1-9]\d{0,2}) [acm]time=[0-9.]+\n")
 _MOST_SHAPES = 64
+_STEP = 2**20
 
 
 class Member(NamedTuple):
@@ -46,8 +47,8 @@ def walk_tar(file: ShardBytes, start: int, length: int, where: str) -> Iterator[
         where: name of the tar for messages.
 
     Raises:
-        DataError: the tar is cut off or damaged, or holds what no image set does: a link, a
-            device, a path that leads out of it.
+        DataError: the tar is cut off or damaged, has data behind its end, or holds what no image
+            set does: a link, a device, a path that leads out of it.
         OSError: it cannot be read; the error names `where`.
     """
     end = start + length
@@ -71,6 +72,7 @@ def walk_tar(file: ShardBytes, start: int, length: int, where: str) -> Iterator[
             if tar.offset + BLOCKSIZE > end or file.at(tar.offset, BLOCKSIZE) != bytes(BLOCKSIZE):
                 # tarfile takes a bad header, and the end of the file, for the end of the archive.
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
+            _refuse_more(file, tar.offset, end, where)
     # tarfile computes with what headers claim, sizes and sparse maps too.
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(
@@ -79,6 +81,19 @@ def walk_tar(file: ShardBytes, start: int, length: int, where: str) -> Iterator[
         ) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, where) from error
+
+
+def _refuse_more(file: ShardBytes, at: int, end: int, where: str) -> None:
+    """Refuse data behind the end mark, which every reader would leave out without a word."""
+    while at < end:
+        zeros = file.at(at, min(_STEP, end - at))
+        if not zeros or zeros.strip(b"\0"):
+            at += len(zeros) - len(zeros.lstrip(b"\0"))
+            raise DataError(
+                f"{where}: has data behind its end mark, at byte {at}; if it was joined of several "
+                "tars, join them by tar --concatenate instead of cat, or keep them apart"
+            )
+        at += len(zeros)
 
 
 class _PlainHeaders:

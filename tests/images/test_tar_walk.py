@@ -47,6 +47,12 @@ _PAX: tuple[dict[str, str], ...] = (
 _ODD_TYPES = b"\x007127345LKSxgVZ"
 
 
+_MORE = (
+    "x.tar: has data behind its end mark, at byte {}; if it was joined of several tars, join them "
+    "by tar --concatenate instead of cat, or keep them apart"
+)
+
+
 def read_of(content: bytes, window: int = BLOCKSIZE) -> ShardBytes:
     return ShardBytes(len(content), window, lambda at, size, more: content[at : at + more])
 
@@ -67,6 +73,9 @@ def walk_with_tarfile(content: bytes, start: int, length: int) -> Iterator[Membe
             file.seek(tar.offset)
             if tar.offset + BLOCKSIZE > end or file.read(BLOCKSIZE) != bytes(BLOCKSIZE):
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
+            if content[tar.offset : end].strip(b"\0"):
+                at = end - len(content[tar.offset : end].lstrip(b"\0"))
+                raise DataError(_MORE.format(at))
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise DataError(
             f"x.tar: cannot be read as a tar ({first_line(error)}); it is cut off or damaged; "
@@ -171,6 +180,15 @@ def test_any_archive_gives_the_members_and_the_error_that_tarfile_gives(seed: in
         assert outcome(walk_tar(file, start, length, "x.tar"), between) == expected, number
         kinds.add(type(expected[-1]) if expected else None)
     assert {Member, str} <= kinds
+
+
+def test_a_second_tar_behind_the_end_of_the_first_is_refused() -> None:
+    first, second = (archive(random.Random(seed)) for seed in (1, 2))
+    with pytest.raises(DataError) as caught:
+        list(walk_tar(read_of(first + second), 0, len(first + second), "x.tar"))
+    assert str(caught.value) == _MORE.format(len(first))
+    padded = first + bytes(3 * 2**20)
+    assert list(walk_tar(read_of(padded), 0, len(padded), "x.tar"))
 
 
 def block(name: str, content: bytes = b"", kind: bytes = b"0", prefix: bytes = b"") -> bytes:
