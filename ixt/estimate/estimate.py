@@ -146,7 +146,9 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
     costs, _ = counted(recipe.augment.image_size)
     given, bench, price = target.images_per_s, target.bench, target.price_per_gpu_hour
     rates = given_rates(given) or expected_rates(recipe, device, bench, num_classes, costs)
-    phases = find_phases(recipe, lambda side: counted(side)[0], device, bench, num_classes)
+    phases = find_phases(
+        recipe, lambda side: counted(side)[0], device, rates.train, bench, num_classes
+    )
     most, memory = max(
         _phase_memories(recipe, phases, lambda side: counted(side)[1], steps.num_gpus),
         key=lambda phase: phase[1].total,
@@ -182,10 +184,9 @@ def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimat
 def _phase_memories(
     recipe: Recipe, phases: Sequence[Phase], sized: Callable[[int], ModelSize], num_gpus: int
 ) -> Iterator[tuple[Recipe, Memory]]:
-    """The memory of a GPU in each phase, with the recipe whose sizes are the phase's."""
+    """The memory of a GPU in each phase, with the recipe of its epochs."""
     for phase in phases:
-        own = {"micro_batch_size": phase.micro_batch}
-        each = recipe.with_(augment={"image_size": phase.image_size}, engine=own)
+        each = recipe.in_epoch(phase.first_epoch)
         yield each, rank_memory(sized(phase.image_size), each, phase.micro_batch, num_gpus)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -37,6 +36,7 @@ def find_phases(
     recipe: Recipe,
     costs: Callable[[int], Costs],
     device: Device,
+    own_rate: float,
     bench: Path | None,
     num_classes: int,
 ) -> tuple[Phase, ...]:
@@ -46,34 +46,30 @@ def find_phases(
         recipe: resolved.
         costs: of a training image, by its side in pixels.
         device: one GPU.
+        own_rate: training images per second at the recipe's own sizes, by `bench` if there is one.
         bench: results of `ixt bench`; for sizes that are not in it, the roofline's limits decide.
         num_classes: outputs of the model.
     """
 
-    def sizes(recipe: Recipe) -> tuple[int, int]:
-        return recipe.augment.image_size, recipe.engine.micro_batch_size
+    def limit(each: Recipe) -> float:
+        return training_limit(costs(each.augment.image_size), device, each)
 
-    def sized(image_size: int, micro_batch: int) -> Recipe:
-        return recipe.with_(
-            augment={"image_size": image_size}, engine={"micro_batch_size": micro_batch}
-        )
-
-    def limit(side: int, micro_batch: int) -> float:
-        return training_limit(costs(side), device, sized(side, micro_batch))
-
-    own, epochs = sizes(recipe), range(recipe.schedule.total_epochs)
-
-    @cache
-    def speed(*each: int) -> tuple[float, str]:
-        if each == own:
+    def speed(each: Recipe) -> tuple[float, str]:
+        if _sizes(each) == _sizes(recipe):
             return 1.0, "own"
         if bench is not None:
             with suppress(EngineError):
-                rates = [bench_rates(bench, r, device, num_classes) for r in (sized(*each), recipe)]
-                return rates[0].train / rates[1].train, "measured"
-        return limit(*each) / limit(*own), "roofline"
+                return bench_rates(bench, each, device, num_classes).train / own_rate, "measured"
+        return limit(each) / limit(recipe), "roofline"
 
-    found = groupby(epochs, key=lambda epoch: sizes(recipe.in_epoch(epoch)))
-    return tuple(
-        Phase(next(group), 1 + len(list(group)), *each, *speed(*each)) for each, group in found
-    )
+    phases, first_epoch = [], 0
+    each_epoch = map(recipe.in_epoch, range(recipe.schedule.total_epochs))
+    for sizes, group in groupby(each_epoch, key=_sizes):
+        recipes = list(group)
+        phases.append(Phase(first_epoch, len(recipes), *sizes, *speed(recipes[0])))
+        first_epoch += len(recipes)
+    return tuple(phases)
+
+
+def _sizes(recipe: Recipe) -> tuple[int, int]:
+    return recipe.augment.image_size, recipe.engine.micro_batch_size

@@ -61,6 +61,11 @@ def restart() -> None:
     _Own.last = Activity("starting", 0, time.monotonic(), _LONG)
 
 
+def cold() -> None:
+    """Until the next update ends everything may take long again, e.g. to compile the model."""
+    _Own.usual = _LONG
+
+
 def update_done(step: int) -> None:
     """Note, for this process and for its agent, that this many updates are done."""
     _Own.usual = 1.0

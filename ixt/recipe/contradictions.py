@@ -15,9 +15,6 @@ from ixt.recipe.run import Eval, RunSettings
 from ixt.recipe.section import Problem
 from ixt.recipe.teacher import Teacher
 
-_MOST_COMPILED = 6
-"""torch.compile falls back to uncompiled code after 8 versions; evaluation takes one or two."""
-
 _ELEMENTWISE = ("adamw", "lion", "nadamw", "rmsproptf", "sgd")
 """Optimizers that treat every weight alone, whatever the shape of its parameter.
 
@@ -142,13 +139,6 @@ def _graph_problems(curriculum: Curriculum, model: Model, engine: Engine) -> Ite
                 "changes with every epoch, and engine.compile or engine.cuda_graph would prepare "
                 "the model again each time; give one value per phase",
             )
-    sizes = curriculum.image_sizes()
-    if engine.compile and len(sizes) > _MOST_COMPILED:
-        yield (
-            "curriculum.phases",
-            f"has {len(sizes)} image sizes, and engine.compile prepares the model for each; give "
-            f"at most {_MOST_COMPILED}, e.g. with a larger step `by`",
-        )
 
 
 def _phase_batch_problems(

@@ -79,6 +79,12 @@ class Curriculum(Section):
         sizes = (self.values(epoch).get("augment.image_size") for epoch in epochs)
         return list(dict.fromkeys(size for size in sizes if size is not None))
 
+    def num_versions(self) -> int:
+        """Combinations of what an update is made for: image size, micro-batch, drop path."""
+        epochs = range(self.phases[-1].until if self.phases else 0)
+        keys = ("augment.image_size", MICRO_BATCH, "model.drop_path_rate")
+        return len({tuple(map(self.values(epoch).get, keys)) for epoch in epochs})
+
     def problems(self) -> Iterator[Problem]:
         """Phases that are not one after the other, and settings that no phase can have."""
         for number, ((first, last), phase) in enumerate(

@@ -86,7 +86,8 @@ class Engine(Section):
     channels_last: bool = False
     """Keep images and weights in NHWC memory order; under DeepSpeed images only."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile the model with torch.compile, anew for each shape of a batch when it first comes,
+    e.g. at the beginning of a phase with smaller images; that takes minutes."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode."""
     cuda_graph: bool = False

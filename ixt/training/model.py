@@ -14,6 +14,9 @@ from ixt.models import create_model, freeze, recipe_arguments, scale_classifier
 from ixt.recipe import Recipe
 
 _TRIED_BELOW = 96  # pixels
+_OTHER_VERSIONS = 8
+"""torch's limit for a model: the recipe's own training batch, evaluation's whole and last batches,
+and what may be added to them."""
 
 Prepare = Callable[[nn.Module], None]
 """Called with a fresh model, e.g. to load weights."""
@@ -57,10 +60,22 @@ def build_model(
         model = model.to(memory_format=torch.channels_last)
         lay_out_filters(model)
     if recipe.engine.compile:
-        # One version for each size is faster than one for all.
-        fixed = {"dynamic": False} if recipe.curriculum.image_sizes() else {}
-        model.compile(mode=recipe.engine.compile_mode, **fixed)
+        _compile(model, recipe)
     return model
+
+
+def _compile(model: nn.Module, recipe: Recipe) -> None:
+    """Have torch.compile prepare the model for each shape of a batch, when it first comes.
+
+    One version for several shapes would be slower, and whether there is one would depend on what
+    came before: a run that is resumed would compute other bits than one that never stopped.
+    """
+    from torch._dynamo import config
+
+    # Beyond the limit, new shapes would not be compiled.
+    versions = _OTHER_VERSIONS + recipe.curriculum.num_versions()
+    config.recompile_limit = max(config.recompile_limit, versions)
+    model.compile(mode=recipe.engine.compile_mode, dynamic=False)
 
 
 def training_sizes(recipe: Recipe) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from timm.layers import DropPath
 from torch import nn
 
+from ixt.monitor import activity
 from ixt.recipe import Recipe
 from ixt.training.run import MicroStep, Run
 
@@ -40,6 +41,7 @@ class Phases:
             count = now.engine.micro_batches // accelerator.num_processes
             accelerator.gradient_accumulation_steps = count
             self._run.micro_step = self._choose()
+            activity.cold()
 
 
 def _of_an_update(recipe: Recipe) -> tuple[int, int, float]:
