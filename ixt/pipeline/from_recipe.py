@@ -127,6 +127,7 @@ def build_eval_loader(
     if several_labels:
         labels = label_columns(label_sets(index, class_names), index.labels)
     else:
+        refuse_sets(index, "a run whose training images have one")
         labels = target_labels(index, class_names)
     return EvalLoader(
         index,

@@ -224,6 +224,19 @@ def test_what_takes_one_label_for_each_image_is_refused(
     )
 
 
+def test_images_with_several_labels_do_not_judge_a_run_on_one_label(
+    recipe: Recipe, digits: Path, listed: Path, tmp_path: Path
+) -> None:
+    tar_sets.write_list(tmp_path / "train.csv", tar_sets.rows_of(digits, "train"))
+    (tmp_path / "val.csv").write_bytes((listed / "val.csv").read_bytes())
+    with pytest.raises(DataError) as error:
+        train(recipe.with_(data={"root": str(tmp_path)}), tmp_path / "run")
+    assert str(error.value).startswith(
+        f"{tmp_path}/val.csv: gives several labels to an image (eight;round), and a run whose "
+        "training images have one takes one for each; "
+    )
+
+
 def test_commands_that_take_one_label_are_refused(listed: Path, tmp_path: Path) -> None:
     index = load_index(listed, "val")
     for name, call in (
