@@ -122,7 +122,7 @@ def summarise(
     """
     labels = loader.labels
     counts, right = counted(records, labels), hits(records, labels, 1)
-    terms = {
+    terms: dict[str, Any] = {
         "step": step,
         "weights": "ema" if averaged else "raw",
         "class_names": [plain_text(name) for name in class_names],
@@ -170,7 +170,7 @@ def _mistakes(records: Records, loader: EvalLoader, wrong: NDArray[np.bool_]) ->
 
 def _label(labels: NDArray[np.int64]) -> int | list[int]:
     """The label of an image, or its several ones, of which -1 is none."""
-    return labels[labels >= 0].tolist() if labels.ndim else int(labels)
+    return [int(each) for each in labels if each >= 0] if labels.ndim else int(labels)
 
 
 def _picture(source: ByteRange) -> str | None:
