@@ -22,6 +22,7 @@ from ixt.checkpoint.folder import (
     read_checkpoint,
     step_of,
 )
+from ixt.checkpoint.score import metric_name, score_key
 from ixt.errors import CheckpointError
 
 _STEP = re.compile(r"step-(\d+)")
@@ -102,19 +103,17 @@ def describe_choice(path: Path, file: Path, kind: str) -> None:
     if taken not in folders:
         return
     state = _state(taken)
-    weights, key = ("averaged (EMA)", "ema_top1") if kind == "ema" else ("raw", "top1")
-    what = _moment(state, state.get("metrics", {}).get(key))
+    weights, prefix = ("averaged (EMA)", "ema_") if kind == "ema" else ("raw", "")
+    metrics = state.get("metrics", {})
+    key = prefix + ("map" if f"{prefix}map" in metrics else "top1")
+    what = _moment(state, metrics, key)
     _log.warning("%s: takes %s, %s weights, %s", path, _text(taken), weights, what)
     scored = best_first(folders)
     if which is None and scored and scored[0] != taken:
         best = _state(scored[0])
         if state.get("score") is None or best["score"] > state["score"]:
-            found = best["metrics"]  # the score may be another metric
-            words = (
-                _text(scored[0]),
-                _moment(best, found.get("ema_top1", found.get("top1"))),
-                run,
-            )
+            found = best["metrics"]
+            words = (_text(scored[0]), _moment(best, found, score_key(found)), run)
             _log.warning("note: the best checkpoint kept is %s, %s; %s@best takes it", *words)
 
 
@@ -128,11 +127,11 @@ def _best(run: Path, folders: list[Path]) -> Path:
     return scored[0]
 
 
-def _moment(state: Mapping[str, Any], top1: float | None) -> str:
+def _moment(state: Mapping[str, Any], metrics: Mapping[str, Any], key: str) -> str:
     """When in the run, with epochs as the log numbers them, and how good."""
     epoch = int(state.get("epoch", 0))
     when = f"end of epoch {epoch - 1}" if state.get("epoch_ended") else f"in epoch {epoch}"
-    return when if top1 is None else f"{when}, top-1 {top1:.2f}"
+    return f"{when}, {metric_name(key)} {metrics[key]:.2f}" if key in metrics else when
 
 
 def _state(folder: Path) -> Mapping[str, Any]:

@@ -99,6 +99,8 @@ def described_info(facts: Mapping[str, Any]) -> CheckpointInfo:
         "eval": {"image_size": size, **cut},
         # So that an evaluation on the same folder takes none of the images trained on.
         "data": {"val_fraction": facts.get("val_fraction")},
+        # So that predictions are probabilities of the same kind; earlier exports do not say.
+        "optim": {"loss": facts.get("loss", "cross_entropy")},
     }
     return CheckpointInfo(name, num_classes, sections, tuple(names) if names else None)
 

@@ -22,7 +22,8 @@ SortOption = Annotated[
     str,
     typer.Option(
         metavar="KEY",
-        help="Order of the list: changed, name, state, epoch, top1, or a setting, e.g. optim.lr.",
+        help="Order of the list: changed, name, state, epoch, top1 (or mAP), or a setting, e.g. "
+        "optim.lr.",
     ),
 ]
 FilterOption = Annotated[
@@ -52,7 +53,7 @@ def runs(
     as_csv: Annotated[bool, output("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, output("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List runs with their state, best top-1, and special settings.
+    """List runs with their state, best score, and special settings.
 
     Epochs are numbered from 0, as in the log. A run is "running" while a process holds its lock,
     and "perhaps" running if the lock is not visible from this machine but the log has grown in the

@@ -87,7 +87,13 @@ def metrics_row(records: Records, labels: NDArray[np.int64], prefix: str = "") -
 
 
 def mean_average_precision(records: Records, labels: NDArray[np.int64]) -> float:
-    """Mean over the classes that have images of their average precision, in percent.
+    """Mean of `average_precisions`, in percent; 0 where no class has an image."""
+    found = average_precisions(records, labels)
+    return 100 * float(np.mean([precision for _, _, precision in found])) if found else 0.0
+
+
+def average_precisions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+    """Output, images and average precision, in [0, 1], of each class that has images, in order.
 
     Args:
         records: n rows with scores.
@@ -103,10 +109,15 @@ def mean_average_precision(records: Records, labels: NDArray[np.int64]) -> float
     right = np.zeros((len(scores), scores.shape[1] + 1), np.bool_)
     np.put_along_axis(right, labels, True, axis=1)  # -1 is the column behind the last
     right = right[:, :-1]
-    present = right.any(axis=0)
-    if not present.any():
-        return 0.0
-    return 100 * float(average_precision_score(right[:, present], scores[:, present]))
+    present = np.flatnonzero(right.any(axis=0))
+    return [
+        (
+            int(output),
+            int(right[:, output].sum()),
+            float(average_precision_score(right[:, output], scores[:, output])),
+        )
+        for output in present
+    ]
 
 
 def wilson_interval(num_hits: int, count: int) -> tuple[float, float]:

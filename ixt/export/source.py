@@ -89,6 +89,7 @@ def describe(source: Source) -> dict[str, Any]:
         "mean": recipe.augment.mean,
         "std": recipe.augment.std,
         "val_fraction": recipe.data.val_fraction,
+        "loss": recipe.optim.loss,
         "weights": source.loaded.kind,
         "source_sha256": sha256(source.loaded.file),
         "ixt": ixt.__version__,

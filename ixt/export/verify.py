@@ -76,7 +76,7 @@ def _validation_images(recipe: Recipe) -> Tensor:
     """A few images spread over the validation split; none where the data is not on this machine."""
     nothing = torch.empty(0, 3, recipe.eval_size, recipe.eval_size)
     root = recipe.data.root
-    if root is None or not Path(root).is_dir():
+    if root is None or not Path(root).exists():  # a folder, or a list
         return nothing
     try:
         index = load_split(root, "val", recipe.data.val_fraction)

@@ -38,6 +38,7 @@ def write_timm_folder(source: Source, folder: Path) -> None:
             "model": recipe.model.name,
             "model_kwargs": recipe.model.kwargs,
             "val_fraction": recipe.data.val_fraction,
+            "loss": recipe.optim.loss,
         },
     }
     if names is not None:

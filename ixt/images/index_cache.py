@@ -69,7 +69,8 @@ def current_tables(root: Path, layout: Layout[Path]) -> Iterator[Table]:
         if table is not None:
             yield table
             problem = "an image in it that was unreadable has changed"
-        problems.append(f"{path}: {problem}")
+        if problem:
+            problems.append(f"{path}: {problem}")
     if problems:
         logger.warning(
             "%s: rebuilding the index, because the cached one cannot be used: %s",
@@ -93,11 +94,13 @@ def _refuse_missing_shards(own: Path, layout: Layout[Path]) -> None:
 
 
 def _open(path: Path, layout: Layout[Path], *, packed: bool) -> tuple[Table | None, str]:
-    """A table that describes the present images, or None and the reason."""
+    """A table that describes the present images, or None and the reason; none for other images."""
     try:
         table = read_table(path, packed=packed)
     except UnusableTable as error:
         return None, str(error)
+    if not packed and _list_marks(table) != _list_marks_of(layout):
+        return None, ""
     return (table, "") if _is_current(table, layout, packed=packed) else (None, "is out of date")
 
 
@@ -191,9 +194,6 @@ def _is_current(table: Table, layout: Layout[Path], *, packed: bool) -> bool:
         names = tuple(shard.name for shard in table.shards)
         same = names == layout.tars and (packed or table.folders == TAR_RULES)
         return same and unchanged(layout.folder, table.shards, by_length=table.has_checksums)
-    lists = {name for name in table.folders if name.startswith(LIST_MARK)}
-    if lists != ({LIST_MARK + layout.list_name} if layout.list_name else set()):
-        return False
     try:
         return bool(table.folders) and all(
             os.stat(os.path.join(layout.folder, name)).st_mtime_ns == mtime_ns
@@ -201,6 +201,14 @@ def _is_current(table: Table, layout: Layout[Path], *, packed: bool) -> bool:
         )
     except OSError:
         return False
+
+
+def _list_marks(table: Table) -> set[str]:
+    return {name for name in table.folders if name.startswith(LIST_MARK)}
+
+
+def _list_marks_of(layout: Layout[Path]) -> set[str]:
+    return {LIST_MARK + layout.list_name} if layout.list_name else set()
 
 
 def _publish(cache: Path, name: str, table: Table) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixt.errors import DataError
-from ixt.images.index import Index
+from ixt.images.index import Index, target_labels
 from ixt.images.list_rows import SEPARATOR
 
 
@@ -53,6 +53,27 @@ def label_sets(index: Index, class_names: Sequence[str]) -> NDArray[np.bool_]:
     for row, name in enumerate(index.classes):
         sets[row, [outputs[part] for part in _parts(index, name)]] = True
     return sets
+
+
+def plan_labels(
+    index: Index, class_names: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """What training plans by, and what its targets come from.
+
+    Args:
+        index: the images.
+        class_names: class of each model output.
+
+    Returns:
+        (n,) output of each image and None; or number of each image's set, and the sets, as
+        `label_sets` gives them.
+
+    Raises:
+        DataError: the data has classes that the model does not know.
+    """
+    if not has_sets(index):
+        return target_labels(index, class_names), None
+    return index.labels.astype(np.int64), label_sets(index, class_names)
 
 
 def label_columns(sets: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from ixt.images.label_sets import (
     has_sets,
     label_columns,
     label_sets,
+    plan_labels,
     refuse_sets,
     require_map_library,
 )
@@ -65,8 +66,7 @@ def build_train_loader(
     Raises:
         DataError: the split has classes that the model does not know.
     """
-    sets = label_sets(index, class_names) if has_sets(index) else None
-    labels = target_labels(index, class_names) if sets is None else index.labels.astype(np.int64)
+    labels, sets = plan_labels(index, class_names)
     planner = build_planner(recipe, labels, index.sizes)
     return TrainLoader(
         index,
@@ -127,6 +127,7 @@ def build_eval_loader(
     if several_labels:
         labels = label_columns(label_sets(index, class_names), index.labels)
     else:
+        refuse_sets(index, "a run whose training images have one")
         labels = target_labels(index, class_names)
     return EvalLoader(
         index,

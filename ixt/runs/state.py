@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ixt.checkpoint.folder import CHECKPOINTS, checkpoint_folders, step_of
+from ixt.checkpoint.score import metric_name, score_key
 from ixt.checkpoint.state_json import read_state
 from ixt.distributed.run_lock import is_locked
 from ixt.distributed.run_status import STATUS, RunStatus, read_status
@@ -38,12 +39,14 @@ _EVALUATION = b'{"kind": "epoch",'
 class Best:
     """The best evaluation of a run."""
 
-    top1: float
-    """Percent: of the averaged weights where there are some."""
+    score: float
+    """Percent, of what its checkpoints are judged by."""
     ema: bool
     """Whether it is that of averaged weights."""
     epoch: int
     """Its epoch, as the log numbers it, from 0."""
+    metric: str = "top-1"
+    """Or mAP, where images have several labels."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +168,13 @@ def _evaluations(content: bytes) -> Iterator[dict[str, Any]]:
 
 def _better(best: Best | None, row: Mapping[str, Any]) -> Best | None:
     """The better one of what was best so far and an evaluation; of equal ones the later one."""
-    ema = "ema_top1" in row
-    top1 = row.get("ema_top1", row.get("top1"))
-    if not isinstance(top1, int | float) or not math.isfinite(top1):
+    key = score_key(row)
+    score = row.get(key)
+    if not isinstance(score, int | float) or not math.isfinite(score):
         return best
-    return best if best is not None and best.top1 > top1 else Best(top1, ema, row["epoch"])
+    if best is not None and best.score > score:
+        return best
+    return Best(score, key.startswith("ema_"), row["epoch"], metric_name(key))
 
 
 def _last_row(content: bytes) -> dict[str, Any] | None:

@@ -16,9 +16,9 @@ from ixt.errors import CheckpointError, IxtError
 from ixt.files import reason
 from ixt.recipe.plain_yaml import read_plain
 from ixt.runs.settings import differing, short, standing_out
-from ixt.runs.state import STATES, RunState, is_run, read_run
+from ixt.runs.state import STATES, Best, RunState, is_run, read_run
 
-COLUMNS = ("name", "state", "epochs", "best top-1", "at epoch", "changed", "settings")
+COLUMNS = ("name", "state", "epochs", "best", "at epoch", "changed", "settings")
 """Of the table for people."""
 
 SORT_KEYS: dict[str, Callable[[RunState], Any]] = {
@@ -26,7 +26,7 @@ SORT_KEYS: dict[str, Callable[[RunState], Any]] = {
     "name": lambda run: run.name,
     "state": lambda run: STATES.index(run.state),
     "epoch": lambda run: -run.epochs_done,
-    "top1": lambda run: math.inf if run.best is None else -run.best.top1,
+    "top1": lambda run: math.inf if run.best is None else -run.best.score,
 }
 """What runs are sorted by beside settings: the newest, the furthest, the best first."""
 
@@ -92,7 +92,7 @@ def rows(runs: Sequence[RunState]) -> list[tuple[str, ...]]:
             run.name,
             _state_text(run),
             _epochs(run),
-            "" if run.best is None else f"{run.best.top1:.2f}{' (EMA)' if run.best.ema else ''}",
+            "" if run.best is None else _best_text(run.best),
             "" if run.best is None else str(run.best.epoch),
             _ago(now_s - run.changed_s),
             short(settings),
@@ -120,7 +120,8 @@ def record(run: RunState) -> dict[str, Any]:
         "step": run.step,
         "epochs_done": run.epochs_done,
         "total_epochs": run.total_epochs,
-        "best_top1": None if best is None else best.top1,
+        "best_top1": best.score if best is not None and best.metric == "top-1" else None,
+        "best_map": best.score if best is not None and best.metric == "mAP" else None,
         "best_weights": None if best is None else ("ema" if best.ema else "raw"),
         "best_epoch": None if best is None else best.epoch,
         "changed": datetime.fromtimestamp(run.changed_s, UTC).isoformat(timespec="seconds"),
@@ -189,6 +190,10 @@ def _state_text(run: RunState) -> str:
     words = "" if run.words is None else run.words
     short_words = words if len(words) <= _MOST_WORDS else f"{words[: _MOST_WORDS - 3]}..."
     return f"{run}: {short_words}" if words else str(run)
+
+
+def _best_text(best: Best) -> str:
+    return f"{best.metric} {best.score:.2f}{' (EMA)' if best.ema else ''}"
 
 
 def _epochs(run: RunState) -> str:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ixt.checkpoint.folder import Checkpoint, kept_checkpoints
+from ixt.checkpoint.score import score_text
 from ixt.errors import ModelError
 from ixt.models import count_params, create_empty_model, freeze, model_costs, recipe_arguments
 from ixt.recipe import Engine, Recipe
-from ixt.training.patience import score_text
 from ixt.training.run import Run
 
 

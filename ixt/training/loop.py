@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ixt.checkpoint.score import score_text
 from ixt.distributed import batch_stats
 from ixt.distributed.accelerator import seed_model
 from ixt.distributed.run_lock import locked
@@ -24,7 +25,6 @@ from ixt.recipe import Recipe
 from ixt.training import state
 from ixt.training.announce import announce_end, announce_start
 from ixt.training.optimizer import set_learning_rate
-from ixt.training.patience import score_text
 from ixt.training.record_end import end_recorded
 from ixt.training.run import Prepare, Run, RunReport, open_run
 from ixt.training.same_data import ledger_format, refuse_other_data

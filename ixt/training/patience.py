@@ -6,24 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-
-def score_of(metrics: Mapping[str, Any]) -> float | None:
-    """What an evaluation is judged by, in percent; None where there was no evaluation."""
-    score: float | None = metrics.get(score_key(metrics))
-    return score
-
-
-def score_key(metrics: Mapping[str, Any]) -> str:
-    """The metric that counts: of the averaged weights if there are some; mAP before top-1."""
-    keys = ("ema_map", "map", "ema_top1")
-    return next((key for key in keys if key in metrics), "top1")
-
-
-def score_text(state: Mapping[str, Any]) -> str:
-    """The score of a checkpoint that was evaluated, by its state: `EMA top-1 96.39`."""
-    key = score_key(state["metrics"])
-    name = "EMA " * key.startswith("ema_") + ("mAP" if key.endswith("map") else "top-1")
-    return f"{name} {state['score']:.2f}"
+from ixt.checkpoint.score import score_of
 
 
 @dataclass(frozen=True)

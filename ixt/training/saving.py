@@ -17,12 +17,12 @@ from ixt.checkpoint.folder import (
     save_checkpoint,
     sweep,
 )
+from ixt.checkpoint.score import score_of
 from ixt.distributed.engine.shards import parts
 from ixt.distributed.machine import describe_machine
 from ixt.errors import Diverged
 from ixt.monitor import activity
 from ixt.training import state
-from ixt.training.patience import score_of
 from ixt.training.run import Run
 
 

@@ -59,6 +59,20 @@ def test_what_is_taken_is_said_and_so_is_a_better_one(
     ]
 
 
+def test_a_better_mAP_is_said_as_mAP(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {name: {"weight": torch.zeros(1)} for name in ("model", "ema")}
+    for step, score, top1 in ((20, 48.0, 34.0), (40, 44.0, 37.0)):
+        metrics = {"top1": top1, "map": score - 1, "ema_top1": top1, "ema_map": score}
+        state = {"step": step, "epoch": step // 20, "epoch_ended": True, "score": score}
+        save_checkpoint(tmp_path, tensors, {**state, "metrics": metrics})
+    read_weights(tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path}: takes step-40, averaged (EMA) weights, end of epoch 1, mAP 44.00",
+        f"note: the best checkpoint kept is step-20, end of epoch 0, mAP 48.00; {tmp_path}@best "
+        "takes it",
+    ]
+
+
 def test_a_newest_checkpoint_that_was_not_evaluated_is_not_called_worse(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,13 +17,19 @@ def save_run(tmp_path: Path, digits: Path) -> SaveRun:
     """Write a run folder with one checkpoint; its EMA weights are the raw ones halved."""
 
     def save(
-        name: str = "inceptionnext_atto", *, ema: bool = True, root: Path = digits, **more: object
+        name: str = "inceptionnext_atto",
+        *,
+        ema: bool = True,
+        root: Path = digits,
+        loss: str = "cross_entropy",
+        **more: object,
     ) -> Path:
         recipe = parse_recipe(
             {
                 "model": {"name": name, "kwargs": FAMILIES[name]},
                 "data": {"root": str(root)},
                 "augment": {"image_size": SIZE, "mean": [0.4, 0.5, 0.6]},
+                "optim": {"loss": loss},
                 "eval": {"crop_pct": 0.9, "interpolation": "bilinear"},
                 "engine": {"global_batch_size": 256, "micro_batch_size": 64},
             }

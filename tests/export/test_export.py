@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+import tar_sets
 import timm
 import torch
 from huggingface_hub import ModelCard
@@ -32,6 +33,7 @@ from ixt.export import exporting as exporting
 from ixt.export.output_paths import staged
 from ixt.export.source import open_source
 from ixt.models import create_model, load_weights
+from ixt.predict import open_classifier, open_inputs, predict
 
 IMAGES = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
 
@@ -164,6 +166,25 @@ def test_an_export_is_evaluated_as_its_run_is(
     for format_name, out in (("timm-folder", "folder"), ("timm-pth", "x.pth")):
         export_checkpoint(run, tmp_path / out, format_name)
         assert row(tmp_path / out) == row(tmp_path / out, name) == expected
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_an_export_predicts_the_probabilities_of_its_run(
+    loss: str, save_run: SaveRun, digits: Path, tmp_path: Path
+) -> None:
+    image = min(digits.glob("val/*/*"))
+
+    def predicted(checkpoint: Path) -> dict[int, float]:
+        with open_inputs([str(image)]) as files:
+            (outcome,) = predict(open_classifier(checkpoint), files, top=10)
+        return {guess.output: guess.probability for guess in outcome.guesses}
+
+    run = save_run(loss=loss)
+    expected = predicted(run)
+    assert (abs(sum(expected.values()) - 1) < 1e-5) == (loss != "bce")
+    for format_name, out in (("timm-folder", "folder"), ("timm-pth", "x.pth")):
+        export_checkpoint(run, tmp_path / out, format_name)
+        assert predicted(tmp_path / out) == expected
 
 
 def test_onnx_runtime_gives_the_logits_for_any_batch_and_the_counts_of_the_run(
@@ -480,6 +501,14 @@ def test_data_that_is_not_here_leaves_the_random_images(save_run: SaveRun, tmp_p
     run = save_run(root=tmp_path / "gone")
     done = export_checkpoint(run, tmp_path / "x.pth", "timm-pth")
     assert (done.agreement.num_random, done.agreement.num_real) == (4, 0)
+
+
+def test_a_run_on_a_list_is_compared_on_its_validation_images(
+    save_run: SaveRun, digits: Path, tmp_path: Path
+) -> None:
+    tar_sets.write_list(tmp_path / "val.csv", tar_sets.rows_of(digits, "val"))
+    done = export_checkpoint(save_run(root=tmp_path / "val.csv"), tmp_path / "x.pth", "timm-pth")
+    assert done.agreement.num_real == 4
 
 
 def test_the_command_says_what_it_took_and_how_to_publish(

@@ -97,6 +97,20 @@ def test_a_changed_list_or_folder_is_noticed(folder: Path, tmp_path: Path) -> No
     assert "names 1 missing file (train/" in refused(path)
 
 
+def test_the_index_of_another_list_in_the_folder_is_no_outdated_one(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(folder, "train")
+    whole, half = write_list(tmp_path / "a.csv", rows), write_list(tmp_path / "b.csv", rows[::2])
+    load_index(whole, "train")
+    caplog.clear()
+    assert len(load_index(half, "train")) == len(rows[::2])
+    assert "rebuilding" not in caplog.text
+    write_list(half, rows[1::2])
+    assert len(load_index(half, "train")) == len(rows[1::2])
+    assert caplog.text.count("is out of date") == 1
+
+
 def test_class_folders_are_read_before_a_list_beside_them_and_a_line_says_so(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ from ixt.distributed.run_status import STATUS, end_running
 from ixt.errors import CheckpointError, Diverged, Interrupted
 from ixt.recipe import Recipe
 from ixt.runs.state import RECENT_S, Best, read_run
+from ixt.runs.table import record, rows
 from ixt.training.loop import train
 
 OLD = Path(__file__).parents[1] / "checkpoint" / "formats" / "1"
@@ -214,6 +215,21 @@ def test_rows_and_checkpoints_that_cannot_be_read_are_left_out(make_run: MakeRun
     (folder / "state.json").write_text("{")
     state = read_run(run)
     assert (state.best, state.step, state.epochs_done) == (Best(40.0, False, 0), 7, 1)
+
+
+def test_where_images_have_several_labels_the_best_evaluation_is_that_of_mAP(
+    make_run: Callable[..., Path],
+) -> None:
+    scores = [(50.0, 30.0), (40.0, 45.0), (45.0, 44.0)]
+    metrics = "".join(
+        json.dumps({"kind": "epoch", "step": 5, "epoch": epoch, "ema_top1": top1, "ema_map": mean})
+        + "\n"
+        for epoch, (top1, mean) in enumerate(scores)
+    )
+    run = read_run(make_run("a", metrics=metrics))
+    assert run.best == Best(45.0, True, 1, "mAP")
+    assert rows([run])[0][3] == "mAP 45.00 (EMA)"
+    assert (record(run)["best_top1"], record(run)["best_map"]) == (None, 45.0)
 
 
 def test_of_equal_evaluations_the_later_one_is_the_best_and_no_number_is_none(

@@ -32,6 +32,7 @@ from ixt.recipe import Recipe, parse_recipe
 from ixt.runs.image_set import look_at
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
+from ixt.tools.show.from_loaders import eval_samples, train_samples
 from ixt.training.loop import train
 
 CPU = torch.device("cpu")
@@ -221,6 +222,31 @@ def test_what_takes_one_label_for_each_image_is_refused(
     assert str(error.value) == (
         f"{listed}/train.csv: gives several labels to an image (eight;round), and {name} takes one "
         "for each; such lists are for training with optim.loss: bce, and for ixt eval"
+    )
+
+
+def test_shown_samples_have_the_targets_of_training(recipe: Recipe, listed: Path) -> None:
+    plain = recipe.with_(augment={"mixup_alpha": 0.0, "cutmix_alpha": 0.0})
+    index = load_index(listed, "train")
+    for sample in train_samples(index, plain, epoch=0, position=0, count=40):
+        right = sample.source.class_name.split(";")
+        shown = sorted(sample.targets, key=lambda name: -sample.targets[name])[: len(right)]
+        assert sorted(shown) == right and all(sample.targets[name] == 1.0 for name in right)
+        assert sum(sample.targets.values()) == len(right)
+    for sample in eval_samples(load_index(listed, "val"), plain, position=0, count=40):
+        assert sample.targets == dict.fromkeys(sample.source.class_name.split(";"), 1.0)
+
+
+def test_images_with_several_labels_do_not_judge_a_run_on_one_label(
+    recipe: Recipe, digits: Path, listed: Path, tmp_path: Path
+) -> None:
+    tar_sets.write_list(tmp_path / "train.csv", tar_sets.rows_of(digits, "train"))
+    (tmp_path / "val.csv").write_bytes((listed / "val.csv").read_bytes())
+    with pytest.raises(DataError) as error:
+        train(recipe.with_(data={"root": str(tmp_path)}), tmp_path / "run")
+    assert str(error.value).startswith(
+        f"{tmp_path}/val.csv: gives several labels to an image (eight;round), and a run whose "
+        "training images have one takes one for each; "
     )
 
 

@@ -285,8 +285,7 @@ DAMAGED = "epoch-00001.safetensors: is damaged, or of another epoch or version o
     [
         (
             _lose,
-            "contains no outputs of epoch 1, nor of 0 later ones; write them: ixt teach RECIPE "
-            "--out {} --epochs 1:2",
+            "contains no outputs of epoch 1; write them: ixt teach RECIPE --out {} --epochs 1:2",
         ),
         (_cut, DAMAGED),
         (_swap, DAMAGED),

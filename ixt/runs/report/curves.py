@@ -45,6 +45,11 @@ _PLOTS = (
         may_log=True,
     ),
     _Plot(
+        "Mean average precision",
+        "% (mAP)",
+        (_Curve("weights", "map", True), _Curve("EMA", "ema_map", True)),
+    ),
+    _Plot(
         "Top-1 accuracy",
         "% of validation images",
         (_Curve("weights", "top1", True), _Curve("EMA", "ema_top1", True)),
@@ -100,7 +105,7 @@ def unique_names(runs: Sequence[RunFolder]) -> list[str]:
 
 def _compared(plot: _Plot, runs: Sequence[RunFolder]) -> list[_Curve]:
     """The curves of a plot that are shown of several runs: averaged weights before raw ones."""
-    averaged = all(run.score_key == "ema_top1" for run in runs)
+    averaged = all(run.score_key.startswith("ema_") for run in runs)
     names = {curve.key.removeprefix("ema_") for curve in plot.curves if curve.of_epochs}
     keys = {f"ema_{name}" if averaged else name for name in names}
     return [curve for curve in plot.curves if not curve.of_epochs or curve.key in keys]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from ixt.errors import DataError
 from ixt.evaluate.accuracy import (
     Bin,
     accuracy,
+    average_precisions,
     calibration_bins,
     calibration_error,
     class_results,
@@ -33,6 +34,10 @@ EVALUATION = "report/evaluation.json"
 MATRIX_CLASSES = 20
 """Up to this number of classes, the confusion matrix is shown."""
 _PAIRS = 30
+_NO_CLASSES: dict[str, Any] = {
+    **dict.fromkeys(("classes", "confusions", "bins"), ()),
+    **dict.fromkeys(("num_confusions", "calibration_error"), 0),
+}
 _MISTAKES = 12
 
 
@@ -54,11 +59,21 @@ class ClassResult(_Stored):
     most_predicted_instead: int | None
 
 
+class ClassPrecision(_Stored):
+    """One class that has images, where images have several labels."""
+
+    output: int
+    count: int
+    precision: float
+    """Average precision, in [0, 1]."""
+
+
 class Mistake(_Stored):
     """An image whose first output is wrong."""
 
     file: str
-    label: int
+    label: int | list[int]
+    """All of its labels, where images have several."""
     prediction: int
     confidence: float
     picture: str | None
@@ -87,6 +102,8 @@ class Evaluation(_Stored):
     bins: list[Bin]
     calibration_error: float
     """Expected calibration error, in [0, 1]."""
+    precisions: list[ClassPrecision] | None = None
+    """Only where images have several labels; there are no classes, confusions and bins then."""
     mistakes: list[Mistake]
     """The most confident ones, the most confident first."""
 
@@ -105,19 +122,29 @@ def summarise(
     """
     labels = loader.labels
     counts, right = counted(records, labels), hits(records, labels, 1)
+    terms: dict[str, Any] = {
+        "step": step,
+        "weights": "ema" if averaged else "raw",
+        "class_names": [plain_text(name) for name in class_names],
+        **accuracy(records, labels).row(),
+        "mistakes": _mistakes(records, loader, counts & ~right),
+    }
+    if records.scores is not None:
+        found = average_precisions(records, labels)
+        precisions = [
+            ClassPrecision(output=output, count=count, precision=precision)
+            for output, count, precision in found
+        ]
+        return Evaluation(**terms, **_NO_CLASSES, precisions=precisions)
     finite = counts & np.isfinite(records.confidence)  # weights may be finite and logits not
     known, pairs = (records.confidence[finite], right[finite]), confusions(records, labels)
     return Evaluation(
-        step=step,
-        weights="ema" if averaged else "raw",
-        class_names=[plain_text(name) for name in class_names],
-        **accuracy(records, labels).row(),
+        **terms,
         classes=[ClassResult.model_validate(row) for row in class_results(records, labels)],
         confusions=pairs if len(class_names) <= MATRIX_CLASSES else pairs[:_PAIRS],
         num_confusions=len(pairs),
         bins=calibration_bins(*known),
         calibration_error=calibration_error(*known),
-        mistakes=_mistakes(records, loader, counts & ~right),
     )
 
 
@@ -132,13 +159,18 @@ def _mistakes(records: Records, loader: EvalLoader, wrong: NDArray[np.bool_]) ->
     return [
         Mistake(
             file=plain_text(source.name),
-            label=int(loader.labels[row]),
+            label=_label(loader.labels[row]),
             prediction=int(records.top[row, 0]),
             confidence=float(records.confidence[row]),
             picture=_picture(source),
         )
         for row, source in zip(rows.tolist(), loader.sources(rows), strict=True)
     ]
+
+
+def _label(labels: NDArray[np.int64]) -> int | list[int]:
+    """The label of an image, or its several ones, of which -1 is none."""
+    return [int(each) for each in labels if each >= 0] if labels.ndim else int(labels)
 
 
 def _picture(source: ByteRange) -> str | None:

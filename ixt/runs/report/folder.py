@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ixt.checkpoint.score import full_name, score_key
 from ixt.distributed.machine import MACHINE
 from ixt.errors import CheckpointError, RecipeError
 from ixt.files import read_json, reason, refuse_url
@@ -65,8 +66,14 @@ class RunFolder:
     @property
     def score_key(self) -> str:
         """The metric by which the run's checkpoints are ranked."""
-        averaged = any(number(row, "ema_top1") is not None for row in self.epochs)
-        return "ema_top1" if averaged else "top1"
+        return score_key(
+            {key for row in self.epochs for key in row if number(row, key) is not None}
+        )
+
+    @property
+    def score_name(self) -> str:
+        """That metric for people."""
+        return full_name(self.score_key)
 
     @property
     def best(self) -> Row | None:

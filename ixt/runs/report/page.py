@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ixt import __version__
@@ -13,13 +13,13 @@ from ixt.runs.report.curves import draw_curves, unique_names
 from ixt.runs.report.evaluation import Evaluation, Mistake, plain_text
 from ixt.runs.report.folder import RunFolder, number
 from ixt.runs.report.tables import (
-    EPOCH_COLUMNS,
     EpochRow,
     changed_settings,
     class_tables,
     commands,
     differing_settings,
     epoch_row,
+    filled_columns,
     label,
     matrix,
     value_text,
@@ -40,7 +40,7 @@ def run_html(run: RunFolder) -> str:
         tiles=_tiles(run),
         remarks=[printable(problem) for problem in run.problems],
         curves=draw_curves([run]),
-        epochs=_epochs(run),
+        **_epoch_terms(_epochs(run)),
         evaluation=run.evaluation,
         **(_evaluation_terms(run.evaluation) if run.evaluation else {}),
         first_batch=[(image.picture, target_lines(image.targets)) for image in batch],
@@ -61,18 +61,17 @@ def comparison_html(runs: Sequence[RunFolder]) -> str:
         paths=[printable(str(run.path)) for run in runs],
         remarks=[f"{name}: {printable(text)}" for name, run in named for text in run.problems],
         curves=draw_curves(runs),
-        epochs=[
+        **_epoch_terms(
             row._replace(name=f"{name}, {row.name}") for name, run in named for row in _epochs(run)
-        ],
+        ),
         settings=differing_settings(runs),
         without_recipe=[name for name, run in named if not run.recipe],
     )
 
 
 def _render(template: str, **terms: Any) -> str:
-    columns = [name for name, *_ in EPOCH_COLUMNS]
     page = page_environment(__file__).get_template(template)
-    return plain_text(page.render(version=__version__, epoch_columns=columns, **terms))
+    return plain_text(page.render(version=__version__, **terms))
 
 
 def _evaluation_terms(evaluation: Evaluation) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _evaluation_terms(evaluation: Evaluation) -> dict[str, Any]:
         "names": [label(name) for name in evaluation.class_names],
         "matrix": matrix(evaluation),
         "class_tables": class_tables(evaluation),
-        "calibration": _reliability(evaluation) if evaluation.count else None,
+        "calibration": _reliability(evaluation) if evaluation.count and evaluation.bins else None,
         "mistakes": [
             (found, mistake_lines(found, evaluation.class_names), printable(found.file))
             for found in evaluation.mistakes
@@ -105,13 +104,13 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     """Large numbers and what they are."""
     tiles = []
     if (best := run.best) is not None:
-        what = "best EMA top-1" if run.score_key == "ema_top1" else "best top-1"
-        tiles.append((f"{best[run.score_key]:.2f} %", f"{what}, after epoch {best['epoch']}"))
+        what = f"best {run.score_name}, after epoch {best['epoch']}"
+        tiles.append((f"{best[run.score_key]:.2f} %", what))
         last = number(run.epochs[-1], run.score_key)
         if last is not None:
-            what = "last EMA top-1" if run.score_key == "ema_top1" else "last top-1"
-            tiles.append((f"{last:.2f} %", f"{what}, after epoch {run.epochs[-1]['epoch']}"))
-    if run.evaluation is not None and run.evaluation.count:
+            what = f"last {run.score_name}, after epoch {run.epochs[-1]['epoch']}"
+            tiles.append((f"{last:.2f} %", what))
+    if run.evaluation is not None and run.evaluation.count and run.evaluation.bins:
         error = run.evaluation.calibration_error
         tiles.append((f"{error:.3f}", "calibration error (ECE)"))
     rates = sorted(filter(None, (number(row, "images_per_s") for row in run.steps)))
@@ -123,6 +122,11 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
 def _epochs(run: RunFolder) -> list[EpochRow]:
     rows = [("best", run.best), ("last", run.epochs[-1] if run.epochs else None)]
     return [epoch_row(name, row) for name, row in rows if row is not None]
+
+
+def _epoch_terms(rows: Iterable[EpochRow]) -> dict[str, Any]:
+    columns, epochs = filled_columns(list(rows))
+    return {"epoch_columns": columns, "epochs": epochs}
 
 
 def _reliability(evaluation: Evaluation) -> Drawing | None:
@@ -160,10 +164,9 @@ def target_lines(targets: Sequence[tuple[str, float]]) -> tuple[str, ...]:
 def mistake_lines(mistake: Mistake, class_names: Sequence[str]) -> tuple[str, ...]:
     """What stands beneath a wrongly predicted image."""
     predicted = label(class_names[mistake.prediction])
-    return (
-        f"{predicted} {mistake.confidence:.0%}",
-        f"is {label(class_names[mistake.label])}",
-    )
+    labels = [mistake.label] if isinstance(mistake.label, int) else mistake.label
+    right = ", ".join(label(class_names[each]) for each in labels)
+    return f"{predicted} {mistake.confidence:.0%}", f"is {right}"
 
 
 def _machine(run: RunFolder) -> list[tuple[str, str]]:

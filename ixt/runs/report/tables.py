@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from ixt.errors import printable
 from ixt.images.classes import class_label
-from ixt.runs.report.evaluation import MATRIX_CLASSES, ClassResult, Evaluation
+from ixt.runs.report.evaluation import (
+    MATRIX_CLASSES,
+    ClassPrecision,
+    ClassResult,
+    Evaluation,
+)
 from ixt.runs.report.folder import Row, RunFolder, number
 from ixt.runs.settings import defaults
 
@@ -79,17 +85,21 @@ class EpochRow(NamedTuple):
 
     name: str
     cells: list[str]
-    """Epoch, step, then top-1, top-5 and loss of the weights and of their average."""
+    """Epoch, step, then a number for each of `EPOCH_COLUMNS`."""
 
 
 EPOCH_COLUMNS = (
+    ("mAP", "map", "{:.2f} %"),
     ("top-1", "top1", "{:.2f} %"),
     ("top-5", "top5", "{:.2f} %"),
     ("loss", "loss", "{:.4f}"),
+    ("EMA mAP", "ema_map", "{:.2f} %"),
     ("EMA top-1", "ema_top1", "{:.2f} %"),
     ("EMA top-5", "ema_top5", "{:.2f} %"),
     ("EMA loss", "ema_loss", "{:.4f}"),
 )
+_BEFORE = 2  # epoch and step
+_ALL = _BEFORE + len(EPOCH_COLUMNS)
 
 
 def epoch_row(name: str, row: Row) -> EpochRow:
@@ -99,6 +109,17 @@ def epoch_row(name: str, row: Row) -> EpochRow:
         value = number(row, key)
         cells.append(_MISSING if value is None else how.format(value))
     return EpochRow(name, cells)
+
+
+def filled_columns(rows: Sequence[EpochRow]) -> tuple[list[str], list[EpochRow]]:
+    """The names of the columns in which an evaluation has a number, and the rows with only those.
+
+    Few have mAP, and not all an average of the weights.
+    """
+    filled = [any(row.cells[place] != _MISSING for row in rows) for place in range(_BEFORE, _ALL)]
+    names = [name for (name, *_), keep in zip(EPOCH_COLUMNS, filled, strict=True) if keep]
+    kept = [True] * _BEFORE + filled
+    return names, [row._replace(cells=list(compress(row.cells, kept))) for row in rows]
 
 
 def matrix(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
@@ -124,15 +145,19 @@ def matrix(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
 
 
 class ClassTable(NamedTuple):
-    """Classes by accuracy."""
+    """Classes by accuracy, or by average precision where images have several labels."""
 
     title: str
-    rows: list[ClassResult]
+    rows: Sequence[ClassResult | ClassPrecision]
 
 
 def class_tables(evaluation: Evaluation) -> list[ClassTable]:
     """All classes, the worst first; of many the worst and the best."""
-    ranked = sorted(evaluation.classes, key=lambda found: (found.top1, found.output))
+    ranked: list[ClassResult | ClassPrecision]
+    if evaluation.precisions is None:
+        ranked = [*sorted(evaluation.classes, key=lambda found: (found.top1, found.output))]
+    else:
+        ranked = [*sorted(evaluation.precisions, key=lambda found: (found.precision, found.output))]
     if len(ranked) <= _ALL_CLASSES:
         return [ClassTable("All classes, the worst first", ranked)] if ranked else []
     return [

@@ -52,9 +52,8 @@ class ReportWriter(RunReport):
     def _write(self, step: int, records: Records) -> None:
         run = self._run
         averaged = run.ema is not None
-        if records.scores is None:  # else there is no one label to sum up by
-            found = summarise(records, run.eval_loader, run.class_names, step, averaged)
-            _keep(run, EVALUATION, found.model_dump_json())
+        found = summarise(records, run.eval_loader, run.class_names, step, averaged)
+        _keep(run, EVALUATION, found.model_dump_json())
         folder = read_run(run.run_dir)
         publish(run.run_dir / REPORT, run_html(folder))
         self._add(folder, step)

@@ -14,7 +14,8 @@ from torch import Tensor
 from ixt.errors import DataError
 from ixt.images.classes import output_classes
 from ixt.images.folders import Split
-from ixt.images.index import Index, target_labels
+from ixt.images.index import Index
+from ixt.images.label_sets import plan_labels, single_classes
 from ixt.pipeline.decode.base import Decoder, DecoderKind
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader, recipe_view
@@ -81,7 +82,9 @@ def train_samples(
     group = recipe.mixing_group if recipe.augment.mixes else 1
     _check_range(index, position, count, len(index) // group * group, group)
     names = _class_names(index, recipe)
-    planner = build_planner(recipe, target_labels(index, names), index.sizes)
+    labels, sets = plan_labels(index, names)
+    planner = build_planner(recipe, labels, index.sizes)
+    shown = _TARGETS if sets is None else _TARGETS * int(sets.sum(axis=1).max())
     order = planner.order(epoch)
     first, end = position // group, -(-(position + count) // group)
     samples: list[Sample] = []
@@ -95,13 +98,14 @@ def train_samples(
             device=_CPU,
             rank=0,
             world_size=1,
+            sets=sets,
         )
         batches = islice(loader.epoch(epoch, first_update=first), end - first)
         for number, batch in enumerate(batches, first):
             plan = planner.plan(epoch, order, number * group + np.arange(group))
             assert plan.fingerprint == batch.fingerprint
             samples += [
-                _train_sample(index, recipe, names, plan, batch, row) for row in range(group)
+                _train_sample(index, recipe, names, plan, batch, row, shown) for row in range(group)
             ]
     skipped = position - first * group
     return samples[skipped : skipped + count]
@@ -124,7 +128,7 @@ def eval_samples(
     """
     _check_range(index, position, count, len(index), 1)
     names = _class_names(index, recipe)
-    labels = target_labels(index, names)
+    labels, sets = plan_labels(index, names)
     single = recipe.with_(eval={"batch_size": 1})
     samples = []
     with _decoder(decoder) as opened:
@@ -146,7 +150,7 @@ def eval_samples(
                     pixels=denormalise(batch.images[0], recipe),
                     numbers={"crops": row_numbers(crops, 0, 1, "crops")},
                     partner=None,
-                    targets={source.class_name: 1.0},
+                    targets=dict.fromkeys(_right(source, labels[row], names, sets), 1.0),
                     problem=batch.damaged.get(source.path),
                 )
             )
@@ -158,7 +162,13 @@ def _decoder(kind: DecoderKind) -> closing[Decoder]:
 
 
 def _train_sample(
-    index: Index, recipe: Recipe, names: tuple[str, ...], plan: Plan, batch: Batch, row: int
+    index: Index,
+    recipe: Recipe,
+    names: tuple[str, ...],
+    plan: Plan,
+    batch: Batch,
+    row: int,
+    num_targets: int,
 ) -> Sample:
     numbers = row_numbers(plan, row, len(plan.positions))
     # i mixes with n - 1 - i; the batch is one group.
@@ -174,7 +184,7 @@ def _train_sample(
         pixels=denormalise(batch.images[row], recipe),
         numbers={name: value for name, value in numbers.items() if name not in _SHOWN_ELSEWHERE},
         partner=(int(plan.positions[pair[1]]), partner) if mixed else None,
-        targets=_largest(batch.targets[row], names),
+        targets=_largest(batch.targets[row], names, num_targets),
         problem=batch.damaged.get(source.path),
     )
 
@@ -200,13 +210,22 @@ def _group_by_group(recipe: Recipe, group: int) -> Recipe:
 def _class_names(index: Index, recipe: Recipe) -> tuple[str, ...]:
     """The model's classes, or the folder's own where the model is for other data."""
     try:
-        return output_classes(index.classes, recipe.model.num_classes)
+        return output_classes(single_classes(index), recipe.model.num_classes)
     except DataError:
-        return output_classes(index.classes, None)
+        return output_classes(single_classes(index), None)
 
 
-def _largest(targets: Tensor, names: tuple[str, ...]) -> dict[str, float]:
-    values, outputs = targets.topk(min(_TARGETS, len(names)))
+def _right(
+    source: Source, label: int, names: tuple[str, ...], sets: NDArray[np.bool_] | None
+) -> list[str]:
+    """The classes that an image shows."""
+    if sets is None:
+        return [source.class_name]
+    return [names[output] for output in np.flatnonzero(sets[label])]
+
+
+def _largest(targets: Tensor, names: tuple[str, ...], count: int) -> dict[str, float]:
+    values, outputs = targets.topk(min(count, len(names)))
     pairs = zip(outputs.tolist(), values.tolist(), strict=True)
     return {names[output]: value for output, value in pairs}
 

@@ -72,9 +72,10 @@ class CachedTeacher:
         files = {epoch: epoch_file(self._folder, epoch) for epoch in epochs}
         missing = [epoch for epoch, file in files.items() if not file.is_file()]
         if missing:
+            more = f", nor of {len(missing) - 1} later ones" if missing[1:] else ""
             raise DataError(
-                f"{self._folder}: contains no outputs of epoch {missing[0]}, nor of "
-                f"{len(missing) - 1} later ones; write them: ixt teach RECIPE --out {self._folder} "
+                f"{self._folder}: contains no outputs of epoch {missing[0]}{more}; write them: "
+                f"ixt teach RECIPE --out {self._folder} "
                 f"--epochs {missing[0]}:{missing[-1] + 1}"
             )
         for file in files.values():

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from html_page import Page, chromium, needs_chromium, requested
 from odd_runs import found, outcomes, rows_text, write_run
@@ -91,6 +94,31 @@ def test_an_evaluation_of_no_image_gives_a_page(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run", found(("a", "b"), [-1, -1], outcomes([0, 1]))))
     Page(text)
     assert "0 images, 0.00 % right" in text and "<h2>Calibration" not in text
+
+
+def test_a_run_on_several_labels_shows_average_precision_and_what_was_missed(
+    tmp_path: Path,
+) -> None:
+    # Class b is right in ranks 1 and 3, a in rank 1; of image 2, which is b, c is predicted.
+    labels = np.array([[0, 1], [2, -1], [1, -1]])
+    scores = np.array([[9.0, 8.0, 0.0], [1.0, 7.0, 2.0], [0.0, 2.0, 3.0]])
+    records = replace(outcomes([0, 2, 2], [0.9, 0.5, 0.7]), scores=scores)
+    run = write_run(tmp_path / "run", found(("a", "b", "c"), labels, records))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    means = [row | {"map": 80.0 - row["step"]} if "top1" in row else row for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in means))
+    text = page_of(run)
+    page = Page(text)
+    assert "<dd>76.00 %</dd>" in text and "best mAP, after epoch 0" in text
+    assert {"Average precision by class", "Mean average precision"} <= set(page.headings)
+    assert not {"Confusions", "Accuracy by class", "Calibration"} & set(page.headings)
+    row = r'title="(\w)">\w</span></td><td class="number">(\d)</td>\s*<td[^>]*>(.*?)<'
+    shown = re.findall(row, text)
+    assert shown == [("c", "1", "50.0 %"), ("b", "2", "83.3 %"), ("a", "1", "100.0 %")]
+    assert '<b class="clamp">c 70%</b>' in text and "is b</span>" in text
+    columns = re.findall(r'<th scope="col" class="number">([^<]*)</th>', text)
+    assert columns[:6] == ["epoch", "updates", "mAP", "top-1", "top-5", "loss"]
+    assert write_report([run]).is_file()
 
 
 def test_a_run_of_an_older_version_gives_curves_and_says_what_is_missing(tmp_path: Path) -> None:
