@@ -125,9 +125,7 @@ def scaled_add(
 
 
 @operator("mlp")
-def norm_grad(
-    grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float
-) -> Tensor:
+def norm_grad(grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float) -> Tensor:
     """Gradient of batch norm's inputs (rows, C), from that through the folded weights alone.
 
     Args:
@@ -136,10 +134,9 @@ def norm_grad(
         sums: (2, C) in the wide type: `unfold_weights`'s.
         moments: (2 or more, C) in the wide type: mean and biased variance of the inputs.
         eps: batch norm's.
-        count: rows that mean and variance were taken over, of all processes.
     """
-    slope = -sums[1] / (moments[1] + eps) / count
-    level = -sums[0] / count - slope * moments[0]
+    slope = -sums[1] / (moments[1] + eps) / len(inputs)
+    level = -sums[0] / len(inputs) - slope * moments[0]
     return (wide(grad) + level + slope * wide(inputs)).to(grad.dtype)
 
 

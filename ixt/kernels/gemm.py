@@ -100,12 +100,11 @@ def product_add(
 
 @operator("gemm")
 def product_norm_grad(
-    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
-    count: float, tile: str,
-) -> Tensor:  # fmt: skip
+    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, tile: str
+) -> Tensor:
     """`fold.norm_grad` of the product a weight, (rows, K) and (K, N)."""
     product = wide(a) @ wide(weight)
-    return norm_grad(product, wide(inputs), sums, moments, eps, count).to(inputs.dtype)
+    return norm_grad(product, wide(inputs), sums, moments, eps).to(inputs.dtype)
 
 
 def expand(
@@ -146,9 +145,9 @@ def contract(
 
 def inputs_grad(
     grad: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
-    count: float, tile: GemmTile | None,
+    tile: GemmTile | None,
 ) -> Tensor:  # fmt: skip
     """The gradient of batch norm's inputs, from that of hidden features; see `fold.norm_grad`."""
     if tile is not None:
-        return product_norm_grad(grad, weight, inputs, sums, moments, eps, count, tile)
-    return norm_grad(torch.mm(grad, weight), inputs, sums, moments, eps, count)
+        return product_norm_grad(grad, weight, inputs, sums, moments, eps, tile)
+    return norm_grad(torch.mm(grad, weight), inputs, sums, moments, eps)

@@ -184,7 +184,7 @@ def make_product(
         grad = draw(rows, channels)
         run = partial(expand_grad, grad, grad, second, draw(rows, hidden), scale)
     elif name == "fc1_grad":
-        norm = _norm_grad(channels, rows, device)
+        norm = _norm_grad(channels, device)
         run = partial(inputs_grad, draw(rows, hidden), first, draw(rows, channels), *norm)
     else:
         x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
@@ -207,7 +207,7 @@ def make_mlp(
     x, grad = (draw(rows, channels, dtype=stream) for _ in range(2))
     weights = (draw(hidden, channels), draw(hidden), draw(channels, hidden))
     scale = torch.ones(images, device=device)
-    norm = _norm_grad(channels, rows, device) if "fc1_grad" in size.products else None
+    norm = _norm_grad(channels, device) if "fc1_grad" in size.products else None
 
     def run(way: MlpWay | None) -> object:
         mlp = BlockMlp(*weights, scale, Tiles(mlp=way))
@@ -222,10 +222,10 @@ def make_mlp(
     return Product(f"mlp-{channels}", get_args(MlpWay), run, moved, flops)
 
 
-def _norm_grad(channels: int, rows: int, device: torch.device) -> NormGrad:
+def _norm_grad(channels: int, device: torch.device) -> NormGrad:
     """What batch norm's backward adds, with sums and moments of 1."""
     ones = torch.ones(2, channels, device=device)
-    return NormGrad(ones, ones, 0.0, float(rows))
+    return NormGrad(ones, ones, 0.0)
 
 
 def product_times(product: Product, timer: Timer) -> dict[str, float]:

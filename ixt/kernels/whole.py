@@ -53,11 +53,11 @@ def whole_weight_grad(
 @operator("whole")
 def whole_input_grad(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None,
-    sums: Tensor | None, moments: Tensor | None, eps: float, count: float,
+    sums: Tensor | None, moments: Tensor | None, eps: float,
 ) -> Tensor:  # fmt: skip
     """Gradient of t from that of `whole_mlp`'s result; with sums and moments, `fold.norm_grad`."""
     hidden, _ = product_gelu(t, w1, b1, scale, _TILE)
     d_hidden, _ = product_gelu_grad(grad.to(t.dtype), w2, hidden, scale, _TILE)
     if sums is None or moments is None:
         return torch.mm(d_hidden, w1)
-    return product_norm_grad(d_hidden, w1, t, sums, moments, eps, count, _TILE)
+    return product_norm_grad(d_hidden, w1, t, sums, moments, eps, _TILE)
