@@ -23,10 +23,9 @@ def saved_activations(module: nn.Module, image_size: int, half: bool) -> Activat
     Counted on fake CPU tensors: shapes and types flow through the real autograd graph, values do
     not exist. A GPU saves the same tensors but for a kernel's own choices, e.g. cuDNN's.
 
-    Args:
-        module: on the meta device; it comes back with fake parameters, of no further use.
-        image_size: side of the square image, in pixels.
-        half: autocast to bf16 (fp16 saves as much), else fp32.
+    The module is on the meta device; it comes back with fake parameters, of no further use. Square
+    images have sides of `image_size` pixels. `half` is autocast to bf16 (fp16 saves as much), else
+    fp32.
 
     Raises:
         ModelError: the model cannot run without values.
@@ -58,10 +57,8 @@ def saved_sizes(module: nn.Module, images: Tensor, half: bool) -> list[int]:
 
     A tensor that several operations save is counted once, by its memory.
 
-    Args:
-        module: in training mode.
-        images: (B, 3, H, W) float32, real or fake, on the CPU.
-        half: autocast to bf16.
+    The module is in training mode; images are (B, 3, H, W) float32, real or fake, on the CPU.
+    `half` is autocast to bf16.
     """
     owned = {_memory(parameter) for parameter in module.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}

@@ -31,10 +31,6 @@ def count_model(recipe: Recipe, num_classes: int) -> tuple[Costs, ModelSize]:
 def model_size(model: nn.Module, recipe: Recipe) -> ModelSize:
     """The sizes of a recipe's model, which is of no further use.
 
-    Args:
-        model: of `empty_model`.
-        recipe: optimizer, image size and precision.
-
     Raises:
         ModelError: the model cannot run without values.
     """

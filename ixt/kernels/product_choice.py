@@ -45,9 +45,7 @@ def choose_products(recipe: Recipe, stored: Recipe | None) -> Recipe:
     Triton computes a product where the first process measures it to be faster; cuBLAS does all of
     them without a CUDA device.
 
-    Args:
-        recipe: with its micro-batch resolved.
-        stored: the resolved recipe of a run to continue, whose choice is kept.
+    The recipe's micro-batch is resolved. A run to continue keeps the choice in its `stored` recipe.
     """
     if recipe.model.fused_gemm != "auto":
         return recipe
@@ -135,9 +133,8 @@ class Product:
 def block_sizes(model: nn.Module, side: int) -> list[BlockSize]:
     """The sizes of a model's blocks that `fuse` folds, each once, in its order.
 
-    Args:
-        model: fresh, on the meta device; of no further use.
-        side: of its square images, in pixels.
+    The model is fresh, on the meta device, and of no further use. Images are squares of `side`
+    pixels.
     """
     found: dict[BlockSize, None] = {}
 
@@ -165,13 +162,7 @@ def make_product(
 ) -> Product:
     """Draw operands of a product, as they are while a block trains with drop-path.
 
-    Args:
-        name: which of them.
-        size: of its block.
-        images: in a batch.
-        dtype: of all but the residual stream.
-        stream: of that.
-        device: where.
+    All are of `dtype` but the residual `stream`.
     """
     rows, channels, hidden = images * size.pixels, size.channels, size.hidden
     draw = partial(torch.randn, device=device, dtype=dtype)
@@ -257,13 +248,8 @@ def products(
 ) -> Iterator[Product]:
     """The different products and MLPs of a model's blocks, each drawn when it is asked for.
 
-    Args:
-        model: fresh, on the meta device; of no further use.
-        side: of its images, in pixels.
-        images: in a batch; fewer where that would take much memory.
-        dtype: of all but the residual stream.
-        stream: of that.
-        device: where.
+    The model is as for `block_sizes`, types as for `make_product`. There are fewer than `images` in
+    a batch where these would take much memory.
     """
     for size in block_sizes(model, side):
         few = max(1, min(images, _MOST_ROWS // size.pixels))

@@ -67,10 +67,7 @@ def replace(
 ) -> int:
     """Replace layers of a model in place and return how many.
 
-    Args:
-        model: its own layers are looked at, not the model itself.
-        fits: whether to replace a layer.
-        make: gives the new layer from the old one.
+    The model itself is not looked at.
     """
     found = [
         (parent, name, layer)

@@ -31,11 +31,9 @@ def own_settings(
 ) -> OwnSettings:
     """The settings that a model was made for.
 
-    Args:
-        name: of timm, with or without tag, or of the paper.
-        base: what the checkpoint to start from says about itself; its recipe comes first.
-        eval_size: side of the test image in pixels, where it is not the training size; at timm's
-            test size, timm's test crop is taken.
+    The recipe of `base`, the checkpoint to start from, comes first. `eval_size` is the side of the
+    test image in pixels, where it is not the training size; at timm's test size, timm's test crop
+    is taken.
 
     Raises:
         ModelError: the name is unknown.

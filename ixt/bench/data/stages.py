@@ -83,11 +83,8 @@ def bench_data(
 ) -> DataReport:
     """Measure every stage under each setting.
 
-    Args:
-        recipe: with data.root set. An update is one micro-batch here, so a small folder will do.
-        settings: ways to run the loader.
-        demand: what the device takes.
-        seconds: per stage.
+    The recipe has data.root set; an update is one micro-batch here, so a small folder will do. Each
+    stage takes `seconds`.
 
     Raises:
         DataError: the data cannot be used, DALI is asked for and not installed, or no setting

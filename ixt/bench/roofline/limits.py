@@ -44,12 +44,9 @@ def limits(
 ) -> Limits:
     """The roofline of a model on a device.
 
-    Args:
-        costs: of `model_costs`.
-        device: its published peaks.
-        precision: type of activations and products; weights of the optimizer are fp32 always.
-        batch: images per forward pass of one device; weights are moved once for all of them.
-        mode: train (forward, backward, optimizer, EMA) or infer (forward).
+    Activations and products are of `precision`; weights of the optimizer are fp32 always. `batch`
+    is images per forward pass of one device: weights are moved once for all of them. Mode train is
+    forward, backward, optimizer and EMA.
 
     Raises:
         EngineError: the device has no such precision.
