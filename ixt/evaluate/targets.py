@@ -105,11 +105,14 @@ def find_targets(
 ) -> Targets:
     """Labels of the images, and the outputs that compete for them.
 
-    `source` is one of LABEL_SOURCES, or the path of a file. auto takes the class folders, and for a
-    flat folder the challenge's classes of the numbered validation images. `class_map` gives the
-    outputs of folders, instead of the names. `compete`: present lets only the outputs of classes
-    compete that the folders have, which is how ImageNet-A and -R are evaluated and what auto does
-    for them; else auto means all.
+    Args:
+        index: the images.
+        class_names: class of each output.
+        source: one of LABEL_SOURCES, or the path of a file. auto takes the class folders, and for
+            a flat folder the challenge's classes of the numbered validation images.
+        class_map: folder name to output, instead of the names.
+        compete: present lets only the outputs of classes compete that the folders have, which is
+            how ImageNet-A and -R are evaluated and what auto does for them; else auto means all.
 
     Raises:
         DataError: an image has no label to be found, or labels do not fit the model.

@@ -33,12 +33,15 @@ class Album:
     ) -> None:
         """Settle what to draw.
 
-        `grid` is a PNG file for the images as the model gets them, with their most probable
-        classes, the first 60 at most. `cam` is one for the images beside where the model looked,
-        the first 60 at most, numbered where they take several pages (`cam-1.png`, ...); or a folder
-        for a file of each. Images in class folders say whether the model is right. `cam_class` is
-        name, words or output number of the class to look for; None for each image's most probable
-        one.
+        Args:
+            classifier: that makes the outcomes.
+            grid: PNG file for the images as the model gets them, with their most probable
+                classes, the first 60 at most.
+            cam: PNG file for the images beside where the model looked, the first 60 at most,
+                numbered where they take several pages (`cam-1.png`, ...); or a folder for a file
+                of each. Images in class folders say whether the model is right.
+            cam_class: name, words or output number of the class to look for; None for each
+                image's most probable one.
 
         Raises:
             IxtError: a file is not a PNG file, pytorch-grad-cam is missing, or the model has no
