@@ -259,8 +259,11 @@ def products(
             yield make_mlp(size, few, dtype, stream, device)
 
 
-def time_on_device(call: Callable[[], object]) -> float:
-    """Median milliseconds of a call on the CUDA device, with a cold L2 cache."""
+def time_on_device(call: Callable[[], object], warmup: int = 10, rep: int = 50) -> float:
+    """Median milliseconds of a call on the CUDA device, with a cold L2 cache.
+
+    `warmup` and `rep` are milliseconds, too.
+    """
     from triton.testing import do_bench
 
-    return float(do_bench(call, warmup=10, rep=50, return_mode="median"))
+    return float(do_bench(call, warmup=warmup, rep=rep, return_mode="median"))

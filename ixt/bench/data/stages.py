@@ -56,12 +56,17 @@ class DataReport:
 
     stages: dict[Setting, dict[str, Rate]]
     demand: Demand
-    verdict: str
 
     @property
     def best(self) -> Setting:
         """The setting whose loader delivers most."""
         return max(self.stages, key=lambda setting: self.stages[setting][TOGETHER].images_per_s)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the best setting keeps up with the device, and what would help."""
+        best = self.best
+        return verdict(best.name, self.stages[best], best.decoder, self.demand)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a results file."""
@@ -97,8 +102,7 @@ def bench_data(
     for one in recipes.values():
         build_decoder(one, train, _device()).close()  # refused before any other is measured
     stages = {setting: _stages(one, train, val, seconds) for setting, one in recipes.items()}
-    best = max(stages, key=lambda setting: stages[setting][TOGETHER].images_per_s)
-    return DataReport(stages, demand, verdict(best.name, stages[best], best.decoder, demand))
+    return DataReport(stages, demand)
 
 
 def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Recipe]:
