@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from ixt.kernels.fold import wide_product
-from ixt.kernels.gemm import Tiles, contract, expand, expand_grad, inputs_grad
-from ixt.kernels.whole import whole_input_grad, whole_mlp, whole_weight_grad
+from ixt.kernels.gemm import (
+    Tiles,
+    contract,
+    expand,
+    expand_grad,
+    inputs_grad,
+    whole_input_grad,
+    whole_mlp,
+    whole_weight_grad,
+)
 
 
 class Between(NamedTuple):

@@ -136,7 +136,7 @@ class FoldedBlock(nn.Module):
             self.add_module(name, layer)
         self.gamma = block.gamma
         self.half_stream = isinstance(block, HalfResidualBlock)
-        self.branch = getattr(block, "branch", None)
+        self.takes_rows = getattr(block, "takes_rows", False)
         self.unfolded: Callable[[nn.Module, Tensor], Tensor] = type(block).forward
         self.tiles = CUBLAS
         self.train(block.training)

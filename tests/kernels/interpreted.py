@@ -23,7 +23,6 @@ from triton.runtime import interpreter
 
 from ixt.kernels import bands as plain_bands
 from ixt.kernels import fold, gemm
-from ixt.kernels import whole as plain_whole
 from ixt.kernels.triton_code import band_grads as triton_band_grads
 from ixt.kernels.triton_code import bands as triton_bands
 from ixt.kernels.triton_code import fold as triton_fold
@@ -275,12 +274,12 @@ def whole(size: str) -> Pairs:
         )
         for kernels, operands, ends in (
             (triton_whole, back, (plain_end, norm_end)),
-            (plain_whole, wide(*back), (plain_end, wide(*norm_end))),
+            (gemm, wide(*back), (plain_end, wide(*norm_end))),
         )
     )
     names = ("w1", "b1", "w2", "wide b2", "input", "input through a norm")
     return {
-        "output": (out, plain_whole.whole_mlp(*wide(*forward, torch.float64))),
+        "output": (out, gemm.whole_mlp(*wide(*forward, torch.float64))),
         **{name: (one, right) for name, one, right in zip(names, found, expected, strict=True)},
     }
 

@@ -246,7 +246,7 @@ def whole_mlp(
     t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, x: Tensor, scale: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """`whole.whole_mlp` on a CUDA device."""
+    """`gemm.whole_mlp` on a CUDA device."""
     out = torch.empty_like(x, dtype=dtype)
     blocks = row_blocks(t.shape[1])
     with torch.cuda.device_of(t):
@@ -260,7 +260,7 @@ def whole_input_grad(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None,
     sums: Tensor | None, moments: Tensor | None, eps: float,
 ) -> Tensor:  # fmt: skip
-    """`whole.whole_input_grad` on a CUDA device."""
+    """`gemm.whole_input_grad` on a CUDA device."""
     out, blocks = torch.empty_like(t), row_blocks(t.shape[1])
     scales, *sizes = _images(t, scale)
     # Where a kernel does not read a tensor, any pointer will do.
@@ -276,7 +276,7 @@ def whole_input_grad(
 def whole_weight_grad(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`whole.whole_weight_grad` on a CUDA device."""
+    """`gemm.whole_weight_grad` on a CUDA device."""
     features, channels = w1.shape
     blocks = weight_blocks(channels, _is_hopper(t))
     across = triton.cdiv(features, blocks["BLOCK_F"])
