@@ -63,13 +63,9 @@ def compare(
 ) -> Comparison:
     """Compare two benchmarks of the same cells.
 
-    Args:
-        a: the benchmark to compare with.
-        b: the newer one.
-        threshold: change, as a fraction, below which two rates count as the same.
-        confidence: of each cell's interval. Of many unchanged cells a share of up to
-            `1 - confidence` gets a wrong verdict, and less where the noise is well below the
-            threshold.
+    `threshold` is the change, as a fraction, below which two rates count as the same. Of many
+    unchanged cells a share of up to 1 - `confidence` gets a wrong verdict, and less where the noise
+    is well below the threshold.
 
     Raises:
         EngineError: the reports have no cell in common.

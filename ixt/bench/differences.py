@@ -31,7 +31,7 @@ class Difference:
 
 def find_differences(a: Report, b: Report) -> list[Difference]:
     """All that could explain a change other than the code; what is decisive comes first."""
-    return sorted(_unequal(_pairs(a, b)), key=lambda difference: not difference.decisive)
+    return sorted(_between_reports(a, b), key=lambda difference: not difference.decisive)
 
 
 def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -42,20 +42,12 @@ def refuse_another_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         EngineError: hardware or software differ; the message names all that does.
     """
-    found = _unequal(_machine_pairs(before, now))
+    found = list(_between_machines(before, now))
     if found:
         raise EngineError(
             f"the results to continue are of another {', '.join(map(str, found))}; give another "
             "--results"
         )
-
-
-def _unequal(pairs: Iterator[tuple[bool, tuple[str, Any, Any]]]) -> list[Difference]:
-    return [
-        Difference(what, _text(left), _text(right), decisive)
-        for decisive, (what, left, right) in pairs
-        if left != right
-    ]
 
 
 def refuse_decisive(differences: tuple[Difference, ...]) -> None:
@@ -72,29 +64,30 @@ def refuse_decisive(differences: tuple[Difference, ...]) -> None:
         )
 
 
-def _pairs(a: Report, b: Report) -> Iterator[tuple[bool, tuple[str, Any, Any]]]:
+def _between_reports(a: Report, b: Report) -> Iterator[Difference]:
     for name in type(a.protocol).model_fields:
         # More rounds only narrow the interval.
         pair = getattr(a.protocol, name), getattr(b.protocol, name)
-        yield name != "rounds", (f"protocol {name}", *pair)
-    yield from _machine_pairs(a.machine, b.machine)
-    yield True, ("threads", _threads(a), _threads(b))
-    yield True, ("model", *_changed_models(a, b))
-    yield False, ("driver", _sensor(a, "driver"), _sensor(b, "driver"))
-    yield False, ("power limit in W", _sensor(a, "power_limit_w"), _sensor(b, "power_limit_w"))
-    yield False, ("SM clock in MHz", _sensor(a, "sm_mhz", -2), _sensor(b, "sm_mhz", -2))
+        yield from _differ(f"protocol {name}", *pair, decisive=name != "rounds")
+    yield from _between_machines(a.machine, b.machine)
+    yield from _differ("threads", _threads(a), _threads(b), decisive=True)
+    yield from _differ("model", *_changed_models(a, b), decisive=True)
+    yield from _differ("driver", _sensor(a, "driver"), _sensor(b, "driver"))
+    yield from _differ("power limit in W", *(_sensor(r, "power_limit_w") for r in (a, b)))
+    yield from _differ("SM clock in MHz", _sensor(a, "sm_mhz", -2), _sensor(b, "sm_mhz", -2))
 
 
-def _machine_pairs(
-    a: dict[str, Any], b: dict[str, Any]
-) -> Iterator[tuple[bool, tuple[str, Any, Any]]]:
-    for name in _HARDWARE:
-        yield True, (name, a.get(name), b.get(name))
-    for name in _SOFTWARE:
-        yield False, (name, a.get(name), b.get(name))
+def _between_machines(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Difference]:
+    for name in (*_HARDWARE, *_SOFTWARE):
+        yield from _differ(name, a.get(name), b.get(name), decisive=name in _HARDWARE)
     packages_a, packages_b = a.get("packages", {}), b.get("packages", {})
     for name in sorted({*packages_a, *packages_b}):
-        yield False, (name, packages_a.get(name), packages_b.get(name))
+        yield from _differ(name, packages_a.get(name), packages_b.get(name))
+
+
+def _differ(what: str, a: Any, b: Any, decisive: bool = False) -> Iterator[Difference]:
+    if a != b:
+        yield Difference(what, _text(a), _text(b), decisive)
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from ixt.errors import EngineError, ModelError
 from ixt.files import write_json
 from ixt.kernels.apply import DTYPES
 from ixt.kernels.modules import bands_of, token_mixers
-from ixt.kernels.product_choice import CUBLAS, Timer, product_times, products
+from ixt.kernels.product_choice import CUBLAS, Timer, product_times, products, time_on_device
 from ixt.kernels.residual import HalfResidualBlock, keep_residual_half
 from ixt.kernels.selfcheck import blocks_to_fold, disagreement, fuse_alone, mixers_to_fuse
 from ixt.models import create_empty_model, create_model, eval_settings
@@ -83,6 +83,7 @@ def bench_kernels(
         )
     device, dtype, order = torch.device("cuda"), DTYPES[precision], ORDERS[layout]
     subjects = find_subjects(model, blocks=layout == "channels_last")
+    timer = partial(time_on_device, warmup=200, rep=500)
     net = create_model(model)
     blocks = blocks_to_fold(net) if layout == "channels_last" else []
     problem = disagreement([*mixers_to_fuse(net), *blocks], device, dtype, order)
@@ -91,9 +92,9 @@ def bench_kernels(
     rows = []
     for subject in subjects:
         x = torch.randn((batch_size, *subject.size), device=device, dtype=dtype)
-        rows += measure(subject, x.contiguous(memory_format=order), _time)
+        rows += measure(subject, x.contiguous(memory_format=order), timer)
     if layout == "channels_last":
-        rows += measure_products(model, batch_size, dtype, device, _time)
+        rows += measure_products(model, batch_size, dtype, device, timer)
     if results is not None:
         report = {
             "machine": describe_machine(),
@@ -234,12 +235,6 @@ def _both(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], object]:
 def _autocast(x: Tensor) -> torch.autocast:
     half = x.dtype if x.dtype in (torch.bfloat16, torch.float16) else None
     return torch.autocast(x.device.type, half, enabled=half is not None)
-
-
-def _time(call: Callable[[], object]) -> float:
-    from triton.testing import do_bench
-
-    return float(do_bench(call, warmup=200, rep=500, return_mode="median"))
 
 
 def print_kernels(rows: Sequence[KernelRow]) -> None:

@@ -72,9 +72,8 @@ def locate(path: Path) -> Path:
 def checkpoint_at(path: Path) -> Path:
     """The folder of the checkpoint that a path or an address names, verified.
 
-    Args:
-        path: a run folder or RUN@last (the newest checkpoint that verifies), RUN@best,
-            RUN@step-N, or a checkpoint folder; anything else comes back as it is.
+    RUN and RUN@last are the newest checkpoint that verifies, RUN@best and RUN@step-N others. What
+    is neither an address, a run folder nor a checkpoint folder comes back as it is.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.

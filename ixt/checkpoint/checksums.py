@@ -59,8 +59,7 @@ def refuse_changed(weights: Path) -> None:
 
     Files that no list names are taken as they are: weights of other programs have none.
 
-    Args:
-        weights: `x.pth`, with `x.pth.sha256`; or a file in a folder with `SHA256SUMS`.
+    The list is `x.pth.sha256` beside `x.pth`, or `SHA256SUMS` in its folder.
 
     Raises:
         CheckpointError: a file has changed, or cannot be read.

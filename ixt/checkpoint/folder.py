@@ -171,12 +171,9 @@ def sweep(
     have resumed from them) and go too: counted as the last ones, they would push good ones out.
     What cannot be deleted is named in the log and stays.
 
-    Args:
-        run_dir: folder of the run.
-        newest: step of the checkpoint just written.
-        keep_last: newest ones to keep, at least 1.
-        keep_best: ones with the highest `state["score"]` to keep besides.
-        keep_every_epochs: epochs between those, written at an epoch's end, that stay for good.
+    `newest` is the step of the checkpoint just written. The `keep_last` newest ones stay, at least
+    1, the `keep_best` ones with the highest `state["score"]`, and for good one of every
+    `keep_every_epochs` epochs, written at its end.
     """
     steps = {path: _step(path) for path in checkpoint_folders(run_dir)}
     present = [path for path, step in steps.items() if step is not None and step <= newest]

@@ -70,9 +70,7 @@ def arguments_info(content: Any) -> CheckpointInfo | None:
 def export_info(file: Path) -> CheckpointInfo | None:
     """What `ixt export` wrote beside bare weights; None where nothing of ixt's is there.
 
-    Args:
-        file: `x.pth`, which has `x.pth.json` beside it; or `model.safetensors`, which has
-            `config.json`.
+    `x.pth` has `x.pth.json` beside it, `model.safetensors` has `config.json`.
 
     Raises:
         CheckpointError: what is there is damaged.

@@ -106,9 +106,7 @@ def stored_recipe(run_dir: Path) -> StoredRecipe | None:
 def recipe_in_state(path: Path, state: Mapping[str, Any]) -> StoredRecipe:
     """The recipe that a checkpoint was trained with.
 
-    Args:
-        path: the checkpoint's folder.
-        state: content of its `state.json`, with a recipe.
+    `state` is the content of the folder's `state.json`, with a recipe.
 
     Raises:
         RecipeError: this version has no such keys.
@@ -176,10 +174,6 @@ def file_problem(run_dir: Path, stored: StoredRecipe) -> str | None:
 
 def recipe_to_resume(run_dir: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe to continue a run with: that of its checkpoint, with what may change as it is now.
-
-    Args:
-        run_dir: folder of a run with checkpoints.
-        overrides: `section.key=value` texts.
 
     Raises:
         CheckpointError: `recipe.yaml` is not the recipe that the checkpoint holds, or every

@@ -21,11 +21,9 @@ from ixt.recipe import Recipe
 def build_accelerator(recipe: Recipe, run_dir: Path, **options: Any) -> Accelerator:
     """Join the process group if a launcher started this process, and set devices and precision.
 
-    Args:
-        recipe: its engine section decides; trackers come from its run section. Which engine
-            trains is the business of `ixt.distributed.engine`.
-        run_dir: where trackers write.
-        options: further arguments for Accelerator, e.g. those of an engine; they win.
+    The engine section decides, trackers come from the run section and write to `run_dir`. Which
+    engine trains is the business of `ixt.distributed.engine`, which gives `options`: further
+    arguments for Accelerator, that win.
 
     Raises:
         EngineError: the batch cannot be divided over the processes, the precision does not exist

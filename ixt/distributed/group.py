@@ -14,10 +14,9 @@ def join_group(
 ) -> None:
     """Join the process group.
 
-    Args:
-        backend: of torch; the GPU's or the CPU's if not given.
-        timeout: for the start and for each collective operation; torch's if not given.
-        place: store, rank and world_size; those of the launcher's environment if not given.
+    The `backend` is the GPU's or the CPU's if not given. `timeout` is for the start and for each
+    collective operation, torch's if not given. `place` is store, rank and world_size, those of the
+    launcher's environment if not given.
     """
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     dist.init_process_group(backend, timeout=timeout, **place)

@@ -65,11 +65,9 @@ class StopRequest:
     ) -> None:
         """Prepare to note signals; the `with` block begins it.
 
-        Args:
-            also: signals to note beside the usual ones.
-            raises: whether a second Ctrl-C raises KeyboardInterrupt.
-            forced: whether one asks to leave at once. Not where a launcher decides that: a rank may
-                receive the same Ctrl-C from the queue and from the launcher.
+        `also` are signals to note beside the usual ones. A second Ctrl-C raises KeyboardInterrupt
+        if `raises`, and asks to leave at once if `forced`: not where a launcher decides that, as a
+        rank may receive the same Ctrl-C from the queue and from the launcher.
         """
         self.received = Received(forced=forced)
         self._also, self._raises = also, raises

@@ -56,12 +56,9 @@ class StopAgreement:
     ) -> None:
         """Take part.
 
-        Args:
-            stop: what this process was asked.
-            patience_s: how long after a SIGTERM the others may take to finish their update, before
-                this process leaves without having saved.
-            exchange: between the processes; over gloo where there are several, if not given.
-            timing: clock and threads.
+        After a SIGTERM the others may take `patience_s` to finish their update, before this process
+        leaves without having saved. The exchange between several processes is over gloo, if not
+        given.
         """
         self._stop, self._exchange, self._timing = stop, exchange, timing
         self._patience_s = patience_s

@@ -48,15 +48,9 @@ def run_duration(
 ) -> Duration:
     """Hours and costs of a run.
 
-    Args:
-        recipe: evaluations and EMA.
-        steps: counts.
-        phases: of the run, by the size of its images.
-        rates: of one GPU, at the recipe's own image size.
-        device: its power.
-        exchange_s: for the communication of one update.
-        price: of a GPU-hour, in any currency.
-        watts: power of a board; None takes the measured one, else the device's full power.
+    Rates are of one GPU, at the recipe's own image size. `exchange_s` is for the communication of
+    one update, `price` that of a GPU-hour, in any currency. Without `watts`, a board takes the
+    measured power, else the device's full one.
     """
     images_per_gpu = steps.global_batch / steps.num_gpus
 

@@ -120,11 +120,7 @@ class RunEstimate:
 def estimate_run(path: Path, overrides: list[str], target: Target) -> RunEstimate:
     """Work out what a recipe will do and need on a machine. Takes no GPU.
 
-    Args:
-        path: the recipe's file.
-        overrides: `section.key=value` texts; `data.root` counts the images there, otherwise
-            ImageNet-1k's numbers are taken.
-        target: the machine.
+    Images are counted where `data.root` is given, otherwise ImageNet-1k's numbers are taken.
 
     Raises:
         IxtError: the recipe is wrong, the batch cannot be shared by the GPUs, the memory does

@@ -49,12 +49,8 @@ def find_expenses(
 ) -> list[Expense]:
     """Estimate every recipe on one machine.
 
-    Args:
-        recipes: for `find_recipe`.
-        overrides: `section.key=value` texts, for all recipes.
-        target: the machine.
-        rates: images per second of one GPU at its own image size, for each recipe; none takes
-            those of the target's benchmark, or the roofline's.
+    `rates` are images per second of one GPU at the own image size of each recipe; without any,
+    those of the target's benchmark or the roofline's are taken.
 
     Raises:
         IxtError: see `estimate_run`; there are not as many rates as recipes.

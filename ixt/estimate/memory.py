@@ -87,12 +87,6 @@ def rank_memory(size: ModelSize, recipe: Recipe, micro_batch: int, num_gpus: int
 
     Source: the shares of ZeRO from Rajbhandari et al. 2020, "ZeRO", section 5, with fp32 weights
     and gradients; buffers and the fp32 copy as DeepSpeed 0.19 allocates them.
-
-    Args:
-        size: of the model.
-        recipe: engine, EMA, image size and prefetching.
-        micro_batch: images per forward pass.
-        num_gpus: ranks.
     """
     stage, saved = zero_stage(recipe.engine), size.activations
     weights = _FP32 * size.params / (num_gpus if stage == 3 else 1)

@@ -88,13 +88,8 @@ def update_traffic(
     2 (n - 1) / n of the data, a reduce-scatter or an all-gather half of that; ZeRO's collectives
     from Rajbhandari et al. 2020, "ZeRO", section 7.
 
-    Args:
-        size: of the model; P in the formula are its trained parameters, weights are fp32.
-        engine: ZeRO stage, which gathers frozen parameters too if it is 3, and the type in which
-            gradients travel.
-        num_gpus: ranks on the ring.
-        accumulation: micro-batches of one rank per update.
-        link: what connects them.
+    P in the formula are the trained parameters; weights are fp32, gradients travel in the engine's
+    type. ZeRO 3 gathers frozen parameters, too. `accumulation` is micro-batches of one rank.
     """
     stage, k = zero_stage(engine), accumulation
     gradient, frozen = _GRADIENT_BYTES[engine.gradient_dtype], size.params - size.trained_params

@@ -62,10 +62,7 @@ def print_estimate(
 ) -> None:
     """Print an estimate, most general first, what it costs last.
 
-    Args:
-        estimate: of `estimate_run`.
-        console: where to print.
-        every_setting: list the settings that have their defaults, too.
+    `every_setting` lists those that have their defaults, too.
     """
     console = console or Console()
     console.print(_recipe(estimate, console.width, every_setting))

@@ -47,10 +47,7 @@ def counted(records: Records, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def hits(records: Records, labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     """(n,) whether one of an image's labels is among its k highest logits.
 
-    Args:
-        records: n rows.
-        labels: (n,) or (n, m) output numbers, any of which is right; -1 for none.
-        k: 1 to 5.
+    `labels` are (n,) or (n, m) output numbers, any of which is right; -1 for none. k is 1 to 5.
     """
     wanted = labels.reshape(len(labels), 1, -1)
     found = (records.top[:, :k, None] == wanted) & (wanted >= 0)
@@ -75,10 +72,7 @@ def accuracy(records: Records, labels: NDArray[np.int64]) -> Accuracy:
 def metrics_row(records: Records, labels: NDArray[np.int64], prefix: str = "") -> dict[str, Any]:
     """What a log row says of an evaluation: accuracies, and mAP where images have several labels.
 
-    Args:
-        records: n rows.
-        labels: as for `hits`.
-        prefix: of the names.
+    `labels` are as for `hits`.
     """
     row = accuracy(records, labels).row(prefix)
     if records.scores is not None:
@@ -95,9 +89,7 @@ def mean_average_precision(records: Records, labels: NDArray[np.int64]) -> float
 def average_precisions(records: Records, labels: NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Output, images and average precision, in [0, 1], of each class that has images, in order.
 
-    Args:
-        records: n rows with scores.
-        labels: (n, k) the right outputs of each image, -1 beyond its last.
+    `labels` are (n, k): the right outputs of each image, -1 beyond its last. Records have scores.
 
     Source: scikit-learn's average_precision_score.
     """

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ixt.distributed.engine.shards import are_cut
-from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.monitor import activity
 from ixt.pipeline.augment import normalise
@@ -38,11 +37,6 @@ class Contender:
     """(C,) bool on the device, as `Targets.competing`."""
     num_scores: int = 0
     """Outputs of the model where all are to be kept, else 0."""
-
-
-def evaluate(model: nn.Module, loader: EvalLoader, device: torch.device) -> Accuracy:
-    """The sum of what `take_records` gives."""
-    return accuracy(take_records(model, loader, device), loader.labels)
 
 
 def take_records(model: nn.Module, loader: EvalLoader, device: torch.device) -> Records:

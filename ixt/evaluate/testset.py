@@ -25,8 +25,7 @@ def open_test_set(data: str) -> Index:
     does val/. Class folders beside no val/ are ImageNet-V2, -A, -R, -Sketch and sets of one's own.
     An index of val/CLASS/IMAGE is cached as for training, others are read anew.
 
-    Args:
-        data: path of the folder, or the URL of a data root in a bucket.
+    `data` may be the URL of a data root in a bucket.
 
     Returns:
         The index; a flat folder has the one class "".

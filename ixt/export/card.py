@@ -47,7 +47,7 @@ def write_card(source: Source, folder: Path, license_id: str | None, name: str) 
         std=_numbers(source.recipe.augment.std),
         note=ixt_note(source),
         measured=accuracy(source),
-        data_name="ImageNet-1k" if source.is_imagenet else _data_name(source),
+        data_name=_data_name(source),
         **(_history(source) if source.record else {}),
     )
     card.save(folder / "README.md")
@@ -69,7 +69,7 @@ def accuracy(source: Source) -> dict[str, float]:
 
 
 def _results(source: Source) -> list[EvalResult]:
-    label = "ImageNet-1k" if source.is_imagenet else _data_name(source)
+    label = _data_name(source)
     measured = accuracy(source)
     return [
         EvalResult(
@@ -87,7 +87,9 @@ def _results(source: Source) -> list[EvalResult]:
 
 
 def _data_name(source: Source) -> str:
-    """The name of the data's folder: the rest of its path is nobody's business."""
+    """ImageNet-1k, or the name of the data's folder: the rest of its path is nobody's business."""
+    if source.is_imagenet:
+        return "ImageNet-1k"
     root = source.recipe.data.root
     return Path(root).name if root else "unknown"
 

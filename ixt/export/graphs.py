@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from ixt.errors import ExportError
+from ixt.evaluate.candidates import open_onnx
 from ixt.export.source import Source, describe
 from ixt.export.verify import Forward
 
@@ -78,16 +79,8 @@ def write_onnx(source: Source, file: Path) -> None:
 
 
 def load_onnx(source: Source, file: Path) -> Forward:
-    """The file in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-
-    def forward(images: Tensor) -> Tensor:
-        (logits,) = session.run(["logits"], {"images": images.numpy()})
-        return torch.from_numpy(logits)
-
-    return forward
+    """The file as `ixt eval` opens it: in ONNX Runtime on the CPU."""
+    return open_onnx(file).model
 
 
 def write_torch_export(source: Source, file: Path) -> None:

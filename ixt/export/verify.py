@@ -48,11 +48,9 @@ class Agreement:
 def compare(model: nn.Module, exported: Forward, recipe: Recipe, real_images: bool) -> Agreement:
     """Compare logits on noise and on validation images, in batches of one, three and the rest.
 
-    Args:
-        model: the source, in evaluation mode, on the CPU.
-        exported: from (B, 3, S, S) float32 images, for any B, to (B, num_classes) logits.
-        recipe: its evaluation settings prepare the images.
-        real_images: use images of the recipe's data folder, if it is here.
+    The model is in evaluation mode, on the CPU; `exported` is from (B, 3, S, S) float32 images, for
+    any B, to (B, num_classes) logits. Validation images are those of the recipe's data folder, if
+    it is here and `real_images` is set.
     """
     noise = _noise(recipe.eval_size)
     real = _validation_images(recipe) if real_images else noise[:0]

@@ -9,7 +9,7 @@ need not read on.
 
     fuse(model)   # state dict and results stay, launches and memory traffic shrink
 
-Operators: `bands.py`, `fold.py`, `gemm.py`, `whole.py`. Their Triton twins: `triton_code/`.
+Operators: `bands.py`, `fold.py`, `gemm.py`. Their Triton twins: `triton_code/`.
 Layers that use them: `modules.py`, `folded.py`, `folded_convnext.py`, whose MLP is `block_mlp.py`;
 `residual.py` has the stream, `fuse.py` puts all into a model. `selfcheck.py`
 compares them with plain PyTorch on the device at hand, `product_choice.py` times products there.

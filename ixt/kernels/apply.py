@@ -30,10 +30,7 @@ def prepare_model(model: nn.Module, recipe: Recipe, device: torch.device) -> Non
     with plain ones; if they disagree, or do not compile, a warning says so and the model stays as
     it is.
 
-    Args:
-        model: fresh from `create_model`, on any device.
-        recipe: model.fused, model.fused_gemm and engine.half_residual decide.
-        device: where the model will run.
+    The model is fresh from `create_model`, and will run on `device`.
 
     Raises:
         ModelError: the model has no layer, or no product, that a setting acts on.

@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from ixt.kernels.fold import wide_product
-from ixt.kernels.gemm import Tiles, contract, expand, expand_grad, inputs_grad
-from ixt.kernels.whole import whole_input_grad, whole_mlp, whole_weight_grad
+from ixt.kernels.gemm import (
+    Tiles,
+    contract,
+    expand,
+    expand_grad,
+    inputs_grad,
+    whole_input_grad,
+    whole_mlp,
+    whole_weight_grad,
+)
 
 
 class Between(NamedTuple):
@@ -42,7 +50,6 @@ class NormGrad(NamedTuple):
     sums: Tensor
     moments: Tensor
     eps: float
-    rows: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class BlockMlp:
         statistics.
         """
         if d_hidden is None:
-            finish = (None, None, 0.0, 1.0) if norm is None else norm
+            finish = (None, None, 0.0) if norm is None else norm
             return whole_input_grad(grad, t, self.w1, self.b1, self.w2, self.scale, *finish)
         if norm is None:
             return torch.mm(d_hidden, self.w1)

@@ -125,21 +125,14 @@ def scaled_add(
 
 
 @operator("mlp")
-def norm_grad(
-    grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float
-) -> Tensor:
+def norm_grad(grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float) -> Tensor:
     """Gradient of batch norm's inputs (rows, C), from that through the folded weights alone.
 
-    Args:
-        grad: u above, like inputs.
-        inputs: what batch norm read.
-        sums: (2, C) in the wide type: `unfold_weights`'s.
-        moments: (2 or more, C) in the wide type: mean and biased variance of the inputs.
-        eps: batch norm's.
-        count: rows that mean and variance were taken over, of all processes.
+    `grad` is u above. `inputs` is what batch norm read; their mean and biased variance are
+    `moments`, (2 or more, C). `sums` are `unfold_weights`'s, (2, C). Both are in the wide type.
     """
-    slope = -sums[1] / (moments[1] + eps) / count
-    level = -sums[0] / count - slope * moments[0]
+    slope = -sums[1] / (moments[1] + eps) / len(inputs)
+    level = -sums[0] / len(inputs) - slope * moments[0]
     return (wide(grad) + level + slope * wide(inputs)).to(grad.dtype)
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import torch
-import torch.distributed as dist
 from timm.layers import DropPath
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
@@ -37,8 +36,6 @@ class _Plan:
     eps: float
     stats: bool
     """Whether batch norm takes this batch's statistics, not its running ones."""
-    group: Any
-    """Processes that share them, for SyncBatchNorm; None for each its own."""
     dtype: torch.dtype
     """Type of everything between the residual sums."""
     stream: torch.dtype
@@ -67,8 +64,6 @@ class _Folded(torch.autograd.Function):
         if not plan.stats:
             still = variance.to(wide_dtype(plan.dtype))
             moments = torch.stack([torch.zeros_like(still), still, still])
-        elif plan.group is not None:
-            moments = _shared_moments(moments, shift, inputs.numel() // x.shape[1], plan.group)
         small1, offset1, small2, offset2 = fold_weights(
             w1.flatten(1), b1, w2.flatten(1), b2, gamma, plan.gain, moments, weight, bias, plan.eps,
             plan.dtype,
@@ -102,8 +97,7 @@ class _Folded(torch.autograd.Function):
             *small[:4], small1, w1.flatten(1), w2.flatten(1), b2, gamma, plan.gain,
             moments, weight, bias, plan.eps,
         )  # fmt: skip
-        sums, count = _shared_sums(sums, plan, inputs)
-        norm = NormGrad(sums, moments, plan.eps, count) if plan.stats else None
+        norm = NormGrad(sums, moments, plan.eps) if plan.stats else None
         mixed = image(mlp.input_grad(*operands, small.hidden, norm), inputs)
         d_x = None
         if ctx.needs_input_grad[1]:
@@ -128,34 +122,11 @@ def image(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(size).permute(0, 3, 1, 2)
 
 
-def _shared_moments(moments: Tensor, shift: Tensor, count: int, group: Any) -> Tensor:
-    """Moments over the pixels of all processes, about this process's shift."""
-    own = torch.stack([moments[0] + shift, moments[1], torch.full_like(moments[0], count)])
-    parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, own, group=group)
-    means, variances, counts = torch.stack(parts).unbind(1)
-    total = counts.sum(0)
-    mean = (means * counts).sum(0) / total
-    squares = ((variances + (means - mean).square()) * counts).sum(0)
-    return torch.stack([mean - shift, squares / total, squares / (total - 1)])
-
-
-def _shared_sums(sums: Tensor, plan: _Plan, inputs: Tensor) -> tuple[Tensor, float]:
-    """The sums of batch norm's gradient over all processes, and the pixels they are over."""
-    count = inputs.numel() // inputs.shape[1]
-    if not plan.stats or plan.group is None:
-        return sums, float(count)
-    shared = torch.cat([sums, torch.full_like(sums[:1], count)])
-    dist.all_reduce(shared, group=plan.group)
-    # The division is done here, so that the count stays on the device.
-    return shared[:2] / shared[2], 1.0
-
-
 class FoldedBlock(nn.Module):
     """timm's MetaNeXtBlock in fewer passes; takes and gives (N, C, H, W).
 
-    Images in NHWC go through the folded weights; others, and the rare batch of one pixel, through
-    the layers one after another, as in timm's block.
+    Images in NHWC go through the folded weights; others, the rare batch of one pixel, and a batch
+    norm that was exchanged later, through the layers one after another, as in timm's block.
     """
 
     def __init__(self, block: Any) -> None:
@@ -165,7 +136,7 @@ class FoldedBlock(nn.Module):
             self.add_module(name, layer)
         self.gamma = block.gamma
         self.half_stream = isinstance(block, HalfResidualBlock)
-        self.branch = getattr(block, "branch", None)
+        self.takes_rows = getattr(block, "takes_rows", False)
         self.unfolded: Callable[[nn.Module, Tensor], Tensor] = type(block).forward
         self.tiles = CUBLAS
         self.train(block.training)
@@ -176,14 +147,14 @@ class FoldedBlock(nn.Module):
         norm = layers.norm
         stats = norm.training
         dtype, stream = self._types(x)
-        if not x.is_contiguous(memory_format=torch.channels_last) or (
-            stats and x.numel() == x.shape[1]
-        ):
+        one_pixel = x.numel() == x.shape[1]
+        nhwc = x.is_contiguous(memory_format=torch.channels_last)
+        if not nhwc or (stats and one_pixel) or type(norm) is not nn.BatchNorm2d:
             return self.unfolded(self, x)
         mixer, mlp = layers.token_mixer, layers.mlp
         tiles = self.tiles.of_type(dtype)
         paths, gain = self._paths(x)
-        plan = _Plan(mixer.dilation, norm.eps, stats, _group(norm), dtype, stream, tiles, gain)
+        plan = _Plan(mixer.dilation, norm.eps, stats, dtype, stream, tiles, gain)
         filters, biases = mixer.weights()
         with torch.autocast(x.device.type, enabled=False):
             out, moments = _Folded.apply(
@@ -216,15 +187,6 @@ class FoldedBlock(nn.Module):
         return kept, 1.0 / keep if keep > 0.0 and drop.scale_by_keep else 1.0
 
 
-def _group(norm: nn.Module) -> Any:
-    """The processes that share a norm's statistics; None if each has its own."""
-    shares = isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized()
-    if not shares:
-        return None
-    group = cast(Any, norm).process_group or dist.group.WORLD
-    return group if dist.get_world_size(group) > 1 else None
-
-
 @torch.no_grad()
 def _update(norm: Any, moments: Tensor) -> None:
     """Move running statistics as batch norm does; its input was shifted by the running mean."""
@@ -241,7 +203,7 @@ def is_foldable(block: nn.Module) -> bool:
     return (
         isinstance(mixer, FusedMixer)
         and isinstance(mlp, MatmulMlp)
-        and type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and type(norm) is nn.BatchNorm2d
         and (norm.affine and norm.track_running_stats and norm.momentum is not None)
         and (isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none")
         and (not mlp.drop.p and mlp.fc1.bias is not None and mlp.fc2.bias is not None)
@@ -255,5 +217,5 @@ def channels_of(block: nn.Module) -> int:
 
 def products_in(block: nn.Module) -> tuple[GemmProduct, ...]:
     """The products of a block that a pass follows: no layer norm's gradient is one."""
-    is_batch_norm = isinstance(cast(Any, block).norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    is_batch_norm = isinstance(cast(Any, block).norm, nn.BatchNorm2d)
     return tuple(name for name in get_args(GemmProduct) if is_batch_norm or name != "fc1_grad")

@@ -17,9 +17,7 @@ def fuse(model: nn.Module, gemm: GemmChoice = "cublas") -> int:
 
     Call `residual.keep_residual_half` first, if at all.
 
-    Args:
-        model: changed in place.
-        gemm: who computes the products of folded blocks, as in a recipe.
+    `gemm` says who computes the products of folded blocks, as in a recipe.
 
     Returns:
         How many mixers there are.

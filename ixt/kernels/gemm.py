@@ -1,10 +1,16 @@
-"""Matrix products of a folded block's MLP together with what follows them, and who computes them.
+"""The MLP of a folded block: its products together with what follows them, or all of it at once.
 
 Four products of `block_mlp.py` are followed by a pass over their result: fc1 by GELU, the gradient
 of fc2's input by GELU's slope, fc2 by the residual sum, the gradient of fc1's input by what batch
 norm adds to it. Each of them either goes to cuBLAS and leaves that pass to an operator of
 `fold.py`, or to one of `triton_code/gemm.py`'s kernels that do both. Results differ in their last
 bits, so which of them it is belongs to the recipe.
+
+Where its channels are few enough, an MLP is computed whole (`triton_code/whole.py`). Forward, fc1,
+GELU, fc2 and the residual sum are one pass over rows: the activation never reaches memory. Backward
+is one pass for the gradients of weights and one for that of the input, which both compute the
+activation and the gradient of hidden features themselves; the second also adds what a batch norm in
+front of the MLP gives its input.
 
 Operators are plain PyTorch on a CPU and in float64. None has a gradient of its own.
 """
@@ -25,12 +31,14 @@ from ixt.kernels.fold import (
     scaled_gelu,
     scaled_gelu_grad,
     scaled_sum,
+    wide_product,
 )
 from ixt.kernels.operators import operator, wide
 from ixt.kernels.shapes import fits_whole
 from ixt.recipe.model import GemmChoice, GemmProduct, GemmTile, MlpWay
 
 _USUAL: GemmTile = "128x64"
+_TILE = ""  # of no meaning to the plain operators
 
 
 @dataclass(frozen=True)
@@ -100,12 +108,49 @@ def product_add(
 
 @operator("gemm")
 def product_norm_grad(
-    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
-    count: float, tile: str,
-) -> Tensor:  # fmt: skip
+    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, tile: str
+) -> Tensor:
     """`fold.norm_grad` of the product a weight, (rows, K) and (K, N)."""
     product = wide(a) @ wide(weight)
-    return norm_grad(product, wide(inputs), sums, moments, eps, count).to(inputs.dtype)
+    return norm_grad(product, wide(inputs), sums, moments, eps).to(inputs.dtype)
+
+
+@operator("whole")
+def whole_mlp(
+    t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, x: Tensor, scale: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """X + scale x (GELU(t w1^T + b1) w2^T + b2) in `dtype`.
+
+    t and x are (rows, C), w1 (hidden, C), w2 (C, hidden), b2 of the wide type, scale (N,).
+    """
+    _, active = product_gelu(t, w1, b1, scale, _TILE)
+    return product_add(active, w2, x, b2, scale, dtype, _TILE)
+
+
+@operator("whole")
+def whole_weight_grad(
+    grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of w1, b1, w2 and b2 in the wide type, from that of `whole_mlp`'s result."""
+    small, d_b2 = grad.to(t.dtype), scaled_sum(grad, scale)
+    hidden, active = product_gelu(t, w1, b1, scale, _TILE)
+    d_hidden, sums = product_gelu_grad(small, w2, hidden, scale, _TILE)
+    d_b1 = sums[: len(b1)].clone()
+    return wide_product(d_hidden.t(), t), d_b1, wide_product(small.t(), active), d_b2
+
+
+@operator("whole")
+def whole_input_grad(
+    grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None,
+    sums: Tensor | None, moments: Tensor | None, eps: float,
+) -> Tensor:  # fmt: skip
+    """Gradient of t from that of `whole_mlp`'s result; with sums and moments, `fold.norm_grad`."""
+    hidden, _ = product_gelu(t, w1, b1, scale, _TILE)
+    d_hidden, _ = product_gelu_grad(grad.to(t.dtype), w2, hidden, scale, _TILE)
+    if sums is None or moments is None:
+        return torch.mm(d_hidden, w1)
+    return product_norm_grad(d_hidden, w1, t, sums, moments, eps, _TILE)
 
 
 def expand(
@@ -146,9 +191,9 @@ def contract(
 
 def inputs_grad(
     grad: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
-    count: float, tile: GemmTile | None,
+    tile: GemmTile | None,
 ) -> Tensor:  # fmt: skip
     """The gradient of batch norm's inputs, from that of hidden features; see `fold.norm_grad`."""
     if tile is not None:
-        return product_norm_grad(grad, weight, inputs, sums, moments, eps, count, tile)
-    return norm_grad(torch.mm(grad, weight), inputs, sums, moments, eps, count)
+        return product_norm_grad(grad, weight, inputs, sums, moments, eps, tile)
+    return norm_grad(torch.mm(grad, weight), inputs, sums, moments, eps)

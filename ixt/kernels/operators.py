@@ -22,9 +22,8 @@ def operator(twin: str, mutates: Sequence[str] = ()) -> Callable[[_Function], _F
     The function computes on a CPU, and in float64; it also shows torch.compile the results' shapes.
     On a CUDA device its twin computes: the function of its name in a module of `triton_code`.
 
-    Args:
-        twin: name of that module; loaded at first use, as Triton may be missing.
-        mutates: the arguments that it changes in place.
+    `twin` names that module, loaded at first use, as Triton may be missing; `mutates` names the
+    arguments that are changed in place.
     """
 
     def define(plain: _Function) -> _Function:

@@ -45,9 +45,7 @@ def choose_products(recipe: Recipe, stored: Recipe | None) -> Recipe:
     Triton computes a product where the first process measures it to be faster; cuBLAS does all of
     them without a CUDA device.
 
-    Args:
-        recipe: with its micro-batch resolved.
-        stored: the resolved recipe of a run to continue, whose choice is kept.
+    The recipe's micro-batch is resolved. A run to continue keeps the choice in its `stored` recipe.
     """
     if recipe.model.fused_gemm != "auto":
         return recipe
@@ -135,9 +133,8 @@ class Product:
 def block_sizes(model: nn.Module, side: int) -> list[BlockSize]:
     """The sizes of a model's blocks that `fuse` folds, each once, in its order.
 
-    Args:
-        model: fresh, on the meta device; of no further use.
-        side: of its square images, in pixels.
+    The model is fresh, on the meta device, and of no further use. Images are squares of `side`
+    pixels.
     """
     found: dict[BlockSize, None] = {}
 
@@ -165,13 +162,7 @@ def make_product(
 ) -> Product:
     """Draw operands of a product, as they are while a block trains with drop-path.
 
-    Args:
-        name: which of them.
-        size: of its block.
-        images: in a batch.
-        dtype: of all but the residual stream.
-        stream: of that.
-        device: where.
+    All are of `dtype` but the residual `stream`.
     """
     rows, channels, hidden = images * size.pixels, size.channels, size.hidden
     draw = partial(torch.randn, device=device, dtype=dtype)
@@ -184,7 +175,7 @@ def make_product(
         grad = draw(rows, channels)
         run = partial(expand_grad, grad, grad, second, draw(rows, hidden), scale)
     elif name == "fc1_grad":
-        norm = _norm_grad(channels, rows, device)
+        norm = _norm_grad(channels, device)
         run = partial(inputs_grad, draw(rows, hidden), first, draw(rows, channels), *norm)
     else:
         x, bias = draw(rows, channels, dtype=stream), torch.zeros(channels, device=device)
@@ -207,7 +198,7 @@ def make_mlp(
     x, grad = (draw(rows, channels, dtype=stream) for _ in range(2))
     weights = (draw(hidden, channels), draw(hidden), draw(channels, hidden))
     scale = torch.ones(images, device=device)
-    norm = _norm_grad(channels, rows, device) if "fc1_grad" in size.products else None
+    norm = _norm_grad(channels, device) if "fc1_grad" in size.products else None
 
     def run(way: MlpWay | None) -> object:
         mlp = BlockMlp(*weights, scale, Tiles(mlp=way))
@@ -222,10 +213,10 @@ def make_mlp(
     return Product(f"mlp-{channels}", get_args(MlpWay), run, moved, flops)
 
 
-def _norm_grad(channels: int, rows: int, device: torch.device) -> NormGrad:
+def _norm_grad(channels: int, device: torch.device) -> NormGrad:
     """What batch norm's backward adds, with sums and moments of 1."""
     ones = torch.ones(2, channels, device=device)
-    return NormGrad(ones, ones, 0.0, float(rows))
+    return NormGrad(ones, ones, 0.0)
 
 
 def product_times(product: Product, timer: Timer) -> dict[str, float]:
@@ -257,13 +248,8 @@ def products(
 ) -> Iterator[Product]:
     """The different products and MLPs of a model's blocks, each drawn when it is asked for.
 
-    Args:
-        model: fresh, on the meta device; of no further use.
-        side: of its images, in pixels.
-        images: in a batch; fewer where that would take much memory.
-        dtype: of all but the residual stream.
-        stream: of that.
-        device: where.
+    The model is as for `block_sizes`, types as for `make_product`. There are fewer than `images` in
+    a batch where these would take much memory.
     """
     for size in block_sizes(model, side):
         few = max(1, min(images, _MOST_ROWS // size.pixels))
@@ -273,8 +259,11 @@ def products(
             yield make_mlp(size, few, dtype, stream, device)
 
 
-def time_on_device(call: Callable[[], object]) -> float:
-    """Median milliseconds of a call on the CUDA device, with a cold L2 cache."""
+def time_on_device(call: Callable[[], object], warmup: int = 10, rep: int = 50) -> float:
+    """Median milliseconds of a call on the CUDA device, with a cold L2 cache.
+
+    `warmup` and `rep` are milliseconds, too.
+    """
     from triton.testing import do_bench
 
-    return float(do_bench(call, warmup=10, rep=50, return_mode="median"))
+    return float(do_bench(call, warmup=warmup, rep=rep, return_mode="median"))

@@ -25,11 +25,8 @@ class HalfResidualBlock(nn.Module):
         for name, layer in block.named_children():
             self.add_module(name, layer)
         self.gamma = block.gamma
-        self.branch: Callable[[Any, Tensor], Tensor]
-        if isinstance(block, ConvNeXtBlock):
-            self.branch = _conv_mlp_branch if block.use_conv_mlp else _convnext_branch
-        else:
-            self.branch = _metanext_branch
+        self.takes_rows = isinstance(block, ConvNeXtBlock) and not block.use_conv_mlp
+        """Whether norm and MLP take (N, H, W, C)."""
         self.train(block.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,28 +35,17 @@ class HalfResidualBlock(nn.Module):
         if torch.is_autocast_enabled(device):
             # ConvNeXt's stem ends in a layer norm, which autocast runs in fp32.
             x = x.to(torch.get_autocast_dtype(device))
-        y = self.branch(self, x)
+        layers = cast(Any, self)
+        y = (layers.token_mixer if hasattr(self, "token_mixer") else layers.conv_dw)(x)
+        if self.takes_rows:
+            y = layers.mlp(layers.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        else:
+            y = layers.mlp(layers.norm(y))
         if self.gamma is not None:
             y = y * self.gamma.to(y.dtype).reshape(1, -1, 1, 1)
-        layers = cast(Any, self)
         shortcut = layers.shortcut(x) if hasattr(self, "shortcut") else x
         out: Tensor = layers.drop_path(y) + shortcut
         return out
-
-
-def _metanext_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.token_mixer(x)))
-    return out
-
-
-def _conv_mlp_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.conv_dw(x)))
-    return out
-
-
-def _convnext_branch(block: Any, x: Tensor) -> Tensor:
-    out: Tensor = block.mlp(block.norm(block.conv_dw(x).permute(0, 2, 3, 1)))
-    return out.permute(0, 3, 1, 2)
 
 
 def replace(
@@ -67,10 +53,7 @@ def replace(
 ) -> int:
     """Replace layers of a model in place and return how many.
 
-    Args:
-        model: its own layers are looked at, not the model itself.
-        fits: whether to replace a layer.
-        make: gives the new layer from the old one.
+    The model itself is not looked at.
     """
     found = [
         (parent, name, layer)

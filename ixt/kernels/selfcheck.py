@@ -59,12 +59,8 @@ def disagreement(
     the same random numbers. A block's error in `dtype` may also be three times as large as that of
     the plain block. Draws nothing from torch's own generators.
 
-    Args:
-        layers: mixers or blocks; their weights do not matter.
-        device: where.
-        dtype: fp32, or that of autocast.
-        memory_format: of images.
-        put_in: fuses the layer in a list of one.
+    The weights of layers, mixers or blocks, do not matter. `dtype` is fp32, or that of autocast;
+    `put_in` fuses the layer in a list of one.
     """
     for layer in layers:
         try:

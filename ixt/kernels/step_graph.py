@@ -37,10 +37,6 @@ def check_updates(engine: Engine, cuda: bool) -> None:
 
     Call it before any process group exists: NCCL's reads its settings when it is made.
 
-    Args:
-        engine: the recipe's section.
-        cuda: whether training runs on CUDA devices.
-
     Raises:
         EngineError: there is no CUDA device.
     """
@@ -84,13 +80,10 @@ class StepGraph:
     ) -> None:
         """Record nothing yet.
 
-        Args:
-            update: to be recorded; it must not wait for the device, and treat all micro-batches
-                but the last one alike.
-            optimizer: capturable; its learning rates may change between updates.
-            stream: where the model was wrapped.
-            micro_batches: in each update, of this process.
-            warm_up: updates that run without a graph.
+        The update must not wait for the device, and treat all micro-batches but the last one alike.
+        The optimizer is capturable; its learning rates may change between updates. The model was
+        wrapped on `stream`; `micro_batches` are those of this process in an update, `warm_up`
+        counts updates that run without a graph.
         """
         if micro_batches > 1 and warm_up < 1:
             raise ValueError("gradients get their place in an update without a graph")
@@ -170,10 +163,7 @@ class StepGraph:
 def record(work: Callable[[], Tensor], stream: torch.cuda.Stream, pool: Any = None) -> Recorded:
     """Record work as a graph, without running it.
 
-    Args:
-        work: what to record.
-        stream: where.
-        pool: of another graph, whose memory it may use; None for a new one.
+    It may use the memory of another graph's `pool`.
 
     Raises:
         EngineError: it does something that a graph cannot hold.

@@ -69,11 +69,8 @@ def scale_classifier(model: nn.Module, factor: float) -> None:
 def freeze(model: nn.Module, what: int | str | Sequence[str]) -> int:
     """Freeze parameters, and keep their batch norms in evaluation mode.
 
-    Args:
-        model: a timm model.
-        what: a number, the stem and as many of the first stages (blocks, in a model without
-            stages); "backbone", all but the classifier; or names of modules or parameters, with
-            all below.
+    `what` is a number, the stem and as many of the first stages (blocks, in a model of timm without
+    stages); "backbone", all but the classifier; or names of modules or parameters, with all below.
 
     Returns:
         How many parameters, counted by element, are frozen.

@@ -22,7 +22,7 @@ from ixt.models import (
     load_weights,
     timm_equivalent,
 )
-from ixt.models.own import with_own_settings
+from ixt.models.own import as_sections, with_own_settings
 from ixt.recipe import Recipe, parse_stored
 from ixt.recipe.paper import find_paper_model
 
@@ -55,17 +55,15 @@ def recipe_of(
         if name is None:
             raise ModelError(f"{checkpoint}: does not name its architecture; add --model NAME")
         settings = eval_settings(name)
-        sections = {
-            "model": {"name": name},
-            "augment": {"mean": settings.mean, "std": settings.std},
-            "eval": {
-                "image_size": settings.image_size,
-                "crop_pct": settings.crop_pct,
-                "crop_mode": _known_mode(name, settings.crop_mode),
-                "interpolation": settings.interpolation,
-            },
-            "run": {"trackers": []},
-        }
+        if settings.crop_mode == "border":
+            _log.warning(
+                "%s: timm evaluates it with padded borders, ixt with a centre crop: expect a "
+                "different accuracy from the published one",
+                name,
+            )
+        sections = {"model": {"name": name}, "run": {"trackers": []}, **as_sections(settings)}
+        # The size of the test, which may differ from that of training.
+        sections["eval"]["image_size"] = sections["augment"].pop("image_size")
     sections["data"] = {**sections.get("data", {}), **data}
     if batch_size is not None:
         sections["eval"] = {**sections.get("eval", {}), "batch_size": batch_size}
@@ -78,17 +76,6 @@ def _architecture(name: str) -> str:
     bare = (row.timm_name if row else name).partition(".")[0]
     equivalent = timm_equivalent(bare)
     return equivalent[0] if equivalent else bare
-
-
-def _known_mode(name: str, mode: str) -> str:
-    if mode != "border":
-        return mode
-    _log.warning(
-        "%s: timm evaluates it with padded borders, ixt with a centre crop: expect a different "
-        "accuracy from the published one",
-        name,
-    )
-    return "center"
 
 
 def build_model(

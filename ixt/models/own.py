@@ -7,7 +7,7 @@ table, and timm's configuration of the published weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ixt.checkpoint.info import CheckpointInfo
@@ -31,11 +31,9 @@ def own_settings(
 ) -> OwnSettings:
     """The settings that a model was made for.
 
-    Args:
-        name: of timm, with or without tag, or of the paper.
-        base: what the checkpoint to start from says about itself; its recipe comes first.
-        eval_size: side of the test image in pixels, where it is not the training size; at timm's
-            test size, timm's test crop is taken.
+    The recipe of `base`, the checkpoint to start from, comes first. `eval_size` is the side of the
+    test image in pixels, where it is not the training size; at timm's test size, timm's test crop
+    is taken.
 
     Raises:
         ModelError: the name is unknown.
@@ -48,10 +46,13 @@ def own_settings(
     whose = "the paper's settings" if find_paper_model(name) else "timm's configuration"
     padded = settings.crop_mode == "border"
     but = ", which pads borders where ixt takes a centre crop" if padded else ""
-    return OwnSettings(f"{whose} of {name}{but}", _as_sections(settings, crop.crop_pct))
+    return OwnSettings(
+        f"{whose} of {name}{but}", as_sections(replace(settings, crop_pct=crop.crop_pct))
+    )
 
 
-def _as_sections(settings: EvalSettings, crop_pct: float) -> dict[str, Any]:
+def as_sections(settings: EvalSettings) -> dict[str, dict[str, Any]]:
+    """Settings by section and key of a recipe; borders, which ixt does not pad, are cropped."""
     return {
         "augment": {
             "image_size": settings.image_size,
@@ -59,7 +60,7 @@ def _as_sections(settings: EvalSettings, crop_pct: float) -> dict[str, Any]:
             "std": list(settings.std),
         },
         "eval": {
-            "crop_pct": crop_pct,
+            "crop_pct": settings.crop_pct,
             "crop_mode": "squash" if settings.crop_mode == "squash" else "center",
             "interpolation": settings.interpolation,
         },

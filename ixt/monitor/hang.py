@@ -55,11 +55,9 @@ class HangWatch:
     def __init__(self, run_dir: Path, timeout_s: float | None, peers: list[Peer]) -> None:
         """Watch nothing yet.
 
-        Args:
-            run_dir: where stacks are written, as stacks-rank-N.txt.
-            timeout_s: how long an update's part (loading, computing), an evaluation's batch or a
-                sixth of a checkpoint may take; None for no limit.
-            peers: processes of the run, by rank.
+        Stacks are written to `run_dir`, as stacks-rank-N.txt. `timeout_s` is how long an update's
+        part (loading, computing), an evaluation's batch or a sixth of a checkpoint may take; None
+        for no limit. `peers` are the processes of the run, by rank.
         """
         self._board = Board(run_dir, rank(), peers)
         self._watch: Watch | None = None

@@ -92,11 +92,8 @@ def heat_maps(
 ) -> NDArray[np.float32]:
     """How much each place of an image spoke for a class.
 
-    Args:
-        model: in evaluation mode.
-        layer: what `find_layer` gave.
-        images: (n, 3, S, S) float32, normalised, on the model's device.
-        outputs: (n,) output numbers of the classes asked for.
+    The model is in evaluation mode; images are (n, 3, S, S) float32, normalised, on its device.
+    `outputs` are (n,): numbers of the classes asked for.
 
     Returns:
         (n, S, S), in [0, 1]: 1 where most spoke for it, 0 everywhere if nothing did.

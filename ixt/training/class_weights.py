@@ -22,12 +22,6 @@ def class_weights(
     The mean is that of its images' targets, label smoothing included. Mixing keeps it on average,
     as every image is as often the partner.
 
-    Args:
-        optim: the recipe's section.
-        index: the training set.
-        class_names: of the outputs.
-        device: of the training step.
-
     Returns:
         (C,) float32; None where all classes weigh the same.
 

@@ -24,9 +24,7 @@ class Ema:
     def __init__(self, model: nn.Module, on_swap: Callable[[], None] = lambda: None) -> None:
         """Start the average.
 
-        Args:
-            model: the plain module, as its engine left it.
-            on_swap: called before weights are exchanged; `engine.drop_gathered`, for ZeRO-3.
+        `on_swap` is called before weights are exchanged: `engine.drop_gathered`, for ZeRO-3.
         """
         self._on_swap = on_swap
         self._sources: dict[str, Tensor] = parts(model)

@@ -29,17 +29,11 @@ def finetune(
 ) -> dict[str, Any]:
     """Train a recipe from given weights; the EMA, if any, starts from them too.
 
-    Args:
-        recipe: with data.root set.
-        run_dir: folder of the run.
-        source: a run folder, a checkpoint folder, or a weights file, or what `check_weights` gave
-            of it; its EMA weights are preferred. A head of another number of classes is replaced
-            by a new one, and position embeddings of another image size are resampled.
-        resume: continue the run in `run_dir`; its own weights then replace the source's.
-        profile_steps: steps to trace.
-        match_by_order: match tensors by order where their names do not fit.
-        until: step to end at; None for the recipe's last.
-        report: makes what writes the run's report; None for no report.
+    `source` is a run folder, a checkpoint folder, or a weights file, or what `check_weights` gave
+    of it; its EMA weights are preferred, and a resumed run's own ones replace them. A head of
+    another number of classes is replaced by a new one, and position embeddings of another image
+    size are resampled. `match_by_order` matches tensors by order where their names do not fit. The
+    other arguments are those of `train`.
 
     Returns:
         The metrics of the last evaluation.

@@ -45,11 +45,8 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
     The largest micro-batch that divides a process's share of an update, that mixing allows, and
     that fits on the device of every process; on a CPU the largest one up to 128.
 
-    Args:
-        recipe: with auto or a number, which is left as it is.
-        stored: the resolved recipe of the run to continue; its number is kept if the present
-            processes can share it.
-        build: makes the model, on the CPU.
+    The number of `stored`, the resolved recipe of the run to continue, is kept if the present
+    processes can share it. `build` makes the model, on the CPU.
 
     Raises:
         EngineError: the processes cannot share an update, or not even the smallest one fits.
@@ -61,11 +58,6 @@ def resolve_micro_batch(recipe: Recipe, stored: Recipe | None, build: Build) -> 
 
 def resolve_phases(recipe: Recipe, stored: Recipe | None, build: Build) -> Recipe:
     """As `resolve_micro_batch`, for the phases of a curriculum: each at its largest images.
-
-    Args:
-        recipe: otherwise resolved.
-        stored: the resolved recipe of the run to continue.
-        build: makes the model, on the CPU.
 
     Raises:
         EngineError: as for the recipe's own.
@@ -103,9 +95,7 @@ def _probe(recipe: Recipe, stored: Recipe | None, build: Build) -> int:
 def largest_that_fits(candidates: Sequence[int], fits: Fits) -> int:
     """The largest of some sizes that fits, by bisection; 0 where none does.
 
-    Args:
-        candidates: largest first.
-        fits: whether a size fits; so do then all smaller ones.
+    `candidates` are given largest first; where one fits, so do all smaller ones.
     """
     place = bisect_left(candidates, True, key=fits)
     return candidates[place] if place < len(candidates) else 0
@@ -117,10 +107,7 @@ def out_of_memory_explained(
 ) -> Iterator[None]:
     """If memory runs out within a `with` block, say which micro-batch would fit.
 
-    Args:
-        recipe: of the run.
-        build: makes the model, on the CPU.
-        now: gives the recipe of the epoch; None where it is always the same.
+    `now` gives the recipe of the epoch; None where it is always the same.
 
     Raises:
         EngineError: memory ran out.

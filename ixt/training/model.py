@@ -27,11 +27,8 @@ def build_model(
 ) -> nn.Module:
     """Build the model that is trained, on the CPU, with the weights that its seed gives.
 
-    Args:
-        recipe: its model, engine and run sections.
-        num_classes: outputs of the head.
-        device: where it will run; fused layers are for some devices only.
-        prepare: called before layers are fused and parameters frozen.
+    It will run on `device`; fused layers are for some devices only. `prepare` is called before
+    layers are fused and parameters frozen.
 
     Raises:
         ModelError: the model or a part of it to freeze is unknown, or the images are too small.
@@ -88,10 +85,7 @@ def training_sizes(recipe: Recipe) -> list[tuple[str, int]]:
 def try_sizes(model: nn.Module, sizes: Iterable[tuple[str, int]], name: str) -> None:
     """Refuse sizes of images that a model does not take; nothing is drawn and nothing is learned.
 
-    Args:
-        model: on the CPU.
-        sizes: key in the recipe, and side in pixels.
-        name: of the model, in words.
+    The model is on the CPU; sizes are a key in the recipe, and a side in pixels.
 
     Raises:
         ModelError: the model does not accept images of a size.

@@ -45,10 +45,6 @@ class Patience:
         return {key: value for key, value in asdict(self).items() if key != "limit"}
 
     def resumed(self, state: Mapping[str, Any]) -> Patience:
-        """As a checkpoint kept it; one of an earlier version starts the count.
-
-        Args:
-            state: content of its `state.json`.
-        """
+        """As a checkpoint kept it; one of an earlier version starts the count."""
         kept = state.get("patience")
         return replace(self, **(kept or {"best": state.get("score"), "waited": 0}))

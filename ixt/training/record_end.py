@@ -22,10 +22,8 @@ def end_recorded(
 ) -> Iterator[Callable[[Run], None]]:
     """Write `status.json` of a run whose lock this process group holds.
 
-    Args:
-        run_dir: the run's folder.
-        recipe: as it was given, for a run that ends before its own is known.
-        until: step to end at; None for the recipe's last.
+    `recipe` is as it was given, for a run that ends before its own is known. `until` is a step to
+    end at; None for the recipe's last.
 
     Yields what is to be called when training begins. An error before that leaves an existing run as
     it is, and is recorded only in a new folder.

@@ -28,11 +28,8 @@ def resolve_recipe(
 ) -> Recipe:
     """The recipe with data folder, own settings, micro-batch, products and mixing group resolved.
 
-    Args:
-        recipe: as the user gave it.
-        run_dir: folder of the run.
-        resume: continue the run in it; otherwise it must not hold checkpoints.
-        base: what the weights to start from say about themselves.
+    A folder that is not resumed must not hold checkpoints. `base` is what the weights to start from
+    say about themselves.
 
     Raises:
         IxtError: it does not fit the run that it continues, or no micro-batch fits.
@@ -65,9 +62,6 @@ def resolve_recipe(
 
 def resolve_for_teaching(recipe: Recipe) -> Recipe:
     """The recipe with all that its training images follow from, as `resolve_recipe` resolves it.
-
-    Args:
-        recipe: as the user gave it.
 
     Raises:
         IxtError: it does not fit the data or the model.

@@ -71,9 +71,7 @@ class RunReport(Observer):
     def evaluated(self, step: int, records: Records) -> None:
         """An evaluation is done and its row is written; every process is at this point.
 
-        Args:
-            step: updates done.
-            records: of the averaged weights where there are some, else of the raw ones.
+        Records are of the averaged weights where there are some, else of the raw ones.
         """
 
     def saved(self) -> None:
@@ -171,12 +169,9 @@ def open_run(
 ) -> Run:
     """Build a run and its folder.
 
-    Args:
-        recipe: with data.root set.
-        run_dir: an existing folder, held by `run_lock.locked`.
-        resume: continue the run in it; otherwise it must not hold checkpoints.
-        prepare: loads weights; not called where the run's own ones take their place.
-        base: the weights that `prepare` loads.
+    The folder exists, and is held by `run_lock.locked`; without `resume` it must not hold
+    checkpoints. `prepare` loads the weights of `base`; it is not called where the run's own ones
+    take their place.
 
     Raises:
         IxtError: the data, the model, the engine or the run folder does not fit.

@@ -94,11 +94,7 @@ def _refuse_spoiled(run: Run, step: int) -> None:
 def diverged(run: Run, what: str, at: int, also: str = "") -> Diverged:
     """The error of a run whose numbers are no longer finite; waits until its saves are on the disk.
 
-    Args:
-        run: the run.
-        what: what is wrong.
-        at: updates done before the one that showed it.
-        also: further details.
+    `at` counts the updates before the one that showed `what` is wrong.
     """
     finish_saves(run)
     newest = newest_checkpoint(run.run_dir)

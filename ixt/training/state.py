@@ -34,12 +34,7 @@ def capture(
 ) -> tuple[dict[str, Named], dict[str, Any]]:
     """Copy the training state to the CPU. Every process must call it.
 
-    Args:
-        accelerator: for its gradient scaler.
-        model: the plain module, not its wrapper.
-        optimizer: as it steps.
-        ema: the average, if there is one.
-        copies: where the copies go; wait for them before reading.
+    The model is the plain module, not its wrapper. Wait for the copies before reading them.
 
     Returns:
         Named tensors per file (model, ema, optimizer, ranks), and JSON-able scalars. Batch-norm

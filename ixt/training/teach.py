@@ -53,13 +53,9 @@ def teach(
     Epochs that are there are left as they are, so a call that was stopped is continued by the same
     call.
 
-    Args:
-        recipe: as it will be trained; with data.root and teacher.checkpoint set.
-        out: folder of the cache.
-        epochs: those to write; all of the recipe's without bounds.
-        top: the most probable classes to keep; None for all of few, and 10 of many.
-        say: takes lines for people.
-        report: called with the images done and those in all.
+    `epochs` are those to write; all of the recipe's without bounds. Of the classes the `top` most
+    probable ones are kept; None keeps all of few, and 10 of many. `say` takes lines for people,
+    `report` the images done and those in all.
 
     Raises:
         IxtError: recipe, data, teacher or cache do not fit, or the disk is too small.

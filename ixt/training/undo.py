@@ -27,14 +27,7 @@ class Undo:
     def __init__(
         self, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
     ) -> None:
-        """Take part.
-
-        Args:
-            accelerator: as the engine made it.
-            model: the plain module.
-            optimizer: as it steps.
-            ema: the average, if there is one.
-        """
+        """Take part."""
         self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
         self._ema = ema
         self._device: torch.device = accelerator.device
@@ -79,8 +72,7 @@ class Undo:
 
         All processes decide the same, which `undone` holds.
 
-        Args:
-            loss: of this process, 0-d.
+        The loss is this process's, 0-d.
         """
         live = self._live()
         numbers = [t for t in live.values() if t.is_floating_point() and t.numel()]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ixt.evaluate.inference import Contender, evaluate, examine
+from ixt.evaluate.accuracy import accuracy
+from ixt.evaluate.inference import Contender, examine, take_records
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.images.index import load_index, target_labels
 from ixt.pipeline.augment import normalise
@@ -50,10 +51,11 @@ def test_counts_are_those_of_a_plain_loop(tiny: Recipe, digits: Path) -> None:
             ranked = logits.argsort(descending=True)
             correct += [ranked[0] == label, label in ranked[:5]]
             losses.append(-logits.log_softmax(0)[label].item())
-    accuracy = evaluate(model, loader(tiny, digits), CPU)
-    assert [accuracy.top1, accuracy.top5] == pytest.approx(100 * correct / 360)
-    assert accuracy.loss == pytest.approx(np.mean(losses), rel=1e-6)
-    assert (accuracy.count, accuracy.skipped) == (360, 0)
+    batches = loader(tiny, digits)
+    found = accuracy(take_records(model, batches, CPU), batches.labels)
+    assert [found.top1, found.top5] == pytest.approx(100 * correct / 360)
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert (found.count, found.skipped) == (360, 0)
 
 
 def table_of(model: Linear, batches: EvalLoader) -> Tensor:
@@ -162,5 +164,5 @@ def test_images_are_normalised_once_and_only_where_they_are_wanted(
 
 def test_evaluation_leaves_the_training_mode_as_it_was(tiny: Recipe, digits: Path) -> None:
     model = Linear().train()
-    evaluate(model, loader(tiny, digits), CPU)
+    take_records(model, loader(tiny, digits), CPU)
     assert model.training

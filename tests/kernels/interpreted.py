@@ -23,7 +23,6 @@ from triton.runtime import interpreter
 
 from ixt.kernels import bands as plain_bands
 from ixt.kernels import fold, gemm
-from ixt.kernels import whole as plain_whole
 from ixt.kernels.triton_code import band_grads as triton_band_grads
 from ixt.kernels.triton_code import bands as triton_bands
 from ixt.kernels.triton_code import fold as triton_fold
@@ -172,7 +171,7 @@ def mlp(size: str) -> Pairs:
     weights = (w1, b1, w2, b2, gamma, 1.25)
     first, offset1, second, offset2 = triton_fold.fold_weights(*weights, *terms, dtype)
     unfolding = (torch.randn_like(w1), b1, torch.randn_like(w2), b2, first, w1, w2, b2, gamma, 1.25)
-    for_norm = (y, torch.randn_like(x).to(dtype), torch.randn(2, channels), moments, EPS, 77.0)
+    for_norm = (y, torch.randn_like(x).to(dtype), torch.randn(2, channels), moments, EPS)
 
     right_grad, right_sum = fold.scaled_gelu_grad(*wide(h, dh, scale))
     right = fold.fold_weights(*wide(*weights, *terms, torch.float64))
@@ -228,7 +227,7 @@ def products(size: str) -> Pairs:
     first, back = (x, w1, b1, scale, tile), (grad, w2, h, scale, tile)
     last = (g, w2, stream, b2, scale)
     moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
-    norm = (h, w1 / 4, x, torch.randn(2, channels), moments, EPS, 77.0, tile)
+    norm = (h, w1 / 4, x, torch.randn(2, channels), moments, EPS, tile)
     found_h, found_g = triton_gemm.product_gelu(*first)
     d_h, sums = triton_gemm.product_gelu_grad(*back)
     total = triton_gemm.product_add(*last, torch.float32, tile)
@@ -266,7 +265,7 @@ def whole(size: str) -> Pairs:
     triton_whole._is_hopper = lambda t: bool(scaled)  # whose blocks are others
     back = (grad, t, w1, b1, w2, scale)
     moments = torch.stack([torch.randn(channels), torch.rand(channels) + 0.5])
-    plain_end, norm_end = (None, None, 0.0, 1.0), (torch.randn(2, channels), moments, EPS, 77.0)
+    plain_end, norm_end = (None, None, 0.0), (torch.randn(2, channels), moments, EPS)
     found, expected = (
         (
             *kernels.whole_weight_grad(*operands),
@@ -275,12 +274,12 @@ def whole(size: str) -> Pairs:
         )
         for kernels, operands, ends in (
             (triton_whole, back, (plain_end, norm_end)),
-            (plain_whole, wide(*back), (plain_end, wide(*norm_end))),
+            (gemm, wide(*back), (plain_end, wide(*norm_end))),
         )
     )
     names = ("w1", "b1", "w2", "wide b2", "input", "input through a norm")
     return {
-        "output": (out, plain_whole.whole_mlp(*wide(*forward, torch.float64))),
+        "output": (out, gemm.whole_mlp(*wide(*forward, torch.float64))),
         **{name: (one, right) for name, one, right in zip(names, found, expected, strict=True)},
     }
 

@@ -33,7 +33,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 HALF = ("X", "Y", "D", "T", "Hidden", "Grad", "Out", "out_w1", "out_b1", "out_w2", "w1", "A", "W")
 COUNTS = ("H", "tiles", "all_tiles", "chunks", "rows", "width", "pixels", "hidden", "blocks",
           "programs", "num", "part_pixels")  # fmt: skip
-NUMBERS = ("eps", "norm_count", "gain", "momentum")
+NUMBERS = ("eps", "gain", "momentum")
 REGISTERS = 65536  # of a multiprocessor
 # Programs of four warps that fit on a multiprocessor at once. Three need at most 168 registers;
 # Triton 3.6 (of torch 2.11) holds more in them, up to 229 in the gradient of a folded batch norm.

@@ -12,7 +12,6 @@ import torch
 from block_passes import CHANNELS, GEMMS, PRODUCTS, images, run
 from timm.models.inception_next import MetaNeXtBlock
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.utils._pytree import tree_map_only
 
 from ixt.kernels import folded as module
@@ -169,8 +168,12 @@ def unfoldable() -> list[nn.Module]:
     def grouped(made: Any) -> None:
         made.norm = nn.GroupNorm(1, CHANNELS)
 
-    made = [block() for _ in range(4)]
-    for one, change in zip(made, (cumulative, tanh, dropping, grouped), strict=True):
+    def synchronised(made: Any) -> None:
+        made.norm = nn.SyncBatchNorm(CHANNELS)
+
+    changes = (cumulative, tanh, dropping, grouped, synchronised)
+    made = [block() for _ in changes]
+    for one, change in zip(made, changes, strict=True):
         change(one)
     return made
 
@@ -204,41 +207,13 @@ def test_it_compiles_into_one_graph_with_the_same_result(gemm: GemmChoice) -> No
     })  # fmt: skip
 
 
-def shares(rank: int, file: str, net: Any, x: Tensor) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
-    net = copy.deepcopy(net)  # what is passed lies in memory that both processes write to
-    # Unequal shares, and running means that differ.
-    part = slice(0, 4) if rank == 0 else slice(4, 6)
-    net.norm.running_mean += rank
-    x = x[part].contiguous(memory_format=torch.channels_last).requires_grad_()
-    out = net(x)
-    (out * torch.arange(out.numel(), dtype=out.dtype).reshape(out.shape).sin()).sum().backward()
-    grads = {name: p.grad for name, p in net.named_parameters()}
-    torch.save({"output": out.detach(), "input": x.grad, **grads,
-                "variance": net.norm.running_var}, f"{file}.{rank}")  # fmt: skip
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_synchronised_statistics_are_those_of_all_processes(tmp_path: Any) -> None:
+def test_a_norm_that_is_exchanged_later_is_called() -> None:
     plain = block(drop_path=0.0)
-    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
-    x = images(mean=2.0)
-    spawn(shares, (str(tmp_path / "store"), folded(synced), x), nprocs=2)
-    parts = [torch.load(tmp_path / f"store.{rank}") for rank in range(2)]
-
-    x = x.requires_grad_()
-    out = plain(x)
-    waves = [torch.arange(part["output"].numel(), dtype=out.dtype).sin() for part in parts]
-    weights = torch.cat([w.reshape(p["output"].shape) for w, p in zip(waves, parts, strict=True)])
-    (out * weights).sum().backward()
-    for name, expected in (("output", out), ("input", x.grad)):
-        torch.testing.assert_close(torch.cat([part[name] for part in parts]), expected)
-    for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(
-            parts[0][name] + parts[1][name], parameter.grad, atol=1e-9, rtol=1e-9
-        )
-    torch.testing.assert_close(parts[1]["variance"], plain.norm.running_var)  # type: ignore[union-attr]
+    net = folded(plain)
+    for one in (plain, net):
+        one.norm = nn.GroupNorm(1, CHANNELS, dtype=torch.float64)
+    x = images()
+    torch.testing.assert_close(run(net, x), run(plain, x), rtol=1e-9, atol=1e-9)
 
 
 def test_every_operator_has_a_twin_with_the_same_arguments_and_results() -> None:

@@ -28,11 +28,6 @@ class Products(NamedTuple):
 def products_of(func: Any, args: Sequence[Any], out: Any) -> Products:
     """Operations of an operator that convolves or multiplies matrices; none of any other.
 
-    Args:
-        func: an operator of torch or ixt.
-        args: what it was given.
-        out: what it gave.
-
     Raises:
         KeyError: it is an operator of ixt that is not listed here.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ixt.bench.count.layers import Layers, Place
-from ixt.bench.count.lists import list_launches
 from ixt.bench.count.operations import Products, products_of
 
 BATCH = 128
@@ -27,6 +27,18 @@ _KERNELS = {
     "ixt::whole_weight_grad": 2,
 }
 
+# Operators over lists of tensors, and the number of lists of which they read or write one element
+# each at a time. ATen's MultiTensorApply.cuh cuts them into launches of at most so many tensors, by
+# the number of lists, and chunks; these are those of PyTorch for CUDA 13.
+_LISTS = {
+    "aten::_foreach_norm": 1,
+    "aten::_foreach_mul_": 1,
+    "aten::_foreach_add_": 1,
+    "aten::_foreach_lerp_": 2,
+    "aten::_fused_adamw_": 4,
+}
+_MOST_TENSORS, _MOST_CHUNKS = (770, 448, 336, 252), 2240
+_CHUNK = 65536  # elements
 
 # Operators that make room, or look at it in another way, and leave it as it is.
 _ROOM = (
@@ -85,7 +97,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         writes = func._schema.is_mutable or any(_memory(t) not in memory for t in results)
         if writes and not func.is_view and func not in _ROOM:
             name = func.name().split(".")[0]
-            launches = _KERNELS.get(name) or list_launches(name, args)
+            launches = _KERNELS.get(name) or _list_launches(name, args)
             touched = {id(t): t for t in (*operands, *results)}.values()
             moved = sum(map(_bytes, (*touched, *_changed(func, args))))
             if func is torch.ops.aten.convolution.default and args[2] is not None:
@@ -94,6 +106,29 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             place, products = self._layers.place(), products_of(func, args, out)
             self.counted.append(Counted(place, name, launches, moved, products))
         return out
+
+
+def _list_launches(operator: str, args: Sequence[Any]) -> int:
+    """Kernels of an operator; 1 of any that is not over lists."""
+    if operator not in _LISTS:
+        return 1
+    most = _MOST_TENSORS[_LISTS[operator] - 1]
+    count = cut([t.numel() for t in args[0]], most, _MOST_CHUNKS)
+    return count + (operator == "aten::_foreach_norm")  # adds up each tensor's chunks
+
+
+def cut(sizes: Sequence[int], most_tensors: int, most_chunks: int) -> int:
+    """Launches for lists of tensors of these numbers of elements."""
+    done = tensors = chunks = 0
+    for size in sizes:
+        tensors += 1
+        own = -(-size // _CHUNK)
+        for chunk in range(own):
+            chunks += 1
+            last = chunk == own - 1
+            if (tensors == most_tensors and last) or chunks == most_chunks:
+                done, chunks, tensors = done + 1, 0, 0 if last else 1
+    return done + (chunks > 0)
 
 
 def _changed(func: Any, args: tuple[Any, ...]) -> list[Tensor]:

@@ -27,10 +27,7 @@ class Demand:
 def find_demand(recipe: Recipe, device: str | None, bench: Path | None) -> Demand:
     """The training rate of a recipe's model on one device.
 
-    Args:
-        recipe: model and what of it is frozen, image size, batch and precision.
-        device: see `assumed_device`.
-        bench: results of `ixt bench`; None takes a share of the roofline.
+    `device` is for `assumed_device`. Without results of `ixt bench`, it is a share of the roofline.
 
     Raises:
         EngineError: the device is unknown, or the benchmark holds no such rate.

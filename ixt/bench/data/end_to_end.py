@@ -82,10 +82,8 @@ class EndToEndReport:
 def bench_end_to_end(recipe: Recipe, protocol: Protocol) -> EndToEndReport:
     """Measure training with real and with synthetic batches, and the loader.
 
-    Args:
-        recipe: with data.root set; trained for a while in a folder that is thrown away, with one
-            micro-batch per update, in one process.
-        protocol: time per mode.
+    The recipe, with data.root set, is trained for a while in a folder that is thrown away, with one
+    micro-batch per update, in one process. `protocol` gives the time per mode.
 
     Raises:
         IxtError: as training.

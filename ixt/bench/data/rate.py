@@ -37,12 +37,9 @@ def measure_rate(
 ) -> Rate:
     """Take steps for a while.
 
-    Args:
-        steps: endless; each item is one step's work.
-        images_per_step: images of a step.
-        seconds: shortest time, after the warm-up.
-        device: waited for at both ends.
-        warmup_steps: taken first and not counted: what works ahead has filled its queue then.
+    `steps` are endless, each item one step's work; the first `warmup_steps` are not counted: what
+    works ahead has filled its queue then. `seconds` is the shortest time, and the device is waited
+    for at both ends of it.
     """
 
     def wait() -> None:

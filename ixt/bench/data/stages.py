@@ -56,12 +56,17 @@ class DataReport:
 
     stages: dict[Setting, dict[str, Rate]]
     demand: Demand
-    verdict: str
 
     @property
     def best(self) -> Setting:
         """The setting whose loader delivers most."""
         return max(self.stages, key=lambda setting: self.stages[setting][TOGETHER].images_per_s)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the best setting keeps up with the device, and what would help."""
+        best = self.best
+        return verdict(best.name, self.stages[best], best.decoder, self.demand)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a results file."""
@@ -83,11 +88,8 @@ def bench_data(
 ) -> DataReport:
     """Measure every stage under each setting.
 
-    Args:
-        recipe: with data.root set. An update is one micro-batch here, so a small folder will do.
-        settings: ways to run the loader.
-        demand: what the device takes.
-        seconds: per stage.
+    The recipe has data.root set; an update is one micro-batch here, so a small folder will do. Each
+    stage takes `seconds`.
 
     Raises:
         DataError: the data cannot be used, DALI is asked for and not installed, or no setting
@@ -100,8 +102,7 @@ def bench_data(
     for one in recipes.values():
         build_decoder(one, train, _device()).close()  # refused before any other is measured
     stages = {setting: _stages(one, train, val, seconds) for setting, one in recipes.items()}
-    best = max(stages, key=lambda setting: stages[setting][TOGETHER].images_per_s)
-    return DataReport(stages, demand, verdict(best.name, stages[best], best.decoder, demand))
+    return DataReport(stages, demand)
 
 
 def recipes_of(recipe: Recipe, settings: Sequence[Setting]) -> dict[Setting, Recipe]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ixt.bench.measure.ceilings import find_ceilings
 from ixt.bench.measure.matrix import OUT_OF_MEMORY, expand, largest_batch, run_cell, run_matrix
@@ -27,9 +26,10 @@ from ixt.bench.results import (
 )
 from ixt.bench.roofline import find_device
 from ixt.errors import EngineError, Interrupted
+from ixt.images.progress_lines import Pace
 from ixt.models import paper_models
+from ixt.monitor.status_line import Status, StatusLine, terminal
 
-_ALL_DAY_S = 24 * 3600.0
 _QUICK = {"seconds": 4.0, "rounds": 1}
 _SWITCH = {"off": False, "on": True}
 
@@ -94,20 +94,16 @@ def bench(request: Request) -> Report:
         cells = _fit(cells, request.protocol)
     report = Report(protocol=request.protocol, machine={}, rows=())
     ceilings = (done and done.ceilings) or find_ceilings([cell.precision for cell in cells])
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        speed_estimate_period=_ALL_DAY_S,  # cells may take longer than rich looks back
-    ) as bar:
-        task = bar.add_task("starting", total=len(cells) * request.protocol.rounds)
+    total, console = len(cells) * request.protocol.rounds, terminal()
+    status = Status(0, total, None, ["starting"])
+    pace: Pace | None = None
+    with nullcontext() if console is None else StatusLine(console, lambda: status):
         try:
             for cell, count, report in run_matrix(cells, request.protocol, done, request.device):
-                bar.update(task, description=cell.name, completed=count)
+                pace = pace or Pace(count)  # what was measured before took no time
+                per_s = pace.per_s(count)
+                left_s = (total - count) / per_s if per_s else None
+                status = Status(count, total, left_s, [cell.name, f"{count} of {total}"])
                 report = report.model_copy(update={"ceilings": ceilings})
                 if request.results is not None:
                     write_report(report, request.results)

@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -106,7 +105,7 @@ def add_round(
         p5_images_per_s=low,
         p95_images_per_s=high,
         ms_per_step=1000 * cell.batch_size / median,
-        **asdict(shares(cell, device or result["device"], median)),
+        **shares(cell, device or result["device"], median),
         rounds=timings,
     )
 

@@ -42,12 +42,9 @@ def time_step(
 ) -> Timed:
     """Measure a step.
 
-    Args:
-        step: enqueues one step's work.
-        protocol: lengths and tolerances.
-        device: on CUDA, windows are timed with events; elsewhere with the wall clock.
-        before_windows: called between the warm-up and the first window.
-        while_busy: called in each window on CUDA, while its steps are enqueued and not done.
+    On CUDA, windows are timed with events; elsewhere with the wall clock. `before_windows` is
+    called between the warm-up and the first window, `while_busy` in each window on CUDA, while its
+    steps are enqueued and not done.
     """
     start_s = time.perf_counter()
     window_s = protocol.seconds / protocol.windows

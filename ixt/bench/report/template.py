@@ -24,8 +24,7 @@ class Drawing:
 def page_environment(module: str) -> Environment:
     """Templates that escape what they are given.
 
-    Args:
-        module: `__file__` of a module; the templates beside it come first.
+    Those beside a module, whose `__file__` is given, come first.
     """
     folders = dict.fromkeys((Path(module).parent, Path(__file__).parent))
     return Environment(

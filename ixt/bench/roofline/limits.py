@@ -44,12 +44,9 @@ def limits(
 ) -> Limits:
     """The roofline of a model on a device.
 
-    Args:
-        costs: of `model_costs`.
-        device: its published peaks.
-        precision: type of activations and products; weights of the optimizer are fp32 always.
-        batch: images per forward pass of one device; weights are moved once for all of them.
-        mode: train (forward, backward, optimizer, EMA) or infer (forward).
+    Activations and products are of `precision`; weights of the optimizer are fp32 always. `batch`
+    is images per forward pass of one device: weights are moved once for all of them. Mode train is
+    forward, backward, optimizer and EMA.
 
     Raises:
         EngineError: the device has no such precision.
@@ -90,20 +87,10 @@ def mfu(
     return rate / device.peak_flops(precision)
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Fractions of what a device allows; None where its peaks are not known."""
+def shares(cell: Cell, device_name: str, images_per_s: float) -> dict[str, float]:
+    """A rate as fractions of what its device allows, by the names of `Row`.
 
-    mfu: float | None = None
-    """Model FLOPs utilisation: of the precision's dense peak."""
-    of_memory_floor: float | None = None
-    """Share of the images per second that memory traffic alone allows."""
-    of_limit: float | None = None
-    """Share of the tight bound, each operation taking the longer of its two times."""
-
-
-def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
-    """Hold a rate against its device.
+    There are none for a device whose peaks are not known.
 
     `device_name` is what the driver gives, a name of `known_devices`, or a YAML file.
 
@@ -117,14 +104,14 @@ def shares(cell: Cell, device_name: str, images_per_s: float) -> Shares:
     except EngineError:
         if device_name.endswith((".yaml", ".yml")):
             raise
-        return Shares()
+        return {}
     costs = costs_of(cell.model, cell.image_size)
     bound = limits(costs, device, precision, cell.batch_size, cell.mode)
-    return Shares(
-        mfu=mfu(costs, device, precision, images_per_s, cell.mode),
-        of_memory_floor=images_per_s / bound.memory_images_per_s,
-        of_limit=images_per_s / bound.images_per_s,
-    )
+    return {
+        "mfu": mfu(costs, device, precision, images_per_s, cell.mode),
+        "of_memory_floor": images_per_s / bound.memory_images_per_s,
+        "of_limit": images_per_s / bound.images_per_s,
+    }
 
 
 def measured_device(ceilings: Ceilings, precision: str) -> Device | None:

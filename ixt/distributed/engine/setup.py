@@ -33,10 +33,6 @@ _HOOKS = {
 def start(recipe: Recipe, run_dir: Path) -> Accelerator:
     """Join the processes of a training run under the recipe's engine.
 
-    Args:
-        recipe: its engine section decides.
-        run_dir: where trackers write.
-
     Raises:
         EngineError: see `build_accelerator`; or DeepSpeed is not installed, or its configuration
             contradicts the recipe.
@@ -63,10 +59,7 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Hand a model and its optimizer to the engine.
 
-    Args:
-        accelerator: what `start` gave.
-        model: on the accelerator's device; stays usable as the plain module.
-        optimizer: over the model's parameters.
+    The model is on the accelerator's device, and stays usable as the plain module.
 
     Returns:
         What the training step and the evaluation call, and what steps it.

@@ -47,10 +47,8 @@ def whole(model: nn.Module, held: Mapping[str, Tensor]) -> Named:
 
     Every process must call it.
 
-    Args:
-        model: its parameters tell which names are cut.
-        held: for names of parameters, this process's part of a value of that parameter (the
-            weight itself, an average of it); any other tensor is taken as whole.
+    `held` has, for names of parameters, this process's part of a value of that parameter (the
+    weight itself, an average of it); any other tensor is taken as whole.
     """
     parameters = dict(model.named_parameters())
     return {name: _join(parameters.get(name), tensor) for name, tensor in held.items()}

@@ -17,11 +17,8 @@ _ELSEWHERE = "192.0.2.1"
 def address_towards(host: str, port: int, for_others: bool = False) -> str:
     """This machine's own address on the way to a host; nothing is sent.
 
-    Args:
-        host: name or address.
-        port: of the service there.
-        for_others: other machines are to reach it: where the way is a loopback, as the host is
-            this machine and its name means 127.0.1.1, take the address of the default route.
+    `for_others`: other machines are to reach it. Where the way is a loopback, as the host is this
+    machine and its name means 127.0.1.1, take the address of the default route.
 
     Raises:
         EngineError: the host's name does not resolve, or no route leads there.

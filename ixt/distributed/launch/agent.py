@@ -39,11 +39,9 @@ def in_processes(
 ) -> int | None:
     """Run this command line in several processes, unless it is to run here.
 
-    Args:
-        num_processes: asked for on this machine; None takes one per GPU.
-        nodes: asked-for machines; None for this one alone.
-        micro_batches: of an update, to be shared evenly; None where nothing is shared.
-        run_dir: where the traceback of a process that crashed is written; None prints it.
+    Without a number there is a process per GPU, without `nodes` this machine is alone.
+    `micro_batches` are those of an update, to be shared evenly, if anything is. The traceback of a
+    process that crashed is written into `run_dir`, else printed.
 
     Returns:
         The exit status of the processes; None where this process has to do the work, alone or as

@@ -24,9 +24,8 @@ def launched() -> bool:
 def join(starts_its_own: bool) -> bool:
     """Take the place that a launcher gave this process, if one did.
 
-    Args:
-        starts_its_own: the command line asks for processes or machines, so this process is to
-            start them, also inside an srun step.
+    Where the command line asks for processes or machines, this process `starts_its_own`, also
+    inside an srun step.
 
     Returns:
         Whether there is a launcher; torch's variables (RANK, WORLD_SIZE, ...) are set then.

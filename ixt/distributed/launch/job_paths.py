@@ -11,9 +11,8 @@ from ixt.files import as_url, local_path
 def mounts(root: str | None, others: list[Path]) -> list[Path]:
     """What a container has to mount, so that each path of a run is the same inside.
 
-    Args:
-        root: where the images are, an absolute path, a list, a brace pattern of shards, or a URL.
-        others: further absolute paths.
+    `root` is where the images are: an absolute path, a list, a brace pattern of shards, or a URL.
+    `others` are absolute paths.
     """
     paths = [*others]
     if root is not None and as_url(root) is None:

@@ -66,8 +66,7 @@ def parse_nodes(
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """Host and port of a rendezvous; an IPv6 address stands in brackets, as in a URL.
 
-    Args:
-        endpoint: HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.
+    It is HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT.
 
     Raises:
         EngineError: it is none of these.

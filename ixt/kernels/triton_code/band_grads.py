@@ -157,10 +157,6 @@ def band_grads_shape(x: Tensor, bands: Bands) -> dict[str, Any]:
     """The compile-time arguments of `band_grads_kernel`.
 
     A thread keeps one sum per tap for each of its elements: small tiles, or registers run out.
-
-    Args:
-        x: as in `tile_shape`.
-        bands: as in `tile_shape`.
     """
     shape = tile_shape(x, bands)
     del shape["BLOCK_ID"]

@@ -253,11 +253,8 @@ def bands_options(shape: Mapping[str, Any]) -> dict[str, int]:
 def bands_shape(x: Tensor, bands: Bands, **flags: bool) -> dict[str, Any]:
     """The compile-time arguments of `bands_kernel`.
 
-    Args:
-        x: (N, C, H, W), contiguous in NCHW or in NHWC.
-        bands: of its channels.
-        flags: TAPS_FIRST, of filters; BACKWARD; SHIFT, STATS and RESIDUAL: what the kernel does
-            besides. No by default.
+    x is as in `tile_shape`. `flags`, all off by default, are TAPS_FIRST, of filters; BACKWARD;
+    SHIFT, STATS and RESIDUAL: what the kernel does besides.
     """
     without = dict.fromkeys(("TAPS_FIRST", "BACKWARD", "SHIFT", "STATS", "RESIDUAL"), False)
     shape = {**tile_shape(x, bands), **without, **flags, "SIZES": bands.sizes}

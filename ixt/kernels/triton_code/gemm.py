@@ -134,15 +134,15 @@ def product_add_kernel(
     tl.store(Out + at, total.to(Out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["eps", "norm_count"])
+@triton.jit(do_not_specialize=["eps"])
 def product_norm_grad_kernel(
-    A, W, T, sums, moments, eps, norm_count, Out, Scale, rows, pixels,
+    A, W, T, sums, moments, eps, Out, Scale, rows, pixels,
     N: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = A W and what batch norm's backward adds for its input T; nothing is scaled."""
     _, _, r, n = _place(rows, N, BLOCK_R, BLOCK_N, GROUP)
-    a, b = norm_terms(sums, moments, n, n < N, eps, norm_count, N)
+    a, b = norm_terms(sums, moments, n, n < N, eps, rows, N)
     at, inside = _elements(r, n, rows, N)
     # Added first: at the end, few registers would be left for it.
     total = a[None, :] + b[None, :] * tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
@@ -181,11 +181,10 @@ def product_add(
 
 
 def product_norm_grad(
-    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float,
-    count: float, tile: str,
-) -> Tensor:  # fmt: skip
+    a: Tensor, weight: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, tile: str
+) -> Tensor:
     """`gemm.product_norm_grad` on a CUDA device."""
-    out, norm = torch.empty_like(inputs), (inputs, sums, moments, eps, count)
+    out, norm = torch.empty_like(inputs), (inputs, sums, moments, eps)
     _launch(product_norm_grad_kernel, tile, a, out, None, weight, *norm, out)
     return out
 

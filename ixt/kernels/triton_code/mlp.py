@@ -135,16 +135,16 @@ def add_kernel(
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["eps", "norm_count"])
+@triton.jit(do_not_specialize=["eps"])
 def norm_grad_kernel(
-    X, T, sums, moments, Out, eps, norm_count, rows, width: tl.constexpr,
+    X, T, sums, moments, Out, eps, rows, width: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Out = X and what batch norm's backward adds for its input T."""
     at, inside, k, _ = _tile(
         rows, width, rows, X, tl.program_id(0) * BLOCK_R, tl.program_id(1), False, BLOCK_R, BLOCK_K
     )
-    a, b = norm_terms(sums, moments, k, k < width, eps, norm_count, width)
+    a, b = norm_terms(sums, moments, k, k < width, eps, rows, width)
     t = tl.load(T + at, mask=inside, other=0.0).to(tl.float32)
     out = tl.load(X + at, mask=inside, other=0.0).to(tl.float32) + a[None, :] + b[None, :] * t
     tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside)
@@ -198,15 +198,13 @@ def scaled_add(
     return out
 
 
-def norm_grad(
-    grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float, count: float
-) -> Tensor:
+def norm_grad(grad: Tensor, inputs: Tensor, sums: Tensor, moments: Tensor, eps: float) -> Tensor:
     """`fold.norm_grad` on a CUDA device."""
     out = torch.empty_like(grad)
     grid, _, rows, width, _ = _plan(grad, None)
     with torch.cuda.device_of(grad):
         norm_grad_kernel[grid](
-            grad, inputs, sums, moments, out, eps, count, rows, width,
+            grad, inputs, sums, moments, out, eps, rows, width,
             BLOCK_R=_BLOCK_R, BLOCK_K=_BLOCK_K,
         )  # fmt: skip
     return out

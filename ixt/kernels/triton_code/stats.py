@@ -90,11 +90,8 @@ def update_averages(
 def moments_of(stats: Tensor, images: int, tile_pixels: int, pixels: int) -> Tensor:
     """Mean, biased and unbiased variance (3, C) in fp32, from tiles' moments over a batch.
 
-    Args:
-        stats: (images x tiles, 2, C) in fp32: as `bands.bands_kernel` writes them.
-        images: in the batch.
-        tile_pixels: of a whole tile; the last one of an image may have fewer.
-        pixels: of an image.
+    `stats` are (images x tiles, 2, C) in fp32, as `bands.bands_kernel` writes them. A whole tile
+    has `tile_pixels` of an image's `pixels`; its last one may have fewer.
     """
     channels, tiles = stats.shape[2], stats.shape[0] // images
     block = min(32, triton.next_power_of_2(channels))

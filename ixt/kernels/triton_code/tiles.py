@@ -50,9 +50,7 @@ def dense(filters: Sequence[Tensor], taps_first: bool) -> tuple[Tensor, ...]:
 def tile_shape(x: Tensor, bands: Bands) -> dict[str, Any]:
     """The compile-time arguments that the kernels share: sizes, memory order, tiles.
 
-    Args:
-        x: (N, C, H, W), contiguous in NCHW or in NHWC.
-        bands: of its channels.
+    x is (N, C, H, W), contiguous in NCHW or in NHWC.
     """
     channels = x.shape[1]
     # Where both orders hold, as with one pixel or one channel, they are the same.
@@ -80,11 +78,8 @@ def options(shape: Mapping[str, Any], num_bands: int, narrow: bool) -> dict[str,
 
     With more of them, registers leave room for half as many warps.
 
-    Args:
-        shape: the kernel's compile-time arguments.
-        num_bands: of the image.
-        narrow: in NHWC, leave each thread one load of a tile, also where bands begin so that it
-            holds fewer than 8 channels.
+    `shape` are the kernel's compile-time arguments. `narrow`: in NHWC, leave each thread one load
+    of a tile, also where bands begin so that it holds fewer than 8 channels.
     """
     elements = 8
     if narrow and shape["CHANNELS_LAST"]:

@@ -111,9 +111,9 @@ def _finish(y, X, B2, Out, scale, r, rows, first: tl.constexpr, C: tl.constexpr,
     tl.store(Out + at, y.to(Out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["eps", "norm_count"])
+@triton.jit(do_not_specialize=["eps"])
 def whole_input_grad_kernel(
-    D, T, W1, B1, W2, sums, moments, Out, Scale, eps, norm_count, rows, pixels, NORM: tl.constexpr,
+    D, T, W1, B1, W2, sums, moments, Out, Scale, eps, rows, pixels, NORM: tl.constexpr,
     C: tl.constexpr, F: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, NARROW: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
@@ -127,9 +127,9 @@ def whole_input_grad_kernel(
     y2 = tl.zeros((BLOCK_R, NARROW if NARROW else WIDE), tl.float32)
     # Added first: at the end, no registers would be left for it.
     if NORM:
-        y = _norm_share(T, sums, moments, at, r < rows, eps, norm_count, 0, C, WIDE)
+        y = _norm_share(T, sums, moments, at, r < rows, eps, rows, 0, C, WIDE)
         if NARROW:
-            y2 = _norm_share(T, sums, moments, at, r < rows, eps, norm_count, WIDE, C, NARROW)
+            y2 = _norm_share(T, sums, moments, at, r < rows, eps, rows, WIDE, C, NARROW)
     scale = image_scale(Scale, r, rows, pixels, SCALED, BLOCK_R)
     d, d2 = _pair(D + at, 1, r < rows, C, WIDE, NARROW, True)
     d, d2 = d.to(T.dtype.element_ty), d2.to(T.dtype.element_ty)
@@ -150,11 +150,11 @@ def whole_input_grad_kernel(
 
 
 @triton.jit
-def _norm_share(T, sums, moments, at, real, eps, norm_count, first: tl.constexpr,
+def _norm_share(T, sums, moments, at, real, eps, rows, first: tl.constexpr,
                 C: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """What batch norm's backward adds to the gradient of some of its channels."""
     c = first + tl.arange(0, WIDTH)
-    a, b = norm_terms(sums, moments, c, c < C, eps, norm_count, C)
+    a, b = norm_terms(sums, moments, c, c < C, eps, rows, C)
     inside = real[:, None] & (c < C)[None, :]
     t = tl.load(T + at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
     return a[None, :] + b[None, :] * t
@@ -246,7 +246,7 @@ def whole_mlp(
     t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, x: Tensor, scale: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """`whole.whole_mlp` on a CUDA device."""
+    """`gemm.whole_mlp` on a CUDA device."""
     out = torch.empty_like(x, dtype=dtype)
     blocks = row_blocks(t.shape[1])
     with torch.cuda.device_of(t):
@@ -258,16 +258,16 @@ def whole_mlp(
 
 def whole_input_grad(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None,
-    sums: Tensor | None, moments: Tensor | None, eps: float, count: float,
+    sums: Tensor | None, moments: Tensor | None, eps: float,
 ) -> Tensor:  # fmt: skip
-    """`whole.whole_input_grad` on a CUDA device."""
+    """`gemm.whole_input_grad` on a CUDA device."""
     out, blocks = torch.empty_like(t), row_blocks(t.shape[1])
     scales, *sizes = _images(t, scale)
     # Where a kernel does not read a tensor, any pointer will do.
     with torch.cuda.device_of(t):
         whole_input_grad_kernel[(triton.cdiv(len(t), blocks["BLOCK_R"]),)](
             grad, t, w1, b1, w2, t if sums is None else sums, t if moments is None else moments,
-            out, scales, eps, count, *sizes, NORM=sums is not None, **_constants(w1, scale),
+            out, scales, eps, *sizes, NORM=sums is not None, **_constants(w1, scale),
             **blocks,
         )  # fmt: skip
     return out
@@ -276,7 +276,7 @@ def whole_input_grad(
 def whole_weight_grad(
     grad: Tensor, t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`whole.whole_weight_grad` on a CUDA device."""
+    """`gemm.whole_weight_grad` on a CUDA device."""
     features, channels = w1.shape
     blocks = weight_blocks(channels, _is_hopper(t))
     across = triton.cdiv(features, blocks["BLOCK_F"])

@@ -45,12 +45,7 @@ def epoch_files(folder: Path) -> list[Path]:
 
 
 def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
-    """What the training images of each position follow from, by the keys of the recipe.
-
-    Args:
-        recipe: resolved.
-        images: digest of the training set.
-    """
+    """What the training images of each position follow from, by the keys of the recipe."""
     augment = recipe.augment.model_dump(mode="json")
     augment["mixing_group"] = recipe.mixing_group if recipe.mixes else None
     data = recipe.data.model_dump(mode="json")
@@ -71,10 +66,6 @@ def plan_of(recipe: Recipe, images: DataDigest) -> dict[str, Any]:
 
 def read_facts(file: Path, wanted: Facts) -> Facts:
     """What a file holds.
-
-    Args:
-        file: of an epoch.
-        wanted: some of its facts.
 
     Raises:
         DataError: it cannot be read, or other facts are wanted; the message names the first one.

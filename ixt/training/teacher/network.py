@@ -26,10 +26,8 @@ class TeacherNetwork:
     ) -> None:
         """Load the teacher and try it.
 
-        Args:
-            recipe: resolved; its teacher has a checkpoint.
-            class_names: of the outputs of the run's model.
-            accelerator: its device and precision are the teacher's too.
+        The recipe is resolved, and names a checkpoint. `class_names` are of the outputs of the
+        run's model; device and precision of the accelerator are the teacher's, too.
 
         Raises:
             IxtError: the file does not hold a model, or one of other classes, or one that does not
@@ -69,8 +67,7 @@ class TeacherNetwork:
     def __call__(self, images: Tensor) -> Tensor:
         """The log-probabilities of images.
 
-        Args:
-            images: (B, 3, S, S) float32, normalised as the run's recipe says.
+        Images are (B, 3, S, S) float32, normalised as the run's recipe says.
 
         Returns:
             (B, num_classes) float32.

@@ -35,11 +35,8 @@ class CachedTeacher:
     ) -> None:
         """Open the cache of a recipe.
 
-        Args:
-            recipe: resolved; its teacher has a cache.
-            images: digest of the training set.
-            num_classes: outputs of the run's model.
-            device: of the training step.
+        The recipe is resolved, and names a cache. `images` is the digest of the training set,
+        `num_classes` are the outputs of the run's model.
 
         Raises:
             IxtError: the cache is of other inputs, of another teacher, or of other classes.
@@ -108,12 +105,6 @@ def open_teacher(
     recipe: Recipe, images: DataDigest, class_names: Sequence[str], accelerator: Accelerator
 ) -> RunTeacher | None:
     """The teacher of a run; None without one.
-
-    Args:
-        recipe: resolved.
-        images: digest of the training set.
-        class_names: of the outputs of the run's model.
-        accelerator: of the run.
 
     Raises:
         IxtError: the teacher or its cache does not fit the run.

@@ -13,10 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner, Result
 
 from ixt.bench.count.layers import Layers
-from ixt.bench.count.lists import cut
 from ixt.bench.count.operations import _OWN
 from ixt.bench.count.step import Setting, Variant, count_step
-from ixt.bench.count.traffic import Counter
+from ixt.bench.count.traffic import Counter, cut
 from ixt.cli import app
 from ixt.kernels import gemm  # noqa: F401, all operators of ixt
 from ixt.kernels.operators import twins

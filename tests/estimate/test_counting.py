@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ixt.estimate.activations import saved_activations, saved_sizes
+from ixt.estimate.counting import saved_activations, saved_sizes
 from ixt.models import create_model
 
 # Sliced depthwise convolutions, layer norm, batch norm and attention, small.
