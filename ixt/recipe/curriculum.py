@@ -142,8 +142,10 @@ def _between(first: Any, last: Any, share: float, step: int) -> Any:
     if first == last or share in (0.0, 1.0):
         return last if share == 1.0 else first
     between = first + (last - first) * share
-    whole = isinstance(first, int) and isinstance(last, int)
-    return round(between / step) * step if whole else between
+    if not (isinstance(first, int) and isinstance(last, int)):
+        return between
+    # A multiple may lie beyond the ends, e.g. 0 for an image size.
+    return min(max(round(between / step) * step, min(first, last)), max(first, last))
 
 
 def _text_between(first: str, last: str, share: float) -> str:

@@ -22,6 +22,7 @@ from ixt.distributed.accelerator import build_accelerator
 from ixt.errors import EngineError, Interrupted, ModelError, RecipeError
 from ixt.pipeline.loader import Batch
 from ixt.recipe import Recipe, load_recipe, parse_recipe
+from ixt.recipe.curriculum import Curriculum
 from ixt.training import loop, micro_batch
 from ixt.training.loop import train
 from ixt.training.optimizer import learning_rate
@@ -103,6 +104,13 @@ def test_values_change_linearly_from_the_first_epoch_of_a_phase_to_its_last() ->
     greys = [augment.grayscale_prob for augment in found]
     assert greys == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.0])
     assert recipe.in_epoch(7) is recipe
+
+
+def test_a_rounded_value_stays_between_the_ends_of_its_ramp() -> None:
+    phase = {"until": 5, "settings": {"augment.image_size": {"from": 8, "to": 40}}}
+    curriculum = Curriculum.model_validate({"phases": [phase]})
+    sizes = [curriculum.values(epoch)["augment.image_size"] for epoch in range(5)]
+    assert sizes == [8, 8, 32, 32, 40]
 
 
 @pytest.mark.parametrize(
