@@ -12,7 +12,9 @@ from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
 from ixt.cli.options import advanced, grouped
 from ixt.cli.progress import progress
+from ixt.errors import DataError
 from ixt.files import check_outputs, write_json
+from ixt.storage.urls import REMOTE_FORMS, is_remote
 
 if TYPE_CHECKING:
     from ixt.images.folders import Split
@@ -242,18 +244,16 @@ def data_pack(
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
     """
     from ixt.tools.pack.layout import PackOptions
-    from ixt.tools.pack.pack import PackSummary, pack
-    from ixt.tools.pack.to_bucket import pack_to_bucket
+    from ixt.tools.pack.pack import pack
 
-    if (out is None) == (to is None):
+    place = to or out
+    if place is None or (out is not None and to is not None):
         raise typer.BadParameter("give either a folder OUT or --to URL")
+    if to is not None and not is_remote(to):
+        raise DataError(f"--to: {to}: is not the URL of a bucket; give one as {REMOTE_FORMS}")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
-    summary: PackSummary[Path] | PackSummary[str]
     with resumable(), progress("packing", "images") as report:
-        if to is not None:
-            summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)
-        elif out is not None:
-            summary = pack(source, out, options, num_threads=num_threads, report=report)
+        summary = pack(source, place, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     say(
         f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
