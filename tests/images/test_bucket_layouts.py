@@ -242,7 +242,7 @@ def test_data_check_names_what_is_broken_in_a_bucket(
     assert with_url.breaking == on_disk.breaking
     assert len(with_url.breaking) == 1
     assert with_url.findings == on_disk.findings
-    assert [one.num_read for one in with_url.splits] == [15, 18]
+    assert [one.num_read for one in with_url.surveys] == [15, 18]
 
 
 def objects_below(url: str) -> dict[str, bytes]:
