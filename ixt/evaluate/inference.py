@@ -12,7 +12,7 @@ from ixt.distributed.engine.shards import are_cut
 from ixt.evaluate.accuracy import Accuracy, accuracy
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.monitor import activity
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 from ixt.recipe import Recipe
 
