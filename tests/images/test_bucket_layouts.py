@@ -276,6 +276,8 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     assert "is not empty and no packed set" in str(occupied.exception)
     both = CliRunner().invoke(app, [*words, str(tmp_path)])
     assert (both.exit_code, "either a folder OUT or --to URL" in both.output) == (2, True)
+    path = CliRunner().invoke(app, [*words[:-1], str(tmp_path)])
+    assert "is not the URL of a bucket; give one as s3://" in str(path.exception)
 
 
 def refused(url: str, split: Split = "train") -> str:
