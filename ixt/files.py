@@ -54,14 +54,16 @@ def published(path: Path, *, unique: bool = False) -> Iterator[Path]:
     fsync(path.parent)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, unique: bool = False) -> None:
     """Give a file new content in one step; readers and crashes see the old or the new.
+
+    On `unique` see `published`.
 
     Raises:
         OSError: the disk is full or not writable; it names the file, whose old content stays.
     """
-    with published(path) as beside:
-        beside.write_text(text)
+    with published(path, unique=unique) as beside:
+        beside.write_bytes(_encoded(text))
 
 
 def check_outputs(*paths: Path | None) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     sys.argv = without_local_rank(sys.argv)
     _check_working_folder()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="ixt", standalone_mode=False) or 0)
     except typer.TyperException as error:
         line = usage_line(error)
         if line:

@@ -11,7 +11,7 @@ import typer
 
 from ixt.cli.app import app
 from ixt.cli.help import App, Group
-from ixt.cli.options import ResultsOption, advanced, grouped, output
+from ixt.cli.options import ResultsOption, advanced, output
 from ixt.files import check_outputs, write_text
 
 _DEFAULT = "models"
@@ -45,122 +45,79 @@ app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
 
 @dataclass(frozen=True)
 class Cells:
-    """What is measured: all combinations; the names are those of `Request`."""
+    """What is measured: all combinations; the names are those of `Request`.
 
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="Names of models, e.g. resnet50.")
-    ] = None
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Measure all 14 models of the table in the paper.")
-    ] = False
-    modes: Annotated[
-        str, typer.Option("--mode", metavar="LIST", help="What to measure: train, infer.")
-    ] = "train,infer"
-    layouts: Annotated[
-        str,
-        typer.Option(
-            "--layout",
-            metavar="LIST",
-            help="Memory formats of the images: contiguous (NCHW), channels_last (NHWC).",
-        ),
-    ] = "contiguous,channels_last"
+    Attributes:
+        models: Names of models, e.g. resnet50.
+        paper: Measure all 14 models of the table in the paper.
+        modes: What to measure: train, infer.
+        layouts: Memory formats of the images: contiguous (NCHW), channels_last (NHWC).
+        precisions: Number formats: fp32, tf32, amp-bf16, amp-fp16, bf16.
+        compiles: Use of torch.compile: off, on.
+        batch_sizes: Images per step, e.g. 64,128. A range such as 32..512 doubles each time.
+        fit: Find the largest batch that fits, and measure with it.
+        image_size: Side of the images in pixels.
+        device: Peak rates of a device that ixt does not recognize: a name, a YAML file, or values
+            (see above).
+    """
+
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL")] = None
+    paper: bool = False
+    modes: Annotated[str, typer.Option("--mode", metavar="LIST")] = "train,infer"
+    layouts: Annotated[str, typer.Option("--layout", metavar="LIST")] = "contiguous,channels_last"
     precisions: Annotated[
         str | None,
         typer.Option(
-            "--precision",
-            metavar="LIST",
-            show_default="tf32 on a CUDA device, else fp32",
-            help="Number formats: fp32, tf32, amp-bf16, amp-fp16, bf16.",
+            "--precision", metavar="LIST", show_default="tf32 on a CUDA device, else fp32"
         ),
     ] = None
-    compiles: Annotated[
-        str, advanced("--compile", metavar="LIST", help="Use of torch.compile: off, on.")
-    ] = "off"
-    batch_sizes: Annotated[
-        str,
-        typer.Option(
-            "--batch-size",
-            metavar="LIST",
-            help="Images per step, e.g. 64,128. A range such as 32..512 doubles each time.",
-        ),
-    ] = "128"
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Find the largest batch that fits, and measure with it.")
-    ] = False
+    compiles: Annotated[str, advanced("--compile", metavar="LIST")] = "off"
+    batch_sizes: Annotated[str, typer.Option("--batch-size", metavar="LIST")] = "128"
+    fit: bool = False
     image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            show_default="the training size of each model",
-            help="Side of the images in pixels.",
-        ),
+        int | None, typer.Option(min=1, show_default="the training size of each model")
     ] = None
-    device: Annotated[
-        str | None,
-        advanced(
-            "--device",
-            "--peak",
-            metavar="DEVICE",
-            help="Peak rates of a device that ixt does not recognize: a name, a YAML file, or "
-            "values (see above).",
-        ),
-    ] = None
+    device: Annotated[str | None, advanced("--device", "--peak", metavar="DEVICE")] = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a cell is measured, and which training step."""
+    """How long a cell is measured, and which training step.
 
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Measure each combination once, for 4 seconds."),
-    ] = False
-    seconds: Annotated[
-        float | None,
-        advanced(
-            min=0.1,
-            metavar="SECONDS",
-            show_default="20",
-            help="Time to measure each combination in each round.",
-        ),
-    ] = None
-    rounds: Annotated[
-        int | None,
-        advanced(
-            min=1,
-            show_default="2",
-            help="Number of rounds; each measures all combinations once.",
-        ),
-    ] = None
-    step: Annotated[
-        Literal["full", "plain"],
-        advanced(
-            help="Training step. full: as in `ixt train`, with drop path, clipping, AdamW and EMA. "
-            "plain: forward, backward and SGD only, as in the scripts of timm and the paper."
-        ),
-    ] = "full"
+    Attributes:
+        quick: Measure each combination once, for 4 seconds.
+        seconds: Time to measure each combination in each round.
+        rounds: Number of rounds; each measures all combinations once.
+        step: Training step. full: as in `ixt train`, with drop path, clipping, AdamW and EMA.
+            plain: forward, backward and SGD only, as in the scripts of timm and the paper.
+    """
+
+    quick: bool = False
+    seconds: Annotated[float | None, advanced(min=0.1, metavar="SECONDS", show_default="20")] = None
+    rounds: Annotated[int | None, advanced(min=1, show_default="2")] = None
+    step: Annotated[Literal["full", "plain"], advanced()] = "full"
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written and printed."""
+    """What is written and printed.
 
-    results: Annotated[
-        Path | None,
-        output(help="Write the results to this file, as JSON, after each measurement."),
-    ] = None
-    resume: Annotated[
-        bool, output("--resume", help="Continue the measurements in the file of --results.")
-    ] = False
-    peers: Annotated[
-        bool, output("--peers", help="Print figures that others have published as well.")
-    ] = False
-    csv: Annotated[Path | None, output(help="Write one line per combination, as CSV.")] = None
-    markdown: Annotated[Path | None, output(help="Write the table, as Markdown.")] = None
+    Attributes:
+        results: Write the results to this file, as JSON, after each measurement.
+        resume: Continue the measurements in the file of --results.
+        peers: Print figures that others have published as well.
+        csv: Write one line per combination, as CSV.
+        markdown: Write the table, as Markdown.
+    """
+
+    results: Annotated[Path | None, output()] = None
+    resume: Annotated[bool, output()] = False
+    peers: Annotated[bool, output()] = False
+    csv: Annotated[Path | None, output()] = None
+    markdown: Annotated[Path | None, output()] = None
 
 
 @bench_app.command(_DEFAULT)
-@grouped
 def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
     """Measure the images per second of models.
 
@@ -195,17 +152,10 @@ def models(cells: Cells, timing: Timing, outputs: Outputs) -> None:
 
 @bench_app.command()
 def kernels(
-    model: Annotated[
-        str, typer.Argument(help="Name of an InceptionNeXt or ConvNeXt model.")
-    ] = "inceptionnext_tiny",
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images.")] = 128,
-    precision: Annotated[
-        Literal["bf16", "fp16", "fp32"],
-        typer.Option(help="Number format of activations and matrix products."),
-    ] = "bf16",
-    layout: Annotated[
-        Literal["channels_last", "contiguous"], typer.Option(help="Memory format of the images.")
-    ] = "channels_last",
+    model: Annotated[str, typer.Argument()] = "inceptionnext_tiny",
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16",
+    layout: Literal["channels_last", "contiguous"] = "channels_last",
     results: ResultsOption = None,
 ) -> None:
     """Compare fused layers with eager PyTorch and torch.compile.
@@ -215,6 +165,12 @@ def kernels(
     and with one Triton kernel. A CUDA device is needed.
 
     Example: `ixt bench kernels inceptionnext_tiny --results kernels.json`
+
+    Args:
+        model: Name of an InceptionNeXt or ConvNeXt model.
+        batch_size: Number of images.
+        precision: Number format of activations and matrix products.
+        layout: Memory format of the images.
     """
     from ixt.bench.kernels import bench_kernels, print_kernels
 
@@ -224,42 +180,19 @@ def kernels(
 
 @bench_app.command()
 def count(
-    model: Annotated[str, typer.Argument(help="Name of a model, e.g. resnet50.")],
-    layers: Annotated[
-        Literal["plain", "fused"],
-        typer.Option(
-            help="plain: the layers of timm. fused: those of ixt, with model.fused, "
-            "model.fused_gemm: triton and engine.half_residual."
-        ),
-    ] = "plain",
-    precision: Annotated[
-        Literal["bf16", "fp16", "tf32", "fp32"],
-        typer.Option(help="Number format of activations and matrix products."),
-    ] = "bf16",
-    layout: Annotated[
-        Literal["channels_last", "contiguous"], typer.Option(help="Memory format of the images.")
-    ] = "channels_last",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    model: str,
+    layers: Literal["plain", "fused"] = "plain",
+    precision: Literal["bf16", "fp16", "tf32", "fp32"] = "bf16",
+    layout: Literal["channels_last", "contiguous"] = "channels_last",
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
     image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            show_default="the training size of the model",
-            help="Side of the images in pixels.",
-        ),
+        int | None, typer.Option(min=1, show_default="the training size of the model")
     ] = None,
     device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GPU",
-            show_default="the GPU of this machine, else h100",
-            help="Type of GPU, e.g. h100 or l4, or a YAML file with its peak rates.",
-        ),
+        str | None, typer.Option(metavar="GPU", show_default="the GPU of this machine, else h100")
     ] = None,
-    by: Annotated[
-        Literal["layer", "operator"], output(help="What to add up in each line of the table.")
-    ] = "layer",
-    as_json: Annotated[bool, output("--json", help="Print the counts as JSON.")] = False,
+    by: Annotated[Literal["layer", "operator"], output()] = "layer",
+    as_json: Annotated[bool, output("--json")] = False,
 ) -> None:
     """Count the kernel launches, bytes and operations of a training step.
 
@@ -267,6 +200,18 @@ def count(
     clipping, AdamW and EMA are shown with the time that the peak rates of a GPU allow.
 
     Example: `ixt bench count inceptionnext_tiny --layers fused --device h100`
+
+    Args:
+        model: Name of a model, e.g. resnet50.
+        layers: plain: the layers of timm. fused: those of ixt, with model.fused, model.fused_gemm:
+            triton and engine.half_residual.
+        precision: Number format of activations and matrix products.
+        layout: Memory format of the images.
+        batch_size: Images per step.
+        image_size: Side of the images in pixels.
+        device: Type of GPU, e.g. h100 or l4, or a YAML file with its peak rates.
+        by: What to add up in each line of the table.
+        as_json: Print the counts as JSON.
     """
     from ixt.bench.count.step import Setting, count_step
     from ixt.bench.count.table import Roofline, count_data, print_count

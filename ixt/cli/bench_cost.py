@@ -10,33 +10,22 @@ import typer
 
 from ixt.cli.app import uncollected
 from ixt.cli.bench import bench_app
-from ixt.cli.options import SetOption, grouped, output
+from ixt.cli.options import SetOption, output
 from ixt.cli.plan import Machine
 from ixt.files import check_outputs
 
 
 @bench_app.command("cost")
-@grouped
 def cost(
-    recipes: Annotated[
-        list[str],
-        typer.Argument(metavar="RECIPE", help="YAML files, or names of shipped recipes."),
-    ],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE")],
     machine: Machine,
     images_per_s: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="X",
-            show_default="as measured in --bench, else predicted",
-            help="Images per second of one GPU at a recipe's own image size, once per recipe.",
-        ),
+        typer.Option(metavar="X", show_default="as measured in --bench, else predicted"),
     ] = None,
     overrides: SetOption = None,
-    picture: Annotated[
-        Path | None,
-        output(help="Draw cost and accuracy into this SVG or PNG."),
-    ] = None,
-    as_json: Annotated[bool, output("--json", help="Print the costs as JSON.")] = False,
+    picture: Annotated[Path | None, output()] = None,
+    as_json: Annotated[bool, output("--json")] = False,
 ) -> None:
     """Show the GPU-hours, energy and price of whole trainings.
 
@@ -45,6 +34,12 @@ def cost(
     Phases of a curriculum count at their own image size.
 
     Example: `ixt bench cost inceptionnext_tiny resnet50 resnet50_fast --device h100 --price 2.5`
+
+    Args:
+        recipes: YAML files, or names of shipped recipes.
+        images_per_s: Images per second of one GPU at a recipe's own image size, once per recipe.
+        picture: Draw cost and accuracy into this SVG or PNG.
+        as_json: Print the costs as JSON.
     """
     check_outputs(picture)
     with uncollected(at_exit=True):

@@ -16,60 +16,41 @@ from ixt.cli.options import (
     SetOption,
     advanced,
     all_overrides,
-    grouped,
 )
 from ixt.files import check_outputs, write_json
 
 
 @dataclass(frozen=True)
 class Varied:
-    """The settings of a loader of which each combination is measured."""
+    """The settings of a loader of which each combination is measured.
+
+    Attributes:
+        decoder: Libraries that decode images: torch, dali, exact.
+        num_threads: Numbers of decoding threads, e.g. 1,2,4.
+        prefetch: Numbers of batches to load in advance, e.g. 2,4.
+    """
 
     decoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            show_default="that of the recipe",
-            help="Libraries that decode images: torch, dali, exact.",
-        ),
+        str | None, typer.Option(metavar="LIST", show_default="that of the recipe")
     ] = None
     num_threads: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            show_default="1 and the number of cores",
-            help="Numbers of decoding threads, e.g. 1,2,4.",
-        ),
+        str | None, typer.Option(metavar="LIST", show_default="1 and the number of cores")
     ] = None
-    prefetch: Annotated[
-        str | None,
-        advanced(
-            metavar="LIST",
-            show_default="that of the recipe",
-            help="Numbers of batches to load in advance, e.g. 2,4.",
-        ),
-    ] = None
+    prefetch: Annotated[str | None, advanced(metavar="LIST", show_default="that of the recipe")] = (
+        None
+    )
 
 
 @bench_app.command("data")
-@grouped
 def data(
     recipe: RecipeArgument,
     data: DataOption = None,
     overrides: SetOption = None,
     *,
     varied: Varied,
-    seconds: Annotated[
-        float, advanced(min=0.1, metavar="SECONDS", help="Time to measure each stage.")
-    ] = 5.0,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="GPU", help="Type of GPU to compare with, e.g. h100 or l4."),
-    ] = None,
-    bench: Annotated[
-        Path | None,
-        typer.Option(help="File of `ixt bench --results` with the throughput to compare with."),
-    ] = None,
+    seconds: Annotated[float, advanced(min=0.1, metavar="SECONDS")] = 5.0,
+    device: Annotated[str | None, typer.Option(metavar="GPU")] = None,
+    bench: Path | None = None,
     results: ResultsOption = None,
 ) -> None:
     """Measure each stage of data loading, and the whole loader.
@@ -79,6 +60,11 @@ def data(
     A LIST is separated by commas.
 
     Example: `ixt bench data inceptionnext_tiny --data /data/imagenet --num-threads 1,2,4`
+
+    Args:
+        seconds: Time to measure each stage.
+        device: Type of GPU to compare with, e.g. h100 or l4.
+        bench: File of `ixt bench --results` with the throughput to compare with.
     """
     from ixt.bench.data.demand import find_demand
     from ixt.bench.data.stages import bench_data, print_stages, settings_of
@@ -111,9 +97,7 @@ def e2e(
     recipe: RecipeArgument,
     data: DataOption = None,
     overrides: SetOption = None,
-    seconds: Annotated[
-        float, advanced(min=0.1, metavar="SECONDS", help="Time to measure each mode.")
-    ] = 20.0,
+    seconds: Annotated[float, advanced(min=0.1, metavar="SECONDS")] = 20.0,
     results: ResultsOption = None,
 ) -> None:
     """Measure training together with data loading.
@@ -121,6 +105,9 @@ def e2e(
     For comparison, training on synthetic batches and the data loader alone are measured as well.
 
     Example: `ixt bench e2e inceptionnext_tiny --data /data/imagenet`
+
+    Args:
+        seconds: Time to measure each mode.
     """
     from ixt.bench.data.end_to_end import bench_end_to_end, print_end_to_end
     from ixt.bench.results import Protocol

@@ -17,20 +17,10 @@ _FORMATS = (".html", ".csv", ".md")
 
 @bench_app.command("report")
 def report(
-    results: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Files of `ixt bench --results`.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(help="File to write: .html with charts, or .csv or .md with a table."),
-    ] = Path("report.html"),
+    results: Annotated[list[Path], typer.Argument(metavar="FILE")],
+    out: Path = Path("report.html"),
     device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GPU",
-            show_default="the measured GPU",
-            help="Type of GPU, or a YAML file, for the roofline chart.",
-        ),
+        str | None, typer.Option(metavar="GPU", show_default="the measured GPU")
     ] = None,
 ) -> None:
     """Write results as an HTML page with charts, or as a table.
@@ -38,6 +28,11 @@ def report(
     The HTML file needs no network and no other files. Several files of results become one page.
 
     Example: `ixt bench report bench.json --out report.html`
+
+    Args:
+        results: Files of `ixt bench --results`.
+        out: File to write: .html with charts, or .csv or .md with a table.
+        device: Type of GPU, or a YAML file, for the roofline chart.
     """
     from ixt.bench.report.figures import Source, csv_text
     from ixt.bench.report.notes import markdown_text
@@ -74,23 +69,11 @@ def _labels(files: list[Path]) -> list[str]:
 
 @bench_app.command("compare")
 def compare(
-    a: Annotated[Path, typer.Argument(help="File of `ixt bench --results` to compare with.")],
-    b: Annotated[Path, typer.Argument(help="File with the newer results.")],
-    threshold: Annotated[
-        str, typer.Option(metavar="SHARE", help="Changes below this do not count, e.g. 1% or 0.01.")
-    ] = "1%",
-    confidence: Annotated[
-        str,
-        typer.Option(metavar="SHARE", help="Confidence level of the intervals, e.g. 95% or 0.95."),
-    ] = "95%",
-    fail_on_regression: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-regression",
-            help="Exit with status 1 if a measurement is slower or has failed. Both files must "
-            "come from the same machine.",
-        ),
-    ] = False,
+    a: Path,
+    b: Path,
+    threshold: Annotated[str, typer.Option(metavar="SHARE")] = "1%",
+    confidence: Annotated[str, typer.Option(metavar="SHARE")] = "95%",
+    fail_on_regression: bool = False,
 ) -> None:
     """Show which measurements of B are faster or slower than those of A.
 
@@ -98,6 +81,14 @@ def compare(
     measurement. Two rounds show only large differences, so measure with `--rounds 3` or more.
 
     Example: `ixt bench compare before.json after.json --threshold 1%`
+
+    Args:
+        a: File of `ixt bench --results` to compare with.
+        b: File with the newer results.
+        threshold: Changes below this do not count, e.g. 1% or 0.01.
+        confidence: Confidence level of the intervals, e.g. 95% or 0.95.
+        fail_on_regression: Exit with status 1 if a measurement is slower or has failed. Both files
+            must come from the same machine.
     """
     from ixt.bench.compare import compare as compare_reports
     from ixt.bench.compare import print_comparison

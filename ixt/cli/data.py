@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,9 +9,11 @@ import typer
 
 from ixt.cli.app import app, resumable, say
 from ixt.cli.help import App
-from ixt.cli.options import advanced, grouped
+from ixt.cli.options import advanced
 from ixt.cli.progress import progress
+from ixt.errors import DataError
 from ixt.files import check_outputs, write_json
+from ixt.storage.urls import REMOTE_FORMS, is_remote
 
 if TYPE_CHECKING:
     from ixt.images.folders import Split
@@ -44,12 +45,15 @@ app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 
 @data_app.command("demo")
-def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
+def data_demo(folder: Path) -> None:
     """Write a small set of handwritten digits, to try ixt out.
 
     The 1,797 digits of scikit-learn are written as JPEG files in the layout of ImageNet.
 
     Example: `ixt data demo demo-data`
+
+    Args:
+        folder: Folder to write.
     """
     from ixt.tools.demo import write_demo
 
@@ -63,9 +67,7 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 @data_app.command("index")
 def data_index(
     folder: FolderArgument,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Read every image again, even if none seems new.")
-    ] = False,
+    rebuild: bool = False,
 ) -> None:
     """Build the table of images that training and evaluation read.
 
@@ -87,6 +89,9 @@ def data_index(
     `ixt data index 'DIR/set-{train-{0000..1023},validation-{00..63}}.tar'`
 
     Example: `ixt data index /data/imagenet`
+
+    Args:
+        rebuild: Read every image again, even if none seems new.
     """
     from ixt.images.index import load_index
 
@@ -101,63 +106,17 @@ def data_index(
     say_without_val("all", splits)
 
 
-@dataclass(frozen=True)
-class Archives:
-    """Where the images of ImageNet come from; see `ixt.tools.prepare.task.Sources`."""
-
-    train: Annotated[
-        Path | None,
-        typer.Option(help="Archive of the training images, ILSVRC2012_img_train.tar."),
-    ] = None
-    val: Annotated[
-        Path | None,
-        typer.Option(help="Archive of the validation images, ILSVRC2012_img_val.tar."),
-    ] = None
-    kaggle: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with the unpacked download from Kaggle; it contains ILSVRC/Data/CLS-LOC.",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How they are extracted; see `ixt.tools.prepare.task.Options`."""
-
-    transfer: Annotated[
-        Literal["link", "move", "copy"],
-        advanced(
-            help="How to take the images from --kaggle. link: hard links, which need no space."
-        ),
-    ] = "link"
-    verify: Annotated[
-        bool, advanced(help="Compare size and MD5 with those of the published archives.")
-    ] = True
-    subset: Annotated[
-        bool,
-        advanced("--subset", help="Accept fewer images or classes; implies --no-verify."),
-    ] = False
-    delete_class_tars: Annotated[
-        bool,
-        advanced(
-            "--delete-class-tars", help="Delete each n*.tar in OUT/train after its extraction."
-        ),
-    ] = False
-    num_threads: Annotated[
-        int, advanced(min=1, help="Number of classes to extract at the same time.")
-    ] = 4
-
-
 @data_app.command("prepare")
-@grouped
 def data_prepare(
-    out: Annotated[
-        Path, typer.Argument(help="Folder to fill. If it is incomplete, it is completed.")
-    ],
-    archives: Archives,
-    how: Extraction,
+    out: Path,
+    train: Path | None = None,
+    val: Path | None = None,
+    kaggle: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    transfer: Annotated[Literal["link", "move", "copy"], advanced()] = "link",
+    verify: Annotated[bool, advanced()] = True,
+    subset: Annotated[bool, advanced()] = False,
+    delete_class_tars: Annotated[bool, advanced()] = False,
+    num_threads: Annotated[int, advanced(min=1)] = 4,
 ) -> None:
     """Extract ImageNet into train/ and val/ with one folder per class.
 
@@ -170,6 +129,17 @@ def data_prepare(
 
     Example: `ixt data prepare /data/imagenet --train ILSVRC2012_img_train.tar
     --val ILSVRC2012_img_val.tar`
+
+    Args:
+        out: Folder to fill. If it is incomplete, it is completed.
+        train: Archive of the training images, ILSVRC2012_img_train.tar.
+        val: Archive of the validation images, ILSVRC2012_img_val.tar.
+        kaggle: Folder with the unpacked download from Kaggle; it contains ILSVRC/Data/CLS-LOC.
+        transfer: How to take the images from --kaggle. link: hard links, which need no space.
+        verify: Compare size and MD5 with those of the published archives.
+        subset: Accept fewer images or classes; implies --no-verify.
+        delete_class_tars: Delete each n*.tar in OUT/train after its extraction.
+        num_threads: Number of classes to extract at the same time.
     """
     from ixt.tools.prepare.splits import prepare
     from ixt.tools.prepare.task import Options, Sources
@@ -177,8 +147,14 @@ def data_prepare(
     with resumable():
         prepare(
             out,
-            Sources(**vars(archives)),
-            Options(**vars(how)),
+            Sources(train, val, kaggle),
+            Options(
+                verify=verify,
+                subset=subset,
+                transfer=transfer,
+                delete_class_tars=delete_class_tars,
+                num_threads=num_threads,
+            ),
             on_split=lambda done: say(_split_line(done)),
             progress=lambda title: progress(title, "MB"),
         )
@@ -197,40 +173,13 @@ def _split_line(done: SplitSummary) -> str:
 
 @data_app.command("pack")
 def data_pack(
-    source: Annotated[
-        str, typer.Argument(help="Images to pack, in any layout that training reads.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Argument(
-            show_default=False, help="Folder to write. If it is incomplete, it is completed."
-        ),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Write to this place in a bucket instead: s3://, gs:// or az://.",
-        ),
-    ] = None,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            min=32,
-            max=65_535,
-            metavar="PIXELS",
-            help="Shrink the images whose longer side is longer than this.",
-        ),
-    ] = None,
-    quality: Annotated[
-        int, typer.Option(min=1, max=95, help="JPEG quality of the shrunk images, from 1 to 95.")
-    ] = 90,
-    shard_mib: Annotated[
-        int, advanced(min=1, max=2**20, help="Size of each tar archive in MiB.")
-    ] = 1024,
-    num_threads: Annotated[
-        int | None, advanced(min=1, show_default="one per core", help="Number of threads.")
-    ] = None,
+    source: str,
+    out: Annotated[Path | None, typer.Argument(show_default=False)] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL")] = None,
+    max_side: Annotated[int | None, typer.Option(min=32, max=65535, metavar="PIXELS")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=95)] = 90,
+    shard_mib: Annotated[int, advanced(min=1, max=2**20)] = 1024,
+    num_threads: Annotated[int | None, advanced(min=1, show_default="one per core")] = None,
 ) -> None:
     """Pack images into a few tar archives with an index.
 
@@ -240,20 +189,27 @@ def data_pack(
     removed in the end.
 
     Example: `ixt data pack /data/imagenet /data/imagenet-500 --max-side 500`
+
+    Args:
+        source: Images to pack, in any layout that training reads.
+        out: Folder to write. If it is incomplete, it is completed.
+        to: Write to this place in a bucket instead: s3://, gs:// or az://.
+        max_side: Shrink the images whose longer side is longer than this.
+        quality: JPEG quality of the shrunk images, from 1 to 95.
+        shard_mib: Size of each tar archive in MiB.
+        num_threads: Number of threads.
     """
     from ixt.tools.pack.layout import PackOptions
-    from ixt.tools.pack.pack import PackSummary, pack
-    from ixt.tools.pack.to_bucket import pack_to_bucket
+    from ixt.tools.pack.pack import pack
 
-    if (out is None) == (to is None):
+    place = to or out
+    if place is None or (out is not None and to is not None):
         raise typer.BadParameter("give either a folder OUT or --to URL")
+    if to is not None and not is_remote(to):
+        raise DataError(f"--to: {to}: is not the URL of a bucket; give one as {REMOTE_FORMS}")
     options = PackOptions(max_side=max_side, quality=quality, shard_bytes=shard_mib * _MIB)
-    summary: PackSummary[Path] | PackSummary[str]
     with resumable(), progress("packing", "images") as report:
-        if to is not None:
-            summary = pack_to_bucket(source, to, options, num_threads=num_threads, report=report)
-        elif out is not None:
-            summary = pack(source, out, options, num_threads=num_threads, report=report)
+        summary = pack(source, place, options, num_threads=num_threads, report=report)
     unreadable = f", {summary.num_unreadable} unreadable" if summary.num_unreadable else ""
     say(
         f"{summary.root}: {summary.num_images:,} images ({summary.num_shrunk:,} made smaller"
@@ -266,29 +222,11 @@ def data_pack(
 def data_check(
     folder: FolderArgument,
     split: SplitOption = "all",
-    fix: Annotated[
-        Literal["quarantine", "restore"] | None,
-        typer.Option(
-            help="quarantine: move broken files to FOLDER/.quarantine. restore: move them back."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Treat files for which libjpeg only prints a warning as broken."
-        ),
-    ] = False,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            help="List of the SHA-256 of each file. If it exists, the files are compared with it, "
-            "else it is written."
-        ),
-    ] = None,
+    fix: Literal["quarantine", "restore"] | None = None,
+    strict: bool = False,
+    manifest: Path | None = None,
     num_threads: ThreadsOption = None,
-    results: Annotated[
-        Path | None, typer.Option(help="Write all findings to this file, as JSON.")
-    ] = None,
+    results: Path | None = None,
 ) -> None:
     """Find images that are broken, unusual or duplicate.
 
@@ -300,6 +238,13 @@ def data_check(
     checked.
 
     Example: `ixt data check /data/imagenet --results check.json`
+
+    Args:
+        fix: quarantine: move broken files to FOLDER/.quarantine. restore: move them back.
+        strict: Treat files for which libjpeg only prints a warning as broken.
+        manifest: List of the SHA-256 of each file. If it exists, the files are compared with it,
+            else it is written.
+        results: Write all findings to this file, as JSON.
     """
     from ixt.files import local_path
     from ixt.tools.check.folder import check_folder

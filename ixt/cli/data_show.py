@@ -20,29 +20,12 @@ from ixt.cli.options import DecoderOption, ResultsOption, SetOption
 from ixt.cli.progress import progress
 from ixt.files import check_outputs, write_json
 
-RecipeOption = Annotated[
-    str,
-    typer.Option(
-        metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or the folder of a run."
-    ),
-]
-
 
 @data_app.command("stats")
 def data_stats(
     folder: FolderArgument,
-    mean_std: Annotated[
-        bool,
-        typer.Option(
-            "--mean-std", help="Decode the images to compute mean and std of their pixels."
-        ),
-    ] = False,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Compute mean and std from this number of images, always the same ones."
-        ),
-    ] = None,
+    mean_std: bool = False,
+    sample: Annotated[int | None, typer.Option(min=1)] = None,
     split: SplitOption = "all",
     num_threads: ThreadsOption = None,
     results: ResultsOption = None,
@@ -53,6 +36,10 @@ def data_stats(
     request, from all pixels of the images at their original size.
 
     Example: `ixt data stats /data/imagenet --mean-std --sample 10000`
+
+    Args:
+        mean_std: Decode the images to compute mean and std of their pixels.
+        sample: Compute mean and std from this number of images, always the same ones.
     """
     from ixt.images.index import load_index
     from ixt.tools.stats import pixel_stats, print_stats, split_stats
@@ -76,22 +63,13 @@ def data_stats(
 @data_app.command("show")
 def data_show(
     folder: FolderArgument,
-    recipe: RecipeOption = "inceptionnext_tiny",
-    epoch: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Epoch, counted from 0.")] = 0,
-    position: Annotated[
-        int, typer.Option(min=0, help="Position of the first sample in the order of the epoch.")
-    ] = 0,
-    count: Annotated[
-        int, typer.Option("--count", "--grid", min=1, help="Number of samples to show.")
-    ] = 8,
-    out: Annotated[Path | None, typer.Option(help="Draw the samples into this PNG file.")] = None,
-    original: Annotated[
-        bool, typer.Option("--original", help="Draw the stored image beside each sample.")
-    ] = False,
-    split: Annotated[
-        Literal["train", "val"],
-        typer.Option(help="Samples of training, or of evaluation on the validation images."),
-    ] = "train",
+    recipe: Annotated[str, typer.Option(metavar="RECIPE")] = "inceptionnext_tiny",
+    epoch: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    position: Annotated[int, typer.Option(min=0)] = 0,
+    count: Annotated[int, typer.Option("--count", "--grid", min=1)] = 8,
+    out: Path | None = None,
+    original: bool = False,
+    split: Literal["train", "val"] = "train",
     decoder: DecoderOption = "auto",
     overrides: SetOption = None,
     results: ResultsOption = None,
@@ -102,6 +80,15 @@ def data_show(
 
     Example: `ixt data show /data/imagenet --recipe runs/inceptionnext_tiny --epoch 7
     --position 12345 --grid 12 --out samples.png`
+
+    Args:
+        recipe: A YAML file, the name of a shipped recipe, or the folder of a run.
+        epoch: Epoch, counted from 0.
+        position: Position of the first sample in the order of the epoch.
+        count: Number of samples to show.
+        out: Draw the samples into this PNG file.
+        original: Draw the stored image beside each sample.
+        split: Samples of training, or of evaluation on the validation images.
     """
     from ixt.errors import IxtError
     from ixt.models import with_own_settings

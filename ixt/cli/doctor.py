@@ -16,11 +16,8 @@ from ixt.cli.options import DataOption
 @app.command(rich_help_panel="Measure")
 def doctor(
     data: DataOption = None,
-    run_dir: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Folder for runs, checked for space and permissions."),
-    ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    run_dir: Annotated[Path, typer.Option(metavar="DIR")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Check the installation and this machine.
 
@@ -28,6 +25,10 @@ def doctor(
     if it finds a problem that would stop a run.
 
     Example: `ixt doctor --data /data/imagenet`
+
+    Args:
+        run_dir: Folder for runs, checked for space and permissions.
+        as_json: Print the results as JSON.
     """
     with uncollected():
         from ixt.bench.doctor.examine import examine

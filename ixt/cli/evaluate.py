@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ixt.cli.app import app, say, uncollected
-from ixt.cli.options import ProcessesOption, grouped, output
+from ixt.cli.options import ProcessesOption, output
 from ixt.cli.progress import progress
 from ixt.errors import IxtError
 from ixt.files import append_line, check_outputs, write_json, write_text
@@ -32,157 +32,99 @@ _images = partial(typer.Option, rich_help_panel="Preparation of images")
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights of a checkpoint are evaluated."""
+    """Which weights of a checkpoint are evaluated.
 
-    model: Annotated[
-        str | None,
-        _weights(metavar="MODEL", help="Name of the model, if the file does not contain it."),
-    ] = None
-    pretrained: Annotated[
-        bool, _weights("--pretrained", help="Evaluate the weights that timm publishes.")
-    ] = False
-    raw: Annotated[
-        bool, _weights("--raw", help="Use the raw weights instead of the averaged ones.")
-    ] = False
-    average: Annotated[
-        str | None,
-        _weights(
-            metavar="best:N|last:N",
-            help="Average the weights of the N best or N last checkpoints of a run.",
-        ),
-    ] = None
-    bn_stats: Annotated[
-        Literal["average", "recompute"],
-        _weights(
-            help="Batch-norm statistics. average: those of the checkpoint, or their mean with "
-            "--average. recompute: from images in train/."
-        ),
-    ] = "average"
+    Attributes:
+        model: Name of the model, if the file does not contain it.
+        pretrained: Evaluate the weights that timm publishes.
+        raw: Use the raw weights instead of the averaged ones.
+        average: Average the weights of the N best or N last checkpoints of a run.
+        bn_stats: Batch-norm statistics. average: those of the checkpoint, or their mean with
+            --average. recompute: from images in train/.
+    """
+
+    model: Annotated[str | None, _weights(metavar="MODEL")] = None
+    pretrained: Annotated[bool, _weights()] = False
+    raw: Annotated[bool, _weights()] = False
+    average: Annotated[str | None, _weights(metavar="best:N|last:N")] = None
+    bn_stats: Annotated[Literal["average", "recompute"], _weights()] = "average"
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """What is predicted, and what is right."""
+    """What is predicted, and what is right.
 
-    labels: Annotated[
-        str,
-        _labels(
-            metavar="LABELS",
-            help="Correct labels. folders: the class folders. ilsvrc: the labels of the challenge, "
-            "by file number. real: ImageNet ReaL. Or a file: a JSON list of lists like that of "
-            "ReaL, or a table with the columns file,class.",
-        ),
-    ] = "auto"
-    class_map: Annotated[
-        Path | None,
-        _labels(
-            help="File that names the class folder of each output of the model: one line per "
-            "output, or JSON {folder: output}."
-        ),
-    ] = None
-    compete: Annotated[
-        Literal["auto", "all", "present"],
-        _labels(
-            help="Outputs that can be predicted. all: every output. present: only the classes in "
-            "the test set. auto: present for ImageNet-A and ImageNet-R, else all."
-        ),
-    ] = "auto"
-    skip_damaged: Annotated[
-        bool, _labels("--skip-damaged", help="Leave unreadable images out.")
-    ] = False
+    Attributes:
+        labels: Correct labels. folders: the class folders. ilsvrc: the labels of the challenge, by
+            file number. real: ImageNet ReaL. Or a file: a JSON list of lists like that of ReaL, or
+            a table with the columns file,class.
+        class_map: File that names the class folder of each output of the model: one line per
+            output, or JSON {folder: output}.
+        compete: Outputs that can be predicted. all: every output. present: only the classes in the
+            test set. auto: present for ImageNet-A and ImageNet-R, else all.
+        skip_damaged: Leave unreadable images out.
+    """
+
+    labels: Annotated[str, _labels(metavar="LABELS")] = "auto"
+    class_map: Annotated[Path | None, _labels()] = None
+    compete: Annotated[Literal["auto", "all", "present"], _labels()] = "auto"
+    skip_damaged: Annotated[bool, _labels()] = False
 
 
 @dataclass(frozen=True)
 class How:
-    """How images are prepared and go through the model."""
+    """How images are prepared and go through the model.
 
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, show_default="that of the recipe", help="Number of images per forward pass."
-        ),
-    ] = None
+    Attributes:
+        batch_size: Number of images per forward pass.
+        precision: Number format of the computation.
+        image_size: Side of the test images in pixels. If several are given, each is evaluated.
+        crop_pct: Share of each side that the center crop keeps, e.g. 0.875. If several are given,
+            each is evaluated.
+        tta: Test-time augmentation. flip: mean logits of the image and its mirror image.
+        decoder: Library that decodes images. auto: DALI where it is installed, else torch. both:
+            evaluate with torch and with DALI. exact: Pillow, with the same pixels as timm.
+    """
+
+    batch_size: Annotated[int | None, typer.Option(min=1, show_default="that of the recipe")] = None
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"] | None,
-        typer.Option(
-            show_default="that of the recipe, or fp32", help="Number format of the computation."
-        ),
+        typer.Option(show_default="that of the recipe, or fp32"),
     ] = None
-    image_size: Annotated[
-        str | None,
-        _images(
-            metavar="N,N",
-            help="Side of the test images in pixels. If several are given, each is evaluated.",
-        ),
-    ] = None
-    crop_pct: Annotated[
-        str | None,
-        _images(
-            metavar="X,X",
-            help="Share of each side that the center crop keeps, e.g. 0.875. If several are given, "
-            "each is evaluated.",
-        ),
-    ] = None
-    tta: Annotated[
-        Literal["flip"] | None,
-        _images(
-            help="Test-time augmentation. flip: mean logits of the image and its mirror image."
-        ),
-    ] = None
-    decoder: Annotated[
-        Literal["auto", "torch", "dali", "both", "exact"],
-        _images(
-            help="Library that decodes images. auto: DALI where it is installed, else torch. both: "
-            "evaluate with torch and with DALI. exact: Pillow, with the same pixels as timm."
-        ),
-    ] = "auto"
+    image_size: Annotated[str | None, _images(metavar="N,N")] = None
+    crop_pct: Annotated[str | None, _images(metavar="X,X")] = None
+    tta: Annotated[Literal["flip"] | None, _images()] = None
+    decoder: Annotated[Literal["auto", "torch", "dali", "both", "exact"], _images()] = "auto"
 
 
 @dataclass(frozen=True)
 class Results:
-    """Files to write."""
+    """Files to write.
 
-    results: Annotated[
-        Path | None, output(help="Write the results and how they were measured, as JSON.")
-    ] = None
-    append: Annotated[
-        Path | None, output(help="Append one line per measurement to this JSONL file.")
-    ] = None
-    per_class: Annotated[Path | None, output(help="Write one row per class, as CSV.")] = None
-    confusions: Annotated[
-        Path | None,
-        output(help="Write the confused pairs of classes, most frequent first, as CSV."),
-    ] = None
-    predictions: Annotated[Path | None, output(help="Write one row per image, as CSV.")] = None
+    Attributes:
+        results: Write the results and how they were measured, as JSON.
+        append: Append one line per measurement to this JSONL file.
+        per_class: Write one row per class, as CSV.
+        confusions: Write the confused pairs of classes, most frequent first, as CSV.
+        predictions: Write one row per image, as CSV.
+    """
 
-
-CheckpointsArgument = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one), "
-        "checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names "
-        "of models. Several are compared.",
-    ),
-]
+    results: Annotated[Path | None, output()] = None
+    append: Annotated[Path | None, output()] = None
+    per_class: Annotated[Path | None, output()] = None
+    confusions: Annotated[Path | None, output()] = None
+    predictions: Annotated[Path | None, output()] = None
 
 
 @app.command("eval", rich_help_panel="Use")
-@grouped
 def evaluate(
-    checkpoints: CheckpointsArgument,
+    checkpoints: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT")],
     weights: Weights,
     files: Results,
     how: How,
     test_set: TestSet,
     data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            show_default="the images of the run",
-            help="Folder with val/, with class folders, or with the numbered validation images of "
-            "ImageNet; or a URL in a bucket.",
-        ),
+        str | None, typer.Option(metavar="DIR", show_default="the images of the run")
     ] = None,
     num_processes: ProcessesOption = None,
 ) -> None:
@@ -191,6 +133,13 @@ def evaluate(
     Each image is counted exactly once, on any number of processes.
 
     Example: `ixt eval runs/inceptionnext_tiny`
+
+    Args:
+        checkpoints: Runs (their newest checkpoints; RUN@best or RUN@step-120 names another one),
+            checkpoints, weights files, or ONNX files of `ixt export`. With --pretrained: names of
+            models. Several are compared.
+        data: Folder with val/, with class folders, or with the numbered validation images of
+            ImageNet; or a URL in a bucket.
     """
     from ixt.distributed.launch.agent import in_processes
 

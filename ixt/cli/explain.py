@@ -13,10 +13,7 @@ from ixt.cli.app import app
 
 @app.command(rich_help_panel="Train")
 def explain(
-    field: Annotated[
-        str | None,
-        typer.Argument(help="A field, a section, or a word: e.g. optim.lr, optim, batch_size."),
-    ] = None,
+    field: Annotated[str | None, typer.Argument()] = None,
 ) -> None:
     """Explain a field of recipes: its meaning, unit and default.
 
@@ -24,6 +21,9 @@ def explain(
     the same texts.
 
     Example: `ixt explain optim.lr`
+
+    Args:
+        field: A field, a section, or a word: e.g. optim.lr, optim, batch_size.
     """
     from ixt.recipe import reference
 

@@ -26,54 +26,17 @@ class ExportFormat(StrEnum):
     TORCH_EXPORT = "torch-export"
 
 
-FormatOption = Annotated[
-    ExportFormat,
-    typer.Option(
-        "--format",
-        help="timm-folder: config.json and model.safetensors. hub: the same and a model card. "
-        "timm-pth: a state dict. paper: a state dict with the names that the paper's code "
-        "uses. onnx, torch-export: a graph for any batch size.",
-    ),
-]
-DataFreeOption = Annotated[
-    bool,
-    advanced(
-        "--data-free", help="Compare on random images only, not on validation images as well."
-    ),
-]
-LicenseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--license",
-        metavar="ID",
-        help="License to name in the model card of format hub, e.g. apache-2.0.",
-    ),
-]
-SignOption = Annotated[
-    Path | None,
-    advanced("--sign", metavar="KEY", help="Sign the export with this private key, a PEM file."),
-]
-
-
 @app.command(rich_help_panel="Use")
 def export(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
-            "checkpoint, or a weights file."
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="File or folder to write.")],
-    format_name: FormatOption,
+    checkpoint: Path,
+    out: Path,
+    format_name: Annotated[ExportFormat, typer.Option("--format")],
     model: ModelOption = None,
     raw: RawOption = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an export that exists.")
-    ] = False,
-    data_free: DataFreeOption = False,
-    license_id: LicenseOption = None,
-    key: SignOption = None,
+    overwrite: bool = False,
+    data_free: Annotated[bool, advanced()] = False,
+    license_id: Annotated[str | None, typer.Option("--license", metavar="ID")] = None,
+    key: Annotated[Path | None, advanced("--sign", metavar="KEY")] = None,
 ) -> None:
     """Convert a checkpoint for timm, the Hugging Face Hub, or ONNX.
 
@@ -87,6 +50,18 @@ def export(
     `openssl ec -in key.pem -pubout -out public.pem`.
 
     Example: `ixt export runs/inceptionnext_tiny tiny.onnx --format onnx`
+
+    Args:
+        checkpoint: A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a
+            checkpoint, or a weights file.
+        out: File or folder to write.
+        format_name: timm-folder: config.json and model.safetensors. hub: the same and a model card.
+            timm-pth: a state dict. paper: a state dict with the names that the paper's code uses.
+            onnx, torch-export: a graph for any batch size.
+        overwrite: Replace an export that exists.
+        data_free: Compare on random images only, not on validation images as well.
+        license_id: License to name in the model card of format hub, e.g. apache-2.0.
+        key: Sign the export with this private key, a PEM file.
     """
     from ixt.files import refuse_url
 

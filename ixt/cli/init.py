@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from ixt.runs.image_set import ImageSet
 
 
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--from",
-        metavar="WEIGHTS",
-        help="Weights to fine-tune: a run, a checkpoint, or a weights file.",
-    ),
-]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -36,22 +28,12 @@ ModelOption = Annotated[
 
 @app.command(rich_help_panel="Train")
 def init(
-    data: Annotated[
-        str,
-        typer.Argument(help="Folder with one folder of images per class, or with train/ and val/."),
-    ],
-    output: Annotated[Path, typer.Option(help="Recipe file to write.")] = Path("recipe.yaml"),
-    source: WeightsOption = None,
+    data: str,
+    output: Path = Path("recipe.yaml"),
+    source: Annotated[Path | None, typer.Option("--from", metavar="WEIGHTS")] = None,
     model: ModelOption = None,
-    no_mirror: Annotated[
-        bool,
-        typer.Option(
-            "--no-mirror", help="Never mirror images, e.g. because they show digits or letters."
-        ),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the output file if it exists.")
-    ] = False,
+    no_mirror: bool = False,
+    force: bool = False,
 ) -> None:
     """Write a first recipe for your own images.
 
@@ -60,6 +42,13 @@ def init(
     file is moved.
 
     Example: `ixt init photos`
+
+    Args:
+        data: Folder with one folder of images per class, or with train/ and val/.
+        output: Recipe file to write.
+        source: Weights to fine-tune: a run, a checkpoint, or a weights file.
+        no_mirror: Never mirror images, e.g. because they show digits or letters.
+        force: Replace the output file if it exists.
     """
     check_outputs(output)
     if output.exists() and not force:

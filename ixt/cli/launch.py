@@ -12,7 +12,7 @@ import typer
 from ixt.cli.app import app, say
 from ixt.cli.help import App
 from ixt.cli.launch_job import JobOptions, beside, folder_of, job_of, mounted
-from ixt.cli.options import advanced, grouped
+from ixt.cli.options import advanced
 from ixt.files import write_text
 
 launch_app = App(
@@ -34,58 +34,30 @@ NoticeOption = Annotated[
 
 @dataclass(frozen=True)
 class Delivery:
-    """What becomes of the job file."""
+    """What becomes of the job file.
 
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write the job file to this file instead of printing it."),
-    ] = None
-    submit: Annotated[bool, typer.Option("--submit", help="Write the job file and submit it.")] = (
-        False
-    )
+    Attributes:
+        out: Write the job file to this file instead of printing it.
+        submit: Write the job file and submit it.
+    """
+
+    out: Path | None = None
+    submit: bool = False
 
 
 @launch_app.command("slurm")
-@grouped
 def slurm(
     *,
     what: JobOptions,
-    time: Annotated[str | None, _slurm(metavar="TIME", help="Time limit, e.g. 24:00:00.")] = None,
-    partition: Annotated[
-        str | None, _slurm(metavar="NAME", help="Partition of the cluster to run in.")
-    ] = None,
-    account: Annotated[str | None, _slurm(metavar="NAME", help="Account to charge.")] = None,
-    cpus_per_process: Annotated[
-        int, _slurm(min=1, help="Number of CPU cores of each process, to decode images.")
-    ] = 8,
-    memory: Annotated[
-        str | None,
-        _slurm(
-            metavar="SIZE",
-            show_default="16G per process",
-            help="Memory of each machine, e.g. 256G.",
-        ),
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        _slurm(metavar="OPTION", help="Further option of sbatch, e.g. --sbatch=--exclusive."),
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        _slurm(metavar="LINE", help="Shell command to run before training."),
-    ] = None,
-    container_image: Annotated[
-        str | None,
-        _slurm(
-            metavar="IMAGE",
-            help="Container image with ixt in it, which Pyxis starts with the paths of the run "
-            "mounted.",
-        ),
-    ] = None,
-    container_mount: Annotated[
-        list[str] | None,
-        _slurm(metavar="PATH", help="Further path to mount, e.g. where links or lists lead to."),
-    ] = None,
+    time: Annotated[str | None, _slurm(metavar="TIME")] = None,
+    partition: Annotated[str | None, _slurm(metavar="NAME")] = None,
+    account: Annotated[str | None, _slurm(metavar="NAME")] = None,
+    cpus_per_process: Annotated[int, _slurm(min=1)] = 8,
+    memory: Annotated[str | None, _slurm(metavar="SIZE", show_default="16G per process")] = None,
+    sbatch: Annotated[list[str] | None, _slurm(metavar="OPTION")] = None,
+    setup: Annotated[list[str] | None, _slurm(metavar="LINE")] = None,
+    container_image: Annotated[str | None, _slurm(metavar="IMAGE")] = None,
+    container_mount: Annotated[list[str] | None, _slurm(metavar="PATH")] = None,
     notice_s: NoticeOption = 120,
     delivery: Delivery,
 ) -> None:
@@ -96,6 +68,18 @@ def slurm(
 
     Example: `ixt launch slurm inceptionnext_tiny --data /data/imagenet --nodes 4 --time 24:00:00
     --out tiny.sh --submit`
+
+    Args:
+        time: Time limit, e.g. 24:00:00.
+        partition: Partition of the cluster to run in.
+        account: Account to charge.
+        cpus_per_process: Number of CPU cores of each process, to decode images.
+        memory: Memory of each machine, e.g. 256G.
+        sbatch: Further option of sbatch, e.g. --sbatch=--exclusive.
+        setup: Shell command to run before training.
+        container_image: Container image with ixt in it, which Pyxis starts with the paths of the
+            run mounted.
+        container_mount: Further path to mount, e.g. where links or lists lead to.
     """
     from ixt.distributed.launch import jobs
 
@@ -121,40 +105,17 @@ def slurm(
 
 
 @launch_app.command("k8s")
-@grouped
 def kubernetes(
     *,
     what: JobOptions,
-    image: Annotated[
-        str, typer.Option(metavar="IMAGE", help="Container image in which ixt is installed.")
-    ],
-    volume: Annotated[
-        list[str] | None,
-        _k8s(
-            metavar="CLAIM:PATH",
-            help="Persistent volume claim, and where to mount it, e.g. imagenet:/data.",
-        ),
-    ] = None,
-    cpus: Annotated[int | None, _k8s(min=1, help="Number of CPU cores of each machine.")] = None,
-    memory: Annotated[
-        str | None, _k8s(metavar="SIZE", help="Memory of each machine, e.g. 256Gi.")
-    ] = None,
-    min_nodes: Annotated[
-        int | None,
-        _k8s(
-            min=1,
-            show_default="all of them",
-            help="Number of machines that train while others of --nodes are away.",
-        ),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        _k8s(metavar="NAME=VALUE", help="Environment variable of the processes."),
-    ] = None,
-    namespace: Annotated[str, _k8s(metavar="NAME", help="Namespace of the job.")] = "default",
-    runtime: Annotated[
-        str, _k8s(metavar="NAME", help="Training runtime of Kubeflow to use.")
-    ] = "torch-distributed",
+    image: Annotated[str, typer.Option(metavar="IMAGE")],
+    volume: Annotated[list[str] | None, _k8s(metavar="CLAIM:PATH")] = None,
+    cpus: Annotated[int | None, _k8s(min=1)] = None,
+    memory: Annotated[str | None, _k8s(metavar="SIZE")] = None,
+    min_nodes: Annotated[int | None, _k8s(min=1, show_default="all of them")] = None,
+    env: Annotated[list[str] | None, _k8s(metavar="NAME=VALUE")] = None,
+    namespace: Annotated[str, _k8s(metavar="NAME")] = "default",
+    runtime: Annotated[str, _k8s(metavar="NAME")] = "torch-distributed",
     notice_s: NoticeOption = 120,
     delivery: Delivery,
 ) -> None:
@@ -164,6 +125,16 @@ def kubernetes(
 
     Example: `ixt launch k8s inceptionnext_tiny --image registry/ixt --nodes 4
     --volume imagenet:/data --volume runs:/runs --data /data --run-dir /runs/tiny`
+
+    Args:
+        image: Container image in which ixt is installed.
+        volume: Persistent volume claim, and where to mount it, e.g. imagenet:/data.
+        cpus: Number of CPU cores of each machine.
+        memory: Memory of each machine, e.g. 256Gi.
+        min_nodes: Number of machines that train while others of --nodes are away.
+        env: Environment variable of the processes.
+        namespace: Namespace of the job.
+        runtime: Training runtime of Kubeflow to use.
     """
     from ixt.distributed.launch import jobs
     from ixt.distributed.launch.job_paths import refuse_relative
@@ -184,24 +155,13 @@ def kubernetes(
 
 
 @launch_app.command("sky")
-@grouped
 def sky(
     *,
     what: JobOptions,
-    gpu: Annotated[
-        str | None, _sky(metavar="GPU", help="Type of GPU by SkyPilot's name, e.g. H100 or L4.")
-    ] = None,
-    spot: Annotated[
-        bool,
-        _sky("--spot", help="Rent spot machines, which cost less and may be lost at any time."),
-    ] = False,
-    image: Annotated[
-        str | None, _sky(metavar="IMAGE", help="Container image in which ixt is installed.")
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        _sky(metavar="LINE", help="Shell command that prepares a machine, e.g. installs ixt."),
-    ] = None,
+    gpu: Annotated[str | None, _sky(metavar="GPU")] = None,
+    spot: Annotated[bool, _sky()] = False,
+    image: Annotated[str | None, _sky(metavar="IMAGE")] = None,
+    setup: Annotated[list[str] | None, _sky(metavar="LINE")] = None,
     delivery: Delivery,
 ) -> None:
     """Write a task for managed jobs of SkyPilot.
@@ -211,6 +171,12 @@ def sky(
 
     Example: `ixt launch sky inceptionnext_tiny --gpu H100 --spot --image registry/ixt
     --data s3://bucket/imagenet --run-dir s3://bucket/runs/tiny --submit`
+
+    Args:
+        gpu: Type of GPU by SkyPilot's name, e.g. H100 or L4.
+        spot: Rent spot machines, which cost less and may be lost at any time.
+        image: Container image in which ixt is installed.
+        setup: Shell command that prepares a machine, e.g. installs ixt.
     """
     from ixt.distributed.launch.sky import recipe_there, sky_task
 

@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What is run, and on how many machines."""
+    """What is run, and on how many machines.
+
+    Attributes:
+        nodes: Number of machines.
+        gpus_per_node: Number of GPUs on each machine.
+        processes_per_node: Number of processes on each machine.
+        name: Name of the job.
+    """
 
     recipe: RecipeArgument
-    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="Number of GPUs on each machine.")] = 8
-    processes_per_node: Annotated[
-        int | None,
-        advanced(min=1, show_default="one per GPU", help="Number of processes on each machine."),
-    ] = None
+    nodes: Annotated[int, typer.Option(min=1)] = 1
+    gpus_per_node: Annotated[int, typer.Option(min=0)] = 8
+    processes_per_node: Annotated[int | None, advanced(min=1, show_default="one per GPU")] = None
     data: DataOption = None
     run_dir: RunDirOption = None
     overrides: SetOption = None
     name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", show_default="the name of the recipe", help="Name of the job."
-        ),
+        str | None, typer.Option(metavar="NAME", show_default="the name of the recipe")
     ] = None
 
 

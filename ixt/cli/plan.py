@@ -16,7 +16,6 @@ from ixt.cli.options import (
     SetOption,
     advanced,
     all_overrides,
-    grouped,
     output,
 )
 from ixt.files import check_outputs
@@ -24,68 +23,51 @@ from ixt.files import check_outputs
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that an estimate is for; see `ixt.estimate.Target`."""
+    """The machine that an estimate is for; see `ixt.estimate.Target`.
 
-    num_gpus: Annotated[
-        int, typer.Option("--gpus", min=1, help="Number of GPUs, on all machines together.")
-    ] = 8
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="GPU", help="Type of GPU, e.g. h100, a100-40gb or l4, or a YAML file."
-        ),
-    ] = None
+    Attributes:
+        num_gpus: Number of GPUs, on all machines together.
+        device: Type of GPU, e.g. h100, a100-40gb or l4, or a YAML file.
+        price_per_gpu_hour: Price of one GPU-hour.
+        watts: Power of one GPU.
+        interconnect: Slowest link between the GPUs, e.g. nvlink4, pcie4, ndr400 or 100Gbit/s.
+        bench: File of `ixt bench --results`; the training time is then computed from measured
+            throughput.
+    """
+
+    num_gpus: Annotated[int, typer.Option("--gpus", min=1)] = 8
+    device: Annotated[str | None, typer.Option(metavar="GPU")] = None
     price_per_gpu_hour: Annotated[
-        float | None,
-        typer.Option("--price", "--price-per-hour", metavar="X", help="Price of one GPU-hour."),
+        float | None, typer.Option("--price", "--price-per-hour", metavar="X")
     ] = None
     watts: Annotated[
         float | None,
         advanced(
-            metavar="X",
-            show_default="as measured in --bench, else the full power of the board",
-            help="Power of one GPU.",
+            metavar="X", show_default="as measured in --bench, else the full power of the board"
         ),
     ] = None
-    interconnect: Annotated[
-        str | None,
-        advanced(
-            metavar="LINK",
-            help="Slowest link between the GPUs, e.g. nvlink4, pcie4, ndr400 or 100Gbit/s.",
-        ),
-    ] = None
-    bench: Annotated[
-        Path | None,
-        advanced(
-            help="File of `ixt bench --results`; the training time is then computed from measured "
-            "throughput."
-        ),
-    ] = None
+    interconnect: Annotated[str | None, advanced(metavar="LINK")] = None
+    bench: Annotated[Path | None, advanced()] = None
 
 
 @app.command(rich_help_panel="Train")
-@grouped
 def plan(
     recipe: RecipeArgument,
     machine: Machine,
     data: DataOption = None,
     overrides: SetOption = None,
-    png: Annotated[
-        Path | None,
-        output(help="Draw the learning-rate curve into this PNG file."),
-    ] = None,
-    every_setting: Annotated[
-        bool,
-        output("--all", help="Also list the settings that have their defaults."),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        output("--json", help="Print the estimate as JSON."),
-    ] = False,
+    png: Annotated[Path | None, output()] = None,
+    every_setting: Annotated[bool, output("--all")] = False,
+    as_json: Annotated[bool, output("--json")] = False,
 ) -> None:
     """Estimate the memory, time and cost of a run before it starts.
 
     Example: `ixt plan recipes/inceptionnext_tiny.yaml --gpus 8 --device h100`
+
+    Args:
+        png: Draw the learning-rate curve into this PNG file.
+        every_setting: Also list the settings that have their defaults.
+        as_json: Print the estimate as JSON.
     """
     check_outputs(png)
     with uncollected(at_exit=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ixt.cli.app import app, say, uncollected
-from ixt.cli.options import DecoderOption, ModelOption, RawOption, advanced, grouped, output
+from ixt.cli.options import DecoderOption, ModelOption, RawOption, advanced, output
 from ixt.errors import IxtError
 from ixt.files import check_outputs
 
@@ -18,71 +18,37 @@ if TYPE_CHECKING:
     from ixt.predict import Outcome
 
 
-CheckpointArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a "
-        "checkpoint, or a weights file. With --pretrained: name of a model."
-    ),
-]
-ImagesArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="IMAGE", help="Files, folders, or quoted patterns; - for standard input."
-    ),
-]
-BatchSizeOption = Annotated[
-    int | None,
-    advanced(min=1, show_default="that of the recipe", help="Number of images per forward pass."),
-]
-
-
 @dataclass(frozen=True)
 class Output:
-    """What is printed and drawn."""
+    """What is printed and drawn.
 
-    as_json: Annotated[
-        bool,
-        output("--json", help="Print one JSON object per image."),
-    ] = False
-    as_csv: Annotated[
-        bool,
-        output("--csv", help="Print CSV, one row per image and class."),
-    ] = False
-    grid: Annotated[
-        Path | None,
-        output(help="Draw the images with their classes into this PNG file."),
-    ] = None
-    cam: Annotated[
-        Path | None,
-        output(
-            metavar="PATH",
-            help="Draw the class activation maps: which parts of an image decided. A PNG file for "
-            "all images (FILE-1.png and so on for many), or a folder for one file per image.",
-        ),
-    ] = None
+    Attributes:
+        as_json: Print one JSON object per image.
+        as_csv: Print CSV, one row per image and class.
+        grid: Draw the images with their classes into this PNG file.
+        cam: Draw the class activation maps: which parts of an image decided. A PNG file for all
+            images (FILE-1.png and so on for many), or a folder for one file per image.
+        cam_class: Class of the activation maps of --cam, by name or number.
+    """
+
+    as_json: Annotated[bool, output("--json")] = False
+    as_csv: Annotated[bool, output("--csv")] = False
+    grid: Annotated[Path | None, output()] = None
+    cam: Annotated[Path | None, output(metavar="PATH")] = None
     cam_class: Annotated[
-        str | None,
-        output(
-            metavar="CLASS",
-            show_default="the most probable class",
-            help="Class of the activation maps of --cam, by name or number.",
-        ),
+        str | None, output(metavar="CLASS", show_default="the most probable class")
     ] = None
 
 
 @app.command(rich_help_panel="Use")
-@grouped
 def predict(
-    checkpoint: CheckpointArgument,
-    images: ImagesArgument,
+    checkpoint: str,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE")],
     model: ModelOption = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Use the weights that timm publishes for a model.")
-    ] = False,
+    pretrained: bool = False,
     raw: RawOption = False,
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
-    batch_size: BatchSizeOption = None,
+    top: Annotated[int, typer.Option(min=1)] = 5,
+    batch_size: Annotated[int | None, advanced(min=1, show_default="that of the recipe")] = None,
     decoder: DecoderOption = "auto",
     *,
     output: Output,
@@ -97,13 +63,18 @@ def predict(
     user.
 
     Example: `ixt predict runs/demo demo-data/val/three --top 3 --grid three.png`
+
+    Args:
+        checkpoint: A run (its newest checkpoint; RUN@best or RUN@step-120 names another one), a
+            checkpoint, or a weights file. With --pretrained: name of a model.
+        images: Files, folders, or quoted patterns; - for standard input.
+        pretrained: Use the weights that timm publishes for a model.
+        top: Number of classes to show per image.
+        batch_size: Number of images per forward pass.
     """
     from ixt.checkpoint.weight_files import check_weights, may_name_a_model
 
-    cam = output.cam
-    check_outputs(output.grid, cam if cam is not None and cam.suffix else None)
-    if output.as_json and output.as_csv:
-        raise IxtError("--json and --csv exclude each other; give one of them")
+    _check(output)
     if pretrained and (model is not None or raw):
         raise IxtError("--pretrained takes published weights; leave out --model and --raw")
     # What is no checkpoint is refused before torch is imported, which takes seconds.
@@ -117,7 +88,6 @@ def predict(
     show = _printer(output)
     problems: list[str] = []
     with open_inputs(images) as files:
-        num_images = len(files)
         classifier = open_classifier(
             source,
             model_name=model,
@@ -126,15 +96,23 @@ def predict(
             batch_size=batch_size,
             decoder=decoder,
         )
-        album = Album(classifier, grid=output.grid, cam=cam, cam_class=output.cam_class)
+        album = Album(classifier, grid=output.grid, cam=output.cam, cam_class=output.cam_class)
         outcomes = album.watch(predict_images(classifier, files, top=top))
         size = classifier.recipe.eval.batch_size
         with memory_for(f"--batch-size {size}", "lower it"):
             show(_telling(outcomes, problems))
         for path in album.save():
             say(str(path), error=True)
-    nothing_read = len(problems) == num_images
+        nothing_read = len(problems) == len(files)
     raise typer.Exit(2 if nothing_read else 1 if problems else 0)
+
+
+def _check(output: Output) -> None:
+    """Refuse what cannot be printed or written."""
+    cam = output.cam
+    check_outputs(output.grid, cam if cam is not None and cam.suffix else None)
+    if output.as_json and output.as_csv:
+        raise IxtError("--json and --csv exclude each other; give one of them")
 
 
 def _printer(output: Output) -> Callable[[Iterable[Outcome]], None]:

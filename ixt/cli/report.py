@@ -13,14 +13,11 @@ from ixt.files import check_outputs
 
 @app.command(rich_help_panel="Use")
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Folder of a run; several are compared.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN")],
     output: Annotated[
         Path | None,
         typer.Option(
-            show_default="report.html in the run's folder, or comparison.html for several runs",
-            help="HTML file to write.",
+            show_default="report.html in the run's folder, or comparison.html for several runs"
         ),
     ] = None,
 ) -> None:
@@ -32,6 +29,10 @@ def report(
     of its run, at every evaluation.
 
     Example: `ixt report runs/inceptionnext_tiny`
+
+    Args:
+        runs: Folder of a run; several are compared.
+        output: HTML file to write.
     """
     from ixt.runs.report.files import write_report
 

@@ -18,40 +18,14 @@ if TYPE_CHECKING:
     from ixt.runs.state import RunState
 
 
-SortOption = Annotated[
-    str,
-    typer.Option(
-        metavar="KEY",
-        help="Order of the list: changed, name, state, epoch, top1 (or mAP), or a setting, e.g. "
-        "optim.lr.",
-    ),
-]
-FilterOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--filter",
-        metavar="KEY=VALUE",
-        help="Show only these runs. KEY is state (running, stopped, finished, crashed or unknown), "
-        "name (with a pattern), or a setting, e.g. optim.lr=1e-3.",
-    ),
-]
-
-
 @app.command(rich_help_panel="Train")
 def runs(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that contains the folders of runs.")
-    ] = Path("runs"),
-    sort: SortOption = "changed",
-    filters: FilterOption = None,
-    diff: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            metavar="A B", help="Compare the results and the settings of two runs instead."
-        ),
-    ] = None,
-    as_csv: Annotated[bool, output("--csv", help="Print CSV.")] = False,
-    as_json: Annotated[bool, output("--json", help="Print JSON.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path("runs"),
+    sort: Annotated[str, typer.Option(metavar="KEY")] = "changed",
+    filters: Annotated[list[str] | None, typer.Option("--filter", metavar="KEY=VALUE")] = None,
+    diff: Annotated[tuple[str, str] | None, typer.Option(metavar="A B")] = None,
+    as_csv: Annotated[bool, output("--csv")] = False,
+    as_json: Annotated[bool, output("--json")] = False,
 ) -> None:
     """List runs with their state, best score, and special settings.
 
@@ -63,6 +37,16 @@ def runs(
     defaults.
 
     Example: `ixt runs --filter state=crashed --sort top1`
+
+    Args:
+        folder: Folder that contains the folders of runs.
+        sort: Order of the list: changed, name, state, epoch, top1 (or mAP), or a
+            setting, e.g. optim.lr.
+        filters: Show only these runs. KEY is state (running, stopped, finished, crashed or
+            unknown), name (with a pattern), or a setting, e.g. optim.lr=1e-3.
+        diff: Compare the results and the settings of two runs instead.
+        as_csv: Print CSV.
+        as_json: Print JSON.
     """
     from ixt.errors import IxtError
     from ixt.runs.table import chosen, differences, find_run, find_runs, in_order

@@ -17,25 +17,13 @@ from ixt.errors import IxtError
 @app.command(rich_help_panel="Train")
 def teach(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the outputs to.")],
+    out: Annotated[Path, typer.Option(metavar="DIR")],
     data: DataOption = None,
     epochs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A:B",
-            show_default="all of the recipe",
-            help="Epochs from A to B, without B, counted from 0.",
-        ),
+        str | None, typer.Option(metavar="A:B", show_default="all of the recipe")
     ] = None,
     top: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K",
-            min=1,
-            show_default="10, or all of up to 32",
-            help="Number of most probable classes to keep of each image; all others share the rest "
-            "of the probability.",
-        ),
+        int | None, typer.Option(metavar="K", min=1, show_default="10, or all of up to 32")
     ] = None,
     overrides: SetOption = None,
 ) -> None:
@@ -46,6 +34,12 @@ def teach(
     optimizer and number of processes may differ. The same command continues a stopped one.
 
     Example: `ixt teach inceptionnext_tiny_distilled --data /data/imagenet --out teacher-cache`
+
+    Args:
+        out: Folder to write the outputs to.
+        epochs: Epochs from A to B, without B, counted from 0.
+        top: Number of most probable classes to keep of each image; all others share the rest of the
+            probability.
     """
     from ixt.recipe import find_recipe, load_recipe
 

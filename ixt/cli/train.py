@@ -22,7 +22,6 @@ from ixt.cli.options import (
     SetOption,
     advanced,
     all_overrides,
-    grouped,
 )
 
 if TYPE_CHECKING:
@@ -33,73 +32,46 @@ _machines = partial(typer.Option, rich_help_panel="Several machines")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run lies, and whether it may hold one already."""
+    """Where a run lies, and whether it may hold one already.
+
+    Attributes:
+        resume: Resume the run that --run-dir contains.
+        auto_resume: Resume the run in --run-dir if there is one, else start it.
+    """
 
     run_dir: RunDirOption = None
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run that --run-dir contains.")
-    ] = False
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume", help="Resume the run in --run-dir if there is one, else start it."
-        ),
-    ] = False
+    resume: bool = False
+    auto_resume: bool = False
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What may differ each time that a run is started or resumed."""
+    """What may differ each time that a run is started or resumed.
+
+    Attributes:
+        nodes: Number of machines that train together, or its range. Run the same command on each
+            machine.
+        rdzv_endpoint: Address of the first machine, to which all others connect.
+        rdzv_id: Rendezvous ID, if several runs share an endpoint.
+        max_restarts: How often failed processes are restarted from the newest checkpoint.
+        until: Save and stop after this step; `ixt resume` continues.
+        profile: Number of steps to profile, after three warm-up steps. The trace is written to
+            profile/ in the run's folder.
+    """
 
     num_processes: ProcessesOption = None
     overrides: SetOption = None
-    nodes: Annotated[
-        str | None,
-        _machines(
-            metavar="N|MIN:MAX",
-            help="Number of machines that train together, or its range. Run the same command on "
-            "each machine.",
-        ),
-    ] = None
-    rdzv_endpoint: Annotated[
-        str | None,
-        _machines(
-            metavar="HOST:PORT", help="Address of the first machine, to which all others connect."
-        ),
-    ] = None
-    rdzv_id: Annotated[
-        str | None,
-        _machines(metavar="ID", help="Rendezvous ID, if several runs share an endpoint."),
-    ] = None
+    nodes: Annotated[str | None, _machines(metavar="N|MIN:MAX")] = None
+    rdzv_endpoint: Annotated[str | None, _machines(metavar="HOST:PORT")] = None
+    rdzv_id: Annotated[str | None, _machines(metavar="ID")] = None
     max_restarts: Annotated[
-        int | None,
-        _machines(
-            min=0,
-            show_default="3 for a range of machines, else 0",
-            help="How often failed processes are restarted from the newest checkpoint.",
-        ),
+        int | None, _machines(min=0, show_default="3 for a range of machines, else 0")
     ] = None
-    until: Annotated[
-        int | None,
-        typer.Option(
-            metavar="STEP",
-            min=1,
-            help="Save and stop after this step; `ixt resume` continues.",
-        ),
-    ] = None
-    profile: Annotated[
-        int,
-        advanced(
-            metavar="STEPS",
-            min=0,
-            help="Number of steps to profile, after three warm-up steps. The trace is written to "
-            "profile/ in the run's folder.",
-        ),
-    ] = 0
+    until: Annotated[int | None, typer.Option(metavar="STEP", min=1)] = None
+    profile: Annotated[int, advanced(metavar="STEPS", min=0)] = 0
 
 
 @app.command(rich_help_panel="Train")
-@grouped
 def train(
     recipe: RecipeArgument, data: DataOption = None, *, folder: RunFolder, execution: Execution
 ) -> None:
@@ -115,27 +87,11 @@ def train(
 
 
 @app.command(rich_help_panel="Train")
-@grouped
 def finetune(
     recipe: RecipeArgument,
-    source: Annotated[
-        Path,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Weights to start from: a run (its newest checkpoint; RUN@best or RUN@step-120 "
-            "names another one), a checkpoint, or a weights file.",
-        ),
-    ],
+    source: Annotated[Path, typer.Option("--from", metavar="WEIGHTS")],
     data: DataOption = None,
-    match_by_order: Annotated[
-        bool,
-        advanced(
-            "--match-by-order",
-            help="If the tensors in the file have other names, match them by their order. All "
-            "shapes must agree.",
-        ),
-    ] = False,
+    match_by_order: Annotated[bool, advanced()] = False,
     *,
     folder: RunFolder,
     execution: Execution,
@@ -146,14 +102,19 @@ def finetune(
 
     Example: `ixt finetune recipes/inceptionnext_base_384.yaml --from runs/inceptionnext_base
     --data /data/imagenet`
+
+    Args:
+        source: Weights to start from: a run (its newest checkpoint; RUN@best or RUN@step-120 names
+            another one), a checkpoint, or a weights file.
+        match_by_order: If the tensors in the file have other names, match them by their order. All
+            shapes must agree.
     """
     _train_named(recipe, data, folder, execution, source, match_by_order)
 
 
 @app.command(rich_help_panel="Train")
-@grouped
 def resume(
-    run: Annotated[Path, typer.Argument(help="Folder of the run, or its URL in a bucket.")],
+    run: Path,
     data: DataOption = None,
     *,
     execution: Execution,
@@ -173,6 +134,9 @@ def resume(
     schedule.cooldown_epochs adds epochs at the end.
 
     Example: `ixt resume runs/inceptionnext_tiny --num-processes 4`
+
+    Args:
+        run: Folder of the run, or its URL in a bucket.
     """
     from ixt.files import as_url
 

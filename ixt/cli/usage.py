@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from ixt.cli.help import command_name
 from ixt.errors import printable
 
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<words>.*)\)")
@@ -38,7 +37,7 @@ def usage_line(error: typer.TyperException) -> str:
 
 def _problem(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
-    command = command_name(context) if context is not None else "ixt"
+    command = context.command_path if context is not None else "ixt"
     see = f"; see `{command} --help`" if context is not None else ""
     if hasattr(error, "possibilities"):
         near = error.possibilities

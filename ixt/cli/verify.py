@@ -14,35 +14,11 @@ from ixt.files import check_outputs, write_json
 
 @app.command(rich_help_panel="Use")
 def verify(
-    path: Annotated[
-        Path, typer.Argument(help="A run, a checkpoint (or RUN@best), a packed set, or an export.")
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Compare these images with those of the run or of the packed set."
-        ),
-    ] = None,
-    replay: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Train N windows of a run again (the steps between two checkpoints) in a "
-            "temporary folder, and compare the weights: bit for bit with the same software and "
-            "hardware, else within bounds.",
-        ),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="KEY",
-            help="Check the signature of an export with this public key, a PEM file.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the findings to this file, as JSON.")
-    ] = None,
+    path: Path,
+    data: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+    replay: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    key: Annotated[Path | None, typer.Option(metavar="KEY")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Check that the files of a run or an export are unchanged.
 
@@ -51,6 +27,15 @@ def verify(
     or a window cannot be trained on this machine.
 
     Example: `ixt verify runs/inceptionnext_tiny --data /data/imagenet`
+
+    Args:
+        path: A run, a checkpoint (or RUN@best), a packed set, or an export.
+        data: Compare these images with those of the run or of the packed set.
+        replay: Train N windows of a run again (the steps between two checkpoints) in a temporary
+            folder, and compare the weights: bit for bit with the same software and hardware, else
+            within bounds.
+        key: Check the signature of an export with this public key, a PEM file.
+        json_file: Write the findings to this file, as JSON.
     """
     check_outputs(json_file)
     from ixt.runs.verify import verify as find

@@ -23,7 +23,7 @@ from ixt.checkpoint.weight_files import Kind
 from ixt.checkpoint.weights import Weights
 from ixt.errors import CheckpointError
 from ixt.images.index import Index
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.decode.base import Decoder, Request
 from ixt.pipeline.eval_loader import View
 from ixt.recipe import Recipe

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ixt.distributed.engine.shards import are_cut
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.monitor import activity
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.eval_loader import EvalBatch, EvalLoader
 from ixt.recipe import Recipe
 

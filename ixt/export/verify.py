@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ixt.errors import DataError
 from ixt.images.hold_out import load_split
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.decode.base import Request
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.plan.crop import eval_crops

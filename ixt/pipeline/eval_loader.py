@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.index import Index
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.decode.base import Decoded, Decoder, Request
 from ixt.pipeline.decode.thread_pool import one_torch_thread

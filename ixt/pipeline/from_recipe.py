@@ -147,7 +147,15 @@ def build_decoder(recipe: Recipe, index: Index, device: torch.device) -> Decoder
     Raises:
         DataError: it is not installed, or a setting of the section has no effect on this device.
     """
-    return _build_decoder(recipe, recipe.data.decoder, device, _gpu_decoding(recipe, index))
+    data = recipe.data
+    return make_decoder(
+        data.decoder,
+        device=device,
+        num_threads=data.num_threads or cores_per_process(),
+        prefetch=data.prefetch_batches,
+        on_error=data.on_error,
+        gpu=GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index)),
+    )
 
 
 def build_chosen_decoder(
@@ -162,30 +170,10 @@ def build_chosen_decoder(
     Raises:
         DataError: it is not installed.
     """
-    kind = resolve_decoder(kind)
-    acts = kind == "dali" and device.type == "cuda"
-    return _build_decoder(
-        recipe, kind, device, _gpu_decoding(recipe, index) if acts else GpuDecoding()
-    )
-
-
-def _build_decoder(
-    recipe: Recipe, kind: DecoderKind, device: torch.device, gpu: GpuDecoding
-) -> Decoder:
-    data = recipe.data
-    return make_decoder(
-        kind,
-        device=device,
-        num_threads=data.num_threads or cores_per_process(),
-        prefetch=data.prefetch_batches,
-        on_error=data.on_error,
-        gpu=gpu,
-    )
-
-
-def _gpu_decoding(recipe: Recipe, index: Index) -> GpuDecoding:
-    data = recipe.data
-    return GpuDecoding(data.decode_device, data.hw_decoder_load, _large_size(index))
+    own: dict[str, object] = {"decoder": resolve_decoder(kind)}
+    if own["decoder"] != "dali" or device.type != "cuda":
+        own |= {"decode_device": "auto", "hw_decoder_load": 0.0}
+    return build_decoder(recipe.with_(data=own), index, device)
 
 
 def _large_size(index: Index) -> tuple[int, int]:

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from ixt.errors import DataError
 from ixt.images.index import Index
-from ixt.pipeline.augment import (
-    apply_augmix,
-    apply_policy,
-    low_frequencies,
-    normalise,
-    reflect_shift,
-)
+from ixt.pipeline.augment.augmix import apply_augmix
 from ixt.pipeline.augment.erasing import erase
+from ixt.pipeline.augment.frequencies import low_frequencies
+from ixt.pipeline.augment.layers import apply_policy
 from ixt.pipeline.augment.mixing import mix_images, mix_targets, smooth_targets
+from ixt.pipeline.augment.normalise import normalise
+from ixt.pipeline.augment.shift import reflect_shift
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.batch_memory import BatchMemory
 from ixt.pipeline.decode.base import Decoded, Decoder, Request

@@ -6,6 +6,7 @@ The libraries are not imported here: which of them is installed differs from mac
 from __future__ import annotations
 
 from http.client import HTTPException
+from typing import Literal
 
 from ixt.storage.urls import scheme_of, service_of
 
@@ -15,8 +16,8 @@ _LIBRARIES = frozenset(
      "huggingface_hub", "requests", "s3fs")
 )  # fmt: skip
 _STATUS_NAMES = {"azure": "status_code", "gcsfs": "code", "aiohttp": "status"}
-_TRANSIENT = frozenset((408, 425, 429))
-_CONFLICT = 409  # S3: another writer creates the same object at this moment
+# 409 is of S3: another writer creates the same object at this moment, so who wins is not known yet.
+_TRANSIENT = frozenset((408, 409, 425, 429))
 _CHANGED = 412
 _LOST = ("ConnectionError", "HTTPClientError", "ServiceRequestError", "ServiceResponseError",
          "ClientConnectionError", "ClientPayloadError", "TransportError", "IncompleteReadError",
@@ -28,6 +29,11 @@ _REGION = (
     "IllegalLocationConstraint",
     "region",
 )
+
+
+Verdict = Literal["condition failed", "missing", "again", "final"]
+"""What an error means: an object exists, or is another one; it or its bucket is not there; another
+attempt may succeed; or none will."""
 
 
 def is_of_a_cloud(error: Exception) -> bool:
@@ -70,30 +76,18 @@ def _own_status(error: BaseException) -> int | None:
     return int(status) if status.isdigit() else None
 
 
-def is_transient(error: Exception, status: int | None) -> bool:
-    """Whether another attempt may succeed."""
+def judge(error: Exception, status: int | None) -> Verdict:
+    """Whether another attempt may succeed, and if not, why."""
+    if isinstance(error, FileExistsError) or status == _CHANGED:
+        return "condition failed"
     if status is not None:
-        return status >= 500 or status in _TRANSIENT
+        again = status >= 500 or status in _TRANSIENT
+        return "again" if again else "missing" if status == 404 else "final"
+    if isinstance(error, FileNotFoundError):
+        return "missing"
     names = {kind.__name__ for kind in type(error).__mro__}
-    if not names.isdisjoint(_LOST):
-        return True
-    lasting = FileNotFoundError | PermissionError | FileExistsError
-    return isinstance(error, OSError | HTTPException) and not isinstance(error, lasting)
-
-
-def is_missing(error: Exception, status: int | None) -> bool:
-    """Whether the object, or its bucket, is not there."""
-    return status == 404 or (status is None and isinstance(error, FileNotFoundError))
-
-
-def is_taken(error: Exception, status: int | None) -> bool:
-    """Whether a condition on the object was not met: it exists, or is another one."""
-    return isinstance(error, FileExistsError) or status == _CHANGED
-
-
-def is_conflict(error: Exception, status: int | None) -> bool:
-    """Whether another writer is about to create the same object: who wins is not known yet."""
-    return status == _CONFLICT and not isinstance(error, FileExistsError)
+    lost = not names.isdisjoint(_LOST) or isinstance(error, OSError | HTTPException)
+    return "again" if lost and not isinstance(error, PermissionError) else "final"
 
 
 def explain(url: str, error: Exception, status: int | None) -> str:
@@ -107,7 +101,7 @@ def explain(url: str, error: Exception, status: int | None) -> str:
         )
     if status in (401, 403) or any(word in text.lower() for word in _CREDENTIALS):
         return f"access denied ({text}); set {service.credentials}, of a user who may do this"
-    if is_missing(error, status):
+    if judge(error, status) == "missing":
         return f"no such object or bucket ({text}); check the URL and {service.endpoint}"
     return text
 

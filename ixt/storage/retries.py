@@ -73,10 +73,11 @@ def forget_outage() -> None:
 
 def _wait_or_raise(url: str, attempt: int, error: Exception) -> None:
     status = failures.status_of(error)
-    if failures.is_taken(error, status):
+    verdict = failures.judge(error, status)
+    if verdict == "condition failed":
         raise ConditionFailed(url) from error
-    if not failures.is_transient(error, status) and not failures.is_conflict(error, status):
-        kind = MissingObject if failures.is_missing(error, status) else StorageError
+    if verdict != "again":
+        kind = MissingObject if verdict == "missing" else StorageError
         raise kind(f"{url}: {failures.explain(url, error, status)}") from error
     longest_s = min(POLICY.first_wait_s * 2 ** (attempt - 1), POLICY.longest_wait_s)
     wait_s = random.uniform(0.5, 1.0) * longest_s

@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
-from ixt.pipeline.augment import apply_augmix, apply_policy, normalise
+from ixt.pipeline.augment.augmix import apply_augmix
 from ixt.pipeline.augment.erasing import erase
+from ixt.pipeline.augment.layers import apply_policy
 from ixt.pipeline.augment.mixing import mix_images
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.augment.warp import GEOMETRIC
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
 from ixt.pipeline.plan.erasing import draw_boxes
 from ixt.pipeline.plan.mixing import draw_mix
-from ixt.pipeline.plan.policy import Frame, Op, OpTable, draw_policy, parse_policy
+from ixt.pipeline.plan.policy import draw_policy, parse_policy
+from ixt.pipeline.plan.policy.ops import Frame, Op, OpTable
 from ixt.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, COUNT, FILL = 224, 32, (124, 116, 104)

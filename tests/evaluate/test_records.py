@@ -12,7 +12,7 @@ from ixt.evaluate.accuracy import accuracy
 from ixt.evaluate.inference import Contender, examine, take_records
 from ixt.evaluate.records import Records, fill, gather, new_table, record_rows
 from ixt.images.index import load_index, target_labels
-from ixt.pipeline.augment import normalise
+from ixt.pipeline.augment.normalise import normalise
 from ixt.pipeline.decode.factory import make_decoder
 from ixt.pipeline.eval_loader import EvalLoader, View
 from ixt.recipe import Recipe

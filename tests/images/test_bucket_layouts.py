@@ -32,7 +32,6 @@ from ixt.storage.filesystems import filesystem_of
 from ixt.tools.check.folder import check_folder
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.tools.pack.to_bucket import pack_to_bucket
 
 pytest.importorskip("s3fs")
 needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs pyarrow")
@@ -243,7 +242,7 @@ def test_data_check_names_what_is_broken_in_a_bucket(
     assert with_url.breaking == on_disk.breaking
     assert len(with_url.breaking) == 1
     assert with_url.findings == on_disk.findings
-    assert [one.num_read for one in with_url.splits] == [15, 18]
+    assert [one.num_read for one in with_url.surveys] == [15, 18]
 
 
 def objects_below(url: str) -> dict[str, bytes]:
@@ -256,7 +255,7 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     root = pack(folder, tmp_path / "out", PackOptions(shard_bytes=12_000)).root
     words = ["data", "pack", str(folder), "--to", "s3://layouts/packed"]
     url = "s3://layouts/packed"
-    assert pack_to_bucket(folder, url, PackOptions(shard_bytes=12_000)).num_written == 16
+    assert pack(folder, url, PackOptions(shard_bytes=12_000)).num_written == 16
     visible = {n: data for n, data in objects_below(url).items() if "/." not in n}
     files = [path for path in Path(root).rglob("*") if path.is_file()]
     assert visible == {str(path.relative_to(root)): path.read_bytes() for path in files}
@@ -264,7 +263,7 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     for name in objects.list_objects(url):
         if "index/" in name or "val-00003" in name:
             objects.delete_object(f"{url}/{name}")
-    assert pack_to_bucket(folder, url, PackOptions(shard_bytes=12_000)).num_written == 1
+    assert pack(folder, url, PackOptions(shard_bytes=12_000)).num_written == 1
     assert {n: data for n, data in objects_below(url).items() if "/." not in n} == visible
     assert tar_sets.contents(load_index(url, "val")) == tar_sets.contents(load_index(root, "val"))
     other = CliRunner().invoke(app, words)
@@ -277,6 +276,8 @@ def test_a_set_packed_into_a_bucket_is_the_set_packed_on_a_disk(
     assert "is not empty and no packed set" in str(occupied.exception)
     both = CliRunner().invoke(app, [*words, str(tmp_path)])
     assert (both.exit_code, "either a folder OUT or --to URL" in both.output) == (2, True)
+    path = CliRunner().invoke(app, [*words[:-1], str(tmp_path)])
+    assert "is not the URL of a bucket; give one as s3://" in str(path.exception)
 
 
 def refused(url: str, split: Split = "train") -> str:

@@ -191,8 +191,8 @@ def test_a_list_is_checked_and_packed_as_the_folder(folder: Path, tmp_path: Path
     both = [(path, name, split) for split in SPLITS for path, name in rows_of(folder, split)]
     path = write_list(tmp_path / "lists" / "all.csv", both, "path,label,split")
     report = check_folder(path)
-    assert [summary.folder for summary in report.splits] == ["all.csv:train", "all.csv:val"]
-    assert [one.num_read for one in check_folder(path).splits] == [0, 0]
+    assert [one.index.name for one in report.surveys] == ["all.csv:train", "all.csv:val"]
+    assert [one.num_read for one in check_folder(path).surveys] == [0, 0]
     kinds = sorted(str(finding.kind) for finding in report.findings)
     assert kinds == sorted(str(finding.kind) for finding in check_folder(folder).findings)
     assert {finding.path for finding in report.findings} <= {path for path, *_ in both}

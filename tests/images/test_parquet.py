@@ -87,7 +87,7 @@ def test_a_parquet_set_is_checked_as_the_folder(folder: Path, tmp_path: Path) ->
     found, reference = check_folder(root), check_folder(folder)
     kinds = [sorted(str(finding.kind) for finding in r.findings) for r in (found, reference)]
     assert kinds[0] == kinds[1]
-    assert [one.num_read for one in check_folder(root).splits] == [0, 0]
+    assert [one.num_read for one in check_folder(root).surveys] == [0, 0]
 
 
 def test_a_bad_parquet_set_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import RandomCrop
 from torchvision.transforms import functional as tvf
 
-from ixt.pipeline.augment import reflect_shift
+from ixt.pipeline.augment.shift import reflect_shift
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR, eval_crops, simple_crops, train_crops
 
 SIZES = np.array([[375, 500], [500, 375], [333, 500], [257, 2000], [224, 224]], np.int32)

@@ -16,7 +16,7 @@ from ixt.errors import MissingObject, StorageError
 from ixt.images.index import load_index
 from ixt.storage import objects, retries
 from ixt.tools.pack.layout import PackOptions
-from ixt.tools.pack.to_bucket import pack_to_bucket
+from ixt.tools.pack.pack import pack
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,7 +98,7 @@ def test_images_are_those_of_the_disk(bucket: str, folder: Path, tmp_path: Path)
     for name, root in made.items():
         for path in (path for path in root.rglob("*") if path.is_file()):
             objects.write_file(path, f"{bucket}/{name}/{path.relative_to(root)}")
-    pack_to_bucket(f"{bucket}/folder", f"{bucket}/packed", PackOptions(shard_bytes=12_000))
+    pack(f"{bucket}/folder", f"{bucket}/packed", PackOptions(shard_bytes=12_000))
     for split in ("train", "val"):
         reference = load_index(folder, split)
         for name in ("folder", "shards", "packed"):

@@ -165,7 +165,7 @@ def test_a_sound_folder_is_clean(sound: Path) -> None:
     report = check_folder(sound)
     assert report.findings == ()
     assert report.breaking == ()
-    assert [(s.folder, s.num_images, s.num_read) for s in report.splits] == [
+    assert [(s.index.name, len(s.index), s.num_read) for s in report.surveys] == [
         ("train", 2, 2),
         ("val", 2, 2),
     ]
@@ -240,7 +240,7 @@ def test_a_file_replaced_behind_the_index_is_outdated(sound: Path) -> None:
 def test_only_changed_files_are_read_again(broken: Path) -> None:
     first = check_folder(broken)
     again = check_folder(broken)
-    assert [split.num_read for split in again.splits] == [0, 0]
+    assert [split.num_read for split in again.surveys] == [0, 0]
     assert again.findings == first.findings
     path = broken / "train" / "b" / "half.JPEG"
     status = path.stat()
@@ -248,7 +248,7 @@ def test_only_changed_files_are_read_again(broken: Path) -> None:
     path.with_name("new").write_bytes(mended[: status.st_size].ljust(status.st_size, b"\0"))
     os.utime(path.with_name("new"), ns=(status.st_atime_ns, status.st_mtime_ns))
     path.with_name("new").rename(path)  # same length and time, another inode
-    assert [split.num_read for split in check_folder(broken).splits] == [1, 0]
+    assert [split.num_read for split in check_folder(broken).surveys] == [1, 0]
 
 
 def test_an_interrupted_check_continues_where_it_stopped(
@@ -265,7 +265,7 @@ def test_an_interrupted_check_continues_where_it_stopped(
         check_folder(
             root, splits=("train",), progress=lambda name: nullcontext(interrupt), num_threads=1
         )
-    (split,) = check_folder(root, splits=("train",)).splits
+    (split,) = check_folder(root, splits=("train",)).surveys
     assert split.num_read == 1437 - 640
 
 
@@ -388,19 +388,19 @@ def test_images_in_tars_are_checked_as_those_in_folders(
         for path, kinds in kinds_by_path(report).items()
     }
     assert shown == kinds_by_path(folder)
-    assert [len(report.breaking), report.splits[0].num_read] == [6, 8]
+    assert [len(report.breaking), report.surveys[0].num_read] == [6, 8]
     again = check_folder(tmp_path / "tars")
-    assert [split.num_read for split in again.splits] == [0, 0]
+    assert [split.num_read for split in again.surveys] == [0, 0]
     assert again.findings == report.findings
 
 
 def test_the_two_downloaded_tars_are_remembered_apart(tmp_path: Path) -> None:
     make_tars(tmp_path)
     first, again = check_folder(tmp_path), check_folder(tmp_path)
-    assert [split.num_read for split in first.splits] == [34, 24]
-    assert [split.num_read for split in again.splits] == [0, 0]
+    assert [split.num_read for split in first.surveys] == [34, 24]
+    assert [split.num_read for split in again.surveys] == [0, 0]
     names = ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"]
-    assert [split.folder for split in again.splits] == names
+    assert [split.index.name for split in again.surveys] == names
     stats = split_stats(load_index(tmp_path, "val"), split="val")
     assert (stats.folder, stats.num_images) == (names[1], 24)
     (tmp_path / names[1]).unlink()
@@ -457,7 +457,7 @@ def test_a_bit_that_flips_after_a_check_shows_beside_a_manifest(
     assert first.manifest == f"{manifest}: 4 checksums written; give it again to compare with them"
     again = check_folder(root, manifest=manifest)
     assert (again.findings, again.manifest) == ((), f"{manifest}: 4 checksums compared")
-    assert [split.num_read for split in again.splits] == [2, 2]
+    assert [split.num_read for split in again.surveys] == [2, 2]
     (source,) = load_index(root, "train").ranges([0])
     flip_within(Path(source.path), source.offset + 5000)
     assert check_folder(root).findings == ()  # nothing says that the file has changed
@@ -520,7 +520,7 @@ def test_a_damaged_memory_of_the_last_check_is_written_anew(sound: Path) -> None
         content[: len(content) // 2],
     ):
         file.write_bytes(damaged)
-        assert [split.num_read for split in check_folder(sound).splits] == [2, 0]
+        assert [split.num_read for split in check_folder(sound).surveys] == [2, 0]
 
 
 def test_neither_tars_nor_buckets_are_taken_apart(broken: Path, tmp_path: Path) -> None:

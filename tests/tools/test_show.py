@@ -23,7 +23,7 @@ from ixt.pipeline.loader import TrainLoader
 from ixt.pipeline.plan.crop import eval_crops
 from ixt.pipeline.plan.plan import Planner, build_planner
 from ixt.recipe import Recipe, dump_recipe
-from ixt.tools.show.from_loaders import eval_samples, train_samples
+from ixt.tools.show.from_loaders import take_samples
 from ixt.tools.show.grid import caption, draw_grid
 from ixt.tools.show.sample import Sample, row_numbers
 from ixt.tools.show.table import flatten, print_samples
@@ -42,13 +42,13 @@ def planner(tiny: Recipe, index: Index) -> Planner:
 
 
 @pytest.fixture
-def shown(tiny: Recipe, index: Index) -> list[Sample]:
+def shown(tiny: Recipe, digits: Path) -> list[Sample]:
     """Eight samples of the second mixing group of epoch 3."""
-    return train_samples(index, tiny, epoch=3, position=70, count=8)
+    return take_samples(digits, "train", tiny, 3, position=70, count=8)
 
 
 def test_a_sample_is_bit_for_bit_what_training_gets(
-    tiny: Recipe, index: Index, planner: Planner
+    tiny: Recipe, index: Index, planner: Planner, digits: Path
 ) -> None:
     # One of two processes, with micro-batches of two mixing groups.
     recipe = tiny.with_(augment={"mixing_group": 32, "mix_prob": 0.7})
@@ -60,7 +60,7 @@ def test_a_sample_is_bit_for_bit_what_training_gets(
     # Update 2 takes positions 512 to 767; of them this process has 576 to 639 first.
     batch = next(loader.epoch(5, first_update=2))
     decoder.close()
-    samples = train_samples(index, recipe, epoch=5, position=570, count=75)
+    samples = take_samples(digits, "train", recipe, 5, position=570, count=75)
     mine = [sample for sample in samples if 576 <= sample.position < 640]
     assert len(mine) == 64
     assert torch.equal(torch.stack([sample.image for sample in mine]), batch.images)
@@ -77,7 +77,7 @@ def test_an_evaluation_sample_is_bit_for_bit_what_the_evaluation_gets(
     labels = target_labels(index, index.classes)
     loader = EvalLoader(index, labels, decoder, tiny, device=CPU, rank=1, world_size=3)
     (batch,) = loader
-    samples = eval_samples(index, tiny, position=118, count=4)
+    samples = take_samples(digits, "val", tiny, 0, position=118, count=4)
     assert torch.equal(torch.stack([s.image for s in samples[2:]]), batch.images[:2])
     assert [s.label for s in samples[2:]] == batch.labels[:2].tolist()
     # The grey levels before normalisation come back exactly.
@@ -137,9 +137,9 @@ def test_any_table_of_a_plan_becomes_numbers() -> None:
     assert flatten(nested) == {"a.b": "[1 2.5] [yes x]", "c": "0.3333"}
 
 
-def test_the_chains_of_augmix_become_plain_data(tiny: Recipe, index: Index) -> None:
+def test_the_chains_of_augmix_become_plain_data(tiny: Recipe, digits: Path) -> None:
     recipe = tiny.with_(augment={"policy": "augmix-m3-w3"})
-    (sample,) = train_samples(index, recipe, epoch=0, position=0, count=1)
+    (sample,) = take_samples(digits, "train", recipe, 0, position=0, count=1)
     chains = json.loads(json.dumps(sample.row()))["augmix"]["chains"]
     assert len(chains) == 3 and all(isinstance(op, str) for chain in chains for op in chain["op"])
     console = Console(file=io.StringIO(), width=80)
@@ -193,15 +193,15 @@ def test_a_damaged_file_is_shown_as_left_out(tiny: Recipe, digits: Path, tmp_pat
     shutil.copytree(digits / "val", root / "val")
     path = sorted((root / "val" / "eight").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-40])
-    (sample,) = eval_samples(load_index(root, "val"), tiny, position=0, count=1)
+    (sample,) = take_samples(root, "val", tiny, 0, position=0, count=1)
     assert sample.problem is not None and str(path) in sample.problem
     assert set(sample.pixels.ravel()) == {128}
     draw_grid([sample], "t", originals=True)
 
 
-def test_positions_end_with_the_last_whole_group(tiny: Recipe, index: Index) -> None:
+def test_positions_end_with_the_last_whole_group(tiny: Recipe, index: Index, digits: Path) -> None:
     with pytest.raises(DataError) as caught:
-        train_samples(index, tiny, epoch=0, position=1400, count=10)
+        take_samples(digits, "train", tiny, 0, position=1400, count=10)
     assert str(caught.value) == (
         f"{index.folder}: holds 1437 images, 1408 in whole mixing groups of 64, so positions end "
         "at 1407; 1400 to 1409 were asked for"

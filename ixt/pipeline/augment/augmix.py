@@ -11,7 +11,7 @@ from ixt.pipeline.augment.chunks import rows_at_once
 from ixt.pipeline.augment.colour import blend
 from ixt.pipeline.augment.layers import apply_policy
 from ixt.pipeline.augment.upload import upload
-from ixt.pipeline.plan.policy import AugMixTable
+from ixt.pipeline.plan.policy.augmix import AugMixTable
 
 
 def apply_augmix(images: Tensor, table: AugMixTable, fill: tuple[int, ...]) -> Tensor:

@@ -33,7 +33,7 @@ from ixt.pipeline.augment.levels import (
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.augment.warp import GEOMETRIC, warp
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
-from ixt.pipeline.plan.policy import Op, OpTable
+from ixt.pipeline.plan.policy.ops import Op, OpTable
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]

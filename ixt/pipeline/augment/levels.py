@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ixt.pipeline.augment.colour import blend, factors
 from ixt.pipeline.augment.upload import upload
-from ixt.pipeline.plan.policy import Op
+from ixt.pipeline.plan.policy.ops import Op
 
 Floats = NDArray[np.float64]
 

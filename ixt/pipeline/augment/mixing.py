@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ixt.pipeline.augment import rows_at_once
+from ixt.pipeline.augment.chunks import rows_at_once
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.plan.mixing import MixTable
 

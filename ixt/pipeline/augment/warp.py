@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ixt.pipeline.augment.upload import upload
 from ixt.pipeline.plan.crop import BICUBIC
-from ixt.pipeline.plan.policy import Op
+from ixt.pipeline.plan.policy.ops import Op
 
 Floats = NDArray[np.float64]
 

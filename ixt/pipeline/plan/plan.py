@@ -17,17 +17,10 @@ from ixt.pipeline.plan.crop import FILTERS, Crops, simple_crops, train_crops
 from ixt.pipeline.plan.erasing import EraseBoxes, draw_boxes
 from ixt.pipeline.plan.hashing import Draw, hash64
 from ixt.pipeline.plan.mixing import MixTable, draw_mix
-from ixt.pipeline.plan.policy import (
-    AugMixTable,
-    Frame,
-    Jitter,
-    OpTable,
-    Policy,
-    draw_jitter,
-    draw_policy,
-    join_layers,
-    parse_policy,
-)
+from ixt.pipeline.plan.policy import Policy, draw_policy, parse_policy
+from ixt.pipeline.plan.policy.augmix import AugMixTable
+from ixt.pipeline.plan.policy.jitter import Jitter, draw_jitter
+from ixt.pipeline.plan.policy.ops import Frame, OpTable, join_layers
 from ixt.pipeline.plan.sampling import resampled
 from ixt.recipe import Augment, Recipe
 

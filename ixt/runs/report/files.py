@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ixt.errors import DataError
-from ixt.files import published, reason, write_text
+from ixt.files import published, reason, replace_text, write_text
 from ixt.runs.report.curves import draw_curves
 from ixt.runs.report.folder import RunFolder, read_run
 from ixt.runs.report.page import comparison_html, mistake_lines, run_html, target_lines
@@ -17,18 +17,6 @@ from ixt.runs.report.pictures import draw_sheet
 REPORT = "report.html"
 COMPARISON = Path("comparison.html")
 _FILES = "report"
-
-
-def publish(path: Path, text: str, *, unique: bool = False) -> None:
-    """Give a file new content, in UTF-8.
-
-    `unique`: write under a name of this call's own, since a run may write meanwhile.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with published(path, unique=unique) as beside:
-        beside.write_bytes(text.encode())
 
 
 def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
@@ -59,7 +47,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
         return output
     page = place = run_dir / REPORT
     try:
-        publish(page, run_html(run), unique=True)
+        replace_text(page, run_html(run), unique=True)
         place = run_dir / _FILES
         write_files(run, unique=True)
     except OSError as error:
@@ -72,7 +60,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
 def write_files(run: RunFolder, *, unique: bool = False) -> dict[str, Image.Image]:
     """Write curves as SVG and pictures as PNG files into report/ of a run; give the pictures.
 
-    On `unique` see `publish`.
+    On `unique` see `published`: a run may write meanwhile.
 
     Raises:
         OSError: one cannot be written.
@@ -81,7 +69,7 @@ def write_files(run: RunFolder, *, unique: bool = False) -> dict[str, Image.Imag
     folder.mkdir(exist_ok=True)
     for drawing in draw_curves([run]):
         name = drawing.title.lower().replace(" ", "_").replace("-", "")
-        publish(folder / f"{name}.svg", drawing.svg, unique=unique)
+        replace_text(folder / f"{name}.svg", drawing.svg, unique=unique)
     sheets = _sheets(run)
     for name, sheet in sheets.items():
         with published(folder / f"{name}.png", unique=unique) as beside:

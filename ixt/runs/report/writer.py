@@ -15,11 +15,11 @@ from typing_extensions import override
 
 from ixt.errors import IxtError, first_line
 from ixt.evaluate.records import Records
-from ixt.files import reason
+from ixt.files import reason, replace_text
 from ixt.pipeline.loader import Batch
 from ixt.recipe import dump_recipe
 from ixt.runs.report.evaluation import EVALUATION, summarise
-from ixt.runs.report.files import REPORT, publish, write_files
+from ixt.runs.report.files import REPORT, write_files
 from ixt.runs.report.first_batch import FIRST_BATCH, take_first
 from ixt.runs.report.folder import RunFolder, read_run
 from ixt.runs.report.page import run_html
@@ -55,7 +55,7 @@ class ReportWriter(RunReport):
         found = summarise(records, run.eval_loader, run.class_names, step, averaged)
         _keep(run, EVALUATION, found.model_dump_json())
         folder = read_run(run.run_dir)
-        publish(run.run_dir / REPORT, run_html(folder))
+        replace_text(run.run_dir / REPORT, run_html(folder))
         self._add(folder, step)
 
     def _add(self, folder: RunFolder, step: int) -> None:
@@ -88,7 +88,7 @@ def _keep(run: Run, name: str, text: str) -> None:
     """Write a file of what the report needs."""
     path = run.run_dir / name
     path.parent.mkdir(exist_ok=True)
-    publish(path, text)
+    replace_text(path, text)
 
 
 def _find_board(accelerator: Accelerator) -> Any:

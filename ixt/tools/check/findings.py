@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from PIL import Image
 
@@ -22,6 +22,8 @@ from ixt.tools.check.facts import Colour, Facts, Fault
 from ixt.tools.check.survey import Survey
 
 Severity = Literal["breaks training", "note"]
+_BREAKS: Severity = "breaks training"
+_NOTE: Severity = "note"
 
 TINY_PIXELS = 32
 """A shorter side below this is tiny: a crop of it is mostly interpolation."""
@@ -30,73 +32,48 @@ HUGE_PIXELS = 50_000_000
 
 
 class Kind(StrEnum):
-    """What a file can be found to be."""
+    """What a file can be found to be, with severity and explanation, in the order of the report."""
 
-    EMPTY = "empty"
-    TRUNCATED = "truncated"
-    UNDECODABLE = "undecodable"
-    NOT_IMAGE = "not an image"
-    UNREADABLE = "unreadable"
-    ALTERED = "altered"
-    CHANGED = "changed"
-    MISSING = "missing"
-    INDEX = "index damaged"
-    OUTDATED = "index outdated"
-    UNKNOWN_CLASS = "class only in val"
-    EMPTIED = "class emptied"
-    CORRUPT = "corrupt"
-    LEAK = "in train and val"
-    CONFLICT = "duplicate, other class"
-    DUPLICATE = "duplicate, same class"
-    MISTYPED = "mistyped"
-    CMYK = "CMYK"
-    GREY = "grey"
-    ROTATED = "EXIF-rotated"
-    TINY = "tiny"
-    HUGE = "huge"
-    UNLISTED = "not in manifest"
-    IGNORED = "ignored"
+    severity: Severity
+    meaning: str
+
+    def __new__(cls, value: str, severity: Severity, meaning: str) -> Self:
+        """A kind by its name, with what is known of it."""
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.severity, kind.meaning = severity, meaning
+        return kind
+
+    EMPTY = "empty", _BREAKS, "zero bytes"
+    TRUNCATED = "truncated", _BREAKS, "the file ends before the picture does"
+    UNDECODABLE = "undecodable", _BREAKS, "no decoder gets through"
+    NOT_IMAGE = "not an image", _BREAKS, "of no image format, whatever its name"
+    UNREADABLE = "unreadable", _BREAKS, "missing, not permitted, or no file"
+    ALTERED = "altered", _BREAKS, "not the bytes that were packed; copy its tar again"
+    CHANGED = "changed", _BREAKS, "not the bytes that the manifest lists"
+    MISSING = "missing", _BREAKS, "the manifest lists it, the set lacks it"
+    INDEX = "index damaged", _BREAKS, "copy the packed set again; in a bucket it is refused"
+    OUTDATED = "index outdated", _BREAKS, "not as the index says; give ixt data index DIR --rebuild"
+    UNKNOWN_CLASS = "class only in val", _BREAKS, "a class in val that is missing from train"
+    EMPTIED = "class emptied", _BREAKS, "its last image is in quarantine; remove the folder"
+    CORRUPT = "corrupt", _NOTE, "decodes with a libjpeg warning; part of the picture may be garbage"
+    LEAK = "in train and val", _NOTE, "the same bytes in both splits; accuracy is flattered"
+    CONFLICT = "duplicate, other class", _NOTE, "the same bytes under different labels"
+    DUPLICATE = "duplicate, same class", _NOTE, "the same bytes twice in a class"
+    MISTYPED = "mistyped", _NOTE, "another format than the name says; decoders go by content"
+    CMYK = "CMYK", _NOTE, "four channels; decoded to RGB"
+    GREY = "grey", _NOTE, "one channel; decoded to RGB"
+    ROTATED = "EXIF-rotated", _NOTE, "EXIF asks for a rotation that training does not apply"
+    TINY = "tiny", _NOTE, f"shorter side below {TINY_PIXELS} px"
+    HUGE = "huge", _NOTE, f"more than {HUGE_PIXELS // 1_000_000} megapixels"
+    UNLISTED = "not in manifest", _NOTE, "the manifest lacks it"
+    IGNORED = "ignored", _NOTE, "no image by its name, so training does not see it"
 
 
-MEANING: dict[Kind, tuple[Severity, str]] = {
-    Kind.EMPTY: ("breaks training", "zero bytes"),
-    Kind.TRUNCATED: ("breaks training", "the file ends before the picture does"),
-    Kind.UNDECODABLE: ("breaks training", "no decoder gets through"),
-    Kind.NOT_IMAGE: ("breaks training", "of no image format, whatever its name"),
-    Kind.UNREADABLE: ("breaks training", "missing, not permitted, or no file"),
-    Kind.ALTERED: ("breaks training", "not the bytes that were packed; copy its tar again"),
-    Kind.CHANGED: ("breaks training", "not the bytes that the manifest lists"),
-    Kind.MISSING: ("breaks training", "the manifest lists it, the set lacks it"),
-    Kind.INDEX: ("breaks training", "copy the packed set again; in a bucket it is refused"),
-    Kind.OUTDATED: ("breaks training", "not as the index says; give ixt data index DIR --rebuild"),
-    Kind.UNKNOWN_CLASS: ("breaks training", "a class in val that is missing from train"),
-    Kind.EMPTIED: ("breaks training", "its last image is in quarantine; remove the folder"),
-    Kind.CORRUPT: ("note", "decodes with a libjpeg warning; part of the picture may be garbage"),
-    Kind.LEAK: ("note", "the same bytes in both splits; accuracy is flattered"),
-    Kind.CONFLICT: ("note", "the same bytes under different labels"),
-    Kind.DUPLICATE: ("note", "the same bytes twice in a class"),
-    Kind.MISTYPED: ("note", "another format than the name says; decoders go by content"),
-    Kind.CMYK: ("note", "four channels; decoded to RGB"),
-    Kind.GREY: ("note", "one channel; decoded to RGB"),
-    Kind.ROTATED: ("note", "EXIF asks for a rotation that training does not apply"),
-    Kind.TINY: ("note", f"shorter side below {TINY_PIXELS} px"),
-    Kind.HUGE: ("note", f"more than {HUGE_PIXELS // 1_000_000} megapixels"),
-    Kind.UNLISTED: ("note", "the manifest lacks it"),
-    Kind.IGNORED: ("note", "no image by its name, so training does not see it"),
-}
-"""Severity and explanation of each kind, in the order of the report."""
-
-FAULTS = {
-    Fault.UNREADABLE: Kind.UNREADABLE,
-    Fault.EMPTY: Kind.EMPTY,
-    Fault.NOT_IMAGE: Kind.NOT_IMAGE,
-    Fault.TRUNCATED: Kind.TRUNCATED,
-    Fault.UNDECODABLE: Kind.UNDECODABLE,
-    Fault.CORRUPT: Kind.CORRUPT,
-    Fault.ALTERED: Kind.ALTERED,
-}
+FAULTS = frozenset(Kind[fault.name] for fault in Fault if fault != Fault.NONE)
+"""What is wrong with an image itself."""
 # OUTDATED is the index's fault, a class its folder's, and an unreadable file may be sound.
-REMOVABLE = frozenset(FAULTS.values()) - {Kind.CORRUPT, Kind.UNREADABLE}
+REMOVABLE = FAULTS - {Kind.CORRUPT, Kind.UNREADABLE}
 """Kinds that quarantine moves away; CORRUPT only in a strict check."""
 
 _OTHERS = 10  # a placeholder picture may be there ten thousand times
@@ -129,8 +106,8 @@ def find(surveys: Sequence[Survey]) -> list[Finding]:
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Sorted by kind, as in MEANING, and then by path."""
-    order = {kind: place for place, kind in enumerate(MEANING)}
+    """Sorted by kind, in the order of the report, and then by path."""
+    order = {kind: place for place, kind in enumerate(Kind)}
     return sorted(findings, key=lambda finding: (order[finding.kind], finding.path))
 
 
@@ -150,7 +127,7 @@ def _of_files(one: Survey) -> Iterator[Finding]:
 
 def _of_file(path: str, facts: Facts, indexed: tuple[int, int]) -> Iterator[tuple[Kind, str]]:
     if facts.fault != Fault.NONE:
-        yield FAULTS[facts.fault], facts.detail
+        yield Kind[facts.fault.name], facts.detail
     if facts.image_format == ImageFormat.UNREADABLE:
         return
     height, width = facts.height, facts.width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from ixt.images.index import Index, load_index
 from ixt.images.progress_lines import Report
 from ixt.storage.urls import is_remote
 from ixt.tools.check.findings import (
-    MEANING,
     REMOVABLE,
     Finding,
     Kind,
@@ -39,22 +37,11 @@ Progress = Callable[[str], AbstractContextManager[Report]]
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """What was done for one split."""
-
-    folder: str
-    num_images: int
-    num_read: int
-    """Files read and decoded now; the others had not changed since an earlier check."""
-    elapsed_s: float
-
-
-@dataclass(frozen=True)
 class CheckReport:
     """What a check found."""
 
-    root: Path | str
-    splits: tuple[SplitSummary, ...]
+    surveys: tuple[Survey, ...]
+    """One for each split."""
     findings: tuple[Finding, ...]
     strict: bool
     """Corrupt files count as breaking training."""
@@ -63,11 +50,16 @@ class CheckReport:
     manifest: str = ""
     """What was done with the list of checksums, in words; empty without one."""
 
+    @property
+    def root(self) -> Path | str:
+        """The data root."""
+        return self.surveys[0].index.root
+
     def severity(self, kind: Kind) -> Severity:
         """How grave a kind of finding is in this check."""
         if kind == Kind.CORRUPT and self.strict:
             return "breaks training"
-        return MEANING[kind][0]
+        return kind.severity
 
     @property
     def breaking(self) -> tuple[Finding, ...]:
@@ -85,10 +77,18 @@ class CheckReport:
         return {
             "root": str(self.root),
             "clean": not self.breaking,
-            "splits": [vars(summary) for summary in self.splits],
+            "splits": [
+                {
+                    "folder": one.index.name,
+                    "num_images": len(one.index),
+                    "num_read": one.num_read,
+                    "elapsed_s": one.elapsed_s,
+                }
+                for one in self.surveys
+            ],
             "counts": {
                 kind.value: {"severity": self.severity(kind), "num_files": kinds.count(kind)}
-                for kind in MEANING
+                for kind in Kind
             },
             "findings": [
                 {**vars(finding), "severity": self.severity(finding.kind)}
@@ -137,31 +137,23 @@ def check_folder(
         )
     threads = num_threads or _usual_threads(root)
     indexes = [load_index(root, split) for split in splits]
-    if fix == "quarantine":
-        for index in indexes:
-            _refuse_to_move(index)
-    surveys, summaries = [], []
+    for index in indexes if fix == "quarantine" else ():
+        _refuse_to_move(index)
+    surveys = []
     for index in indexes:
-        one, summary = _survey(index, threads, progress, all_anew=manifest is not None)
-        surveys.append(one)
-        summaries.append(summary)
-    found = find(surveys)
-    said = ""
-    if manifest is not None and listed is None:
-        said = _write_list(manifest, surveys)
-    elif listed is not None:
+        with progress(index.place) as report:
+            surveys.append(survey(index, threads, report, all_anew=manifest is not None))
+    found, said = find(surveys), ""
+    if listed is not None:
         said = f"{manifest}: {len(listed):,} checksums compared"
         whole = set(own_splits(str(root))) <= set(splits)
-        found = in_order([*found, *against_checksums(surveys, listed, whole=whole)])
-    moved: list[tuple[str, str]] = []
-    top = surveys[0].index.root
-    if fix == "quarantine":
-        top = Path(top)
-        kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
-        broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
-        moved = quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
-        found = in_order([*found, *_emptied(surveys, {origin for origin, _ in moved})])
-    return CheckReport(top, tuple(summaries), tuple(found), strict, tuple(moved), said)
+        found += against_checksums(surveys, listed, whole=whole)
+    elif manifest is not None:
+        said = _write_list(manifest, surveys)
+    moved = _move(surveys, found, strict) if fix == "quarantine" else []
+    if moved:
+        found += _emptied(surveys, {origin for origin, _ in moved})
+    return CheckReport(tuple(surveys), tuple(in_order(found)), strict, tuple(moved), said)
 
 
 def _usual_threads(root: str | Path) -> int:
@@ -170,20 +162,20 @@ def _usual_threads(root: str | Path) -> int:
     return max(cores, _REMOTE_THREADS) if is_remote(str(root)) else cores
 
 
-def _survey(
-    index: Index, num_threads: int, progress: Progress, *, all_anew: bool
-) -> tuple[Survey, SplitSummary]:
-    start_s = time.monotonic()
-    with progress(index.place) as report:
-        one = survey(index, num_threads, report, all_anew=all_anew)
-    elapsed_s = time.monotonic() - start_s
-    return one, SplitSummary(index.name, len(index), one.num_read, elapsed_s)
-
-
 def _write_list(manifest: Path, surveys: Sequence[Survey]) -> str:
     sums = checksums(surveys)
     write_checksums(manifest, sums)
     return f"{manifest}: {len(sums):,} checksums written; give it again to compare with them"
+
+
+def _move(
+    surveys: Sequence[Survey], found: Sequence[Finding], strict: bool
+) -> list[tuple[str, str]]:
+    """Put broken files into quarantine."""
+    top = Path(surveys[0].index.root)
+    kinds = REMOVABLE | {Kind.CORRUPT} if strict else REMOVABLE
+    broken = [f for f in found if f.kind in kinds and os.path.lexists(top / f.path)]
+    return quarantine(top, [(f.path, f"{f.kind}: {f.detail}") for f in broken])
 
 
 def _refuse_to_move(index: Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Survey:
     """One per row of the index."""
     num_read: int
     """Files read now; the others have not changed since an earlier check."""
+    elapsed_s: float
 
 
 def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = False) -> Survey:
@@ -38,6 +40,7 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
     `report` is called with (files looked at, files in all). `all_anew` reads every file, for bytes
     that a disk damaged leave its stamp as it was.
     """
+    start_s = time.monotonic()
     root = None if is_remote(str(index.root)) else Path(index.root)
     sources = index.ranges(range(len(index)))
     above = f"{index.folder}/"
@@ -54,7 +57,8 @@ def survey(index: Index, num_threads: int, report: Report, *, all_anew: bool = F
         # An interrupted check must not forget what an earlier one found in the rest.
         if root is not None:
             write_manifest(root, index.name, known | kept if len(found) < len(names) else kept)
-    return Survey(index, [found[row] for row in range(len(names))], num_read)
+    facts = [found[row] for row in range(len(names))]
+    return Survey(index, facts, num_read, time.monotonic() - start_s)
 
 
 def _inspect(

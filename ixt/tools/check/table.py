@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ixt.errors import escaped
-from ixt.tools.check.findings import FAULTS, MEANING, Finding, Kind
+from ixt.tools.check.findings import FAULTS, Finding, Kind
 from ixt.tools.check.folder import CheckReport
 from ixt.tools.check.quarantine import FOLDER, RESTORE_LIST
 
@@ -18,11 +18,12 @@ _EXAMPLES = 3
 def print_report(report: CheckReport, console: Console | None = None) -> None:
     """Print what was read, what was found with the first examples, and what was moved."""
     console = console or Console()
-    for split in report.splits:
-        rate = f" ({split.num_read / split.elapsed_s:,.0f} images/s)" if split.num_read else ""
+    for one in report.surveys:
+        num_images, num_read = len(one.index), one.num_read
+        rate = f" ({num_read / one.elapsed_s:,.0f} images/s)" if num_read else ""
         console.print(
-            f"{escaped(str(split.folder))}: {split.num_images:,} images, {split.num_read:,} read "
-            f"in {split.elapsed_s:.1f} s{rate}, {split.num_images - split.num_read:,} unchanged",
+            f"{escaped(one.index.name)}: {num_images:,} images, {num_read:,} read "
+            f"in {one.elapsed_s:.1f} s{rate}, {num_images - num_read:,} unchanged",
             highlight=False,
         )
     if report.manifest:
@@ -40,12 +41,12 @@ def _table(report: CheckReport) -> Table:
     table.add_column("found", no_wrap=True)
     table.add_column("files", justify="right", no_wrap=True)
     table.add_column("what it means, and the first examples", overflow="fold")
-    for kind, (_, meaning) in MEANING.items():
+    for kind in Kind:
         if kind not in by_kind:
             continue
         severity = report.severity(kind)
         colour = "red" if severity == "breaks training" else "dim"
-        lines = [f"[italic]{meaning}[/italic]"]
+        lines = [f"[italic]{kind.meaning}[/italic]"]
         lines += [_example(finding) for finding in by_kind[kind][:_EXAMPLES]]
         more = len(by_kind[kind]) - _EXAMPLES
         if more > 0:
@@ -81,7 +82,7 @@ def _breaking(report: CheckReport) -> str:
     """How many findings break training, and what can be done about damaged images."""
     num = len(report.breaking)
     ways = []
-    damaged = [finding for finding in report.breaking if finding.kind in FAULTS.values()]
+    damaged = [finding for finding in report.breaking if finding.kind in FAULTS]
     movable = sum(
         finding.kind != Kind.UNREADABLE and ".tar!" not in finding.path for finding in damaged
     )

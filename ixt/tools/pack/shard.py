@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ixt.errors import DataError
-from ixt.files import published
 from ixt.images.byte_ranges import ByteRange, Bytes
 from ixt.images.image import DamagedImage, decode_with_pillow, read_image
+from ixt.images.index_table import Table
+from ixt.images.shards import Stamp, stamp
 from ixt.images.tar_walk import Member
 from ixt.images.tars import list_members
 from ixt.tools.pack.layout import PackPlan
@@ -26,14 +29,49 @@ _LABEL = ".cls"
 _AHEAD = 64  # images prepared while one is written
 
 
-def shard_members(path: Path, plan: PackPlan, number: int) -> list[Member] | None:
-    """The images of a complete shard, in order; None if there is none.
+class Shard(NamedTuple):
+    """What the index says of a shard that is written."""
+
+    stamp: Stamp
+    """Without a time, which changes when the set is copied."""
+    members: list[Member]
+    """Its images, in order."""
+    crc32: list[int]
+    """That of each image's bytes."""
+
+    def encode(self) -> bytes:
+        """All of it as JSON."""
+        members = [(os.fsdecode(name), offset, size) for name, offset, size in self.members]
+        return json.dumps([self.stamp, members, self.crc32]).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> Shard:
+        """What `encode` gave.
+
+        Raises:
+            ValueError: it is cut off.
+        """
+        found: Any = json.loads(content)
+        members = [Member(os.fsencode(name), offset, size) for name, offset, size in found[1]]
+        return cls(Stamp(*found[0]), members, found[2])
+
+    @classmethod
+    def of_table(cls, table: Table, number: int, rows: slice) -> Shard:
+        """What an index with checksums says of the shard that holds these rows."""
+        columns = table.columns
+        bounds = columns["path_offsets"][rows.start : rows.stop + 1].tolist()
+        names = [bytes(columns["path_blob"][start:end]) for start, end in pairwise(bounds)]
+        numbers = (columns[name][rows].tolist() for name in ("shard_offsets", "num_bytes"))
+        members = [Member(*member) for member in zip(names, *numbers, strict=True)]
+        return cls(table.shards[number], members, columns["crc32"][rows].tolist())
+
+
+def shard_members(path: Path, plan: PackPlan, number: int) -> list[Member]:
+    """The images of a complete shard, in order.
 
     Raises:
-        DataError: there is a tar that is not the planned one.
+        DataError: the tar is not the planned one.
     """
-    if not path.exists():
-        return None
     members = list_members(path)
     expected = [name for row in _rows(plan, number) for name in _names(plan, row)]
     if [os.fsdecode(member.name) for member in members] != expected:
@@ -48,27 +86,25 @@ def write_shard(
     quality: int,
     pool: ThreadPoolExecutor,
     tick: Callable[[int], None],
-    keep: Callable[[int, list[int]], None],
-) -> None:
-    """Write a shard beside its place and rename it when it is complete and on the disk.
+) -> Shard:
+    """Write a shard to a local file.
 
-    `tick` is called with the number of images of this shard that are written, `keep` with the
-    shard's number and its images' CRC-32 before the shard gets its name.
+    `tick` is called with the number of images of this shard that are written.
 
     Raises:
         DataError: an image is missing, has changed, or has to be made smaller and is damaged.
-        OSError: the disk is full, or the place cannot be written.
+        OSError: the disk is full, or the file cannot be written.
     """
     rows, sums = _rows(plan, number), []
-    with published(path) as unfinished:
-        with tarfile.open(unfinished, mode="w", format=tarfile.GNU_FORMAT) as tar:
-            for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
-                image, label = _names(plan, row)
-                sums.append(zlib.crc32(content))
-                _add(tar, image, content)
-                _add(tar, label, str(plan.index.labels[row]).encode())
-                tick(done)
-        keep(number, sums)
+    with tarfile.open(path, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for done, (row, content) in enumerate(_prepare(pool, plan, quality, rows), 1):
+            image, label = _names(plan, row)
+            sums.append(zlib.crc32(content))
+            _add(tar, image, content)
+            _add(tar, label, str(plan.index.labels[row]).encode())
+            tick(done)
+    own = stamp(path)._replace(name=plan.shard_name(number), mtime_ns=0)
+    return Shard(own, shard_members(path, plan, number), sums)
 
 
 def _rows(plan: PackPlan, number: int) -> range:

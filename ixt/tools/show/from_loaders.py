@@ -52,32 +52,19 @@ def take_samples(
         decoder: auto, torch or dali, on the CPU.
 
     Raises:
-        DataError: the folder does not fit, or a position lies outside the split.
+        DataError: the folder does not fit, or a position lies outside the split, or in a mixing
+            group that the epoch's end cuts off.
     """
     index = recipe_index(recipe, split, root)
     if split == "val":
-        return eval_samples(index, recipe, position=position, count=count, decoder=decoder)
-    return train_samples(
-        index, recipe, epoch=epoch, position=position, count=count, decoder=decoder
-    )
+        return _eval_samples(index, recipe, position, count, decoder)
+    return _train_samples(index, recipe, epoch, position, count, decoder)
 
 
-def train_samples(
-    index: Index,
-    recipe: Recipe,
-    *,
-    epoch: int,
-    position: int,
-    count: int,
-    decoder: DecoderKind = "auto",
+def _train_samples(
+    index: Index, recipe: Recipe, epoch: int, position: int, count: int, decoder: DecoderKind
 ) -> list[Sample]:
-    """The samples at consecutive positions of a training epoch, in whole mixing groups.
-
-    The recipe's augment and run.seed decide, and engine.micro_batch_size where it makes the group.
-
-    Raises:
-        DataError: a position lies outside the epoch, or in a group that the epoch's end cuts off.
-    """
+    """The samples at consecutive positions of a training epoch, in whole mixing groups."""
     recipe = recipe.in_epoch(epoch)
     group = recipe.mixing_group if recipe.augment.mixes else 1
     _check_range(index, position, count, len(index) // group * group, group)
@@ -111,21 +98,10 @@ def train_samples(
     return samples[skipped : skipped + count]
 
 
-def eval_samples(
-    index: Index,
-    recipe: Recipe,
-    *,
-    position: int,
-    count: int,
-    decoder: DecoderKind = "auto",
+def _eval_samples(
+    index: Index, recipe: Recipe, position: int, count: int, decoder: DecoderKind
 ) -> list[Sample]:
-    """Consecutive images of a split as an evaluation sees them.
-
-    The recipe's eval, and augment's mean, std and image_size decide.
-
-    Raises:
-        DataError: a position lies outside the split.
-    """
+    """Consecutive images of a split as an evaluation sees them."""
     _check_range(index, position, count, len(index), 1)
     names = _class_names(index, recipe)
     labels, sets = plan_labels(index, names)

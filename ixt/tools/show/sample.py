@@ -13,7 +13,7 @@ from torch import Tensor
 from ixt.images.byte_ranges import ByteRange
 from ixt.images.classes import class_label
 from ixt.pipeline.plan.crop import FILTERS
-from ixt.pipeline.plan.policy import Op
+from ixt.pipeline.plan.policy.ops import Op
 from ixt.recipe import Recipe
 
 Numbers = dict[str, Any]

@@ -8,9 +8,10 @@ from PIL import Image
 from timm.data import auto_augment as timm_aa
 from torch import Tensor
 
-from ixt.pipeline.augment import apply_augmix, apply_policy
-from ixt.pipeline.plan.policy import AugMixTable, Frame
-from ixt.pipeline.plan.policy.augmix import draw_augmix, parse_augmix
+from ixt.pipeline.augment.augmix import apply_augmix
+from ixt.pipeline.augment.layers import apply_policy
+from ixt.pipeline.plan.policy.augmix import AugMixTable, draw_augmix, parse_augmix
+from ixt.pipeline.plan.policy.ops import Frame
 
 FILL = (124, 116, 104)
 

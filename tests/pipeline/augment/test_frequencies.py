@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ixt.pipeline.augment import low_frequencies
+from ixt.pipeline.augment.frequencies import low_frequencies
 
 
 def photo(size: int) -> Tensor:

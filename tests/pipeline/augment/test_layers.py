@@ -8,18 +8,14 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-from ixt.pipeline.augment import apply_policy, chunks, interleave, levels, normalise, warp
+from ixt.pipeline.augment import chunks, levels, warp
+from ixt.pipeline.augment.layers import apply_policy
+from ixt.pipeline.augment.normalise import interleave, normalise
 from ixt.pipeline.augment.warp import GEOMETRIC
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
-from ixt.pipeline.plan.policy import (
-    Frame,
-    Jitter,
-    Op,
-    OpTable,
-    RandAugment,
-    draw_jitter,
-)
-from ixt.pipeline.plan.policy.rand import draw_rand, parse_rand
+from ixt.pipeline.plan.policy.jitter import Jitter, draw_jitter
+from ixt.pipeline.plan.policy.ops import Frame, Op, OpTable
+from ixt.pipeline.plan.policy.rand import RandAugment, draw_rand, parse_rand
 
 FILL = (124, 116, 104)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

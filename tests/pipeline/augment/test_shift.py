@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ixt.pipeline.augment import reflect_shift
+from ixt.pipeline.augment.shift import reflect_shift
 
 
 def test_shift_is_a_cut_from_the_reflected_image(photographs: Tensor) -> None:

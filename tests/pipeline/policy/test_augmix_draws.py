@@ -4,9 +4,8 @@ from scipy import stats
 from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
-from ixt.pipeline.plan.policy import AugMix, AugMixTable, Frame, Op
-from ixt.pipeline.plan.policy.augmix import NAMES, draw_augmix, parse_augmix
-from ixt.pipeline.plan.policy.ops import AUGMIX_KINDS
+from ixt.pipeline.plan.policy.augmix import NAMES, AugMix, AugMixTable, draw_augmix, parse_augmix
+from ixt.pipeline.plan.policy.ops import AUGMIX_KINDS, Frame, Op
 
 UNLIKELY = 0.005
 

@@ -8,9 +8,9 @@ from scipy import stats
 from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
-from ixt.pipeline.plan.policy import Frame, Op, parse_policy
+from ixt.pipeline.plan.policy import parse_policy
 from ixt.pipeline.plan.policy.auto import draw_auto, parse_auto
-from ixt.pipeline.plan.policy.ops import KINDS
+from ixt.pipeline.plan.policy.ops import KINDS, Frame, Op
 
 UNLIKELY = 0.005
 POLICIES = ["original", "originalr", "v0", "v0r", "3a"]

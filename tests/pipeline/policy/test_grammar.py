@@ -7,7 +7,8 @@ import pytest
 from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
-from ixt.pipeline.plan.policy import RandAugment, parse_policy
+from ixt.pipeline.plan.policy import parse_policy
+from ixt.pipeline.plan.policy.rand import RandAugment
 
 SECTIONS = {
     "m": ["m0", "m5", "m9", "m15"],

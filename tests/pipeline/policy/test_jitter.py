@@ -9,8 +9,9 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as F
 
-from ixt.pipeline.augment import apply_policy
-from ixt.pipeline.plan.policy import Jitter, Op, OpTable, draw_jitter
+from ixt.pipeline.augment.layers import apply_policy
+from ixt.pipeline.plan.policy.jitter import Jitter, draw_jitter
+from ixt.pipeline.plan.policy.ops import Op, OpTable
 
 UNLIKELY = 0.005
 ALL = (0.4, 0.3, 0.2, 0.1)

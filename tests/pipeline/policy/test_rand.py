@@ -10,9 +10,9 @@ from timm.data import auto_augment as timm_aa
 
 from ixt.errors import RecipeError
 from ixt.pipeline.plan.crop import BICUBIC, BILINEAR
-from ixt.pipeline.plan.policy import Frame, Op, OpTable, RandAugment, parse_policy
-from ixt.pipeline.plan.policy.ops import KINDS
-from ixt.pipeline.plan.policy.rand import draw_rand, parse_rand
+from ixt.pipeline.plan.policy import parse_policy
+from ixt.pipeline.plan.policy.ops import KINDS, Frame, Op, OpTable
+from ixt.pipeline.plan.policy.rand import RandAugment, draw_rand, parse_rand
 
 STRINGS = [
     "rand",

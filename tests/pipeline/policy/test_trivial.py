@@ -6,9 +6,10 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, TrivialAugmentWide, autoaugment
 
-from ixt.pipeline.augment import apply_policy
+from ixt.pipeline.augment.layers import apply_policy
 from ixt.pipeline.plan.crop import BILINEAR
-from ixt.pipeline.plan.policy import Frame, Op, OpTable, fill_colour, parse_policy
+from ixt.pipeline.plan.policy import fill_colour, parse_policy
+from ixt.pipeline.plan.policy.ops import Frame, Op, OpTable
 from ixt.pipeline.plan.policy.trivial import draw_trivial
 
 UNLIKELY = 0.005

@@ -8,28 +8,9 @@ from __future__ import annotations
 from ixt.errors import RecipeError
 from ixt.pipeline.plan.policy.augmix import AugMix, AugMixTable, draw_augmix, parse_augmix
 from ixt.pipeline.plan.policy.auto import AUTO_POLICIES, AutoAugment, draw_auto, parse_auto
-from ixt.pipeline.plan.policy.jitter import Jitter, draw_jitter
-from ixt.pipeline.plan.policy.ops import Frame, Keys, Op, OpTable, join_layers
+from ixt.pipeline.plan.policy.ops import Frame, Keys, OpTable
 from ixt.pipeline.plan.policy.rand import RandAugment, draw_rand, parse_rand
 from ixt.pipeline.plan.policy.trivial import TrivialAugment, draw_trivial
-
-__all__ = [
-    "AugMix",
-    "AugMixTable",
-    "AutoAugment",
-    "Frame",
-    "Jitter",
-    "Op",
-    "OpTable",
-    "Policy",
-    "RandAugment",
-    "TrivialAugment",
-    "draw_jitter",
-    "draw_policy",
-    "fill_colour",
-    "join_layers",
-    "parse_policy",
-]
 
 Policy = RandAugment | AutoAugment | AugMix | TrivialAugment
 
