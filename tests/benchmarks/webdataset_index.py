@@ -21,16 +21,18 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 IMAGENET, SHARDS, CLASSES = 1_281_167, 1024, 1000
-_FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+TarFormat = Literal[0, 1, 2]  # as tarfile numbers them
+_FORMATS: dict[str, TarFormat] = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 _HEAD = 640  # up to the size of the picture and a little more
 
 
-def write_shards(root: Path, count: int, kind: int = tarfile.GNU_FORMAT) -> None:
+def write_shards(root: Path, count: int, kind: TarFormat = tarfile.GNU_FORMAT) -> None:
     """Write the shards; each class has about as many images, in no order."""
     content = io.BytesIO()
     Image.new("RGB", (500, 375)).save(content, "JPEG")
@@ -47,7 +49,7 @@ def write_shards(root: Path, count: int, kind: int = tarfile.GNU_FORMAT) -> None
             file.write(bytes(1024))
 
 
-def _header(name: str, size: int, kind: int) -> bytes:
+def _header(name: str, size: int, kind: TarFormat) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime = size, 1.7e9 + 1 / 3
     return info.tobuf(kind)

@@ -32,7 +32,7 @@ from ixt.recipe import Recipe, parse_recipe
 from ixt.runs.image_set import look_at
 from ixt.tools.pack.layout import PackOptions
 from ixt.tools.pack.pack import pack
-from ixt.tools.show.from_loaders import eval_samples, train_samples
+from ixt.tools.show.from_loaders import take_samples
 from ixt.training.loop import train
 
 CPU = torch.device("cpu")
@@ -227,13 +227,12 @@ def test_what_takes_one_label_for_each_image_is_refused(
 
 def test_shown_samples_have_the_targets_of_training(recipe: Recipe, listed: Path) -> None:
     plain = recipe.with_(augment={"mixup_alpha": 0.0, "cutmix_alpha": 0.0})
-    index = load_index(listed, "train")
-    for sample in train_samples(index, plain, epoch=0, position=0, count=40):
+    for sample in take_samples(listed, "train", plain, epoch=0, position=0, count=40):
         right = sample.source.class_name.split(";")
         shown = sorted(sample.targets, key=lambda name: -sample.targets[name])[: len(right)]
         assert sorted(shown) == right and all(sample.targets[name] == 1.0 for name in right)
         assert sum(sample.targets.values()) == len(right)
-    for sample in eval_samples(load_index(listed, "val"), plain, position=0, count=40):
+    for sample in take_samples(listed, "val", plain, epoch=0, position=0, count=40):
         assert sample.targets == dict.fromkeys(sample.source.class_name.split(";"), 1.0)
 
 

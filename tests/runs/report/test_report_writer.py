@@ -78,6 +78,7 @@ def test_mistakes_come_with_their_pictures(evaluation: Evaluation) -> None:
     assert len(evaluation.mistakes) == 12
     for mistake in evaluation.mistakes:
         assert mistake.picture is not None and from_data_uri(mistake.picture).width > 8
+        assert isinstance(mistake.label, int)
         assert Path(mistake.file).parent.name == evaluation.class_names[mistake.label]
 
 
