@@ -84,7 +84,7 @@ def walk_tar(file: ShardBytes, start: int, length: int, where: str) -> Iterator[
 
 
 def _refuse_more(file: ShardBytes, at: int, end: int, where: str) -> None:
-    """Refuse data behind the end mark, which every reader would leave out without a word."""
+    """Refuse data behind the end mark, which every reader would silently leave out."""
     while at < end:
         zeros = file.at(at, min(_STEP, end - at))
         if not zeros or zeros.strip(b"\0"):

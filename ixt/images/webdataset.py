@@ -85,7 +85,7 @@ class _Content(NamedTuple):
 
     members: list[Member]
     heads: dict[int, Head]
-    """Of images, by their first byte."""
+    """Format, height and width of each image, by its first byte."""
     labels: dict[int, bytes]
     """Content of labels, by their first byte."""
 
