@@ -1,4 +1,4 @@
-"""What accuracy costs, by five methods: InceptionNeXt-A on three small real sets, on one thread.
+"""What accuracy costs, by four methods: InceptionNeXt-A on three small real sets, on one thread.
 
     python tests/benchmarks/cost_to_accuracy.py WORK [--seeds 3] [--results FILE.json]
 
@@ -17,7 +17,6 @@ The methods; all but the epochs, the size and what is named here is recipes/demo
   trained as flat is, once per set. Its output is computed in training and counts; that it had to be
   trained is the row `teacher`.
 - fast_by_epochs: fast with a learning rate that follows the epochs.
-- long: flat with 310/200 of its arithmetic, which fast replaces if it reaches the same accuracy.
 
 What counts is the top-1 of the raw weights after the last epoch, never of the best epoch. The
 demo's average is given beside it: it reaches back 50 of the 308 to 1,088 updates, and so into the
@@ -55,7 +54,7 @@ from ixt.recipe import Recipe, dump_recipe, load_recipe
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "recipes/demo.yaml"
 MODEL, TEACHER = "inceptionnext_atto", "resnet18"
-PASSES = (("flat", "fast"), ("teacher", "distilled"), ("fast_by_epochs",), ("long",))
+PASSES = (("flat", "fast"), ("teacher", "distilled"), ("fast_by_epochs",))
 """Methods, the most telling ones first, in case that there is no time for all."""
 
 
@@ -68,8 +67,6 @@ class Series:
     """Final side of an image, in pixels."""
     small: int
     """Side in the first phase of fast."""
-    long: int
-    """Epochs of long."""
     fast: tuple[int, int]
     """Epochs of fast, with small images and with those of the final side."""
     flat: int
@@ -80,16 +77,16 @@ class Series:
 
 
 SERIES = (
-    Series("digits", 48, 32, 22, (16, 6), 14, 64, 0.0),
-    Series("mnist", 48, 32, 16, (12, 4), 10, 64, 0.0),
-    Series("emoji", 48, 32, 62, (48, 16), 40, 32, 0.5),
+    Series("digits", 48, 32, (16, 6), 14, 64, 0.0),
+    Series("mnist", 48, 32, (12, 4), 10, 64, 0.0),
+    Series("emoji", 48, 32, (48, 16), 40, 32, 0.5),
 )
 
 
 def make_recipe(series: Series, method: str, seed: int, runs: Path) -> Recipe:
     """The recipe of a run; the teacher's run is in `runs`."""
     curriculum = method.startswith("fast")
-    epochs = sum(series.fast) if curriculum else series.long if method == "long" else series.flat
+    epochs = sum(series.fast) if curriculum else series.flat
     values: dict[str, Any] = {
         "augment.image_size": series.size,
         "augment.hflip": series.hflip,
