@@ -216,18 +216,20 @@ def _range(ends: list[float] | None) -> str:
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """A plot per set and cost: the mean over the seeds and its interval."""
     figure = Figure(figsize=(12, 7), layout="constrained")
+    methods = [method for methods in PASSES for method in methods]
     names = list(dict.fromkeys(row["set"] for row in rows))
     costs = {"train_flops": "training FLOPs", "cpu_s": "CPU-seconds of the process"}
     for place, (key, label) in zip(figure.subplots(2, len(names)), costs.items(), strict=True):
         for axes, name in zip(place, names, strict=True):
-            for number, row in enumerate(row for row in rows if row["set"] == name):
+            for row in (row for row in rows if row["set"] == name):
                 low, high = row["seeds_95"] or [row["top1"]] * 2
                 ends = [[row["top1"] - low], [high - row["top1"]]]
-                style = {"fmt": "o", "capsize": 4, "color": f"C{number}", "label": row["method"]}
+                color = f"C{methods.index(row['method'])}"
+                style = {"fmt": "o", "capsize": 4, "color": color, "label": row["method"]}
                 axes.errorbar(row[key], row["top1"], ends, **style)
             axes.set(xlabel=label, ylabel="top-1, %", title=name)
             axes.set_xlim(0, 1.1 * max(row[key] for row in rows))
-            axes.legend(loc="lower left")
+            axes.legend(loc="lower right")
     figure.savefig(file, dpi=100)
 
 
