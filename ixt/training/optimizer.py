@@ -116,8 +116,6 @@ def learning_rate(recipe: Recipe, updates_per_epoch: int) -> Callable[[int], flo
         place = places[epoch]
         if schedule.unit == "epoch":
             scheduler.step(place)
-        elif schedule.follows == "epochs":
-            scheduler.step_update(update)
         else:
             width = places[epoch + 1] - place if within else 0.0
             scheduler.step_update(place * updates_per_epoch + width * within)
